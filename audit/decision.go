@@ -1,0 +1,92 @@
+package audit
+
+// An Effect is allow or deny. The zero value is neither and counts as deny.
+type Effect string
+
+const (
+	Allow Effect = "allow"
+	Deny  Effect = "deny"
+)
+
+// A Decision is the answer to "may this happen?", in the form that goes on
+// record. The zero value denies.
+type Decision struct {
+	// ID is unique, and is what an agent is told about a denial.
+	ID     string `json:"id"`
+	Effect Effect `json:"effect"`
+	// Policies are those that determined the effect, sorted by id.
+	Policies []Policy `json:"policies,omitempty"`
+	// Errors are what policies failed with, sorted. Any error in a forbid
+	// denies.
+	Errors []string `json:"errors,omitempty"`
+	// PolicyHash identifies the snapshot that decided.
+	PolicyHash string `json:"policy_hash,omitempty"`
+	// Reason is the cause of a denial, never empty for one. It is a policy id,
+	// "not-in-profile:<id>@<hash>", "no-permit", or the guard that refused
+	// before policy was asked, such as [GuardStrictJSON]. It may name policies,
+	// so it is for the auditor and not for the agent.
+	Reason string `json:"reason,omitempty"`
+	// Nearest are the ids of the permits that came closest, when Reason is
+	// "no-permit".
+	Nearest []string `json:"nearest,omitempty"`
+	// Obligations are what the allowing policies demand of the door.
+	Obligations []Obligation `json:"obligations,omitempty"`
+}
+
+// Allowed reports whether the effect is allow.
+func (d Decision) Allowed() bool { return d.Effect == Allow }
+
+// PolicyIDs returns the ids of the determining policies, sorted.
+func (d Decision) PolicyIDs() []string {
+	ids := make([]string, len(d.Policies))
+	for i, p := range d.Policies {
+		ids[i] = p.ID
+	}
+	return ids
+}
+
+// A Policy names one policy and where it stands.
+type Policy struct {
+	ID string `json:"id"`
+	// Position is file:line:column, for an operator to click.
+	Position string `json:"position,omitempty"`
+}
+
+// An Obligation is something that a permit demands besides allowing, such as
+// approval by a person. A door that cannot meet one must not act.
+type Obligation struct {
+	Kind   string `json:"kind"`
+	Value  string `json:"value"`
+	Policy string `json:"policy"`
+}
+
+// Guards refuse before policy is asked, or on behalf of it. They are the values
+// of [Decision.Reason] that are not about a policy.
+const (
+	ReasonNoPermit = "no-permit"
+	// ReasonNotInProfile is followed by ":<profile>@<hash>".
+	ReasonNotInProfile = "not-in-profile"
+
+	GuardNoActor      = "no-actor"
+	GuardActor        = "actor-conflict"
+	GuardToken        = "bad-token"
+	GuardRevoked      = "revoked"
+	GuardStrictJSON   = "strict-json"
+	GuardArguments    = "arguments"    // do not fit the pinned schema, or cannot be decided exactly
+	GuardMethod       = "method"       // an MCP method or HTTP endpoint that no action covers
+	GuardUnknown      = "unknown"      // a tool, name or model that nobody configured
+	GuardPinDrift     = "pin-drift"    // the live definition is not the approved one
+	GuardNoSnapshot   = "no-policy"    // no policy in force
+	GuardPolicyError  = "policy-error" // a forbid failed to evaluate
+	GuardPanic        = "panic"
+	GuardDeadline     = "deadline"
+	GuardObligation   = "obligation" // the door cannot meet what a permit demands
+	GuardCredential   = "credential" // no lease to be had
+	GuardPrivateRange = "private-address"
+)
+
+// Refusal returns a denying Decision with a guard as its cause, for a door that
+// refuses before any policy was asked.
+func Refusal(id, guard string) Decision {
+	return Decision{ID: id, Effect: Deny, Reason: guard}
+}
