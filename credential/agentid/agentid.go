@@ -1,0 +1,130 @@
+// Package agentid knows which agents there are, proves who is calling, and
+// ends an agent's life at once.
+//
+// An agent is a registered identity with an owner, a person or a team that
+// answers for it. It becomes an [audit.Actor] in one of two ways. Inside a
+// sandbox session the host vouches for it: [Registry.Actor] names the agent
+// when the session starts, and the agent holds no credential. Elsewhere it
+// trades its client secret for a token at the token endpoint,
+// [Registry.Handler], and presents the token with each request: it is opaque,
+// lives for minutes and is good for one audience. [Registry.Verify] turns it
+// back into the actor, for every request anew.
+//
+// Neither way says what the agent may do; that is policy. Both end the same
+// way: after [Registry.Revoke] returns, no token of the agent verifies, no
+// session starts, and every context made by [Registry.Context], which sessions,
+// calls and streams hang on, is cancelled with the cause [ErrRevoked].
+//
+// Every act of the people who run the host takes an [audit.Change] and is on
+// record. Registering and reinstating give power, so they happen only once they
+// are recorded; revoking takes power away, so it happens even if the log is
+// down, and says so.
+package agentid
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// An Agent is a registered non-human identity.
+type Agent struct {
+	// ID is stable and unique, and is the client id at the token endpoint: 1 to
+	// 128 letters, digits and ._:/@- that begin with a letter or digit.
+	ID string
+	// Owner is who answers for the agent. Required.
+	Owner string
+	// Profile is the profile it is registered with, if any.
+	Profile string
+}
+
+func (a Agent) validate() error {
+	if !validID(a.ID) {
+		return fmt.Errorf("agentid: %q is no agent id: 1 to 128 letters, digits and ._:/@- that begin with a letter or digit", a.ID)
+	}
+	if a.Owner == "" {
+		return fmt.Errorf("agentid: agent %q has no owner: name the person or team that answers for it", a.ID)
+	}
+	return nil
+}
+
+func validID(id string) bool {
+	for i, c := range []byte(id) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && strings.IndexByte("._:/@-", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}
+
+// Options of a [Registry]. The zero value is usable.
+type Options struct {
+	// Issuer is the URL of the token endpoint's issuer: https, or http on a
+	// loopback address. It may have a path. Empty means that this registry
+	// issues no tokens; sessions work all the same.
+	Issuer string
+	// TokenTTL is how long a token lives. Zero means 5 minutes; more than an
+	// hour is an error.
+	TokenTTL time.Duration
+	// Clock tells the time. Nil means time.Now.
+	Clock func() time.Time
+}
+
+var (
+	// ErrUnknown is returned for an agent that is not registered.
+	ErrUnknown = errors.New("agentid: no such agent: register it first")
+	// ErrExists is returned for an agent that is registered already.
+	ErrExists = errors.New("agentid: the agent is registered already")
+	// ErrRevoked is returned for an agent that was revoked, and for tokens from
+	// before. It is also the cause with which its contexts are cancelled.
+	ErrRevoked = errors.New("agentid: the agent has been revoked")
+	// ErrActor is returned for an actor that names a registered agent but is
+	// not as registered.
+	ErrActor = errors.New("agentid: the actor's profile is not the one its agent is registered with")
+	// ErrToken is returned for what is not a live token of this registry.
+	ErrToken = errors.New("agentid: not a valid token: get a new one from the token endpoint")
+	// ErrExpired is returned for a token that was valid and is too old. Once
+	// forgotten, such a token is ErrToken.
+	ErrExpired = errors.New("agentid: the token has expired: get a new one from the token endpoint")
+	// ErrAudience is returned for a valid token that was issued for another
+	// resource.
+	ErrAudience = errors.New("agentid: the token is for another audience: ask for one with this endpoint's URL as resource")
+	// ErrNotRecorded is returned by an act that took effect without getting on
+	// record, because the log is down.
+	ErrNotRecorded = errors.New("agentid: done, but not on record: repair the log and repeat the call")
+)
+
+// canonicalResource returns the one spelling of a resource, which is what an
+// audience is compared by: scheme and host in lower case, no default port, no
+// lone slash. Queries and paths count as they are; fragments are refused (RFC
+// 8707, 2).
+func canonicalResource(raw string) (string, error) {
+	if len(raw) > 2048 || strings.Contains(raw, "#") {
+		return "", errResource
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", errResource
+	}
+	origin, err := credential.Origin(raw)
+	if err != nil {
+		return "", errResource
+	}
+	path := u.EscapedPath()
+	if path == "/" {
+		path = ""
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		path += "?" + u.RawQuery
+	}
+	return origin + path, nil
+}
+
+var errResource = errors.New("agentid: a resource is an absolute https URL without fragment, or http on a loopback address")

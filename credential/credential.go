@@ -1,0 +1,118 @@
+// Package credential holds secrets so that an agent can use them and never has
+// them.
+//
+// Think of three things. A [Vault] keeps secrets under names. A [Binding] says
+// where a named secret may go, as one origin, and how it is put on a request,
+// as a [Scheme]; a secret without a binding cannot be used at all. A [Lease] is
+// the permission for one call: it puts the secret on the request at the last
+// moment, inside [Lease.Transport], and only if that very request goes to the
+// bound origin. Nothing in between, neither the agent nor the code of a door,
+// sees the bytes.
+//
+// Who may use a secret is not a question for this package. The door asks the
+// policy engine, as the action use_credential, before it asks for the lease;
+// the lease then names that decision. The vault answers only "is there such a
+// secret, and may it go there?".
+//
+// The way back is guarded too. Services echo tokens in errors, redirects and
+// pages. A [Scrubber] knows the secrets and finds them in whatever comes back,
+// also when they are base64, hexadecimal, percent-encoded or JSON-escaped, and
+// also when a stream cuts them in two. What it cannot find is what was
+// encrypted, compressed or reordered; the transport therefore refuses
+// responses in a content coding that it cannot look into.
+//
+// A secret is bytes behind a callback, [Secret.Use]. Printing, logging,
+// marshalling or comparing a [Secret] by accident shows "[redacted]" or does
+// not compile. What this promises is that the vault's own copies are zeroed by
+// [Secret.Destroy]; a secret in use lives for a moment in the buffers of
+// net/http and TLS, and the boundary against the agent is that the agent is
+// another process, in a sandbox.
+//
+// Who the agent is, and until when, is the business of the sub-package agentid.
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// A Vault hands out leases: the one method that doors need. Implementations
+// are safe for concurrent use, and fail closed: any error means no secret.
+//
+// The errors that callers tell apart are [ErrUnknown], [ErrUnbound] and
+// [ErrOrigin].
+type Vault interface {
+	Lease(ctx context.Context, r LeaseRequest) (*Lease, error)
+}
+
+// A LeaseRequest asks for one use of one credential, after use_credential was
+// allowed.
+type LeaseRequest struct {
+	// Actor is for whom the secret is used. Required.
+	Actor audit.Actor
+	// Credential is the secret's name in the vault. Required.
+	Credential string
+	// Origin is scheme://host[:port] of the server that the secret will be sent
+	// to, as [Origin] returns it. It must equal the binding's. Required.
+	Origin string
+	// Tool is "<server>__<tool>", or the name of the model.
+	Tool string
+	// Purpose is "tool", "model" or "proxy".
+	Purpose string
+	// Decision is the id of the decision on use_credential.
+	Decision string
+}
+
+// A Ref names one version of a secret. It can be logged.
+type Ref struct {
+	Name string
+	// Version counts from 1 and grows by one with every rotation.
+	Version uint64
+}
+
+// String returns name@version.
+func (r Ref) String() string { return fmt.Sprintf("%s@%d", r.Name, r.Version) }
+
+// A Binding says where a secret may go and how it is put on a request. Who may
+// use it is the policy's business.
+type Binding struct {
+	// Origin is scheme://host[:port], without path. It must be https, or http
+	// to a loopback address.
+	Origin string
+	// Scheme puts the secret on the request. Nil means [Bearer].
+	Scheme Scheme
+}
+
+var (
+	// ErrUnknown is returned when the vault has no secret of that name.
+	ErrUnknown = errors.New("credential: no secret of that name: put it into the vault first")
+	// ErrUnbound is returned when nobody said where the secret may go.
+	ErrUnbound = errors.New("credential: the secret is not bound to an origin: call Bind with the server it belongs to")
+	// ErrOrigin is returned when a secret would go to another origin than the
+	// one it is bound to, and for origins that no secret may go to.
+	ErrOrigin = errors.New("credential: the secret may not go to that origin")
+	// ErrReleased is returned by the transport of a lease that has ended.
+	ErrReleased = errors.New("credential: the lease has been released: take a new one for each call")
+	// ErrDestroyed is returned when the bytes of a secret are gone, or were
+	// never there.
+	ErrDestroyed = errors.New("credential: the secret is empty or has been destroyed")
+	// ErrLength is returned for secrets that a [Scrubber] could not find again
+	// in what comes back: shorter than [MinLength] or longer than [MaxLength].
+	ErrLength = fmt.Errorf("credential: a secret must have %d to %d bytes, so that it can be found in what comes back", MinLength, MaxLength)
+	// ErrScheme is returned when a secret cannot be put on a request, because
+	// it holds bytes that a header may not.
+	ErrScheme = errors.New("credential: the secret or the header's name does not fit into an HTTP header")
+	// ErrCoding is returned for a response whose content coding hides its body
+	// from the scrubber.
+	ErrCoding = errors.New("credential: the response has a content coding that cannot be searched for secrets")
+)
+
+// The length in bytes that a secret must have to be leased and scrubbed.
+// Anything shorter than MinLength occurs by chance in ordinary text.
+const (
+	MinLength = 8
+	MaxLength = 64 << 10
+)

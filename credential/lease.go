@@ -1,0 +1,124 @@
+package credential
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// A Lease is the permission to use one version of one secret for one call, on
+// one origin. It is safe for concurrent use. [Lease.Release] it when the call
+// is over.
+type Lease struct {
+	ref      Ref
+	secret   Secret
+	origin   string
+	scheme   Scheme
+	scrubber func() *Scrubber
+	released atomic.Bool
+	uses     atomic.Int64
+}
+
+// LeaseOptions are what a vault may add to a lease.
+type LeaseOptions struct {
+	// Scrubber is what [Lease.Scrubber] returns; it must know the secret. Nil
+	// means one that knows this secret and no other.
+	Scrubber *Scrubber
+}
+
+// NewLease is how a [Vault] makes the lease that r asks for, out of the secret
+// it found and its binding. It holds the checks that no vault may forget: r
+// names an actor, the binding has an origin ([ErrUnbound]), that origin is the
+// one which r asks for ([ErrOrigin]), and the secret can be scrubbed
+// ([ErrLength]).
+func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) (*Lease, error) {
+	if err := r.Actor.Validate(); err != nil {
+		return nil, fmt.Errorf("credential: lease of %q: %w", ref.Name, err)
+	}
+	if b.Origin == "" {
+		return nil, fmt.Errorf("%w: %q", ErrUnbound, ref.Name)
+	}
+	bound, err := bareOrigin(b.Origin)
+	if err != nil {
+		return nil, fmt.Errorf("binding of %q: %w", ref.Name, err)
+	}
+	asked, err := bareOrigin(r.Origin)
+	if err != nil {
+		return nil, fmt.Errorf("lease of %q: %w", ref.Name, err)
+	}
+	if asked != bound {
+		return nil, &OriginError{Credential: ref.Name, Bound: bound, Got: asked}
+	}
+	if err := s.checkLength(); err != nil {
+		return nil, fmt.Errorf("lease of %q: %w", ref.Name, err)
+	}
+	l := &Lease{ref: ref, secret: s, origin: bound, scheme: b.Scheme}
+	if l.scheme == nil {
+		l.scheme = Bearer()
+	}
+	if opts != nil && opts.Scrubber != nil {
+		l.scrubber = func() *Scrubber { return opts.Scrubber }
+	} else {
+		l.scrubber = sync.OnceValue(func() *Scrubber {
+			one := new(Scrubber)
+			// A secret destroyed since the check above cannot be sent either.
+			_ = one.Add(ref.Name, s)
+			return one
+		})
+	}
+	return l, nil
+}
+
+// Ref names the secret and its version, for the record.
+func (l *Lease) Ref() Ref { return l.ref }
+
+// Uses counts the requests that carried the secret.
+func (l *Lease) Uses() int64 { return l.uses.Load() }
+
+// Scrubber finds the leased secret in what comes back. A vault's lease may
+// return a scrubber that knows all secrets of the vault.
+func (l *Lease) Scrubber() *Scrubber { return l.scrubber() }
+
+// Release ends the lease: its transports refuse from now on. Requests that are
+// on their way are not cancelled. Releasing twice is harmless.
+func (l *Lease) Release() { l.released.Store(true) }
+
+// Transport returns a RoundTripper that puts the secret on each request at the
+// moment it is sent, on a copy, if the request goes to the bound origin. A
+// request to any other origin, such as the next hop of a redirect, is refused
+// with an [*OriginError] and not sent. Nil base means [http.DefaultTransport].
+//
+// The secret is the only credential on the request: Authorization,
+// Proxy-Authorization and Cookie headers that it carried are removed, and Host
+// is the bound one. What comes back, apart from the body, is scrubbed: status,
+// headers, trailers and errors. The body is the caller's, to read through
+// [Lease.Scrubber]; so that it can be read, Accept-Encoding is left to base,
+// and a response that is still coded is refused with [ErrCoding].
+func (l *Lease) Transport(base http.RoundTripper) http.RoundTripper {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	return &transport{lease: l, base: base}
+}
+
+// An OriginError says where a secret should have gone and may not. It matches
+// [ErrOrigin].
+type OriginError struct {
+	Credential string // name of the secret
+	Bound      string // the origin it is bound to
+	Got        string // the origin of the request; empty if no secret may go there at all
+}
+
+// Error implements error. It names origins only, never paths or queries.
+func (e *OriginError) Error() string {
+	got := e.Got
+	if got == "" {
+		got = "an origin that no secret may go to"
+	}
+	return fmt.Sprintf("%v: %q is bound to %s, the request goes to %s; bind a secret to that server, or do not follow its redirects",
+		ErrOrigin, e.Credential, e.Bound, got)
+}
+
+// Is reports whether target is [ErrOrigin].
+func (e *OriginError) Is(target error) bool { return target == ErrOrigin }

@@ -1,0 +1,72 @@
+package credential
+
+import (
+	"encoding/base64"
+	"net/http"
+)
+
+// A Scheme puts a secret on a request that is about to be sent. Apply owns r,
+// a copy made for this one hop, and may change its headers; it must not keep
+// secret, nor put it anywhere but on r, nor name it in an error.
+type Scheme interface {
+	Apply(r *http.Request, secret []byte) error
+}
+
+// Bearer sends "Authorization: Bearer <secret>" (RFC 6750).
+func Bearer() Scheme { return Header("Authorization", "Bearer ") }
+
+// Header sends the secret, after prefix, in the named header; for example
+// Header("X-Api-Key", ""). It replaces what the request carried there.
+func Header(name, prefix string) Scheme { return header{name, prefix} }
+
+// Basic sends "Authorization: Basic" with the user's name and the secret as
+// password (RFC 7617).
+func Basic(user string) Scheme { return basic{user} }
+
+type header struct{ name, prefix string }
+
+func (h header) Apply(r *http.Request, secret []byte) error {
+	if !validName(h.name) || !validValue([]byte(h.prefix)) || !validValue(secret) {
+		return ErrScheme
+	}
+	r.Header.Set(h.name, h.prefix+string(secret))
+	return nil
+}
+
+type basic struct{ user string }
+
+func (s basic) Apply(r *http.Request, secret []byte) error {
+	pair := make([]byte, 0, len(s.user)+1+len(secret))
+	defer func() { clear(pair) }()
+	for _, c := range []byte(s.user) {
+		if c == ':' || c < ' ' || c == 0x7f {
+			return ErrScheme // a colon ends the user's name
+		}
+	}
+	pair = append(append(append(pair, s.user...), ':'), secret...)
+	r.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString(pair))
+	return nil
+}
+
+// validName reports whether s is a token, and so a header's name (RFC 9110,
+// 5.6.2).
+func validName(s string) bool {
+	for _, c := range []byte(s) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+// validValue reports whether b can stand in a header's value.
+func validValue(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
