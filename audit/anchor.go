@@ -1,0 +1,61 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// An Anchor keeps checkpoints where the writer of the log cannot change them: a
+// file on another machine's disk, a witness, a colleague's mailbox. It is what
+// turns "this log is consistent" into "this log is the one that was written".
+type Anchor interface {
+	// Publish returns once the checkpoint, a signed note, is kept. It bounds its
+	// own time when ctx has no deadline.
+	Publish(ctx context.Context, checkpoint []byte) error
+}
+
+// An AnchorReader is an Anchor that can be asked for the newest checkpoint it
+// keeps, nil if none. Opening a log compares the two: a log that is older than
+// its anchor was rolled back.
+type AnchorReader interface {
+	Anchor
+	Latest(ctx context.Context) ([]byte, error)
+}
+
+// FileAnchor keeps the newest checkpoint in a file, replaced as a whole. The
+// file must lie outside the log's folder, or [Open] refuses; better on a disk
+// that the host's administrator does not own.
+func FileAnchor(path string) AnchorReader { return fileAnchor(path) }
+
+type fileAnchor string
+
+func (a fileAnchor) Publish(_ context.Context, checkpoint []byte) error {
+	return writeFileAtomic(string(a), checkpoint)
+}
+
+func (a fileAnchor) Latest(context.Context) ([]byte, error) {
+	f, err := os.Open(string(a))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxCheckpoint+1))
+}
+
+// outside returns an error if the anchor's file lies in the log's folder.
+func (a fileAnchor) outside(dir string) error {
+	in, err := inside(dir, string(a))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrAnchor, err)
+	}
+	if in {
+		return fmt.Errorf("%w: %s lies inside the log's folder %s, where it proves nothing: choose a place that the log's writer cannot replace", ErrAnchor, string(a), dir)
+	}
+	return nil
+}

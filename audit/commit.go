@@ -1,0 +1,155 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+)
+
+// maxBatch is how many bytes may wait for the disk. Writers beyond it wait until
+// the batch has gone, or their context ends.
+const maxBatch = 8 << 20
+
+// A batch is the records that go to the disk together.
+//
+// Exactly one goroutine commits at any time, the leader. It is whoever received
+// the token of the batch: a writer that found nobody committing has put it
+// there, or else the leader before. So there is no goroutine of the log's own,
+// and no writer ever serves more than one batch.
+type batch struct {
+	buf     []byte // lines
+	ends    []int  // of the lines in buf, after their newlines
+	closing bool   // mark the checkpoint as closing
+
+	lead chan struct{} // holds the token
+	done chan struct{} // closed when the batch is durable, or has failed
+	err  error         // valid when done
+}
+
+func newBatch() *batch {
+	return &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// add puts an encoded record in line. It is durable when [Log.wait] for the
+// returned batch returns nil.
+func (l *Log) add(ctx context.Context, enc []byte) (b *batch, seq uint64, at time.Time, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.open.ends) > 0 && len(l.open.buf)+len(enc) > maxBatch && l.failed == nil && !l.closed {
+		full := l.open
+		l.mu.Unlock()
+		err = l.wait(ctx, full)
+		l.mu.Lock()
+		if err != nil {
+			return nil, 0, at, err
+		}
+	}
+	if l.failed != nil {
+		return nil, 0, at, l.failed
+	}
+	if l.closed {
+		return nil, 0, at, ErrClosed
+	}
+	at = l.clock()
+	if y := at.UTC().Year(); y < 1 || y > 9999 {
+		return nil, 0, at, fmt.Errorf("%w: the clock says year %d", ErrInvalid, y)
+	}
+	return l.put(enc, at), l.next - 1, at, nil
+}
+
+// put appends a record to the open batch. The caller holds mu.
+func (l *Log) put(enc []byte, at time.Time) *batch {
+	b := l.open
+	b.buf = append(appendRecord(b.buf, l.next, at, enc), '\n')
+	b.ends = append(b.ends, len(b.buf))
+	l.next++
+	if !l.busy {
+		l.busy = true
+		b.lead <- struct{}{}
+	}
+	return b
+}
+
+// wait returns when the batch is durable or has failed, or ctx has ended. It
+// commits the batch if that falls to the caller.
+func (l *Log) wait(ctx context.Context, b *batch) error {
+	select {
+	case <-b.done:
+		return b.err
+	case <-b.lead:
+	case <-ctx.Done():
+		select {
+		case <-b.lead: // nobody else may be left to do it
+		default:
+			return ctx.Err()
+		}
+	}
+	l.commit(b)
+	return b.err
+}
+
+// commit writes the open batch and hands the token on. The caller has received
+// the token of b.
+func (l *Log) commit(b *batch) {
+	l.mu.Lock()
+	l.open, l.committing = newBatch(), b
+	l.mu.Unlock()
+
+	b.err = l.flush(b)
+
+	l.mu.Lock()
+	l.committing = nil
+	close(b.done)
+	next := l.open
+	switch {
+	case b.err != nil:
+		l.failed = b.err
+		next.err = b.err
+		close(next.done)
+		l.busy = false
+	case len(next.ends) > 0:
+		next.lead <- struct{}{}
+	default:
+		l.busy = false
+	}
+	l.announce()
+	l.mu.Unlock()
+}
+
+// flush makes a batch durable, with its checkpoint. Only the leader calls it.
+func (l *Log) flush(b *batch) error {
+	start := 0
+	for _, end := range b.ends {
+		l.tree.add(b.buf[start : end-1])
+		start = end
+	}
+	cp := Checkpoint{Origin: l.key.Origin(), Size: l.tree.size, Root: l.tree.root(), Closed: b.closing}
+	if err := cp.sign(l.key.signer); err != nil {
+		return failed(err)
+	}
+	buf := append(cp.appendLine(b.buf), '\n')
+	n, err := l.st.Write(buf)
+	if err == nil && n < len(buf) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = l.st.Sync()
+	}
+	if err != nil {
+		return failed(err)
+	}
+	l.mu.Lock()
+	l.durable += int64(len(buf))
+	l.last = cp
+	l.mu.Unlock()
+	return nil
+}
+
+// announce wakes those who follow the log. The caller holds mu.
+func (l *Log) announce() {
+	if l.news != nil {
+		close(l.news)
+		l.news = nil
+	}
+}

@@ -1,0 +1,49 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+)
+
+var (
+	// ErrFailed is returned, wrapping the cause, by every write after a write or
+	// a sync has failed. What had been acknowledged is safe. The log never tries
+	// again by itself: after a failed sync the kernel may have dropped the bytes
+	// and report success the next time. Remove the cause and open the log anew.
+	ErrFailed = errors.New("audit: the log has failed and refuses everything until it is opened anew")
+	// ErrClosed is returned by writes after Close.
+	ErrClosed = errors.New("audit: the log is closed")
+	// ErrLocked is returned by [Open] while another writer has the log open.
+	ErrLocked = errors.New("audit: another writer has this log open: a log has one writer at a time")
+	// ErrTampered is returned when bytes of a log are not what was signed.
+	ErrTampered = errors.New("audit: the log was changed")
+	// ErrTooLarge is returned for a record above [MaxRecord]. Nothing is written.
+	ErrTooLarge = errors.New("audit: the record is too large")
+	// ErrNotAllowed is returned by Begin for an intent that nothing allows.
+	ErrNotAllowed = errors.New("audit: an intent needs a decision that allows it: record a refused act with Append")
+	// ErrInvalid is returned for a record that cannot be written down as it is.
+	ErrInvalid = errors.New("audit: not a valid record")
+	// ErrKey is returned when the key of a log is missing, unsafe or unreadable.
+	ErrKey = errors.New("audit: the log's key cannot be used")
+	// ErrAnchor is returned when a checkpoint could not be published.
+	ErrAnchor = errors.New("audit: the checkpoint could not be published")
+)
+
+// failed turns the cause of a failed write into the error that sticks.
+func failed(cause error) error {
+	if isDiskFull(cause) {
+		return fmt.Errorf("%w: the disk is full (free some space first): %w", ErrFailed, cause)
+	}
+	return fmt.Errorf("%w: %w", ErrFailed, cause)
+}
+
+// tamperedf returns an error that wraps [ErrTampered].
+func tamperedf(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrTampered}, args...)...)
+}
+
+func isDiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		errors.Is(err, errDiskFull)
+}

@@ -1,0 +1,153 @@
+package audit
+
+import (
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// A Key signs the checkpoints of one log and commits to arguments. Whoever
+// holds it can write a different history, which only an [Anchor] then reveals.
+// One key belongs to one log.
+type Key struct {
+	signer   note.Signer
+	verifier note.Verifier
+	vkey     string
+	skey     string
+	commit   [32]byte
+}
+
+// NewKey makes a key for the log named origin, which should be like a URL
+// without a scheme ("audit.example.com/host7") and have no spaces or plus
+// signs. An empty origin is replaced by a random name.
+func NewKey(origin string) (*Key, error) {
+	if origin == "" {
+		var b [8]byte
+		rand.Read(b[:])
+		origin = "twinward-" + hex.EncodeToString(b[:])
+	}
+	if strings.ContainsFunc(origin, func(r rune) bool { return r <= ' ' || r == '+' || isControl(r) }) {
+		return nil, fmt.Errorf("%w: the origin %q must have no spaces, controls or plus signs", ErrKey, origin)
+	}
+	skey, _, err := note.GenerateKey(rand.Reader, origin)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return parseKey(skey)
+}
+
+// Origin is the name of the log that the key belongs to.
+func (k *Key) Origin() string { return k.signer.Name() }
+
+// VerifierKey is what others verify the log with, as a note verifier key.
+func (k *Key) VerifierKey() string { return k.vkey }
+
+// String does not print the key but its public half.
+func (k *Key) String() string { return k.vkey }
+
+// GoString does not print the key but its public half.
+func (k *Key) GoString() string { return k.vkey }
+
+// parseKey decodes a note signer key. The commitment key is derived from its
+// seed, so that there is one secret to keep.
+func parseKey(skey string) (*Key, error) {
+	signer, err := note.NewSigner(skey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	parts := strings.SplitN(skey, "+", 5) // PRIVATE, KEY, name, hash, base64
+	raw, err := base64.StdEncoding.DecodeString(parts[len(parts)-1])
+	if err != nil || len(raw) != 33 {
+		return nil, fmt.Errorf("%w: not an Ed25519 key", ErrKey)
+	}
+	k := &Key{signer: signer, skey: skey}
+	if k.vkey, err = verifierKey(signer.Name(), raw[1:]); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	if k.verifier, err = note.NewVerifier(k.vkey); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	if k.verifier.KeyHash() != signer.KeyHash() {
+		return nil, fmt.Errorf("%w: its halves differ", ErrKey)
+	}
+	commit, err := hkdf.Key(sha256.New, raw[1:], nil, "twinward audit commitment v1", len(k.commit))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	copy(k.commit[:], commit)
+	return k, nil
+}
+
+func verifierKey(name string, seed []byte) (string, error) {
+	pub := ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
+	return note.NewEd25519VerifierKey(name, pub)
+}
+
+const keyFileHead = "# The key of a Twinward audit log. Whoever has it can forge the log: keep it apart.\n"
+
+// LoadKey reads a key file. It refuses a file that others can read.
+func LoadKey(path string) (*Key, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	if !st.Mode().IsRegular() || st.Size() > 4096 {
+		return nil, fmt.Errorf("%w: %s is not a key file", ErrKey, path)
+	}
+	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%w: %s is open to others (mode %04o): chmod 0600 it, and think about who may have read it", ErrKey, path, st.Mode().Perm())
+	}
+	buf := make([]byte, st.Size())
+	if _, err := f.ReadAt(buf, 0); err != nil && len(buf) > 0 {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	rest, ok := strings.CutPrefix(string(buf), keyFileHead)
+	if !ok || strings.Count(rest, "\n") != 1 {
+		return nil, fmt.Errorf("%w: %s is not a key file", ErrKey, path)
+	}
+	return parseKey(strings.TrimSuffix(rest, "\n"))
+}
+
+// loadOrCreateKey reads the key file, or makes one with mode 0600 if it is
+// absent and mayCreate. The caller holds the lock of the log.
+func loadOrCreateKey(path, origin string, mayCreate bool) (*Key, error) {
+	k, err := LoadKey(path)
+	switch {
+	case err == nil:
+		if origin != "" && k.Origin() != origin {
+			return nil, fmt.Errorf("%w: %s is the key of %q, not of %q", ErrKey, path, k.Origin(), origin)
+		}
+		return k, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	case !mayCreate:
+		return nil, fmt.Errorf("%w: the log exists, its key does not: %w", ErrKey, err)
+	}
+	if k, err = NewKey(origin); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	if err := writeFileAtomic(path, []byte(keyFileHead+k.skey+"\n")); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return k, nil
+}

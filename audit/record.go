@@ -1,0 +1,169 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// MaxRecord is the largest size of one record in bytes, as stored.
+const MaxRecord = 1 << 20
+
+// A Record is one stored act: exactly one of Intent, Outcome and Event is set.
+// Its JSON, in the order of these fields, is a line of the log.
+type Record struct {
+	// Seq is 1 for the first record and grows by one. It is what people call
+	// "record 17", and the leaf with index Seq-1 of the Merkle tree.
+	Seq uint64 `json:"seq"`
+	// Time is the wall clock of the log when the record was put in line. Records
+	// are ordered by Seq; a clock that is set back does not change that.
+	Time   time.Time `json:"time"`
+	Intent *Intent   `json:"intent,omitempty"`
+	// Call is the Seq of the intent that Outcome belongs to.
+	Call    uint64   `json:"call,omitempty"`
+	Outcome *Outcome `json:"outcome,omitempty"`
+	Event   *Event   `json:"event,omitempty"`
+	// Args commits to the arguments of the intent or event, if it had any.
+	Args *Commitment `json:"args,omitempty"`
+}
+
+// Door returns the door of the intent or event, and "" for an outcome.
+func (r Record) Door() string {
+	switch {
+	case r.Intent != nil:
+		return r.Intent.Door
+	case r.Event != nil:
+		return r.Event.Door
+	}
+	return ""
+}
+
+// Actor returns the actor of the intent or event, and zero for an outcome.
+func (r Record) Actor() Actor {
+	switch {
+	case r.Intent != nil:
+		return r.Intent.Actor
+	case r.Event != nil:
+		return r.Event.Actor
+	}
+	return Actor{}
+}
+
+// Decision returns the decision of the intent or event, or nil.
+func (r Record) Decision() *Decision {
+	switch {
+	case r.Intent != nil:
+		return &r.Intent.Decision
+	case r.Event != nil:
+		return r.Event.Decision
+	}
+	return nil
+}
+
+// body is a Record without what is known only when it is put in line.
+type body struct {
+	Intent  *Intent     `json:"intent,omitempty"`
+	Call    uint64      `json:"call,omitempty"`
+	Outcome *Outcome    `json:"outcome,omitempty"`
+	Event   *Event      `json:"event,omitempty"`
+	Args    *Commitment `json:"args,omitempty"`
+}
+
+const (
+	timeFormat   = "2006-01-02T15:04:05.000000000Z"
+	recordPrefix = `{"seq":`
+	// headMax bounds what appendRecord puts before the body.
+	headMax = len(recordPrefix) + 20 + len(`,"time":"`) + len(timeFormat) + len(`",`)
+)
+
+// encode returns the body's JSON. Everything that could break a line, drive a
+// terminal or reorder text on a screen is escaped.
+func (b body) encode() ([]byte, error) {
+	enc, err := json.Marshal(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	enc = escapeControls(enc)
+	if len(enc)+headMax > MaxRecord {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(enc)+headMax, MaxRecord)
+	}
+	return enc, nil
+}
+
+// appendRecord appends the line of a record, without its newline.
+func appendRecord(dst []byte, seq uint64, t time.Time, enc []byte) []byte {
+	dst = append(dst, recordPrefix...)
+	dst = strconv.AppendUint(dst, seq, 10)
+	dst = append(dst, `,"time":"`...)
+	dst = t.UTC().AppendFormat(dst, timeFormat)
+	dst = append(dst, `",`...)
+	return append(dst, enc[1:]...)
+}
+
+// escapeControls escapes what encoding/json leaves as it is: DEL, the C1
+// controls (which some terminals obey) and the marks that reorder text.
+func escapeControls(enc []byte) []byte {
+	i := 0
+	for i < len(enc) && enc[i] < 0x7f {
+		i++
+	}
+	if i == len(enc) {
+		return enc
+	}
+	out := append(make([]byte, 0, len(enc)+16), enc[:i]...)
+	for i < len(enc) {
+		r, n := utf8.DecodeRune(enc[i:])
+		if isControl(r) {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = append(out, enc[i:i+n]...)
+		}
+		i += n
+	}
+	return out
+}
+
+func isControl(r rune) bool {
+	return r >= 0x7f && r <= 0x9f || // DEL and C1
+		r == 0x061c || r == 0x200e || r == 0x200f || // marks of direction
+		r >= 0x2028 && r <= 0x202e || // separators, embeddings, overrides
+		r >= 0x2066 && r <= 0x2069 || // isolates
+		r == 0xfeff
+}
+
+var errForm = errors.New("not a record")
+
+// parseRecord decodes a line. It is strict: unknown fields, trailing bytes and
+// records that are not exactly one thing are refused.
+func parseRecord(line []byte) (Record, error) {
+	var r Record
+	if len(line) > MaxRecord {
+		return r, ErrTooLarge
+	}
+	if !bytes.HasPrefix(line, []byte(recordPrefix)) {
+		return r, errForm
+	}
+	dec := json.NewDecoder(bytes.NewReader(line))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", errForm, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return Record{}, fmt.Errorf("%w: bytes after the record", errForm)
+	}
+	n := 0
+	for _, set := range []bool{r.Intent != nil, r.Outcome != nil, r.Event != nil} {
+		if set {
+			n++
+		}
+	}
+	if n != 1 || (r.Call != 0) != (r.Outcome != nil) || r.Call >= r.Seq && r.Call != 0 {
+		return Record{}, fmt.Errorf("%w: neither one intent, one outcome nor one event", errForm)
+	}
+	return r, nil
+}

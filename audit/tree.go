@@ -1,0 +1,37 @@
+package audit
+
+import "golang.org/x/mod/sumdb/tlog"
+
+// A tree is the right edge of an RFC 6962 Merkle tree: the roots of the perfect
+// subtrees that make up its leaves, largest first. It holds one hash for each
+// set bit of size, so that adding a leaf and taking the root need no other
+// state. Only appending is possible, which is all that a log does.
+type tree struct {
+	size  uint64
+	roots []tlog.Hash
+}
+
+// add appends the leaf of one record's bytes.
+func (t *tree) add(record []byte) {
+	h := tlog.RecordHash(record)
+	for n := t.size; n&1 == 1; n >>= 1 {
+		last := len(t.roots) - 1
+		h = tlog.NodeHash(t.roots[last], h)
+		t.roots = t.roots[:last]
+	}
+	t.roots = append(t.roots, h)
+	t.size++
+}
+
+// root returns the hash of the whole tree, [tlog.TreeHash] of the same records.
+func (t *tree) root() tlog.Hash {
+	if t.size == 0 {
+		h, _ := tlog.TreeHash(0, nil)
+		return h
+	}
+	h := t.roots[len(t.roots)-1]
+	for i := len(t.roots) - 2; i >= 0; i-- {
+		h = tlog.NodeHash(t.roots[i], h)
+	}
+	return h
+}
