@@ -73,6 +73,9 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 // Ref names the secret and its version, for the record.
 func (l *Lease) Ref() Ref { return l.ref }
 
+// Released reports whether the lease has ended.
+func (l *Lease) Released() bool { return l.released.Load() }
+
 // Uses counts the requests that carried the secret.
 func (l *Lease) Uses() int64 { return l.uses.Load() }
 

@@ -75,26 +75,30 @@ const piece = 64 << 10
 // Redact returns b with every known secret replaced, and how often each name
 // was found. It returns b itself if nothing was, and never changes b.
 func (s *Scrubber) Redact(b []byte) ([]byte, map[string]int) {
-	f := filter{scrubber: s}
-	var out []byte
-	for rest := b; ; {
-		n := min(len(rest), piece)
-		out = f.push(out, rest[:n], n == len(rest))
-		if rest = rest[n:]; len(rest) == 0 {
-			break
-		}
-	}
-	if len(f.found) == 0 {
+	if found := s.Count(b); len(found) == 0 {
 		return b, nil
 	}
-	return out, f.found
+	return s.all(b, make([]byte, 0, len(b)))
 }
 
 // Count returns how often the secrets of each name occur in b, without
 // changing it. It is what a test searches captured bytes with.
 func (s *Scrubber) Count(b []byte) map[string]int {
-	_, found := s.Redact(b)
+	_, found := s.all(b, nil)
 	return found
+}
+
+// all scrubs b piece by piece, and appends the result to out unless that is
+// nil.
+func (s *Scrubber) all(b, out []byte) ([]byte, map[string]int) {
+	f := filter{scrubber: s, countOnly: out == nil}
+	for {
+		n := min(len(b), piece)
+		out = f.push(out, b[:n], n == len(b))
+		if b = b[n:]; len(b) == 0 {
+			return out, f.found
+		}
+	}
 }
 
 // Reader returns a reader of r's text with every known secret replaced. Only
@@ -150,16 +154,17 @@ func (s *ScrubReader) Found() map[string]int {
 // A filter scrubs a text that comes in pieces. Its result does not depend on
 // how the text was cut.
 type filter struct {
-	scrubber *Scrubber
-	buf      []byte // text not given out yet; begins with a token of every view
-	base     int    // position of buf in the whole text
-	covered  int    // so many bytes of buf belong to a secret that was replaced
-	found    map[string]int
-	until    map[string]int // where the last counted secret of a name ended
-	json     view           // of buf
-	nested   view           // JSON inside the strings of json
-	leaf     view           // scratch for percent-encoding
-	spans    []span
+	scrubber  *Scrubber
+	countOnly bool
+	buf       []byte // text not given out yet; begins with a token of every view
+	base      int    // position of buf in the whole text
+	covered   int    // so many bytes of buf belong to a secret that was replaced
+	found     map[string]int
+	until     map[string]int // where the last counted secret of a name ended
+	json      view           // of buf
+	nested    view           // JSON inside the strings of json
+	leaf      view           // scratch for percent-encoding
+	spans     []span
 }
 
 // push adds text and appends to out what is certain. Final says that nothing
@@ -167,6 +172,9 @@ type filter struct {
 func (f *filter) push(out, text []byte, final bool) []byte {
 	x := f.scrubber.now.Load()
 	if x == nil && len(f.buf) == 0 {
+		if f.countOnly {
+			return out
+		}
 		return append(out, text...)
 	}
 	if x == nil {
@@ -190,14 +198,16 @@ func (f *filter) push(out, text []byte, final bool) []byte {
 			break
 		}
 		f.count(s)
-		if s.start >= done {
+		if s.start >= done && !f.countOnly {
 			out = append(out, f.buf[done:s.start]...)
 			out = appendMark(out, s.name)
 		}
 		done = max(done, s.end)
 	}
 	if done < cut {
-		out = append(out, f.buf[done:cut]...)
+		if !f.countOnly {
+			out = append(out, f.buf[done:cut]...)
+		}
 		done = cut
 	}
 	f.covered = done - cut

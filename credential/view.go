@@ -29,14 +29,14 @@ type step func(dst, text []byte) ([]byte, int)
 // fill makes v the view of text. With final, nothing follows text, and what is
 // cut off at its end stands for itself. mark starts all escape sequences.
 func (v *view) fill(text []byte, mark byte, next step, final bool) {
-	v.bytes, v.at = v.bytes[:0], v.at[:0]
+	v.bytes = slices.Grow(v.bytes[:0], len(text))
+	v.at = slices.Grow(v.at[:0], len(text)+1)
 	for i := 0; i < len(text); {
 		plain := bytes.IndexByte(text[i:], mark)
 		if plain < 0 {
 			plain = len(text) - i
 		}
 		v.bytes = append(v.bytes, text[i:i+plain]...)
-		v.at = slices.Grow(v.at, plain+1)
 		for end := i + plain; i < end; i++ {
 			v.at = append(v.at, int32(i))
 		}
