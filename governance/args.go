@@ -1,0 +1,260 @@
+package governance
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go/types"
+)
+
+// Limits of single values. cedar-go's sets take quadratic time on numbers that
+// an attacker chose, so a set is counted before it is made.
+const (
+	maxSet   = 256
+	maxText  = 64 << 10
+	maxExtra = 64
+)
+
+// An argError says why arguments cannot be decided on. Its text is meant for
+// the agent: it holds names from the tool's own schema and no policy.
+type argError struct {
+	path string
+	err  error
+	hint string
+}
+
+func (e *argError) Error() string {
+	var b strings.Builder
+	if e.path != "" {
+		fmt.Fprintf(&b, "argument %s: ", e.path)
+	}
+	b.WriteString(e.err.Error())
+	if e.hint != "" {
+		fmt.Fprintf(&b, " (%s)", e.hint)
+	}
+	return b.String()
+}
+
+// Arguments as policy sees them.
+type cedarArgs struct {
+	args         types.Record
+	nulls, extra types.Set
+}
+
+// convertArgs turns the arguments of one call into Cedar values, exactly or not
+// at all. Nothing is coerced, rounded or left out: what a value of its type
+// cannot carry is refused, a null is listed in nulls, a property that the
+// schema does not name in extra. The text must have passed checkStrict.
+func convertArgs(t *argType, src string) (cedarArgs, *argError) {
+	c := converter{cursor: cursor{src: src}}
+	if c.kind() != '{' {
+		return cedarArgs{}, &argError{err: errors.New("the arguments are not an object")}
+	}
+	rec, err := c.record(t, "")
+	if err != nil {
+		return cedarArgs{}, err
+	}
+	return cedarArgs{args: rec, nulls: types.NewSet(c.nulls...), extra: types.NewSet(c.extra...)}, nil
+}
+
+type converter struct {
+	cursor
+	nulls, extra []types.Value
+}
+
+func (c *converter) record(t *argType, path string) (types.Record, *argError) {
+	m := make(types.RecordMap, len(t.fields))
+	var few uint64 // which fields were seen, when they are few
+	var many []bool
+	if len(t.fields) > 64 {
+		many = make([]bool, len(t.fields))
+	}
+	for c.open(); c.more(); {
+		name := c.text()
+		i, known := t.byName[name]
+		if !known {
+			if err := c.unknown(t, path, name); err != nil {
+				return types.Record{}, err
+			}
+			continue
+		}
+		if many != nil {
+			many[i] = true
+		} else {
+			few |= 1 << i
+		}
+		f := &t.fields[i]
+		at := f.path
+		if c.kind() == 'n' {
+			if f.required && !f.typ.nullable {
+				return types.Record{}, &argError{at, errors.New("null, but it is required"), "send a value"}
+			}
+			c.word()
+			c.nulls = append(c.nulls, types.String(at))
+			continue
+		}
+		v, err := c.value(f.typ, at)
+		if err != nil {
+			return types.Record{}, err
+		}
+		m[types.String(f.name)] = v
+	}
+	for i := range t.fields {
+		seen := few&(1<<(i&63)) != 0
+		if many != nil {
+			seen = many[i]
+		}
+		if t.fields[i].required && !seen {
+			return types.Record{}, &argError{t.fields[i].path, errors.New("missing, but it is required"), ""}
+		}
+	}
+	return types.NewRecord(m), nil
+}
+
+// unknown deals with a property that the schema does not name.
+func (c *converter) unknown(t *argType, path, name string) *argError {
+	at := join(path, name)
+	if t.closed {
+		return &argError{at, errors.New("the tool has no such argument"), ""}
+	}
+	// A server that compares names without case would read this as the
+	// argument that policy did not see.
+	if t.folded[foldName(name)] {
+		return &argError{at, errors.New("differs from an argument of the tool only in case or look"), "use the exact name"}
+	}
+	if len(c.extra) >= maxExtra {
+		return &argError{at, fmt.Errorf("more than %d arguments that the tool does not name", maxExtra), ""}
+	}
+	c.extra = append(c.extra, types.String(at))
+	c.skip()
+	return nil
+}
+
+func (c *converter) value(t *argType, path string) (types.Value, *argError) {
+	k := c.kind()
+	switch t.kind {
+	case kindString:
+		if k != '"' {
+			return nil, mismatch(path, k, "a string")
+		}
+		s := c.text()
+		if len(s) > maxText {
+			return nil, &argError{path, fmt.Errorf("a text of %d bytes", len(s)), fmt.Sprintf("at most %d can be decided on", maxText)}
+		}
+		if t.enum != nil && !t.enum[s] {
+			return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+		}
+		return types.String(s), nil
+	case kindBool:
+		if k != 't' && k != 'f' {
+			return nil, mismatch(path, k, "true or false")
+		}
+		w := c.word()
+		if t.enum != nil && !t.enum[w] {
+			return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+		}
+		return types.Boolean(k == 't'), nil
+	case kindLong, kindDecimal:
+		return c.number(t, k, path)
+	case kindSet:
+		if k != '[' {
+			return nil, mismatch(path, k, "a list")
+		}
+		return c.set(t.elem, path)
+	case kindRecord:
+		if k != '{' {
+			return nil, mismatch(path, k, "an object")
+		}
+		return c.nested(t, path)
+	}
+	out, err := c.canonical(nil)
+	if err != nil {
+		return nil, &argError{path, err, ""}
+	}
+	if len(out) > maxText {
+		return nil, &argError{path, fmt.Errorf("a value of %d bytes", len(out)), fmt.Sprintf("at most %d can be decided on", maxText)}
+	}
+	if t.enum != nil && !t.enum[string(out)] {
+		return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+	}
+	return types.String(out), nil
+}
+
+// nested keeps the interface conversion of records out of record.
+func (c *converter) nested(t *argType, path string) (types.Value, *argError) {
+	rec, err := c.record(t, path)
+	if err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+func (c *converter) number(t *argType, k byte, path string) (types.Value, *argError) {
+	if k != '-' && (k < '0' || k > '9') {
+		return nil, mismatch(path, k, "a number")
+	}
+	n, err := parseNumber(c.word())
+	if err != nil {
+		return nil, &argError{path, err, ""}
+	}
+	if t.enum != nil && !t.enum[string(n.append(nil))] {
+		return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+	}
+	if t.kind == kindLong {
+		v, err := n.long()
+		if err != nil {
+			return nil, &argError{path, err, "a whole number of 64 bits can be decided on"}
+		}
+		return v, nil
+	}
+	v, err := n.decimal()
+	if err != nil {
+		return nil, &argError{path, err, `a number of up to four decimal places can be decided on; an operator can pin whole numbers with "as": "long" in the catalogue`}
+	}
+	return v, nil
+}
+
+func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
+	ahead := c.cursor
+	count := 0
+	for ahead.open(); ahead.more(); ahead.skip() {
+		if count++; count > maxSet {
+			return nil, &argError{path, fmt.Errorf("a list of more than %d", maxSet), "split the call"}
+		}
+	}
+	values := make([]types.Value, 0, count)
+	for c.open(); c.more(); {
+		v, err := c.value(elem, path)
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, v)
+	}
+	return types.NewSet(values...), nil
+}
+
+func mismatch(path string, got byte, want string) *argError {
+	what := "a number"
+	switch got {
+	case '"':
+		what = "a string"
+	case '{':
+		what = "an object"
+	case '[':
+		what = "a list"
+	case 't', 'f':
+		what = "true or false"
+	case 'n':
+		what = "null"
+	}
+	return &argError{path, fmt.Errorf("%s where the tool takes %s", what, want), ""}
+}
+
+// join extends a JSON Pointer.
+func join(path, name string) string {
+	if strings.ContainsAny(name, "~/") {
+		name = pointerEscape.Replace(name)
+	}
+	return path + "/" + name
+}

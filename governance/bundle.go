@@ -1,0 +1,151 @@
+package governance
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go/types"
+)
+
+// A Bundle is everything that decides, as one reviewed thing: who may do what
+// (policies), which agents belong where (profiles, entities), and what the
+// tools are (catalogue). It is plain data: nothing in it is checked before
+// [Compile].
+type Bundle struct {
+	// Policies are Cedar policy files.
+	Policies []Source
+	// Profiles bind agents to the servers, tools, models, hosts and credentials
+	// that are there for them.
+	Profiles []Profile
+	// Catalog holds the approved tools of each server. A tool that is not in it
+	// cannot be called.
+	Catalog []Server
+	// Entities are agents, users, teams and roles with their attributes and
+	// memberships. Everything else is generated.
+	Entities []types.Entity
+
+	findings []Finding // what LoadBundle could not read
+}
+
+// A Source is one policy file.
+type Source struct {
+	// Name is what positions refer to, such as "policies/slack.cedar".
+	Name string
+	// Text is in Cedar's policy syntax.
+	Text string
+}
+
+// LoadBundle reads a bundle's folder:
+//
+//	policies/*.cedar    Cedar policies, each with an @id
+//	profiles/*.yaml     one [Profile] a file
+//	catalog/*.json      one [Server] a file
+//	entities.json       Cedar entities; may be absent
+//
+// Any other file in these folders, and any unknown key in these files, is an
+// error with its position; all of them are reported at once. The error wraps
+// [ErrBundle].
+func LoadBundle(fsys fs.FS) (Bundle, error) {
+	var b Bundle
+	err := errors.Join(
+		eachFile(fsys, "policies", ".cedar", maxPolicyFile, func(name string, text []byte) {
+			b.Policies = append(b.Policies, Source{Name: name, Text: string(text)})
+		}),
+		eachFile(fsys, "profiles", ".yaml", maxProfileFile, func(name string, text []byte) {
+			p, bad := parseProfile(name, text)
+			if bad != nil {
+				b.findings = append(b.findings, *bad)
+				return
+			}
+			b.Profiles = append(b.Profiles, p)
+		}),
+		eachFile(fsys, "catalog", ".json", maxCatalogFile, func(name string, text []byte) {
+			s, bad := parseCatalog(name, text)
+			if bad != nil {
+				b.findings = append(b.findings, *bad)
+				return
+			}
+			b.Catalog = append(b.Catalog, s)
+		}),
+	)
+	if err != nil {
+		return Bundle{}, err
+	}
+	switch text, err := readFile(fsys, "entities.json", maxEntitiesFile); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return Bundle{}, err
+	default:
+		es, bad := parseEntities("entities.json", text)
+		if bad != nil {
+			b.findings = append(b.findings, *bad)
+		}
+		b.Entities = es
+	}
+	rep := Report{Findings: b.findings}
+	rep.sort()
+	if err := rep.Err(); err != nil {
+		return Bundle{}, err
+	}
+	return b, nil
+}
+
+// eachFile calls f for the files of a folder in the order of their names.
+func eachFile(fsys fs.FS, dir, ext string, limit int64, f func(name string, text []byte)) error {
+	entries, err := fs.ReadDir(fsys, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBundle, err)
+	}
+	var errs []error
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		if e.Name()[0] == '.' {
+			continue // an editor's or a version control's
+		}
+		if e.IsDir() || path.Ext(name) != ext {
+			errs = append(errs, fmt.Errorf("%w: %s: only *%s files belong here", ErrBundle, name, ext))
+			continue
+		}
+		text, err := readFile(fsys, name, limit)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		f(name, text)
+	}
+	return errors.Join(errs...)
+}
+
+func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBundle, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrBundle, name, err)
+	}
+	if int64(len(text)) > limit {
+		return nil, fmt.Errorf("%w: %s: larger than %d KiB", ErrBundle, name, limit>>10)
+	}
+	return text, nil
+}
+
+// sorted returns the catalogue and profiles by name, so that what a bundle
+// means does not depend on the order in which it was put together.
+func (b Bundle) sorted() Bundle {
+	b.Catalog = slices.Clone(b.Catalog)
+	slices.SortStableFunc(b.Catalog, func(x, y Server) int { return strings.Compare(x.Name, y.Name) })
+	b.Profiles = slices.Clone(b.Profiles)
+	slices.SortStableFunc(b.Profiles, func(x, y Profile) int { return strings.Compare(x.ID, y.ID) })
+	return b
+}

@@ -1,0 +1,181 @@
+package governance
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// A Class says what a tool can do to the world. It comes from the people who
+// reviewed the catalogue, never from a server's own annotations.
+type Class string
+
+// The classes of tools; each is also a Cedar action group.
+const (
+	Read        Class = "read"
+	Write       Class = "write"
+	Destructive Class = "destructive"
+)
+
+var classes = []Class{Read, Write, Destructive}
+
+// A Server is the approved part of one MCP server: reviewed data, written to
+// a catalogue file and never discovered while serving.
+type Server struct {
+	// Name is how policy calls the server: [a-z0-9-]{1,32}.
+	Name string `json:"server"`
+	// Tools are those that may be called at all.
+	Tools []Tool `json:"tools"`
+}
+
+// A Tool is an approved definition and what the operator knows about it.
+type Tool struct {
+	ToolDefinition
+	// Class is required.
+	Class Class `json:"class"`
+	// As pins how numbers reach policy, by JSON Pointer into the arguments
+	// ("/amount"; a bare top-level name is accepted). The only value is "long":
+	// the parameter is a whole number, although its schema says "number". A
+	// number that is not pinned reaches policy as a Cedar decimal.
+	As map[string]string `json:"as,omitempty"`
+}
+
+// A ToolDefinition is what a pin covers: name, description, schemas, annotations.
+type ToolDefinition struct {
+	Name         string          `json:"name"`
+	Title        string          `json:"title,omitempty"`
+	Description  string          `json:"description,omitempty"`
+	InputSchema  json.RawMessage `json:"inputSchema"`
+	OutputSchema json.RawMessage `json:"outputSchema,omitempty"`
+	Annotations  json.RawMessage `json:"annotations,omitempty"`
+}
+
+// Pin is the hash of the definition in canonical form (RFC 8785): "sha256:"
+// and 64 hexadecimal digits. Two definitions that differ only in white space,
+// key order or the spelling of numbers and strings have the same pin. Text that
+// is not strict JSON has none.
+func (d ToolDefinition) Pin() (string, error) {
+	var b bytes.Buffer
+	enc := jsontext.NewEncoder(&b)
+	enc.WriteToken(jsontext.BeginObject)
+	field := func(name string, v jsontext.Value) {
+		enc.WriteToken(jsontext.String(name))
+		enc.WriteValue(v)
+	}
+	for _, f := range []struct {
+		name string
+		v    json.RawMessage
+	}{
+		{"annotations", d.Annotations},
+		{"inputSchema", d.InputSchema},
+		{"outputSchema", d.OutputSchema},
+	} {
+		if len(f.v) == 0 {
+			continue
+		}
+		v := jsontext.Value(bytes.Clone(f.v))
+		if !v.IsValid() {
+			return "", fmt.Errorf("governance: pin of tool %q: its %s is not strict JSON", d.Name, f.name)
+		}
+		field(f.name, v)
+	}
+	for _, f := range [][2]string{{"name", d.Name}, {"title", d.Title}, {"description", d.Description}} {
+		v, err := jsontext.AppendQuote(nil, f[1])
+		if err != nil {
+			return "", fmt.Errorf("governance: pin of tool %q: its %s is not valid UTF-8", d.Name, f[0])
+		}
+		field(f[0], v)
+	}
+	if err := enc.WriteToken(jsontext.EndObject); err != nil {
+		return "", fmt.Errorf("governance: pin of tool %q: %w", d.Name, err)
+	}
+	v := jsontext.Value(b.Bytes())
+	if err := v.Canonicalize(); err != nil {
+		return "", fmt.Errorf("governance: pin of tool %q: %w", d.Name, err)
+	}
+	sum := sha256.Sum256(v)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+var (
+	serverName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+	toolName   = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,96}$`)
+)
+
+// maxCatalogFile bounds one catalogue file.
+const maxCatalogFile = 8 << 20
+
+// parseCatalog reads one catalogue file strictly.
+func parseCatalog(file string, src []byte) (Server, *Finding) {
+	bad := func(offset int64, msg, fix string) (Server, *Finding) {
+		line, col := newLines(string(src)).at(int(offset))
+		return Server{}, &Finding{Severity: Error, File: file, Line: line, Column: col, Message: msg, Fix: fix}
+	}
+	if len(src) > maxCatalogFile {
+		return bad(0, fmt.Sprintf("the file has %d bytes", len(src)), fmt.Sprintf("keep a catalogue file under %d MiB", maxCatalogFile>>20))
+	}
+	var s Server
+	err := jsonv2.Unmarshal(src, &s, jsonv2.RejectUnknownMembers(true))
+	if err == nil {
+		return s, nil
+	}
+	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as"}]}`
+	switch e := err.(type) {
+	case *jsonv2.SemanticError:
+		msg := "unexpected value"
+		if e.Err != nil {
+			msg = e.Err.Error()
+		}
+		return bad(e.ByteOffset, fmt.Sprintf("at %q: %s", string(e.JSONPointer), msg), fix)
+	case *jsontext.SyntacticError:
+		return bad(e.ByteOffset, fmt.Sprintf("at %q: %s", string(e.JSONPointer), e.Err), fix)
+	}
+	return bad(0, err.Error(), fix)
+}
+
+// checkServer reports what is wrong with names, classes and pins of a server.
+// Schemas are looked at when the arguments' types are made.
+func checkServer(s Server, file string, rep *Report) {
+	bad := func(msg, fix string) {
+		rep.add(Finding{Severity: Error, File: file, Message: msg, Fix: fix})
+	}
+	if !serverName.MatchString(s.Name) {
+		bad(fmt.Sprintf("server name %q", s.Name), "use 1 to 32 of a-z, 0-9 and -")
+	}
+	seen := make(map[string]string, len(s.Tools))
+	for _, t := range s.Tools {
+		if !toolName.MatchString(t.Name) {
+			bad(fmt.Sprintf("tool name %q of server %q", t.Name, s.Name), "use 1 to 96 of A-Z, a-z, 0-9, _, . and -")
+		}
+		key := skeletonOf(t.Name)
+		switch other, dup := seen[key]; {
+		case dup && other == t.Name:
+			bad(fmt.Sprintf("tool %q of server %q is listed twice", t.Name, s.Name), "keep the approved one")
+		case dup:
+			bad(fmt.Sprintf("tools %q and %q of server %q look alike", other, t.Name, s.Name), "approve only one of them")
+		}
+		seen[key] = t.Name
+		switch t.Class {
+		case Read, Write, Destructive:
+		default:
+			bad(fmt.Sprintf("tool %q of server %q has class %q", t.Name, s.Name, t.Class), `say "class": "read", "write" or "destructive" after reviewing what the tool does`)
+		}
+	}
+}
+
+// skeletonOf folds what is easily taken for one another in tool names, which
+// are ASCII.
+func skeletonOf(name string) string {
+	return strings.NewReplacer("-", "_", ".", "_", "0", "o", "1", "l", "i", "l").Replace(strings.ToLower(name))
+}
+
+// toolKey is the name of a tool in Cedar. A server's name has no underscore, so
+// it can be read back in one way only.
+func toolKey(server, tool string) string { return server + "__" + tool }

@@ -1,0 +1,370 @@
+package governance
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
+)
+
+// Options change how a snapshot or an engine behaves. nil and the zero value
+// are safe.
+type Options struct {
+	// Clock is asked for the time of a decision; nil is time.Now.
+	Clock func() time.Time
+}
+
+func (o *Options) clock() func() time.Time {
+	if o == nil || o.Clock == nil {
+		return time.Now
+	}
+	return o.Clock
+}
+
+// A Snapshot is a compiled bundle. It is immutable, and safe for concurrent
+// use.
+type Snapshot struct {
+	hash     string
+	clock    func() time.Time
+	catalog  []Server
+	servers  map[string]bool
+	tools    map[toolRef]*tool
+	profiles []Profile
+	members  map[string]string // agent → profile
+	entities types.EntityMap
+	above    map[types.EntityUID][]types.EntityUID // ancestors of stored agents and users
+	policies map[types.PolicyID]*policy
+	index    map[types.EntityUID]*actionIndex
+}
+
+type toolRef struct{ server, name string }
+
+// A tool is an approved tool, ready to be decided on.
+type tool struct {
+	def      Tool
+	pin      string
+	key      string // "<server>__<name>"
+	action   types.EntityUID
+	resource types.EntityUID
+	label    string // the resource, printed
+	args     *argType
+}
+
+// Compile checks a bundle as a whole and makes a snapshot of it. Everything
+// that is wrong is in the report, with file, line, column and what to do; if any
+// of it blocks, the snapshot is nil and the error, which wraps [ErrBundle], says
+// the same. Compile reads nothing but the bundle, and the same bundle always
+// gives the same hash.
+func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep Report, err error) {
+	defer func() {
+		// cedar-go's parser and validator work on text from outside.
+		if p := recover(); p != nil {
+			snap, err = nil, fmt.Errorf("%w: compiling it failed: %v", ErrBundle, p)
+		}
+	}()
+	c := compiler{bundle: b.sorted(), rep: &rep, snap: &Snapshot{clock: opts.clock()}}
+	for _, step := range []func(context.Context){c.catalog, c.profiles, c.schema, c.entities, c.policies} {
+		if err := ctx.Err(); err != nil {
+			return nil, rep, err
+		}
+		if step(ctx); rep.blocked() {
+			break
+		}
+	}
+	rep.sort()
+	if err := rep.Err(); err != nil {
+		return nil, rep, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, rep, err
+	}
+	c.finish()
+	rep.Hash = c.snap.hash
+	return c.snap, rep, nil
+}
+
+type compiler struct {
+	bundle    Bundle
+	snap      *Snapshot
+	rep       *Report
+	servers   map[string]Server
+	schemaTxt string
+	validator *cedarx.Validator
+	all       []*policy
+}
+
+func (c *compiler) catalog(context.Context) {
+	c.rep.Findings = append(c.rep.Findings, c.bundle.findings...)
+	c.servers = map[string]Server{}
+	c.snap.servers = map[string]bool{}
+	c.snap.tools = map[toolRef]*tool{}
+	c.snap.catalog = c.bundle.Catalog
+	for _, s := range c.bundle.Catalog {
+		file := "catalog/" + s.Name
+		checkServer(s, file, c.rep)
+		if _, twice := c.servers[s.Name]; twice {
+			c.rep.add(Finding{Severity: Error, File: file, Message: fmt.Sprintf("server %q is in the catalogue twice", s.Name), Fix: "merge the two files"})
+		}
+		c.servers[s.Name] = s
+		c.snap.servers[s.Name] = true
+		for _, d := range s.Tools {
+			t, err := makeTool(s.Name, d)
+			if err != nil {
+				c.rep.add(Finding{Severity: Error, File: file, Message: fmt.Sprintf("tool %q: %s", d.Name, err), Fix: "correct the catalogue file and review it"})
+				continue
+			}
+			c.snap.tools[toolRef{s.Name, d.Name}] = t
+			c.rep.Tools++
+		}
+	}
+}
+
+func makeTool(server string, d Tool) (*tool, error) {
+	pin, err := d.Pin()
+	if err != nil {
+		return nil, err
+	}
+	if len(d.InputSchema) == 0 {
+		return nil, fmt.Errorf("no inputSchema")
+	}
+	args, _, err := typeArgs(d)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.Annotations) > 0 {
+		var h hints
+		if err := json.Unmarshal(d.Annotations, &h); err != nil {
+			return nil, fmt.Errorf("annotations: %w", err)
+		}
+	}
+	key := toolKey(server, d.Name)
+	t := &tool{def: d, pin: pin, key: key, args: args, action: uid(typeAction, key), resource: uid(typeTool, key)}
+	t.label = t.resource.String()
+	return t, nil
+}
+
+func (c *compiler) profiles(context.Context) {
+	c.snap.profiles = c.bundle.Profiles
+	c.snap.members = map[string]string{}
+	seen := map[string]bool{}
+	for _, p := range c.bundle.Profiles {
+		p.check(c.servers, c.rep)
+		if seen[p.ID] {
+			c.rep.add(Finding{Severity: Error, File: p.file, Message: fmt.Sprintf("two profiles have the id %q", p.ID), Fix: "rename one"})
+		}
+		seen[p.ID] = true
+		for _, a := range p.Agents {
+			if other, ok := c.snap.members[a]; ok {
+				c.rep.add(Finding{Severity: Error, File: p.file, Message: fmt.Sprintf("agent %q is in the profiles %q and %q", a, other, p.ID), Fix: "an agent has one profile"})
+			}
+			c.snap.members[a] = p.ID
+		}
+	}
+}
+
+func (c *compiler) schema(context.Context) {
+	args := map[string]*argType{}
+	for _, t := range c.snap.tools {
+		args[t.key] = t.args
+	}
+	c.schemaTxt = schemaText(c.bundle.Catalog, args)
+	v, err := cedarx.NewValidator("schema", c.schemaTxt)
+	if err != nil {
+		c.rep.add(Finding{Severity: Error, Message: "the schema of the catalogue: " + err.Error(), Fix: "look for an unusual name in the catalogue"})
+	}
+	c.validator = v
+}
+
+func (c *compiler) entities(context.Context) {
+	checkEntities(c.bundle.Entities, c.validator, c.rep)
+	if c.rep.blocked() {
+		return
+	}
+	c.snap.entities = staticEntities(c.bundle, c.snap.tools)
+	c.snap.above = map[types.EntityUID][]types.EntityUID{}
+	for id := range c.snap.entities {
+		if id.Type == typeAgent || id.Type == typeUser {
+			c.snap.above[id] = ancestors(c.snap.entities, id)
+		}
+	}
+}
+
+func (c *compiler) policies(ctx context.Context) {
+	for i := range c.bundle.Policies {
+		c.all = append(c.all, parsePolicies(&c.bundle.Policies[i], c.rep)...)
+	}
+	c.rep.Policies = len(c.all)
+	seen := map[string]*policy{}
+	for _, p := range c.all {
+		if first, twice := seen[p.id]; twice {
+			c.finding(p, 0, "the @id is taken by the policy at "+first.pos, "give each policy its own")
+		}
+		seen[p.id] = p
+		if ctx.Err() != nil {
+			return
+		}
+		for _, err := range c.validator.Policy(p.cedar) {
+			offset, msg, fix := explainInvalid(p.text, err.Error(), c.snap)
+			c.finding(p, offset, msg, fix)
+		}
+	}
+	if c.rep.blocked() {
+		return
+	}
+	for _, prof := range c.bundle.Profiles {
+		src := &Source{Name: prof.file, Text: prof.ceiling()}
+		if src.Name == "" {
+			src.Name = "profile " + prof.ID
+		}
+		c.all = append(c.all, c.generated(src, prof)...)
+	}
+	slices.SortFunc(c.all, func(a, b *policy) int { return strings.Compare(a.id, b.id) })
+	c.snap.policies = make(map[types.PolicyID]*policy, len(c.all))
+	for _, p := range c.all {
+		c.snap.policies[types.PolicyID(p.id)] = p
+	}
+	c.snap.index = makeIndex(c.all, c.snap)
+}
+
+// generated parses the ceiling of a profile. Its policies take the position of
+// the profile's file.
+func (c *compiler) generated(src *Source, prof Profile) []*policy {
+	spans, scanErr := splitPolicies(src.Text)
+	if scanErr != nil {
+		c.rep.add(Finding{Severity: Error, File: src.Name, Message: "the profile is too large: " + scanErr.msg, Fix: "split it"})
+		return nil
+	}
+	var out []*policy
+	for _, sp := range spans {
+		p, err := parseOne(src.Name, src.Text[sp.start:sp.end])
+		if err != nil {
+			panic(err) // written by us
+		}
+		p.profile = prof.ID
+		p.pos = src.Name
+		if prof.text != "" {
+			p.pos = src.Name + ":1:1"
+		}
+		out = append(out, p)
+	}
+	c.rep.Generated += len(out)
+	return out
+}
+
+func (c *compiler) finding(p *policy, offset int, msg, fix string) {
+	line, col := newLines(p.src.Text).at(p.start + offset)
+	c.rep.add(Finding{Severity: Error, File: p.src.Name, Line: line, Column: col, Policy: p.id, Message: msg, Fix: fix})
+}
+
+var quotedName = regexp.MustCompile("`([^`]+)`")
+
+// explainInvalid finds the words of a validator's message in the policy, and a
+// known word that is close to an unknown one.
+func explainInvalid(text, msg string, s *Snapshot) (offset int, why, fix string) {
+	fix = "see the schema in the package documentation"
+	m := quotedName.FindStringSubmatch(msg)
+	if m == nil {
+		return 0, msg, fix
+	}
+	word := strings.Trim(m[1], `"`)
+	if i := strings.LastIndex(word, `::"`); i >= 0 {
+		word = word[i+3:]
+	}
+	if i := strings.LastIndexByte(word, '.'); i >= 0 && !strings.Contains(text, word) {
+		word = word[i+1:]
+	}
+	offset = max(0, strings.Index(text, word))
+	switch {
+	case strings.Contains(msg, "unrecognized action"):
+		fix = nearby(word, s.actionNames())
+	case strings.Contains(msg, "not found"):
+		fix = nearby(word, s.attributeNames())
+	case strings.Contains(msg, "optional attribute"):
+		fix = fmt.Sprintf("test it first: context has %s && …", m[1])
+	}
+	return offset, msg, fix
+}
+
+func (s *Snapshot) actionNames() []string {
+	names := append(slices.Sorted(maps.Keys(verbs)), actionCallTool)
+	for _, c := range classes {
+		names = append(names, string(c))
+	}
+	for srv := range s.servers {
+		for _, c := range classes {
+			names = append(names, classAction(srv, c))
+		}
+	}
+	for _, t := range s.tools {
+		names = append(names, t.key)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *Snapshot) attributeNames() []string {
+	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "args": true, "nulls": true, "extra": true}
+	for _, v := range verbs {
+		for a := range v.attrs {
+			set[a] = true
+		}
+	}
+	for _, t := range s.tools {
+		for _, f := range t.args.fields {
+			set[f.name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// finish hashes what decides: policies, schema, entities, tool pins and pinned
+// types, each length-prefixed, in a fixed order.
+func (c *compiler) finish() {
+	h := sha256.New()
+	part := func(kind string, text []byte) {
+		fmt.Fprintf(h, "%s %d\n", kind, len(text))
+		h.Write(text)
+	}
+	part("twinward-snapshot", []byte("1"))
+	for _, p := range c.all {
+		part("policy", p.cedar.MarshalCedar())
+	}
+	part("schema", []byte(c.schemaTxt))
+	for _, e := range sortedEntities(c.snap.entities) {
+		text, err := json.Marshal(e)
+		if err != nil {
+			text = fmt.Append(nil, e)
+		}
+		part("entity", text)
+	}
+	for _, p := range c.bundle.Profiles {
+		text, _ := json.Marshal([]any{p.ID, p.Servers, p.Models, p.HostedTools, p.Hosts, p.Credentials})
+		part("profile", text)
+	}
+	c.snap.hash = hex.EncodeToString(h.Sum(nil))
+}
+
+func sortedEntities(m types.EntityMap) []types.Entity {
+	out := slices.Collect(maps.Values(m))
+	slices.SortFunc(out, func(a, b types.Entity) int { return strings.Compare(a.UID.String(), b.UID.String()) })
+	return out
+}
+
+// Hash identifies what decides: 64 hexadecimal digits over policies, schema,
+// entities, profiles and pins.
+func (s *Snapshot) Hash() string {
+	if s == nil {
+		return ""
+	}
+	return s.hash
+}

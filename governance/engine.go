@@ -1,0 +1,160 @@
+package governance
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// An Engine decides by the snapshot that is in force, and swaps it for a new
+// one in one step. It is safe for concurrent use. A nil Engine denies
+// everything.
+type Engine struct {
+	log     audit.Recorder
+	opts    *Options
+	current atomic.Pointer[Snapshot]
+
+	reload sync.Mutex // one at a time: on record in the order of taking effect
+	mu     sync.Mutex // guards subs
+	subs   map[int]func()
+	next   int
+}
+
+// NewEngine returns an engine that denies everything until the first Reload.
+// Reloads go on record in log; with a nil log there can be none.
+func NewEngine(log audit.Recorder, opts *Options) *Engine {
+	return &Engine{log: log, opts: opts}
+}
+
+// Reload puts a bundle into force. It compiles first, then records who did it
+// and why, with the new hash, and only then swaps: when any of that fails the
+// engine goes on with what it has. Decisions that have begun end with the
+// snapshot they began with.
+func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report, error) {
+	if e == nil {
+		return Report{}, ErrNoSnapshot
+	}
+	if err := by.Validate(); err != nil {
+		return Report{}, fmt.Errorf("governance: reload: %w", err)
+	}
+	snap, rep, err := Compile(ctx, b, e.opts)
+	if err != nil {
+		return rep, err
+	}
+	e.reload.Lock()
+	err = audit.OrRefuse(e.log).Append(ctx, audit.Event{
+		Kind:     audit.KindPolicy,
+		Door:     audit.DoorAdmin,
+		Action:   "reload",
+		Resource: "Policy::" + strconv.Quote(snap.hash),
+		Change:   &by,
+		Source:   "door",
+		Detail: map[string]string{
+			"policy_hash": snap.hash,
+			"replaces":    e.current.Load().Hash(),
+			"policies":    strconv.Itoa(rep.Policies),
+			"generated":   strconv.Itoa(rep.Generated),
+			"tools":       strconv.Itoa(rep.Tools),
+		},
+	})
+	if err == nil {
+		e.current.Store(snap)
+	}
+	e.reload.Unlock()
+	if err != nil {
+		return rep, fmt.Errorf("governance: reload: the change could not be put on record, so it is not in force: %w", err)
+	}
+	e.tell()
+	return rep, nil
+}
+
+// Subscribe calls f after each reload that took effect, on the goroutine that
+// reloaded, until cancel is called. It is meant for telling clients that their
+// list of tools may have changed.
+func (e *Engine) Subscribe(f func()) (cancel func()) {
+	if e == nil || f == nil {
+		return func() {}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.subs == nil {
+		e.subs = map[int]func(){}
+	}
+	id := e.next
+	e.next++
+	e.subs[id] = f
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.subs, id)
+	}
+}
+
+func (e *Engine) tell() {
+	e.mu.Lock()
+	fs := make([]func(), 0, len(e.subs))
+	for _, f := range e.subs {
+		fs = append(fs, f)
+	}
+	e.mu.Unlock()
+	for _, f := range fs {
+		f()
+	}
+}
+
+// Snapshot returns what is in force, or nil.
+func (e *Engine) Snapshot() *Snapshot {
+	if e == nil {
+		return nil
+	}
+	return e.current.Load()
+}
+
+// Decide answers a request by the snapshot in force: see [Snapshot.Decide]. An
+// error always comes with a denying decision that names its cause.
+func (e *Engine) Decide(ctx context.Context, r Request) (Decision, error) {
+	return e.Snapshot().Decide(ctx, r)
+}
+
+// Visible answers for each tool, in order, whether the actor could ever call
+// it: see [Snapshot.Visible].
+func (e *Engine) Visible(ctx context.Context, a audit.Actor, action string, tools []ToolRef) ([]Visibility, error) {
+	return e.Snapshot().Visible(ctx, a, action, tools)
+}
+
+// Hash identifies the snapshot in force, "" when there is none.
+func (e *Engine) Hash() string { return e.Snapshot().Hash() }
+
+// Tool returns the approved definition from the catalogue in force and its pin.
+func (e *Engine) Tool(server, name string) (ToolDefinition, string, bool) {
+	return e.Snapshot().Tool(server, name)
+}
+
+// Catalog returns the approved servers in force, sorted by name, or nil. They
+// are shared: do not change them.
+func (e *Engine) Catalog() []Server { return e.Snapshot().Catalog() }
+
+// Tool returns an approved definition and its pin.
+func (s *Snapshot) Tool(server, name string) (ToolDefinition, string, bool) {
+	if s == nil {
+		return ToolDefinition{}, "", false
+	}
+	t, ok := s.tools[toolRef{server, name}]
+	if !ok {
+		return ToolDefinition{}, "", false
+	}
+	return t.def.ToolDefinition, t.pin, true
+}
+
+// Catalog returns the approved servers, sorted by name. They are shared: do not
+// change them.
+func (s *Snapshot) Catalog() []Server {
+	if s == nil {
+		return nil
+	}
+	return s.catalog
+}

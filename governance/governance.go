@@ -1,0 +1,159 @@
+// Package governance decides what an agent may do: Cedar policies over typed
+// requests.
+//
+// Think of a courthouse. A [Bundle] is the law as written: policies, profiles,
+// the catalogue of approved tools, and people with their roles. [Compile] reads
+// all of it together, and either finds fault, with a position and a fix for
+// each, or makes a [Snapshot]: the law in force, which never changes. An
+// [Engine] holds the snapshot of the moment and answers every door the same
+// way, [Engine.Decide]: may this actor do this thing? The answer names its
+// cause, a policy or a profile or a guard, always. Nobody is let through because
+// something failed: no snapshot, an error in a forbid, a panic and a deadline
+// all deny.
+//
+// # What a policy can say
+//
+// Policies are plain Cedar (https://docs.cedarpolicy.com); each needs a unique
+// @id. Every approved tool is an action of its own, so that its arguments are
+// typed by its pinned input schema:
+//
+//	@id("standup-in-engineering")
+//	permit (
+//	  principal in Profile::"standup",
+//	  action == Action::"slack__post_message",
+//	  resource
+//	)
+//	when { context.args.channel == "#engineering" };
+//
+//	@id("nothing-that-deletes")
+//	forbid (principal, action in Action::"destructive", resource);
+//
+// Tool actions are named "<server>__<tool>" and stand in groups:
+// "<server>:<class>" (such as "github:read"), the classes "read", "write" and
+// "destructive", and "call_tool" above all. A tool is the resource
+// Tool::"<server>__<tool>" in Server::"<server>". The other actions, their
+// resources and attributes are listed at [Request]; hosts stand in their
+// wildcards (Host::"api.github.com" in Host::"*.github.com") and models in
+// their provider (Model::"openai/gpt-5" in Provider::"openai").
+//
+// Principals are Agent::"<id>", and User::"<id>" when the agent acts for a
+// person; then both are asked and both must be allowed. They stand in Team and
+// Role entities from entities.json and, agents, in the [Profile] that lists
+// them. Memberships come from the bundle only; claims of a token are tags:
+// principal.hasTag("scope") && principal.getTag("scope") == "…".
+//
+// context.now is there always; context.session, context.user (when the agent is
+// decided for a user) and context.agent (when the user is) need a "has" first.
+//
+// # How arguments reach a policy
+//
+// Arguments are decided on exactly or not at all; the bytes are never changed.
+//
+//	string            String, at most 64 KiB
+//	integer           Long
+//	number            decimal, exact in four places; Long where the catalogue
+//	                  pins it with "as": {"/path": "long"}; else refused
+//	boolean           Bool
+//	array of those    Set, at most 256 elements
+//	object            Record, four levels deep
+//	anything else     String with canonical JSON: unions, free maps, arrays of
+//	                  objects or arrays, deeper objects
+//	null              no attribute; its path is in context.nulls
+//	not in schema     its path is in context.extra; refused if the schema is
+//	                  closed, or if it resembles a name that the schema has
+//
+// Types, enum, const, required and additionalProperties of the schema are
+// checked; other keywords are left to the tool. Text that two JSON parsers could
+// read differently (repeated names, invalid UTF-8, half surrogates, trailing
+// data), more than 4 MiB, 64 levels or 2,048 values never reaches a policy.
+//
+// # Obligations
+//
+// Annotations on a permit demand something of the door besides: @approval,
+// @redact, @rate("10/1m"), @max_bytes("65536"). A door says what it can meet in
+// [Request].Enforces; what it cannot meet denies. The annotations @reason,
+// @severity, @owner and @description are notes. Any other is an error, because a
+// misspelt obligation would be none.
+package governance
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// A Request asks whether an actor may do one thing. Every door asks in the same
+// form.
+//
+//	action                                        Server    Name
+//	call_tool                                     server    tool
+//	list_tools, sample, elicit                    server    -
+//	get_prompt, complete                          server    prompt
+//	read_resource, subscribe                      server    resource URI
+//	connect                                       -         host
+//	exec                                          -         sandbox
+//	invoke_model, embed, count_tokens             provider  model
+//	list_models                                   provider  -
+//	use_hosted_tool                               provider  tool
+//	use_credential                                -         credential
+type Request struct {
+	// Actor is who asks. Without one the request is denied. When it names a
+	// user, agent and user must both be allowed.
+	Actor audit.Actor
+	// Action is one of those above; Server and Name say on what.
+	Action string
+	Server string
+	Name   string
+	// Args are the arguments of a tool call, exactly as they will be sent. nil
+	// stands for {}. They are not retained.
+	Args json.RawMessage
+	// Attrs is what the door knows about the request: string, bool, int, int64
+	// or []string. The names are a closed vocabulary for each action, all
+	// optional; an unknown name or another type denies.
+	//
+	//	connect          host, scheme, method, path, program string; port int
+	//	exec             program, args_digest, policy_hash string
+	//	invoke_model,    protocol string; stream bool; tools []string;
+	//	embed, count_tokens  max_output, budget, spent int
+	//	use_hosted_tool  protocol, model string
+	//	use_credential   server, tool, purpose string
+	//	complete         argument string
+	Attrs map[string]any
+	// Claims are those of a verified token. They become tags of the agent's
+	// entity and never memberships.
+	Claims map[string]string
+	// Time is context.now; zero is the engine's clock.
+	Time time.Time
+	// Enforces are the kinds of obligation that the door can meet. A permit
+	// that demands any other denies.
+	Enforces []string
+}
+
+// A Decision is audit.Decision plus what only the caller in this process needs.
+type Decision struct {
+	audit.Decision
+	// Hidden: the agent must not learn that the thing exists, because it is not
+	// in its profile or not known at all.
+	Hidden bool
+	// Hint is a short text for the agent. It holds no policy text.
+	Hint string
+	// Pin is the pinned hash of the tool's approved definition, for call_tool.
+	Pin string
+	// Action and Resource are what was decided, for the record, such as
+	// "slack__post_message" and `Tool::"slack__post_message"`.
+	Action, Resource string
+	// Principal is whose denial this is, `Agent::"…"` or `User::"…"`, and ""
+	// for an allowed request or one that a guard refused.
+	Principal string
+}
+
+// Errors that come with a denying decision when there was nothing to decide
+// with. A denial by policy, profile or arguments is an answer and no error.
+var (
+	// ErrNoSnapshot is returned while no policy is in force.
+	ErrNoSnapshot = errors.New("governance: no policy in force: call Engine.Reload with a bundle; until then everything is denied")
+	// ErrPanic is returned when evaluation broke down.
+	ErrPanic = errors.New("governance: the evaluation panicked; the request is denied")
+)

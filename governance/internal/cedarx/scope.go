@@ -1,0 +1,83 @@
+package cedarx
+
+import (
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+)
+
+// A Scope is one dimension of a policy's scope in a form that can be indexed.
+// The zero Scope matches everything.
+type Scope struct {
+	// Type is set for "is T" and "is T in E".
+	Type types.EntityType
+	// Any holds the entities of "== E", "in E" and "in [E, …]".
+	Any []types.EntityUID
+	// Exact is true for "== E": members of E do not match.
+	Exact bool
+	// Bounded is true when Any restricts; "in []" is bounded and matches nothing.
+	Bounded bool
+}
+
+// Matches reports whether the scope holds for an entity whose ancestors,
+// itself not included, are given.
+func (s Scope) Matches(uid types.EntityUID, ancestors []types.EntityUID) bool {
+	if s.Type != "" && s.Type != uid.Type {
+		return false
+	}
+	if !s.Bounded {
+		return true
+	}
+	for _, e := range s.Any {
+		if e == uid {
+			return true
+		}
+		if s.Exact {
+			continue
+		}
+		for _, a := range ancestors {
+			if e == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Scopes returns the three dimensions of a policy's scope.
+func Scopes(p *cedar.Policy) (principal, action, resource Scope) {
+	a := (*ast.Policy)(p.AST())
+	return scope(a.Principal), scope(a.Action), scope(a.Resource)
+}
+
+func scope(n ast.IsScopeNode) Scope {
+	switch s := n.(type) {
+	case ast.ScopeTypeEq:
+		return Scope{Any: []types.EntityUID{s.Entity}, Exact: true, Bounded: true}
+	case ast.ScopeTypeIn:
+		return Scope{Any: []types.EntityUID{s.Entity}, Bounded: true}
+	case ast.ScopeTypeInSet:
+		return Scope{Any: s.Entities, Bounded: true}
+	case ast.ScopeTypeIs:
+		return Scope{Type: s.Type}
+	case ast.ScopeTypeIsIn:
+		return Scope{Type: s.Type, Any: []types.EntityUID{s.Entity}, Bounded: true}
+	default: // ast.ScopeTypeAll, and anything new is treated as matching: a superset is safe
+		return Scope{}
+	}
+}
+
+// ReadsTags reports whether a condition of p asks for an entity's tags.
+func ReadsTags(p *cedar.Policy) bool {
+	found := false
+	for _, c := range (*ast.Policy)(p.AST()).Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			switch n.(type) {
+			case ast.NodeTypeHasTag, ast.NodeTypeGetTag:
+				found = true
+			}
+			return !found
+		})
+	}
+	return found
+}

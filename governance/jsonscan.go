@@ -1,0 +1,295 @@
+package governance
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Limits of arguments. They are checked before anything is allocated for them.
+const (
+	maxArgs      = 4 << 20 // bytes
+	maxArgsDepth = 64
+	maxArgsNodes = 2048
+)
+
+// errStrict is wrapped by every reason why text is not JSON that two parsers
+// must read alike.
+var errStrict = errors.New("not strict JSON")
+
+// checkStrict accepts exactly one JSON value within the limits, in which no
+// object names a member twice (however it is escaped), all text is valid UTF-8
+// and every escaped surrogate is half of a pair.
+func checkStrict(src []byte) error {
+	if err := checkLimits(src); err != nil {
+		return err
+	}
+	if jsontext.Value(src).IsValid() {
+		return nil
+	}
+	// Once more, for the reason.
+	d := jsontext.NewDecoder(bytes.NewReader(src))
+	_, err := d.ReadValue()
+	if err == nil {
+		return fmt.Errorf("%w: something follows the value", errStrict)
+	}
+	var syntax *jsontext.SyntacticError
+	if errors.As(err, &syntax) && syntax.Err != nil {
+		return fmt.Errorf("%w: %s at byte %d", errStrict, syntax.Err, syntax.ByteOffset)
+	}
+	return fmt.Errorf("%w: %s", errStrict, err)
+}
+
+// checkLimits bounds size, nesting and the number of values without parsing:
+// it knows strings and brackets only.
+func checkLimits(src []byte) error {
+	if len(src) > maxArgs {
+		return fmt.Errorf("%w: %d bytes, the limit is %d", errStrict, len(src), maxArgs)
+	}
+	depth, nodes := 0, 1
+	for i := 0; i < len(src); i++ {
+		switch src[i] {
+		case '"':
+			for i++; i < len(src) && src[i] != '"'; i++ {
+				if src[i] == '\\' {
+					i++
+				}
+			}
+		case '[', '{':
+			depth++
+			nodes++
+		case ']', '}':
+			depth--
+		case ',':
+			nodes++
+		default:
+			continue
+		}
+		if depth > maxArgsDepth {
+			return fmt.Errorf("%w: nested deeper than %d", errStrict, maxArgsDepth)
+		}
+		if nodes > maxArgsNodes {
+			return fmt.Errorf("%w: more than %d values", errStrict, maxArgsNodes)
+		}
+	}
+	return nil
+}
+
+// A cursor reads JSON that checkStrict accepted. It relies on that: it looks
+// for structure and never for mistakes.
+type cursor struct {
+	src string
+	pos int
+}
+
+// kind is the first byte of the next value: { [ " t f n - or a digit.
+func (c *cursor) kind() byte {
+	for {
+		switch ch := c.src[c.pos]; ch {
+		case ' ', '\t', '\r', '\n', ',', ':':
+			c.pos++
+		default:
+			return ch
+		}
+	}
+}
+
+// open enters an object or array.
+func (c *cursor) open() { c.pos++ }
+
+// more reports whether the object or array that was entered goes on; if not, it
+// leaves it.
+func (c *cursor) more() bool {
+	switch c.kind() {
+	case '}', ']':
+		c.pos++
+		return false
+	}
+	return true
+}
+
+// word reads a number or one of the literals.
+func (c *cursor) word() string {
+	start := c.pos
+	for c.pos < len(c.src) && !strings.ContainsRune(" \t\r\n,:]}", rune(c.src[c.pos])) {
+		c.pos++
+	}
+	return c.src[start:c.pos]
+}
+
+// text reads a string. Without escapes the result shares the source's memory.
+func (c *cursor) text() string {
+	start := c.pos + 1
+	end := start
+	escaped := false
+	for ; c.src[end] != '"'; end++ {
+		if c.src[end] == '\\' {
+			escaped = true
+			end++
+		}
+	}
+	c.pos = end + 1
+	if !escaped {
+		return c.src[start:end]
+	}
+	return unescape(c.src[start:end])
+}
+
+// skip passes over one value of any kind.
+func (c *cursor) skip() {
+	switch c.kind() {
+	case '{', '[':
+		depth := 0
+		for {
+			switch c.kind() {
+			case '{', '[':
+				depth++
+				c.pos++
+			case '}', ']':
+				depth--
+				c.pos++
+				if depth == 0 {
+					return
+				}
+			case '"':
+				c.skipText()
+			default:
+				c.word()
+			}
+		}
+	case '"':
+		c.skipText()
+	default:
+		c.word()
+	}
+}
+
+func (c *cursor) skipText() {
+	for c.pos++; c.src[c.pos] != '"'; c.pos++ {
+		if c.src[c.pos] == '\\' {
+			c.pos++
+		}
+	}
+	c.pos++
+}
+
+func unescape(s string) string {
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			out = append(out, s[i])
+			continue
+		}
+		i++
+		switch s[i] {
+		case 'b':
+			out = append(out, '\b')
+		case 'f':
+			out = append(out, '\f')
+		case 'n':
+			out = append(out, '\n')
+		case 'r':
+			out = append(out, '\r')
+		case 't':
+			out = append(out, '\t')
+		case 'u':
+			r := hex4(s[i+1:])
+			i += 4
+			if utf16.IsSurrogate(r) {
+				r = utf16.DecodeRune(r, hex4(s[i+3:]))
+				i += 6
+			}
+			out = utf8.AppendRune(out, r)
+		default: // " \ /
+			out = append(out, s[i])
+		}
+	}
+	return string(out)
+}
+
+func hex4(s string) (r rune) {
+	for i := range 4 {
+		r <<= 4
+		switch c := s[i]; {
+		case c <= '9':
+			r |= rune(c - '0')
+		default:
+			r |= rune(c|0x20-'a') + 10
+		}
+	}
+	return r
+}
+
+// canonicalJSON writes a value in one form only: no white space, members in
+// the order of their names' bytes, minimal escapes, numbers exact. Unlike RFC
+// 8785 it never rounds a number to 64 bits.
+func canonicalJSON(src string) (string, error) {
+	if err := checkStrict([]byte(src)); err != nil {
+		return "", err
+	}
+	out, err := (&cursor{src: src}).canonical(nil)
+	return string(out), err
+}
+
+func (c *cursor) canonical(dst []byte) ([]byte, error) {
+	switch c.kind() {
+	case '{':
+		type member struct {
+			name  string
+			value []byte
+		}
+		var members []member
+		for c.open(); c.more(); {
+			name := c.text()
+			v, err := c.canonical(nil)
+			if err != nil {
+				return nil, err
+			}
+			members = append(members, member{name, v})
+		}
+		slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
+		dst = append(dst, '{')
+		for i, m := range members {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendQuoted(dst, m.name)
+			dst = append(append(dst, ':'), m.value...)
+		}
+		return append(dst, '}'), nil
+	case '[':
+		dst = append(dst, '[')
+		first := true
+		var err error
+		for c.open(); c.more(); {
+			if !first {
+				dst = append(dst, ',')
+			}
+			first = false
+			if dst, err = c.canonical(dst); err != nil {
+				return nil, err
+			}
+		}
+		return append(dst, ']'), nil
+	case '"':
+		return appendQuoted(dst, c.text()), nil
+	case 't', 'f', 'n':
+		return append(dst, c.word()...), nil
+	}
+	n, err := parseNumber(c.word())
+	if err != nil {
+		return nil, err
+	}
+	return n.append(dst), nil
+}
+
+func appendQuoted(dst []byte, s string) []byte {
+	dst, _ = jsontext.AppendQuote(dst, s) // fails on invalid UTF-8 only
+	return dst
+}

@@ -1,0 +1,209 @@
+package governance
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cedar-policy/cedar-go"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
+)
+
+// A policy is one compiled policy. It is immutable.
+type policy struct {
+	id       string
+	cedar    *cedar.Policy
+	text     string // as written, for messages
+	start    int    // offset of text in its file
+	src      *Source
+	pos      string
+	forbid   bool
+	profile  string // the profile whose ceiling this is, "" for what people wrote
+	duties   []audit.Obligation
+	readTags bool
+
+	principal, action, resource cedarx.Scope
+}
+
+// generatedPrefix begins the ids of policies that are made from profiles.
+const generatedPrefix = "profile:"
+
+var policyID = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,128}$`)
+
+// parsePolicies parses one file. Everything that is wrong goes to rep.
+func parsePolicies(src *Source, rep *Report) []*policy {
+	where := newLines(src.Text)
+	bad := func(offset int, id, msg, fix string) {
+		line, col := where.at(offset)
+		rep.add(Finding{Severity: Error, File: src.Name, Line: line, Column: col, Policy: id, Message: msg, Fix: fix})
+	}
+	spans, scanErr := splitPolicies(src.Text)
+	if scanErr != nil {
+		bad(scanErr.offset, "", scanErr.msg, scanErr.fix)
+		return nil
+	}
+	var out []*policy
+	for _, sp := range spans {
+		text := src.Text[sp.start:sp.end]
+		p, err := parseOne(src.Name, text)
+		if err != nil {
+			offset, msg := parseError(text, err)
+			bad(sp.start+offset, "", msg, "see https://docs.cedarpolicy.com/policies/syntax-grammar.html")
+			continue
+		}
+		p.start, p.src = sp.start, src
+		line, col := where.at(sp.start)
+		p.pos = fmt.Sprintf("%s:%d:%d", src.Name, line, col)
+		switch {
+		case p.id == "":
+			bad(sp.start, "", "a policy has no @id", `write @id("what-it-says") before it; decisions and the audit log name it`)
+			continue
+		case !policyID.MatchString(p.id):
+			bad(sp.start, p.id, "the @id is not usable", "use 1 to 128 of A-Z, a-z, 0-9, _, ., / and -")
+			continue
+		}
+		for _, problem := range p.annotate() {
+			bad(sp.start+problem.offset, p.id, problem.msg, problem.fix)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// parseOne parses text that holds exactly one policy.
+func parseOne(file, text string) (*policy, error) {
+	list, err := cedar.NewPolicyListFromBytes(file, []byte(text))
+	if err != nil {
+		return nil, err
+	}
+	if len(list) != 1 {
+		return nil, fmt.Errorf("%d policies where one was expected", len(list))
+	}
+	c := list[0]
+	p := &policy{
+		id:       string(c.Annotations()["id"]),
+		cedar:    c,
+		text:     text,
+		forbid:   c.Effect() == cedar.Forbid,
+		readTags: cedarx.ReadsTags(c),
+	}
+	p.principal, p.action, p.resource = cedarx.Scopes(c)
+	return p, nil
+}
+
+var parsePos = regexp.MustCompile(`<input>:(\d+):(\d+):? ?`)
+
+// parseError turns cedar-go's "<input>:line:col" into an offset into text.
+func parseError(text string, err error) (offset int, msg string) {
+	msg = err.Error()
+	m := parsePos.FindStringSubmatch(msg)
+	if m == nil {
+		return 0, msg
+	}
+	line, _ := strconv.Atoi(m[1])
+	col, _ := strconv.Atoi(m[2])
+	for range line - 1 {
+		offset += strings.IndexByte(text[offset:], '\n') + 1
+	}
+	for range col - 1 {
+		for offset++; offset < len(text) && text[offset]&0xc0 == 0x80; offset++ {
+		}
+	}
+	msg = parsePos.ReplaceAllString(msg, "")
+	return min(offset, len(text)), strings.TrimSpace(strings.Replace(msg, "parse error at", "does not parse at", 1))
+}
+
+// Annotations that mean something. Any other is an error: a misspelt
+// obligation would otherwise be one that nobody asks for.
+var (
+	notes       = []string{"id", "reason", "severity", "owner", "description"}
+	obligations = []string{"approval", "redact", "rate", "max_bytes"}
+)
+
+// annotate reads the annotations and returns what is wrong with them.
+func (p *policy) annotate() []scanError {
+	var bad []scanError
+	for key, value := range p.cedar.Annotations() {
+		k, v := string(key), string(value)
+		at := max(0, strings.Index(p.text, "@"+k))
+		switch {
+		case slices.Contains(notes, k):
+		case !slices.Contains(obligations, k):
+			bad = append(bad, scanError{at, fmt.Sprintf("unknown annotation @%s", k), nearby(k, append(slices.Clone(notes), obligations...))})
+		case p.forbid:
+			bad = append(bad, scanError{at, fmt.Sprintf("@%s on a forbid demands nothing", k), "put it on the permit"})
+		default:
+			if why := badObligation(k, v); why != "" {
+				bad = append(bad, scanError{at, fmt.Sprintf("@%s(%q): %s", k, v, why), "see the package documentation"})
+			}
+			p.duties = append(p.duties, audit.Obligation{Kind: k, Value: v, Policy: p.id})
+		}
+	}
+	slices.SortFunc(p.duties, func(a, b audit.Obligation) int { return strings.Compare(a.Kind, b.Kind) })
+	slices.SortFunc(bad, func(a, b scanError) int { return a.offset - b.offset })
+	return bad
+}
+
+func badObligation(kind, value string) string {
+	switch kind {
+	case "max_bytes":
+		if n, err := strconv.ParseInt(value, 10, 64); err != nil || n <= 0 {
+			return "want a number of bytes above 0"
+		}
+	case "rate":
+		count, per, ok := strings.Cut(value, "/")
+		n, err := strconv.ParseInt(count, 10, 64)
+		d, err2 := time.ParseDuration(per)
+		if !ok || err != nil || err2 != nil || n <= 0 || d <= 0 {
+			return `want a count and a duration, such as "10/1m"`
+		}
+	default:
+		if value == "" {
+			return "want a value"
+		}
+	}
+	return ""
+}
+
+// nearby is a fix hint that names the known word closest to word.
+func nearby(word string, known []string) string {
+	best, cost := "", len(word)/2+1
+	for _, k := range known {
+		if d := distance(strings.ToLower(word), strings.ToLower(k)); d <= cost && (best == "" || d < cost) {
+			best, cost = k, d
+		}
+	}
+	if best == "" {
+		if len(known) > 12 {
+			return fmt.Sprintf("there are %d known ones; check the spelling", len(known))
+		}
+		return "known are " + strings.Join(known, ", ")
+	}
+	return fmt.Sprintf("did you mean %s?", best)
+}
+
+// distance is the edit distance of two short words.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diag+1)
+		}
+	}
+	return row[len(b)]
+}

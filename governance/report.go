@@ -1,0 +1,131 @@
+package governance
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// ErrBundle is wrapped by every error about the contents of a bundle.
+var ErrBundle = errors.New("governance: the bundle is not usable")
+
+// A Severity says what a finding does to a bundle.
+type Severity string
+
+const (
+	// Error blocks: no snapshot is made.
+	Error Severity = "error"
+	// Warning is worth a look.
+	Warning Severity = "warning"
+)
+
+// A Finding is one thing that Compile has to say about a bundle.
+type Finding struct {
+	Severity Severity
+	// File, Line and Column say where; Line is 0 when the finding is about the
+	// file as a whole, File is "" when it is about the bundle as a whole.
+	File         string
+	Line, Column int
+	// Policy is the @id of the policy concerned, if any.
+	Policy string
+	// Message says what is wrong, Fix what to do about it.
+	Message string
+	Fix     string
+}
+
+// Position is file:line:column, as far as known.
+func (f Finding) Position() string {
+	switch {
+	case f.File == "":
+		return "bundle"
+	case f.Line == 0:
+		return f.File
+	}
+	return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
+}
+
+// String is one line: position, severity, policy, message and fix.
+func (f Finding) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: ", f.Position(), f.Severity)
+	if f.Policy != "" {
+		fmt.Fprintf(&b, "policy %q: ", f.Policy)
+	}
+	b.WriteString(f.Message)
+	if f.Fix != "" {
+		fmt.Fprintf(&b, " (%s)", f.Fix)
+	}
+	return b.String()
+}
+
+// A Report is what Compile found, worst first and then by position.
+type Report struct {
+	Findings []Finding
+	// Hash is that of the snapshot, "" when there is none.
+	Hash string
+	// Policies counts those written by people, Generated those made from
+	// profiles, Tools the approved tools.
+	Policies, Generated, Tools int
+}
+
+// Err is nil unless a finding blocks. It wraps [ErrBundle] and its text has one
+// line for each blocking finding.
+func (r Report) Err() error {
+	var lines []string
+	for _, f := range r.Findings {
+		if f.Severity == Error {
+			lines = append(lines, f.String())
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w:\n%s", ErrBundle, strings.Join(lines, "\n"))
+}
+
+func (r *Report) add(f Finding) { r.Findings = append(r.Findings, f) }
+
+func (r *Report) blocked() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Error })
+}
+
+func (r *Report) sort() {
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return cmp.Or(
+			strings.Compare(string(a.Severity), string(b.Severity)), // "error" < "warning"
+			strings.Compare(a.File, b.File),
+			a.Line-b.Line,
+			a.Column-b.Column,
+			strings.Compare(a.Message, b.Message),
+		)
+	})
+}
+
+// lines finds line and column of an offset, both counted from 1, columns in
+// characters.
+type lines struct {
+	text   string
+	starts []int
+}
+
+func newLines(text string) lines {
+	l := lines{text: text, starts: []int{0}}
+	for i := range len(text) {
+		if text[i] == '\n' {
+			l.starts = append(l.starts, i+1)
+		}
+	}
+	return l
+}
+
+func (l lines) at(offset int) (line, column int) {
+	offset = max(0, min(offset, len(l.text)))
+	n, exact := slices.BinarySearch(l.starts, offset)
+	if !exact {
+		n--
+	}
+	return n + 1, utf8.RuneCountInString(l.text[l.starts[n]:offset]) + 1
+}

@@ -1,0 +1,110 @@
+package governance
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
+)
+
+// Visibility says whether some arguments could make a call allowed.
+type Visibility int
+
+// The answers of [Engine.Visible].
+const (
+	// Never: no arguments, claims or time would make it allowed.
+	Never Visibility = iota
+	// Conditional: it depends on what is not known before the call.
+	Conditional
+	// Always: every call with proper arguments is allowed.
+	Always
+)
+
+// String returns never, conditional or always.
+func (v Visibility) String() string {
+	switch v {
+	case Conditional:
+		return "conditional"
+	case Always:
+		return "always"
+	}
+	return "never"
+}
+
+// A ToolRef names a tool, prompt or resource of a server.
+type ToolRef struct{ Server, Name string }
+
+// Visible answers for each tool, in order, whether the actor could ever call
+// it. Arguments, claims and time are unknown, so that a tool which some
+// argument could permit is never called Never. An obligation does not hide.
+// The error is not nil only when nothing could be decided; all answers are
+// Never then.
+func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, tools []ToolRef) (out []Visibility, err error) {
+	out = make([]Visibility, len(tools))
+	if s == nil {
+		return out, ErrNoSnapshot
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = make([]Visibility, len(tools)), fmt.Errorf("%w: %v", ErrPanic, p)
+		}
+	}()
+	if err := a.Validate(); err != nil {
+		return out, err
+	}
+	if a.Profile != "" && a.Profile != s.members[a.Agent] {
+		return out, nil
+	}
+	for i, ref := range tools {
+		if err := ctx.Err(); err != nil {
+			return make([]Visibility, len(tools)), err
+		}
+		r := Request{Actor: a, Action: action, Server: ref.Server, Name: ref.Name}
+		if r.checkText() != nil {
+			continue
+		}
+		t, err := s.resolve(&r)
+		if err != nil {
+			continue
+		}
+		out[i] = s.could(uid(typeAgent, a.Agent), t)
+		if a.User != "" {
+			out[i] = min(out[i], s.could(uid(typeUser, a.User), t))
+		}
+	}
+	return out, nil
+}
+
+// could joins the possible outcomes of all policies for one principal.
+func (s *Snapshot) could(principal types.EntityUID, t target) Visibility {
+	store := overlay{static: s.entities, resource: t.dynamic, principal: s.principal(principal, nil)}
+	permit, always, forbid := false, false, false
+	for _, p := range s.index[t.action].candidates(principal, s.above[principal]) {
+		var o cedarx.Outcomes
+		if p.readTags {
+			// Tags hold claims, which are unknown too: look at the scope only.
+			o = cedarx.IgnoringConditions(p.cedar, &store, principal, t.action, t.resource)
+		} else {
+			o = cedarx.WithUnknownContext(p.cedar, &store, principal, t.action, t.resource)
+		}
+		if p.forbid {
+			if o&cedarx.Fails == 0 {
+				return Never // it always applies, or always fails and then denies
+			}
+			forbid = forbid || o != cedarx.Fails
+			continue
+		}
+		permit = permit || o&cedarx.Matches != 0
+		always = always || o == cedarx.Matches
+	}
+	switch {
+	case !permit:
+		return Never
+	case always && !forbid:
+		return Always
+	}
+	return Conditional
+}
