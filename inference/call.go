@@ -1,0 +1,366 @@
+package inference
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// The Cedar actions of this door.
+const (
+	actInvoke     = "invoke_model"
+	actHosted     = "use_hosted_tool"
+	actCredential = "use_credential"
+	actList       = "list_models"
+	actRequest    = "request" // not a Cedar action: an endpoint that no action covers
+)
+
+// A call is one request on its way through the door.
+type call struct {
+	*Router
+	w        http.ResponseWriter
+	req      *http.Request
+	protocol Protocol
+	routes   *routes // the ones in force when the request came
+
+	ctx      context.Context // ends with the client, or when the agent is revoked
+	actor    audit.Actor
+	body     []byte
+	env      envelope
+	route    *route
+	decision governance.Decision // on invoke_model
+	keyUse   *audit.CredentialUse
+	lease    *credential.Lease
+	drop     bool // the stream's usage chunk is not for the client
+
+	record audit.Call // the intent on record; nil before
+	ended  bool
+	out    audit.Outcome
+}
+
+// ServeHTTP implements [http.Handler].
+func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	op, protocol := classify(req)
+	if op == opHello {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	c := &call{Router: r, w: w, req: req, protocol: protocol, routes: r.routes.Load(), ctx: req.Context()}
+	actor, guard, err := c.identify()
+	if err != nil {
+		c.opts.Logger.Info("inference: request without an actor", slog.Any("error", err))
+		c.refuse(refusal{status: http.StatusUnauthorized, code: "unauthorized", message: "this door does not know who is asking: present a valid token"},
+			actRequest, c.endpoint(), guarded(guard))
+		return
+	}
+	c.actor = actor
+	if c.opts.Agents != nil {
+		ctx, cancel, err := c.opts.Agents.Context(c.ctx, actor)
+		if err != nil {
+			c.refuse(refusal{status: http.StatusForbidden, code: "revoked", message: "this agent may no longer act"},
+				actRequest, c.endpoint(), guarded(audit.GuardRevoked))
+			return
+		}
+		defer cancel()
+		c.ctx = ctx
+	}
+	switch {
+	case upgrade(req):
+		c.refuse(refusal{status: http.StatusUpgradeRequired, code: "no_upgrade", message: "this door speaks HTTP only"},
+			actRequest, c.endpoint(), guarded(audit.GuardMethod))
+	case op == opInvoke:
+		c.invoke()
+	case op == opModels:
+		c.list()
+	default:
+		c.refuse(refusal{status: http.StatusForbidden, code: "not_served", message: "this endpoint is not served here"},
+			actRequest, c.endpoint(), guarded(audit.GuardMethod))
+	}
+}
+
+// endpoint names what was asked for when no model is known yet. The query is
+// left out: clients put keys there.
+func (c *call) endpoint() string {
+	path := c.req.URL.Path
+	return c.req.Method + " " + path[:min(len(path), 200)]
+}
+
+// guarded is the decision of a guard.
+func guarded(guard string) audit.Decision { return audit.Refusal(rand.Text(), guard) }
+
+// refuse records a denial and answers with it.
+func (c *call) refuse(ref refusal, action, resource string, d audit.Decision) {
+	ref.decision = d.ID
+	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
+		Kind: audit.KindDenial, Door: audit.DoorModel, Action: action, Resource: resource,
+		Actor: c.actor, Decision: &d, Args: c.body,
+	})
+	if err != nil {
+		c.opts.Logger.Error("inference: a denial could not be recorded", slog.Any("error", err))
+		ref = unrecorded
+	}
+	ref.write(c.w, c.protocol)
+}
+
+var unrecorded = refusal{
+	status: http.StatusServiceUnavailable, code: "no_audit",
+	message: "the host cannot record this request, so it is not carried out",
+}
+
+// invoke is a model call.
+func (c *call) invoke() {
+	if !c.readBody() || !c.decide() {
+		return
+	}
+	sent, drop := rewrite(c.protocol, c.body, &c.env, c.route.model)
+	c.body, c.drop = sent, drop
+	var err error
+	c.record, err = c.log.Begin(c.ctx, audit.Intent{
+		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
+		Decision: c.decision.Decision, Args: c.body, Credential: c.keyUse,
+	})
+	if err != nil {
+		c.opts.Logger.Error("inference: an intent could not be recorded", slog.Any("error", err))
+		unrecorded.write(c.w, c.protocol)
+		return
+	}
+	defer c.settle()
+	for _, name := range c.env.hosted {
+		c.out.Checks = append(c.out.Checks, "hosted-tool:"+name)
+	}
+	transport, err := c.transport()
+	if err != nil {
+		c.opts.Logger.Error("inference: no credential", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
+		c.fail("credential", fmt.Sprintf("the host has no usable credential for %q", c.route.backend.Name))
+		return
+	}
+	if c.lease != nil {
+		defer c.lease.Release()
+	}
+	c.send(transport)
+}
+
+// readBody reads the whole body before anything is sent on: a server that
+// answers while its transport still reads the client's body loses streams
+// (golang/go#40747), and what was not read cannot be decided.
+func (c *call) readBody() bool {
+	h := c.req.Header
+	reject := func(status int, guard, code, message string) bool {
+		c.refuse(refusal{status: status, code: code, message: message}, actInvoke, c.endpoint(), guarded(guard))
+		return false
+	}
+	if !plainJSON(h) {
+		return reject(http.StatusUnsupportedMediaType, audit.GuardArguments, "unsupported_encoding",
+			"the body must be application/json in UTF-8 without a content encoding")
+	}
+	tooLarge := fmt.Sprintf("the body must not be larger than %d bytes", c.opts.MaxBody)
+	if c.req.ContentLength > c.opts.MaxBody {
+		return reject(http.StatusRequestEntityTooLarge, audit.GuardArguments, "too_large", tooLarge)
+	}
+	var buf bytes.Buffer
+	if n := c.req.ContentLength; n > 0 {
+		buf.Grow(int(min(n, 1<<20)) + bytes.MinRead) // no more on the client's word alone
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(c.req.Body, c.opts.MaxBody+1)); err != nil {
+		return reject(http.StatusBadRequest, audit.GuardArguments, "incomplete_body", "the body could not be read to its end")
+	}
+	if int64(buf.Len()) > c.opts.MaxBody {
+		return reject(http.StatusRequestEntityTooLarge, audit.GuardArguments, "too_large", tooLarge)
+	}
+	body := buf.Bytes()
+	if err := scan(c.protocol, body, &c.env); err != nil {
+		return reject(http.StatusBadRequest, audit.GuardStrictJSON, "invalid_request", err.Error())
+	}
+	c.body = body
+	return true
+}
+
+// decide asks policy for everything that the call needs.
+func (c *call) decide() bool {
+	asked := string(c.env.model.of(c.body))
+	unknown := refusal{status: http.StatusNotFound, code: "model_not_found", message: fmt.Sprintf("the model %q does not exist", asked)}
+	c.route = c.routes.byModel[routeKey{c.protocol, asked}]
+	if c.route == nil {
+		c.refuse(unknown, actInvoke, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
+		return false
+	}
+	backend := c.route.backend
+	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": c.env.toolNames(c.body)}
+	if n, given := c.env.outputLimit(); given {
+		attrs["max_output"] = n
+	}
+	var ok bool
+	c.decision, ok = c.ask(governance.Request{Action: actInvoke, Server: backend.Name, Name: c.route.model, Attrs: attrs}, unknown,
+		fmt.Sprintf("this agent may not use the model %q like this", asked))
+	if !ok {
+		return false
+	}
+	for _, name := range c.env.hosted {
+		_, ok := c.ask(governance.Request{
+			Action: actHosted, Server: backend.Name, Name: name,
+			Attrs: map[string]any{"model": c.route.model, "protocol": string(c.protocol)},
+		}, refusal{}, fmt.Sprintf("this agent may not use %q: it would act outside of this host; remove it from the request", name))
+		if !ok {
+			return false
+		}
+	}
+	if backend.Credential == "" {
+		return true
+	}
+	d, ok := c.ask(governance.Request{
+		Action: actCredential, Name: backend.Credential,
+		Attrs: map[string]any{"server": backend.Name, "tool": c.route.model, "purpose": "model"},
+	}, refusal{}, fmt.Sprintf("this agent may not use the host's credential for %q", backend.Name))
+	c.keyUse = &audit.CredentialUse{Name: backend.Credential, Decision: d.Decision}
+	return ok
+}
+
+// ask decides one request and answers when it is denied: with hidden if the
+// agent must not learn that the thing exists, else with message.
+func (c *call) ask(q governance.Request, hidden refusal, message string) (governance.Decision, bool) {
+	q.Actor = c.actor
+	d, err := c.engine.Decide(c.ctx, q)
+	if err == nil && d.Allowed() {
+		return d, true
+	}
+	if err != nil {
+		c.opts.Logger.Warn("inference: policy could not decide", slog.String("action", q.Action), slog.Any("error", err))
+		d.Effect = audit.Deny
+	}
+	if d.ID == "" || d.Reason == "" {
+		d.Decision = guarded(audit.GuardPolicyError)
+	}
+	if d.Action == "" {
+		d.Action, d.Resource = q.Action, q.Server+"/"+q.Name
+	}
+	ref := refusal{status: http.StatusForbidden, code: "denied", message: message}
+	if d.Hidden && hidden.status != 0 {
+		ref = hidden
+	} else if d.Hint != "" {
+		ref.message += ": " + d.Hint
+	}
+	c.refuse(ref, d.Action, d.Resource, d.Decision)
+	return d, false
+}
+
+// transport leases the backend's key, if it has one.
+func (c *call) transport() (http.RoundTripper, error) {
+	b := c.route.backend
+	if b.Credential == "" {
+		return c.opts.Transport, nil
+	}
+	if c.opts.Vault == nil {
+		return nil, errors.New("inference: the router has no vault")
+	}
+	origin, err := credential.Origin(c.route.url)
+	if err != nil {
+		return nil, err
+	}
+	c.lease, err = c.opts.Vault.Lease(c.ctx, credential.LeaseRequest{
+		Actor: c.actor, Credential: b.Credential, Origin: origin,
+		Tool: c.route.model, Purpose: "model", Decision: c.keyUse.Decision.ID,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.out.CredentialVersion = c.lease.Ref().Version
+	return c.lease.Transport(c.opts.Transport), nil
+}
+
+// send makes the one request to the backend.
+func (c *call) send(transport http.RoundTripper) {
+	url := c.route.url
+	if c.req.URL.RawQuery != "" { // classify lets only known queries pass
+		url += "?" + c.req.URL.RawQuery
+	}
+	up, err := http.NewRequestWithContext(c.ctx, http.MethodPost, url, bytes.NewReader(c.body))
+	if err != nil {
+		c.fail("internal", "the host could not make the request")
+		return
+	}
+	up.Header = backendHeader(c.protocol, c.req.Header)
+	resp, err := transport.RoundTrip(up)
+	if err != nil {
+		if c.ctx.Err() != nil {
+			c.cancelled()
+			return
+		}
+		c.opts.Logger.Error("inference: backend", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
+		c.fail("backend-down", fmt.Sprintf("the backend %q cannot be reached", c.route.backend.Name))
+		return
+	}
+	defer resp.Body.Close()
+	c.relay(resp)
+}
+
+// end makes the outcome durable. It is called once; on an error nothing more may
+// go to the client.
+func (c *call) end() error {
+	c.ended = true
+	return c.record.End(context.WithoutCancel(c.ctx), c.out)
+}
+
+// settle ends a call that came to no other end, such as by a panic.
+func (c *call) settle() {
+	if c.ended {
+		return
+	}
+	c.out.Status, c.out.ErrorCode = audit.StatusFailed, "aborted"
+	if err := c.end(); err != nil {
+		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
+	}
+}
+
+// fail ends a call that got no answer, before anything went to the client.
+func (c *call) fail(code, message string) {
+	c.out.Status, c.out.ErrorCode = audit.StatusFailed, code
+	ref := refusal{status: http.StatusBadGateway, code: code, message: message}
+	if err := c.end(); err != nil {
+		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
+		ref = unrecorded
+	}
+	ref.write(c.w, c.protocol)
+}
+
+// markCancelled says why a call ended before its answer did.
+func (c *call) markCancelled() {
+	c.out.Status, c.out.ErrorCode = audit.StatusCancelled, "client-gone"
+	if c.revoked() {
+		c.out.ErrorCode = "revoked"
+	}
+}
+
+// revoked reports whether the call was ended from here while the client waits.
+func (c *call) revoked() bool { return c.ctx.Err() != nil && c.req.Context().Err() == nil }
+
+// cancelled ends a call whose client left, or whose agent was revoked, before
+// anything went to the client.
+func (c *call) cancelled() {
+	c.markCancelled()
+	if !c.revoked() {
+		c.abort()
+	}
+	if err := c.end(); err != nil {
+		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
+	}
+	refusal{status: http.StatusForbidden, code: "revoked", message: "this agent may no longer act"}.write(c.w, c.protocol)
+}
+
+// abort records the outcome, if that is not done yet, and cuts the connection.
+func (c *call) abort() {
+	if !c.ended {
+		if err := c.end(); err != nil {
+			c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
+		}
+	}
+	panic(http.ErrAbortHandler)
+}

@@ -1,0 +1,283 @@
+package inference
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// A Protocol is the wire format that a client speaks and a backend understands.
+type Protocol string
+
+const (
+	OpenAI    Protocol = "openai"    // POST /v1/chat/completions
+	Anthropic Protocol = "anthropic" // POST /v1/messages
+)
+
+// A Config says which models exist and who serves them. It grants nothing:
+// policy does.
+type Config struct {
+	Backends []Backend `yaml:"backends"`
+}
+
+// A Backend is one model provider. Models are matched exactly; one model may be
+// served by one backend of each protocol.
+type Backend struct {
+	// Name is the provider in policy: [a-z0-9-], 1 to 32 characters. Required.
+	Name string `yaml:"name"`
+	// Preset names an entry of [Presets] that fills in what is left empty here.
+	Preset string `yaml:"preset"`
+	// Protocol is what the backend speaks. Empty: the preset's, else [OpenAI].
+	Protocol Protocol `yaml:"protocol"`
+	// BaseURL is what comes before "/chat/completions" or "/messages",
+	// such as https://api.openai.com/v1 or https://api.anthropic.com/v1. With a
+	// credential it must be https, or http to a literal loopback address.
+	BaseURL string `yaml:"base_url"`
+	// Credential is the name of the key in the vault. Empty: none is sent.
+	Credential string `yaml:"credential"`
+	// Models are the names that the backend serves, as it writes them. Required.
+	Models []string `yaml:"models"`
+	// Aliases are further names by which clients may ask for one of Models.
+	// Policy sees, and the backend gets, the model's real name.
+	Aliases map[string]string `yaml:"aliases"`
+}
+
+// maxConfig bounds the size of a configuration file.
+const maxConfig = 1 << 20
+
+// ParseConfig reads a configuration from strict YAML: an unknown or repeated
+// key is an error that names file, line and column. Name is used in errors only.
+func ParseConfig(name string, data []byte) (Config, error) {
+	if len(data) > maxConfig {
+		return Config{}, fmt.Errorf("%w: %s is larger than %d bytes", ErrConfig, name, maxConfig)
+	}
+	var cfg Config
+	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
+	if err := dec.Decode(&cfg); err != nil {
+		if errors.Is(err, io.EOF) {
+			return Config{}, fmt.Errorf("%w: %s is empty", ErrConfig, name)
+		}
+		return Config{}, fmt.Errorf("%w: %s", ErrConfig, position(name, err))
+	}
+	if err := dec.Decode(new(Config)); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("%w: %s holds more than one document", ErrConfig, name)
+	}
+	if _, err := compile(cfg); err != nil {
+		return Config{}, fmt.Errorf("%w (in %s)", err, name)
+	}
+	return cfg, nil
+}
+
+// position renders a YAML error as file:line:column: message.
+func position(name string, err error) string {
+	var y yaml.Error
+	if errors.As(err, &y) && y.GetToken() != nil && y.GetToken().Position != nil {
+		p := y.GetToken().Position
+		return fmt.Sprintf("%s:%d:%d: %s", name, p.Line, p.Column, y.GetMessage())
+	}
+	return name + ": " + err.Error()
+}
+
+// A Preset is what is known about a provider.
+type Preset struct {
+	Protocol Protocol
+	BaseURL  string // empty: the host must say
+	// KeyHeader is the header that carries the key; empty: a bearer token.
+	KeyHeader string
+}
+
+// Presets returns what is known about common providers, by name.
+func Presets() map[string]Preset {
+	return map[string]Preset{
+		"anthropic":  {Protocol: Anthropic, BaseURL: "https://api.anthropic.com/v1", KeyHeader: "X-Api-Key"},
+		"openai":     {Protocol: OpenAI, BaseURL: "https://api.openai.com/v1"},
+		"nvidia":     {Protocol: OpenAI, BaseURL: "https://integrate.api.nvidia.com/v1"},
+		"openrouter": {Protocol: OpenAI, BaseURL: "https://openrouter.ai/api/v1"},
+		"ollama":     {Protocol: OpenAI, BaseURL: "http://127.0.0.1:11434/v1"},
+		"vllm":       {Protocol: OpenAI, BaseURL: "http://127.0.0.1:8000/v1"},
+	}
+}
+
+// Binding returns where the backend's key may go and how it is sent, for
+// binding the credential in the vault.
+func (b Backend) Binding() (credential.Binding, error) {
+	u, err := b.resolve()
+	if err != nil {
+		return credential.Binding{}, err
+	}
+	header := Presets()[b.Preset].KeyHeader
+	if b.Preset == "" && b.Protocol == Anthropic {
+		header = Presets()[string(Anthropic)].KeyHeader
+	}
+	origin, err := credential.Origin(u.String())
+	if err != nil {
+		return credential.Binding{}, err
+	}
+	if header != "" {
+		return credential.Binding{Origin: origin, Scheme: credential.Header(header, "")}, nil
+	}
+	return credential.Binding{Origin: origin, Scheme: credential.Bearer()}, nil
+}
+
+// resolve fills in the preset and checks everything but the models.
+func (b *Backend) resolve() (*url.URL, error) {
+	if b.Preset != "" {
+		p, ok := Presets()[b.Preset]
+		if !ok {
+			return nil, fmt.Errorf("preset %q is not known: use one of %s", b.Preset, strings.Join(presetNames(), ", "))
+		}
+		if b.Protocol == "" {
+			b.Protocol = p.Protocol
+		}
+		if b.BaseURL == "" {
+			b.BaseURL = p.BaseURL
+		}
+	}
+	if b.Protocol == "" {
+		b.Protocol = OpenAI
+	}
+	if b.Protocol != OpenAI && b.Protocol != Anthropic {
+		return nil, fmt.Errorf("protocol %q is not known: use openai or anthropic", b.Protocol)
+	}
+	if b.BaseURL == "" {
+		return nil, errors.New("base_url is missing")
+	}
+	u, err := url.Parse(b.BaseURL)
+	switch {
+	case err != nil:
+		return nil, errors.New("base_url is not a URL") // the parser's error repeats the URL, which may hold a secret
+	case u.User != nil:
+		return nil, errors.New("base_url must not hold a user or password: put the key into the vault")
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, errors.New("base_url must not have a query or fragment")
+	case u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
+		return nil, errors.New("base_url must be an absolute http or https URL")
+	}
+	if b.Credential != "" {
+		if _, err := credential.Origin(b.BaseURL); err != nil {
+			return nil, fmt.Errorf("base_url cannot get a credential: %w", err)
+		}
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	return u, nil
+}
+
+func presetNames() []string {
+	var names []string
+	for n := range Presets() {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// routes is a checked Config in the form that requests need. It is immutable.
+type routes struct {
+	byModel map[routeKey]*route
+	listed  []*route // models and aliases in the order of the configuration
+}
+
+type routeKey struct {
+	protocol Protocol
+	model    string
+}
+
+// A route leads from a name that a client may ask for to a model.
+type route struct {
+	asked   string // as the client writes it
+	model   string // as policy and the backend know it
+	backend *Backend
+	url     string // where calls go
+}
+
+var (
+	nameRE  = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+	modelRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$`)
+)
+
+func compile(cfg Config) (*routes, error) {
+	rs := &routes{byModel: map[routeKey]*route{}}
+	names := map[string]bool{}
+	if len(cfg.Backends) == 0 {
+		return nil, fmt.Errorf("%w: no backends", ErrConfig)
+	}
+	for i := range cfg.Backends {
+		b := cfg.Backends[i]
+		if !nameRE.MatchString(b.Name) {
+			return nil, fmt.Errorf("%w: backends[%d]: name %q must be 1 to 32 of a-z, 0-9 and -", ErrConfig, i, b.Name)
+		}
+		if names[b.Name] {
+			return nil, fmt.Errorf("%w: backend %q appears twice", ErrConfig, b.Name)
+		}
+		names[b.Name] = true
+		if err := rs.add(&b); err != nil {
+			return nil, fmt.Errorf("%w: backend %q: %w", ErrConfig, b.Name, err)
+		}
+	}
+	return rs, nil
+}
+
+func (rs *routes) add(b *Backend) error {
+	u, err := b.resolve()
+	if err != nil {
+		return err
+	}
+	if len(b.Models) == 0 {
+		return errors.New("models is empty: name each model that it serves")
+	}
+	target := u.JoinPath(b.Protocol.endpoint()).String()
+	put := func(asked, model string) error {
+		if !modelRE.MatchString(asked) {
+			return fmt.Errorf("model name %q has characters that are not allowed", asked)
+		}
+		key := routeKey{b.Protocol, asked}
+		if other := rs.byModel[key]; other != nil {
+			return fmt.Errorf("model %q is served by %q already", asked, other.backend.Name)
+		}
+		rt := &route{asked: asked, model: model, backend: b, url: target}
+		rs.byModel[key] = rt
+		rs.listed = append(rs.listed, rt)
+		return nil
+	}
+	for _, m := range b.Models {
+		if err := put(m, m); err != nil {
+			return err
+		}
+	}
+	aliases := make([]string, 0, len(b.Aliases))
+	for a := range b.Aliases {
+		aliases = append(aliases, a)
+	}
+	sort.Strings(aliases)
+	for _, a := range aliases {
+		if !slices.Contains(b.Models, b.Aliases[a]) {
+			return fmt.Errorf("alias %q points to %q, which is not in models", a, b.Aliases[a])
+		}
+		if err := put(a, b.Aliases[a]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// summary is what goes on record about a configuration.
+func (rs *routes) summary() map[string]string {
+	var names []string
+	for _, rt := range rs.listed {
+		if !slices.Contains(names, rt.backend.Name) {
+			names = append(names, rt.backend.Name)
+		}
+	}
+	return map[string]string{"backends": strings.Join(names, " "), "models": strconv.Itoa(len(rs.listed))}
+}

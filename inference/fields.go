@@ -1,0 +1,228 @@
+package inference
+
+import "bytes"
+
+// member consumes the value of field f of an object at p.
+func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
+	switch f {
+	case fModel:
+		return s.modelName()
+	case fStream:
+		return s.flag(&s.env.stream, nil)
+	case fIncludeUsage:
+		return s.flag(&s.env.wantsUsage, &s.env.includeUsage)
+	case fMaxTokens:
+		return s.limit(&s.env.maxOutput)
+	case fChoices:
+		return s.limit(&s.env.choices)
+	case fStreamOptions:
+		from := s.i
+		if c := s.peek(); c != '{' && c != 'n' {
+			return s.fail("stream_options must be an object")
+		}
+		ok := s.value(inStreamOptions, depth+1)
+		s.env.streamOpts = span{from, s.i}
+		return ok
+	case fTools:
+		return s.listOf(inTools, depth)
+	case fFunctions:
+		return s.listOf(inFunctions, depth)
+	case fMessages:
+		return s.listOf(inMessages, depth)
+	case fContent:
+		return s.value(inContent, depth+1)
+	case fStore:
+		asked := false
+		return s.flag(&asked, nil) && (!asked || s.host(hostedSave))
+	case fHosted:
+		return s.unlessEmpty(hostedByField(string(key.of(s.b))), depth)
+	case fFunction:
+		m.hasFunction = true
+		if s.peek() != '{' {
+			return s.fail("a tool's function must be an object")
+		}
+		return s.value(inFunction, depth+1)
+	case fType:
+		return s.word(&m.typ)
+	case fName:
+		return s.word(&m.name)
+	case fSource:
+		if s.peek() != '{' { // a label, as in search results
+			return s.value(anywhere, depth+1)
+		}
+		return s.value(inSource, depth+1)
+	case fMediaURL:
+		if s.peek() == '"' {
+			return s.mediaURL()
+		}
+		return s.value(inURL, depth+1)
+	case fURL:
+		return s.mediaURL()
+	case fFile:
+		return s.value(inFile, depth+1)
+	case fFileID:
+		return s.unlessEmpty(hostedFile, depth)
+	case fFileData:
+		return s.fileData()
+	case fUnknown:
+		return s.unknown(p, key, depth)
+	}
+	return s.value(anywhere, depth+1)
+}
+
+// unknown consumes a member that no table knows.
+func (s *scanner) unknown(p place, key span, depth int) bool {
+	name := key.of(s.b)
+	switch {
+	case p == atTop:
+		if len(name) > 64 {
+			return s.fail("a field has too long a name")
+		}
+		return s.unlessEmpty("field:"+string(name), depth)
+	case p == inBlock && len(name) > 3 && bytes.EqualFold(name[len(name)-3:], []byte("url")):
+		if s.peek() == '"' {
+			return s.mediaURL()
+		}
+		return s.value(inURL, depth+1)
+	}
+	return s.value(anywhere, depth+1)
+}
+
+func (s *scanner) listOf(p place, depth int) bool {
+	if c := s.peek(); c != '[' && c != 'n' {
+		return s.fail("tools and messages must be arrays")
+	}
+	return s.value(p, depth+1)
+}
+
+func (s *scanner) modelName() bool {
+	at := s.i
+	if s.peek() != '"' {
+		return s.fail("model must be a string")
+	}
+	in, escaped, ok := s.str()
+	if !ok {
+		return false
+	}
+	bad := escaped || in.empty() || in.hi-in.lo > maxModel
+	for _, c := range in.of(s.b) {
+		bad = bad || c <= 0x20 || c > 0x7e
+	}
+	if bad {
+		s.i = at
+		return s.fail("model must be a plain name without escapes")
+	}
+	s.env.model = in
+	return true
+}
+
+// flag consumes true, false or null (which is false).
+func (s *scanner) flag(into *bool, where *span) bool {
+	from := s.i
+	switch s.peek() {
+	case 't', 'f', 'n':
+		*into = s.peek() == 't'
+	default:
+		return s.fail("true or false was expected")
+	}
+	ok := s.value(anywhere, 0)
+	if where != nil {
+		*where = span{from, s.i}
+	}
+	return ok
+}
+
+// limit consumes a whole number from 0, or null, and keeps the largest that was
+// seen.
+func (s *scanner) limit(into *int64) bool {
+	if s.peek() == 'n' {
+		return s.literal("null")
+	}
+	from := s.i
+	if c := s.peek(); c < '0' || c > '9' {
+		return s.fail("a whole number was expected")
+	}
+	if !s.number() {
+		return false
+	}
+	var n int64
+	for _, c := range s.b[from:s.i] {
+		if c < '0' || c > '9' || n > 1<<50 {
+			s.i = from
+			return s.fail("a whole number was expected")
+		}
+		n = n*10 + int64(c-'0')
+	}
+	*into = max(*into, n)
+	return true
+}
+
+// word consumes a plain string without escapes, or null.
+func (s *scanner) word(into *span) bool {
+	if s.peek() == 'n' {
+		return s.literal("null")
+	}
+	at := s.i
+	if s.peek() != '"' {
+		return s.fail("a string was expected")
+	}
+	in, escaped, ok := s.str()
+	if !ok {
+		return false
+	}
+	if escaped || in.hi-in.lo > maxModel {
+		s.i = at
+		return s.fail("names and types must be short and without escapes")
+	}
+	*into = in
+	return true
+}
+
+// unlessEmpty consumes a value and notes name as a hosted tool unless the value
+// is null, false, [] or {}.
+func (s *scanner) unlessEmpty(name string, depth int) bool {
+	from := s.i
+	if !s.value(anywhere, depth+1) {
+		return false
+	}
+	v := s.b[from:s.i]
+	switch v[0] {
+	case 'n', 'f':
+		return true
+	case '[', '{':
+		if len(bytes.TrimSpace(v[1:len(v)-1])) == 0 {
+			return true
+		}
+	}
+	return s.host(name)
+}
+
+// mediaURL consumes the address of an image, document or sound. Only data: URLs
+// carry it with them; anything else the provider would fetch.
+func (s *scanner) mediaURL() bool {
+	if s.peek() != '"' {
+		if s.peek() == 'n' {
+			return s.literal("null")
+		}
+		return s.fail("a URL must be a string")
+	}
+	in, _, ok := s.str()
+	if !ok {
+		return false
+	}
+	return s.within(in, "data:") || s.host(hostedURL)
+}
+
+// fileData consumes the content of a file: base64, alone or in a data: URL. Some
+// servers accept the address of a file in its place.
+func (s *scanner) fileData() bool {
+	if s.peek() != '"' {
+		return s.value(anywhere, 0)
+	}
+	in, escaped, ok := s.str()
+	if !ok {
+		return false
+	}
+	address := escaped || bytes.IndexByte(in.of(s.b), ':') >= 0
+	return !address || s.within(in, "data:") || s.host(hostedURL)
+}

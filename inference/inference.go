@@ -1,0 +1,193 @@
+// Package inference is the model door: it lets an agent talk to model
+// providers in the provider's own protocol, while the host keeps the keys,
+// decides which models and which provider-side tools the agent may use, counts
+// the tokens, and has every call on record.
+//
+// Think of a [Router] as a reverse proxy that reads the envelope and never the
+// letter. The envelope is the handful of fields that policy is about: the model,
+// streaming, the output limit, the tools. It is scanned strictly, so that the
+// model that policy saw is the model that any JSON parser behind the door will
+// read: a second "model" key, an escaped one, or one in other letters is
+// refused and not interpreted. Everything else goes through untouched, byte for
+// byte in both directions, so that prompt caches, signatures and SDKs keep
+// working. Two edits are made, both by splicing bytes: an alias becomes the
+// model's real name, and an OpenAI stream is asked to report its usage (the
+// extra chunk is taken out again when the client had not asked for it).
+//
+// A call walks the way that all doors of this module walk: who is it, what does
+// it ask for, may it (the Cedar action "invoke_model" on the model,
+// "use_hosted_tool" on everything that the provider would do on the agent's
+// behalf, "use_credential" on the key), the durable intent, the lease of the
+// key, one request, the scrubbed answer, the durable outcome.
+//
+// # When the answer counts as given
+//
+// The outcome is durable before the answer is complete. An answer that is not a
+// stream is held until its outcome is on record. A stream cannot be held; its
+// events pass as they arrive, but the event that ends it ("[DONE]" for OpenAI,
+// "message_stop" for Anthropic) and the end of the HTTP body are released only
+// after the outcome is on record. When the outcome cannot be recorded the
+// connection is cut, and the client sees a truncated stream and never a
+// complete one.
+//
+// # What agents are told
+//
+// A refusal is an HTTP error in the shape of the protocol that was spoken, with
+// the id of the decision and without policy text. A model that the agent must
+// not know about looks exactly like one that nobody serves. Reasons are in the
+// audit log.
+//
+// # Provider-side tools
+//
+// Providers offer to search the web, fetch URLs, run code or call other MCP
+// servers for the model. Those acts leave from the provider's network and so
+// pass by the sandbox and by the tool door. Each is named and decided as
+// "use_hosted_tool"; without a permit it is refused. Request fields that this
+// package does not know are treated the same way, under the name
+// "field:<name>", because some providers choose models or fetch things by them
+// (such as "models", "fallbacks", "plugins").
+package inference
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// Options are the optional parts of a [Router]. The zero value is safe: it
+// serves sessions whose door vouches for the actor, and backends without keys.
+type Options struct {
+	// Vault leases the keys that backends name. Nil: a backend with a
+	// credential cannot be called.
+	Vault credential.Vault
+	// Identify names the actor of a request whose context carries none, that
+	// is, one that did not come through a session's own door. Nil refuses such
+	// requests. See [IdentifyToken].
+	Identify func(*http.Request) (audit.Actor, error)
+	// Agents ends calls of revoked agents. Nil: nobody is revoked.
+	Agents Agents
+	// Transport reaches the backends. Nil: a plain [http.Transport] of the
+	// router's own. It must not follow redirects or change bodies.
+	Transport http.RoundTripper
+	// MaxBody limits request bodies, and answers that are not streams, in
+	// bytes. Zero: 32 MiB.
+	MaxBody int64
+	// Logger gets what is of interest to the operator and not evidence. Nil:
+	// nothing is logged.
+	Logger *slog.Logger
+}
+
+// Agents says whether an actor may still act. The context it returns is
+// cancelled when the actor is revoked, and with it the call. An agentid.Registry
+// implements it.
+type Agents interface {
+	Context(ctx context.Context, a audit.Actor) (context.Context, context.CancelFunc, error)
+}
+
+// decider is what the router needs of a [governance.Engine].
+type decider interface {
+	Decide(ctx context.Context, r governance.Request) (governance.Decision, error)
+	Visible(ctx context.Context, a audit.Actor, action string, models []governance.ToolRef) ([]governance.Visibility, error)
+}
+
+// A Router is the [http.Handler] behind inference.local. It is safe for
+// concurrent use.
+type Router struct {
+	engine  decider
+	log     audit.Recorder
+	opts    Options
+	own     *http.Transport // set when the router made its own transport
+	routes  atomic.Pointer[routes]
+	buffers sync.Pool // of *[]byte, for streams
+}
+
+// defaultMaxBody is the limit for what is held in memory of one request.
+const defaultMaxBody = 32 << 20
+
+// NewRouter returns a router for cfg. A nil engine or a nil log refuses every
+// call. An error means that cfg is not valid.
+func NewRouter(cfg Config, engine *governance.Engine, log audit.Recorder, opts *Options) (*Router, error) {
+	return newRouter(cfg, engine, log, opts)
+}
+
+func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*Router, error) {
+	compiled, err := compile(cfg)
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{engine: engine, log: audit.OrRefuse(log)}
+	if opts != nil {
+		r.opts = *opts
+	}
+	if r.opts.MaxBody <= 0 {
+		r.opts.MaxBody = defaultMaxBody
+	}
+	if r.opts.Logger == nil {
+		r.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if r.opts.Transport == nil {
+		r.own = newTransport()
+		r.opts.Transport = r.own
+	}
+	r.routes.Store(compiled)
+	return r, nil
+}
+
+// Reload puts cfg into force at once; requests in flight keep the routes they
+// started with. On an error the old configuration stays. The change is recorded
+// before it takes effect.
+func (r *Router) Reload(ctx context.Context, cfg Config, by audit.Change) error {
+	if err := by.Validate(); err != nil {
+		return err
+	}
+	compiled, err := compile(cfg)
+	if err != nil {
+		return err
+	}
+	err = r.log.Append(ctx, audit.Event{
+		Kind: audit.KindPolicy, Door: audit.DoorAdmin, Action: "load_models", Resource: "inference",
+		Change: &by, Detail: compiled.summary(),
+	})
+	if err != nil {
+		return err
+	}
+	r.routes.Store(compiled)
+	return nil
+}
+
+// Close closes the idle connections of the router's own transport. Calls in
+// flight are not ended: they end with their requests.
+func (r *Router) Close() error {
+	if r.own != nil {
+		r.own.CloseIdleConnections()
+	}
+	return nil
+}
+
+// newTransport returns a transport without limits on the time a model may
+// think, and without transparent compression, which would hide the answer's
+// bytes from the scrubber.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		ForceAttemptHTTP2:     true,
+		DisableCompression:    true,
+	}
+}
+
+// ErrConfig is wrapped by every error about a [Config].
+var ErrConfig = errors.New("inference: configuration")

@@ -1,0 +1,107 @@
+package inferencetest
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// A request is what both protocols have in common.
+type request struct {
+	Model         string `json:"model"`
+	Stream        bool   `json:"stream"`
+	StreamOptions struct {
+		IncludeUsage bool `json:"include_usage"`
+	} `json:"stream_options"`
+	Messages []message `json:"messages"`
+	Tools    []struct {
+		Name     string `json:"name"`
+		Function struct {
+			Name string `json:"name"`
+		} `json:"function"`
+	} `json:"tools"`
+}
+
+type message struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+}
+
+type block struct {
+	Type    string          `json:"type"`
+	Text    string          `json:"text"`
+	Content json.RawMessage `json:"content"`
+}
+
+func (r request) conversation() Conversation {
+	c := Conversation{Model: r.Model}
+	for _, t := range r.Tools {
+		c.Tools = append(c.Tools, t.Name+t.Function.Name) // one of them is empty
+	}
+	for _, m := range r.Messages {
+		switch m.Role {
+		case "assistant":
+			c.Turn++
+			c.Results = nil
+		case "tool":
+			c.Results = append(c.Results, plain(m.Content))
+		case "user":
+			for _, b := range blocks(m.Content) {
+				if b.Type == "tool_result" {
+					c.Results = append(c.Results, plain(b.Content))
+				}
+			}
+		}
+	}
+	return c
+}
+
+// promptTokens is a count that depends on nothing but the messages.
+func (r request) promptTokens() int {
+	n := 0
+	for _, m := range r.Messages {
+		n += len(m.Content)
+	}
+	return n/4 + 1
+}
+
+func blocks(content json.RawMessage) []block {
+	var bs []block
+	_ = json.Unmarshal(content, &bs) // a string has none
+	return bs
+}
+
+// plain returns the text of content, which is a string or a list of blocks.
+func plain(content json.RawMessage) string {
+	var s string
+	if json.Unmarshal(content, &s) == nil {
+		return s
+	}
+	var texts []string
+	for _, b := range blocks(content) {
+		texts = append(texts, b.Text)
+	}
+	return strings.Join(texts, "\n")
+}
+
+// words cuts text into pieces as a model would stream it.
+func words(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.SplitAfter(text, " ")
+}
+
+// arguments returns the JSON arguments of a call.
+func (c Call) arguments() string {
+	if c.Args == nil {
+		return "{}"
+	}
+	b, err := json.Marshal(c.Args)
+	if err != nil {
+		panic("inferencetest: arguments of " + c.Name + ": " + err.Error())
+	}
+	return string(b)
+}
+
+// completionTokens counts what a turn says.
+func (t Turn) completionTokens() int { return len(words(t.Text)) + 8*len(t.Calls) }

@@ -1,0 +1,239 @@
+package inference
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// relay brings the backend's answer to the client.
+func (c *call) relay(resp *http.Response) {
+	name := c.route.backend.Name
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusProxyAuthRequired:
+		// Not for the agent: it has no key that could be wrong, and providers
+		// quote a part of the one that is.
+		c.fail("backend-unauthorized", fmt.Sprintf("the backend %q does not accept the host's credential", name))
+		return
+	case resp.StatusCode < 200, resp.StatusCode >= 300 && resp.StatusCode < 400:
+		c.fail("backend-redirect", fmt.Sprintf("the backend %q answered with a redirect", name))
+		return
+	case !identity(resp.Header):
+		c.fail("backend-encoding", fmt.Sprintf("the backend %q encoded its answer although it was asked not to", name))
+		return
+	}
+	body := &scrubbed{r: resp.Body}
+	if c.lease != nil {
+		body.scrub = c.lease.Scrubber().Reader(resp.Body)
+		body.r = body.scrub
+	}
+	if resp.StatusCode == http.StatusOK && eventStream(resp) {
+		c.stream(resp, body)
+	} else {
+		c.whole(resp, body)
+	}
+}
+
+// scrubbed is the backend's body without the host's secrets.
+type scrubbed struct {
+	r     io.Reader
+	scrub *credential.ScrubReader
+}
+
+// checks says what was found, for the record.
+func (s *scrubbed) checks() []string {
+	if s.scrub == nil {
+		return nil
+	}
+	found := s.scrub.Found()
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, "scrubbed:"+name+":"+strconv.Itoa(found[name]))
+	}
+	return out
+}
+
+// whole relays an answer that is not a stream: it is held until its outcome is
+// on record.
+func (c *call) whole(resp *http.Response, body *scrubbed) {
+	data, err := io.ReadAll(io.LimitReader(body.r, c.opts.MaxBody+1))
+	switch {
+	case err != nil && c.ctx.Err() != nil:
+		c.cancelled()
+		return
+	case err != nil:
+		c.opts.Logger.Error("inference: the backend's answer broke off", slog.Any("error", err))
+		c.fail("backend-cut", "the backend's answer broke off")
+		return
+	case int64(len(data)) > c.opts.MaxBody:
+		c.fail("backend-too-large", fmt.Sprintf("the backend's answer is larger than %d bytes", c.opts.MaxBody))
+		return
+	}
+	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
+	c.out.Checks = append(c.out.Checks, body.checks()...)
+	if resp.StatusCode >= 400 {
+		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-"+strconv.Itoa(resp.StatusCode)
+	} else {
+		m := newMeter(c.protocol, c.route.model)
+		m.whole(data)
+		c.out.Usage = m.usage(true)
+	}
+	if err := c.end(); err != nil {
+		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
+		unrecorded.write(c.w, c.protocol)
+		return
+	}
+	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
+	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	c.w.WriteHeader(resp.StatusCode)
+	_, _ = c.w.Write(data)
+}
+
+// streamBuffer is how much of a stream is read at once.
+const streamBuffer = 32 << 10
+
+// stream relays server-sent events as they arrive, whole events at a time.
+func (c *call) stream(resp *http.Response, body *scrubbed) {
+	rc := http.NewResponseController(c.w)
+	// A client that does not read must not keep a revoked agent's call alive.
+	stop := context.AfterFunc(c.ctx, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	buf := c.buffer()
+	defer c.buffers.Put(buf)
+	s := &splitter{buf: (*buf)[:0]}
+	m := newMeter(c.protocol, c.route.model)
+	m.drop = c.drop
+	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
+	c.w.WriteHeader(resp.StatusCode)
+	out := &client{w: c.w, rc: rc, dirty: true} // the header goes out at once
+	out.flush()
+
+	for {
+		_, readErr := s.fill(body.r)
+		from := 0
+		for ev, ok := s.next(); ok; ev, ok = s.next() {
+			switch verdict := m.event(s.bytes(ev)); {
+			case c.ended || verdict == last:
+				out.write(s.buf[from:ev.lo])
+				c.finish(out, m, body, s.buf[ev.lo:ev.hi])
+				from = ev.hi
+			case verdict == drop:
+				out.write(s.buf[from:ev.lo])
+				from = ev.hi
+			}
+		}
+		if !c.ended {
+			out.write(s.buf[from:s.released()])
+		}
+		out.flush()
+		s.compact()
+		switch {
+		case out.err != nil && !c.ended:
+			c.streamOutcome(out, m, body, false)
+			c.markCancelled()
+			c.abort()
+		case out.err != nil:
+			c.abort()
+		case errors.Is(readErr, io.EOF):
+			c.finish(out, m, body, s.buf)
+			return
+		case readErr != nil && c.ended:
+			return // the client has everything
+		case readErr != nil && c.ctx.Err() != nil:
+			c.streamOutcome(out, m, body, false)
+			c.markCancelled()
+			c.abort()
+		case readErr != nil:
+			c.opts.Logger.Error("inference: the backend's stream broke off", slog.Any("error", readErr))
+			out.write(s.buf)
+			out.flush()
+			c.streamOutcome(out, m, body, false)
+			c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-cut"
+			c.abort()
+		}
+	}
+}
+
+// finish records the outcome and then releases the rest of the stream: the
+// event that ends it, or what came after the last whole event. After that, only
+// blank lines are let through.
+func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
+	if c.ended {
+		if !blank(rest) {
+			c.opts.Logger.Warn("inference: the backend went on after the end of its stream; that is not passed on")
+			return
+		}
+		out.write(rest)
+		return
+	}
+	out.flush() // what came before does not wait for the log
+	c.streamOutcome(out, m, body, true)
+	c.out.Bytes += int64(len(rest))
+	if err := c.end(); err != nil {
+		c.opts.Logger.Error("inference: an outcome could not be recorded: the stream is cut", slog.Any("error", err))
+		c.abort()
+	}
+	out.write(rest)
+}
+
+// streamOutcome fills in what is known about a stream.
+func (c *call) streamOutcome(out *client, m *meter, body *scrubbed, complete bool) {
+	c.out.Status, c.out.Bytes = audit.StatusOK, out.n
+	c.out.Usage = m.usage(complete)
+	c.out.Checks = append(c.out.Checks, body.checks()...)
+	if m.failed {
+		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-error-event"
+	}
+}
+
+func (c *call) buffer() *[]byte {
+	if b, ok := c.buffers.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, streamBuffer)
+	return &b
+}
+
+// A client is where a stream goes. After an error nothing more is written.
+type client struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	n     int64 // bytes written
+	dirty bool
+	err   error
+}
+
+func (o *client) write(p []byte) {
+	if len(p) == 0 || o.err != nil {
+		return
+	}
+	n, err := o.w.Write(p)
+	o.n += int64(n)
+	o.err, o.dirty = err, true
+}
+
+func (o *client) flush() {
+	if o.err == nil && o.dirty {
+		o.err, o.dirty = o.rc.Flush(), false
+	}
+}
+
+func blank(p []byte) bool {
+	for _, c := range p {
+		if c != '\r' && c != '\n' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,54 @@
+package inference
+
+import (
+	"slices"
+	"strconv"
+)
+
+// An edit replaces the bytes of a span; an empty span is an insertion.
+type edit struct {
+	at   span
+	text string
+}
+
+// rewrite returns the body that goes to the backend, and whether the stream's
+// usage chunk was asked for by this door and must be taken out again. The bytes
+// that are not edited are the client's; without an edit the body is returned as
+// it is.
+func rewrite(p Protocol, body []byte, env *envelope, model string) (out []byte, dropUsage bool) {
+	var edits []edit
+	if string(env.model.of(body)) != model {
+		quoted := strconv.Quote(model) // config allows printable ASCII only
+		edits = append(edits, edit{env.model, quoted[1 : len(quoted)-1]})
+	}
+	if p == OpenAI && env.stream && !env.wantsUsage {
+		edits = append(edits, askForUsage(body, env))
+		dropUsage = true
+	}
+	if len(edits) == 0 {
+		return body, false
+	}
+	slices.SortFunc(edits, func(a, b edit) int { return a.at.lo - b.at.lo })
+	out = make([]byte, 0, len(body)+64)
+	from := 0
+	for _, e := range edits {
+		out = append(append(out, body[from:e.at.lo]...), e.text...)
+		from = e.at.hi
+	}
+	return append(out, body[from:]...), dropUsage
+}
+
+// askForUsage sets stream_options.include_usage, wherever it is or is not.
+func askForUsage(body []byte, env *envelope) edit {
+	switch {
+	case !env.includeUsage.empty():
+		return edit{env.includeUsage, "true"}
+	case env.streamOpts.empty():
+		at := env.open + 1
+		return edit{span{at, at}, `"stream_options":{"include_usage":true},`}
+	case body[env.streamOpts.lo] != '{' || env.optsEmpty:
+		return edit{env.streamOpts, `{"include_usage":true}`}
+	}
+	at := env.streamOpts.lo + 1
+	return edit{span{at, at}, `"include_usage":true,`}
+}
