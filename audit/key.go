@@ -14,8 +14,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
 // A Key signs the checkpoints of one log and commits to arguments. Whoever
@@ -38,7 +41,7 @@ func NewKey(origin string) (*Key, error) {
 		rand.Read(b[:])
 		origin = "twinward-" + hex.EncodeToString(b[:])
 	}
-	if strings.ContainsFunc(origin, func(r rune) bool { return r <= ' ' || r == '+' || isControl(r) }) {
+	if strings.ContainsFunc(origin, func(r rune) bool { return unicode.IsSpace(r) || r == '+' || visible.Hidden(r) }) {
 		return nil, fmt.Errorf("%w: the origin %q must have no spaces, controls or plus signs", ErrKey, origin)
 	}
 	skey, _, err := note.GenerateKey(rand.Reader, origin)

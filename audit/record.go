@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
 // MaxRecord is the largest size of one record in bytes, as stored.
@@ -106,7 +109,7 @@ func appendRecord(dst []byte, seq uint64, t time.Time, enc []byte) []byte {
 }
 
 // escapeControls escapes what encoding/json leaves as it is: DEL, the C1
-// controls (which some terminals obey) and the marks that reorder text.
+// controls, which some terminals obey, and marks that reorder or hide text.
 func escapeControls(enc []byte) []byte {
 	i := 0
 	for i < len(enc) && enc[i] < 0x7f {
@@ -115,25 +118,19 @@ func escapeControls(enc []byte) []byte {
 	if i == len(enc) {
 		return enc
 	}
-	out := append(make([]byte, 0, len(enc)+16), enc[:i]...)
+	var out strings.Builder
+	out.Grow(len(enc) + 16)
+	out.Write(enc[:i])
 	for i < len(enc) {
 		r, n := utf8.DecodeRune(enc[i:])
-		if isControl(r) {
-			out = fmt.Appendf(out, `\u%04x`, r)
+		if visible.Hidden(r) {
+			visible.Escape(&out, r)
 		} else {
-			out = append(out, enc[i:i+n]...)
+			out.Write(enc[i : i+n])
 		}
 		i += n
 	}
-	return out
-}
-
-func isControl(r rune) bool {
-	return r >= 0x7f && r <= 0x9f || // DEL and C1
-		r == 0x061c || r == 0x200e || r == 0x200f || // marks of direction
-		r >= 0x2028 && r <= 0x202e || // separators, embeddings, overrides
-		r >= 0x2066 && r <= 0x2069 || // isolates
-		r == 0xfeff
+	return []byte(out.String())
 }
 
 var errForm = errors.New("not a record")

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/visible"
+)
+
+func showCommand() command {
+	fs := flag.NewFlagSet("show", flag.ContinueOnError)
+	var f audit.Filter
+	fs.StringVar(&f.Agent, "agent", "", "only this agent")
+	fs.StringVar(&f.Door, "door", "", "only this door: tool, compute, model or admin")
+	denied := fs.Bool("denied", false, "only what was denied")
+	asJSON := fs.Bool("json", false, "print records as JSON, one a line")
+	return command{fs, func(ctx context.Context, dir string, out io.Writer) error {
+		if *denied {
+			f.Effect = audit.Deny
+		}
+		w := bufio.NewWriter(out)
+		enc := json.NewEncoder(w)
+		for r, err := range audit.Scan(ctx, os.DirFS(dir), f) {
+			if err != nil {
+				w.Flush()
+				return err
+			}
+			if *asJSON {
+				err = enc.Encode(r)
+			} else {
+				_, err = fmt.Fprintln(w, line(r))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return w.Flush()
+	}}
+}
+
+// line is a record for people. Whatever agents put there cannot drive the
+// terminal.
+func line(r audit.Record) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%6d  %s  ", r.Seq, r.Time.UTC().Format("2006-01-02 15:04:05.000"))
+	switch {
+	case r.Intent != nil:
+		fmt.Fprintf(&b, "%-7s  %-16s %s %s", "allow", r.Intent.Actor.Agent, r.Intent.Action, r.Intent.Resource)
+		if ids := r.Intent.Decision.PolicyIDs(); len(ids) > 0 {
+			fmt.Fprintf(&b, "  [%s]", strings.Join(ids, ", "))
+		}
+		if c := r.Intent.Credential; c != nil {
+			fmt.Fprintf(&b, "  credential %s", c.Name)
+		}
+	case r.Outcome != nil:
+		fmt.Fprintf(&b, "%-7s  of record %d, %d bytes, %s", r.Outcome.Status, r.Call, r.Outcome.Bytes, r.Outcome.Latency)
+		if r.Outcome.ErrorCode != "" {
+			fmt.Fprintf(&b, "  %s", r.Outcome.ErrorCode)
+		}
+	case r.Event != nil:
+		word := string(r.Event.Kind)
+		if r.Event.Kind == audit.KindDenial {
+			word = "deny"
+		}
+		fmt.Fprintf(&b, "%-7s  %-16s %s %s", word, r.Event.Actor.Agent, r.Event.Action, r.Event.Resource)
+		if d := r.Event.Decision; d != nil && d.Reason != "" {
+			fmt.Fprintf(&b, "  because %s", d.Reason)
+		}
+		if c := r.Event.Change; c != nil {
+			fmt.Fprintf(&b, "  by %s: %s", c.By, c.Reason)
+		}
+	}
+	return visible.Text(b.String())
+}

@@ -1,0 +1,41 @@
+// Package visible deals with characters that drive a terminal, break a line or
+// change the order in which text is read. What agents and tools say must not do
+// that to whoever reads the log.
+package visible
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// Hidden reports whether r must not be shown as it is.
+func Hidden(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
+// Text returns s with hidden characters as escapes, such as \u001b.
+func Text(s string) string {
+	if !strings.ContainsFunc(s, Hidden) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if Hidden(r) {
+			Escape(&b, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// Escape writes r as in a JSON string.
+func Escape(b *strings.Builder, r rune) {
+	if r > 0xffff {
+		r -= 0x10000
+		fmt.Fprintf(b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		return
+	}
+	fmt.Fprintf(b, `\u%04x`, r)
+}
