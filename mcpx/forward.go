@@ -1,0 +1,293 @@
+package mcpx
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// cancelWait is how long a cancelled call keeps its lease, so that the upstream
+// can still be told.
+const cancelWait = time.Second
+
+// forward does an allowed call at its upstream: lease, one request, scrub. The
+// client's _meta stays here, since policy did not see it.
+func (g *Gateway) forward(ctx context.Context, u *Upstream) (*mcp.CallToolResult, error) {
+	f := flightOf(ctx)
+	if f == nil || f.server != u.Name {
+		return nil, failed(audit.GuardPanic, "The call did not pass through governance.", false)
+	}
+	outer := ctx
+	ctx, cancel := context.WithTimeout(ctx, g.opts.CallTimeout)
+	defer cancel()
+	c := &carriage{told: make(chan struct{})}
+	if u.Credential != "" {
+		lease, err := g.lease(ctx, f, u)
+		if err != nil {
+			return nil, err
+		}
+		defer lease.Release()
+		c.lease = lease
+		f.out.CredentialVersion = lease.Ref().Version
+	}
+	out := carried{ctx, c}
+	key := poolKey{u.Name, owner(f.actor)}
+	s, done, err := g.pool.use(ctx, key,
+		func() (*session, error) { return g.connect(out, u) },
+		func(s *session) error { return listLive(out, s) })
+	if err != nil {
+		return nil, g.explain(outer, ctx, u, f, c, nil, err)
+	}
+	defer done()
+	c.begin()
+	if guard := g.pool.check(g.gov.engine, s, u.Name, f.tool); guard != "" {
+		g.gov.logger.Warn("mcpx: a live tool is not the approved one", "server", u.Name, "tool", f.tool)
+		return nil, failed(guard, "This tool has changed since it was approved.", false)
+	}
+	params := &mcp.CallToolParams{Name: f.tool, Arguments: f.args}
+	if f.trace != "" {
+		params.Meta = mcp.Meta{"traceparent": f.trace}
+	}
+	typed, err := s.cs.CallTool(out, params)
+	if err != nil {
+		if ctx.Err() != nil {
+			select { // the SDK tells the upstream behind our back
+			case <-c.told:
+			case <-time.After(cancelWait):
+			}
+		}
+		return nil, g.explain(outer, ctx, u, f, c, s, err)
+	}
+	if typed.NeedsInput() {
+		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", u.Name), false)
+	}
+	return g.clean(ctx, f, c, typed)
+}
+
+func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credential.Lease, error) {
+	if f.credential == nil || f.credential.Name != u.Credential {
+		return nil, failed(audit.GuardCredential, "The use of this tool's credential was not decided.", false)
+	}
+	lease, err := g.opts.Vault.Lease(ctx, credential.LeaseRequest{
+		Actor: f.actor, Credential: u.Credential, Origin: u.origin,
+		Tool: f.server + "__" + f.tool, Purpose: "tool", Decision: f.credential.Decision.ID,
+	})
+	if err != nil || lease == nil {
+		g.gov.logger.Error("mcpx: no lease", "credential", u.Credential, "server", u.Name, "error", err)
+		return nil, failed(audit.GuardCredential, fmt.Sprintf("The credential for the server %q cannot be had. An operator has to look.", u.Name), false)
+	}
+	return lease, nil
+}
+
+// explain turns what went wrong into one failure that tells the agent what to
+// do and nothing that the other side said, or into the upstream's own error,
+// scrubbed.
+func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c *carriage, s *session, err error) error {
+	c.mu.Lock()
+	reply, broken, status := c.reply, c.broken, c.status
+	c.mu.Unlock()
+	if outer.Err() != nil {
+		return outer.Err() // the agent left, or was revoked
+	}
+	if reply != nil && s != nil {
+		return g.cleanError(ctx, f, c, reply)
+	}
+	if s != nil && ctx.Err() == nil {
+		s.wire.dead.Store(true) // the next call opens a new session
+	}
+	g.gov.logger.Warn("mcpx: call failed", "server", u.Name, "tool", f.tool, "status", status, "error", g.redactText(c, err.Error()))
+	say := func(code, format string, retryable bool) error {
+		return failed(code, fmt.Sprintf(format, u.Name), retryable)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return say(guardTimeout, "The server %q did not answer in time. The call may have been done.", false)
+	case errors.Is(err, ErrClosed):
+		return say("closing", "The gateway in front of %q is closing.", true)
+	case errors.Is(broken, errTooLarge):
+		return say("upstream-too-large", "The server %q answered more than can be passed on.", false)
+	case errors.Is(broken, errRedirect):
+		return say("upstream-redirect", "The server %q points elsewhere, and redirects are not followed.", false)
+	case errors.Is(broken, credential.ErrOrigin):
+		return say(audit.GuardCredential, "The credential for %q is bound to another place.", false)
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return say("upstream-unauthorized", "The server %q does not accept this gateway's credential. An operator has to renew it.", false)
+	case broken != nil && s == nil:
+		return say("upstream-down", "The server %q cannot be reached now.", true)
+	case broken != nil:
+		return say("upstream-broken", "The connection to %q failed. The call may have been done.", false)
+	case status != 0:
+		var own *jsonrpc.Error
+		if s != nil && errors.As(err, &own) && !sdkError(own) {
+			return g.cleanError(ctx, f, c, own)
+		}
+		return say("upstream-error", "The server %q answered with an error.", status >= 500)
+	case s == nil:
+		return say("upstream-down", "The server %q cannot be reached now.", true)
+	}
+	return say("upstream-broken", "The connection to %q ended. The call may have been done.", false)
+}
+
+// sdkError reports whether an error is the SDK's own and not an upstream's.
+func sdkError(e *jsonrpc.Error) bool { return e.Code <= -32001 && e.Code >= -32005 }
+
+// clean scrubs a result and rebuilds it from the upstream's bytes, so that
+// numbers stay as they were written.
+func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.CallToolResult) (*mcp.CallToolResult, error) {
+	c.mu.Lock()
+	raw := c.result
+	c.mu.Unlock()
+	garbage := failed("upstream-garbage", "The server's answer could not be read.", false)
+	if len(raw) == 0 {
+		return nil, garbage
+	}
+	raw, found := g.redact(c, raw)
+	if len(found) > 0 {
+		if err := g.leaked(ctx, f, found); err != nil {
+			return nil, err
+		}
+		typed = new(mcp.CallToolResult)
+		if !json.Valid(raw) || typed.UnmarshalJSON(raw) != nil {
+			return nil, garbage
+		}
+	}
+	out := &mcp.CallToolResult{Content: typed.Content, IsError: typed.IsError}
+	structured, ok := member(raw, "structuredContent")
+	if !ok {
+		return nil, garbage
+	}
+	if len(structured) > 0 && string(structured) != "null" {
+		out.StructuredContent = structured
+	}
+	for k, v := range typed.Meta {
+		// Protocol fields are between the gateway and the upstream, and nobody
+		// but the gateway speaks for Twinward.
+		if !strings.HasPrefix(k, "io.modelcontextprotocol/") && !strings.HasPrefix(k, "dev.twinward/") {
+			if out.Meta == nil {
+				out.Meta = mcp.Meta{}
+			}
+			out.Meta[k] = v
+		}
+	}
+	f.out.Bytes = int64(len(raw))
+	return out, nil
+}
+
+// cleanError scrubs an upstream's JSON-RPC error.
+func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jsonrpc.Error) error {
+	if e.Code == mcp.CodeURLElicitationRequired {
+		return failed("upstream-input", fmt.Sprintf("The server %q wants a web page opened, which is not passed on here.", f.server), false)
+	}
+	text, found := g.redact(c, []byte(e.Message))
+	data, more := g.redact(c, e.Data)
+	for name, n := range more {
+		if found == nil {
+			found = make(map[string]int)
+		}
+		found[name] += n
+	}
+	if len(found) > 0 {
+		if err := g.leaked(ctx, f, found); err != nil {
+			return err
+		}
+	}
+	if !json.Valid(data) {
+		data = nil
+	}
+	f.out.Bytes = int64(len(text) + len(data))
+	return &jsonrpc.Error{Code: e.Code, Message: string(text), Data: data}
+}
+
+// scrubbers returns what knows the secrets that must not come back: the leased
+// one, and all of the vault if it says so.
+func (g *Gateway) scrubbers(c *carriage) []*credential.Scrubber {
+	var all []*credential.Scrubber
+	if c.lease != nil {
+		all = append(all, c.lease.Scrubber())
+	}
+	if v, ok := g.opts.Vault.(interface{ Scrubber() *credential.Scrubber }); ok {
+		if s := v.Scrubber(); s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (g *Gateway) redact(c *carriage, b []byte) ([]byte, map[string]int) {
+	var found map[string]int
+	for _, s := range g.scrubbers(c) {
+		clean, n := s.Redact(b)
+		b = clean
+		for name, times := range n {
+			if found == nil {
+				found = make(map[string]int)
+			}
+			found[name] += times
+		}
+	}
+	return b, found
+}
+
+func (g *Gateway) redactText(c *carriage, s string) string {
+	b, _ := g.redact(c, []byte(s))
+	return string(b)
+}
+
+// leaked puts on record that an upstream sent a secret back.
+func (g *Gateway) leaked(ctx context.Context, f *flight, found map[string]int) error {
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		times := strconv.Itoa(found[name])
+		f.out.Checks = append(f.out.Checks, "scrubbed:"+name+":"+times)
+		err := g.gov.log.Append(context.WithoutCancel(ctx), audit.Event{
+			Kind: audit.KindLeak, Door: audit.DoorTool, Action: f.decision.Action, Resource: f.decision.Resource,
+			Actor: f.actor, Trace: f.trace, Detail: map[string]string{"credential": name, "found": times},
+		})
+		if err != nil {
+			g.gov.logger.Error("mcpx: a leak could not be recorded, so the answer is withheld", "credential", name, "error", err)
+			return failed(guardAudit, "The answer is withheld: the audit log cannot be written.", false)
+		}
+	}
+	return nil
+}
+
+// member returns one member of a JSON object as it was written, or nothing if
+// it is absent. An upstream's strings may be cut in the middle of a character.
+func member(object []byte, name string) (json.RawMessage, bool) {
+	d := jsontext.NewDecoder(bytes.NewReader(object), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
+	if tok, err := d.ReadToken(); err != nil || tok.Kind() != '{' {
+		return nil, false
+	}
+	var got json.RawMessage
+	for {
+		tok, err := d.ReadToken()
+		if err != nil {
+			return nil, false
+		}
+		if tok.Kind() == '}' {
+			return got, true
+		}
+		key := tok.String()
+		v, err := d.ReadValue()
+		if err != nil {
+			return nil, false
+		}
+		if key == name {
+			got = json.RawMessage(bytes.Clone(v))
+		}
+	}
+}

@@ -1,0 +1,300 @@
+package mcpx
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// The methods of MCP that a server receives. Any other is denied.
+const (
+	methodInitialize    = "initialize"
+	methodPing          = "ping"
+	methodDiscover      = "server/discover"
+	methodListTools     = "tools/list"
+	methodCallTool      = "tools/call"
+	methodListPrompts   = "prompts/list"
+	methodGetPrompt     = "prompts/get"
+	methodListResources = "resources/list"
+	methodListTemplates = "resources/templates/list"
+	methodReadResource  = "resources/read"
+	methodSubscribe     = "resources/subscribe"
+	methodUnsubscribe   = "resources/unsubscribe"
+	methodListen        = "subscriptions/listen"
+	methodComplete      = "completion/complete"
+	methodSetLevel      = "logging/setLevel"
+
+	notifyInitialized = "notifications/initialized"
+	notifyCancelled   = "notifications/cancelled"
+	notifyProgress    = "notifications/progress"
+	notifyRoots       = "notifications/roots/list_changed"
+)
+
+// GovernOptions are the options of [Govern]. The zero value, and nil, are safe.
+type GovernOptions struct {
+	// Server is how policy and catalogue call this server. Empty means the only
+	// server of the catalogue in force; if that has several, everything is
+	// denied.
+	Server string
+	// Identify names the actor where no HTTP request exists: over stdio and in
+	// memory. It is asked for every request. Nil denies there. Over HTTP it is
+	// not asked, since only the verified token of the request counts: see
+	// [TokenVerifier].
+	Identify func(ctx context.Context, req mcp.Request) (audit.Actor, error)
+	// Logger receives what operators should see; nil discards it.
+	Logger *slog.Logger
+}
+
+// Govern returns receiving middleware that puts every request of a server under
+// policy and on record. Add it last, so that it is the outermost:
+//
+//	server.AddReceivingMiddleware(mcpx.Govern(engine, log, nil))
+//
+// The handshake (initialize, server/discover, ping) and the notifications of
+// the protocol pass. tools/call, prompts/get, resources/read, subscriptions,
+// completion and log levels are decided one by one; lists show what the actor
+// could use, in one page; anything else is denied.
+//
+// The tools of the server must be in the engine's catalogue: see [Catalog]. A
+// live tool that is absent from it is unknown, one that differs is denied.
+//
+// A nil engine or a nil log denies everything.
+func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) mcp.Middleware {
+	if opts == nil {
+		opts = &GovernOptions{}
+	}
+	g := newGovernor(engine, log, opts.Logger)
+	g.identify = opts.Identify
+	g.site = newOwnServer(engine, opts.Server)
+	return g.middleware
+}
+
+// A governor is the one implementation of governance over MCP. The middleware
+// of an author's server and the gateway differ in their site only.
+type governor struct {
+	engine   *governance.Engine
+	log      audit.Recorder
+	logger   *slog.Logger
+	identify func(context.Context, mcp.Request) (audit.Actor, error)
+	agents   Agents // may be nil
+	site     site
+	broken   error // why everything is denied, or nil
+}
+
+// A site is where the governed tools live.
+type site interface {
+	// tool says which server and which of its tools a client's name means.
+	tool(name string) (server, tool string)
+	// name is the server whose prompts and resources are offered, "" if none are.
+	name() string
+	// credential names the secret that calls to a server use, or is "".
+	credential(server string) string
+	// live returns the guard that refuses the call because the tool that would
+	// run is not the approved one, or "".
+	live(ctx context.Context, q *query, server, tool string) (guard string)
+	// refresh is called before tools are listed or called.
+	refresh()
+}
+
+func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Logger) *governor {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	g := &governor{engine: engine, log: audit.OrRefuse(log), logger: logger}
+	switch {
+	case debugged():
+		g.broken = ErrDebug
+	case engine == nil:
+		g.broken = errors.New("mcpx: no policy engine: pass a *governance.Engine; without one every request is denied")
+	case log == nil:
+		g.broken = audit.ErrNoLog
+	}
+	if g.broken != nil {
+		logger.Error("mcpx: everything is denied", "error", g.broken)
+	}
+	return g
+}
+
+// A query is one request on its way through the middleware.
+type query struct {
+	next   mcp.MethodHandler
+	method string
+	req    mcp.Request
+	outer  context.Context // of the request, before revocation is attached
+	actor  audit.Actor
+	name   string // what is asked for: a tool, a prompt, a URI
+	args   []byte
+	modern bool // 2026-07-28 and later
+	trace  string
+}
+
+func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
+	return func(ctx context.Context, method string, req mcp.Request) (res mcp.Result, err error) {
+		q := &query{next: next, method: method, req: req, outer: ctx}
+		defer func() {
+			if p := recover(); p != nil {
+				g.logger.Error("mcpx: panic", "method", method, "panic", p, "stack", string(debug.Stack()))
+				res, err = g.refuse(ctx, q, refused(audit.GuardPanic))
+			}
+		}()
+		return g.handle(ctx, q)
+	}
+}
+
+func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
+	switch q.method {
+	case methodInitialize, methodPing, notifyInitialized, notifyCancelled, notifyProgress, notifyRoots:
+		return q.next(ctx, q.method, q.req)
+	case methodDiscover:
+		return discover(q.next(ctx, q.method, q.req))
+	}
+	q.describe()
+	if g.broken != nil {
+		r := refused(audit.GuardNoSnapshot)
+		r.text = "This server is not set up: " + g.broken.Error() + "."
+		return g.refuse(ctx, q, r)
+	}
+	actor, err := g.actor(ctx, q.req)
+	if err != nil {
+		g.logger.Warn("mcpx: request without an actor", "method", q.method, "error", err)
+		r := refused(audit.GuardNoActor)
+		r.text = "Nobody vouches for this request: it came neither through a session's door nor with a verified token."
+		return g.refuse(ctx, q, r)
+	}
+	q.actor = actor
+	if g.agents != nil {
+		inner, cancel, err := g.agents.Context(ctx, actor)
+		if err != nil {
+			r := refused(audit.GuardRevoked)
+			r.text = "This agent may not act any more."
+			return g.refuse(ctx, q, r)
+		}
+		defer cancel()
+		ctx = inner
+	}
+	switch q.method {
+	case methodCallTool:
+		return g.callTool(ctx, q)
+	case methodListTools:
+		return g.listTools(ctx, q)
+	case methodListPrompts:
+		return g.listPrompts(ctx, q)
+	case methodListResources:
+		return g.listResources(ctx, q)
+	case methodListTemplates:
+		return g.listTemplates(ctx, q)
+	case methodGetPrompt:
+		return g.single(ctx, q, "get_prompt")
+	case methodReadResource:
+		return private(g.single(ctx, q, "read_resource"))
+	case methodComplete:
+		return g.single(ctx, q, "complete")
+	case methodSubscribe, methodUnsubscribe, methodSetLevel:
+		return g.single(ctx, q, "subscribe")
+	case methodListen:
+		return g.listen(ctx, q)
+	}
+	return g.refuse(ctx, q, refused(audit.GuardMethod))
+}
+
+// actor says who asks. A request that came over HTTP has exactly one source for
+// it, the token information of this request; the context is never asked, since
+// on a stateful session it belongs to the session's first request for ever.
+func (g *governor) actor(ctx context.Context, req mcp.Request) (audit.Actor, error) {
+	if extra := req.GetExtra(); extra != nil && (extra.TokenInfo != nil || extra.Header != nil) {
+		a, ok := actorOf(extra.TokenInfo)
+		if !ok {
+			return audit.Actor{}, audit.ErrNoActor
+		}
+		return a, nil
+	}
+	if g.identify == nil {
+		return audit.Actor{}, audit.ErrNoActor
+	}
+	a, err := g.identify(ctx, req)
+	if err != nil {
+		return audit.Actor{}, err
+	}
+	return a, a.Validate()
+}
+
+// describe reads from the parameters what records and refusals name.
+func (q *query) describe() {
+	if v, ok := q.req.(interface{ ProtocolVersion() string }); ok {
+		q.modern = v.ProtocolVersion() >= modernVersion
+	}
+	switch p := q.req.GetParams().(type) {
+	case *mcp.CallToolParamsRaw:
+		q.name, q.args = p.Name, p.Arguments
+	case *mcp.GetPromptParams:
+		q.name = p.Name
+	case *mcp.ReadResourceParams:
+		q.name = p.URI
+	case *mcp.SubscribeParams:
+		q.name = p.URI
+	case *mcp.UnsubscribeParams:
+		q.name = p.URI
+	case *mcp.CompleteParams:
+		if p.Ref != nil {
+			q.name = p.Ref.Name + p.Ref.URI
+		}
+	case *mcp.SetLoggingLevelParams:
+		q.name = "logging"
+	}
+	var header http.Header
+	if extra := q.req.GetExtra(); extra != nil {
+		header = extra.Header
+	}
+	q.trace = traceparent(q.req, header)
+}
+
+// decide asks the engine. Whatever goes wrong, the answer is a denial with a
+// cause.
+func (g *governor) decide(ctx context.Context, r governance.Request) governance.Decision {
+	d, err := g.engine.Decide(ctx, r)
+	if err != nil {
+		g.logger.Debug("mcpx: decision", "action", r.Action, "name", clip(r.Name, 128), "error", err)
+		if d.Effect != audit.Deny {
+			d.Effect, d.Reason = audit.Deny, audit.GuardPolicyError
+		}
+	}
+	if d.ID == "" {
+		d.ID = newID()
+	}
+	return d
+}
+
+// refuse records a refusal once and answers it.
+func (g *governor) refuse(ctx context.Context, q *query, r refusal) (mcp.Result, error) {
+	g.recordRefusal(ctx, q, r)
+	return q.answer(r)
+}
+
+func (g *governor) recordRefusal(ctx context.Context, q *query, r refusal) {
+	ev := audit.Event{
+		Kind: audit.KindDenial, Door: audit.DoorTool,
+		Action: r.Action, Resource: r.Resource, Actor: q.actor,
+		Decision: &r.Decision.Decision, Args: q.args, ToolPin: r.Pin, Trace: q.trace,
+	}
+	if ev.Action == "" {
+		ev.Action, ev.Resource = clip(q.method, 128), clip(q.name, 256)
+	}
+	record(ctx, g.log, g.logger, ev)
+}
+
+func (q *query) answer(r refusal) (mcp.Result, error) {
+	if q.method != methodCallTool {
+		return nil, r.err(q.method, q.name)
+	}
+	if r.Hidden {
+		return nil, unknownTool(q.name)
+	}
+	return r.result(q.modern), nil
+}

@@ -1,0 +1,327 @@
+package mcpx
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/auth"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// modernVersion is the first protocol without sessions. Clients of both eras
+// use one URL; they are told apart by the version header alone, which the body
+// must confirm.
+const modernVersion = "2026-07-28"
+
+const (
+	headerVersion = "Mcp-Protocol-Version"
+	headerMethod  = "Mcp-Method"
+	headerName    = "Mcp-Name"
+)
+
+// singular headers decide something; twice is an attempt to be read in two ways.
+var singular = []string{
+	"Authorization", "Content-Type", "Content-Length", "Content-Encoding", "Host", "Origin",
+	headerVersion, headerMethod, headerName, sessionHeader, "Last-Event-Id",
+}
+
+// forwarded headers are claims that only infrastructure makes. None of them is
+// believed, and none goes further than this.
+var forwarded = []string{"Authorization", "Cookie", "Forwarded", "Proxy-Authorization", "X-Real-Ip", "X-Vault-Tokens", "Mcp-Init-Host", "Router-Key"}
+
+// httpRefusal is a no at the door, before MCP.
+type httpRefusal struct {
+	status int
+	guard  string
+	text   string // for the client; never a verifier's words
+	code   int64  // of the JSON-RPC error; 0 = plain text
+	m      message
+	detail string // for the auditor
+}
+
+func deny(status int, guard, text string) *httpRefusal {
+	return &httpRefusal{status: status, guard: guard, text: text}
+}
+
+// eras says which methods the door lets through, and for which protocol.
+var eras = map[string]struct{ legacy, modern bool }{
+	methodInitialize: {legacy: true}, methodPing: {legacy: true},
+	methodDiscover: {modern: true}, methodListen: {modern: true},
+	methodSubscribe: {legacy: true}, methodUnsubscribe: {legacy: true}, methodSetLevel: {legacy: true},
+	methodListTools: {true, true}, methodCallTool: {true, true},
+	methodListPrompts: {true, true}, methodGetPrompt: {true, true},
+	methodListResources: {true, true}, methodListTemplates: {true, true}, methodReadResource: {true, true},
+	methodComplete:    {true, true},
+	notifyInitialized: {true, true}, notifyCancelled: {true, true}, notifyProgress: {true, true}, notifyRoots: {true, true},
+}
+
+// serve is the way of an HTTP request: refuse on the cheapest evidence, and put
+// each refusal on record, since the middleware will never see it.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Actor) {
+	m, no := g.admit(w, r, actor)
+	if no != nil {
+		no.m = m
+		g.turnAway(w, r, actor, no)
+		return
+	}
+	ctx := context.WithValue(r.Context(), doorKey{}, actor)
+	if r.Method == http.MethodGet && g.gov.agents != nil {
+		inner, cancel, err := g.gov.agents.Context(ctx, actor)
+		if err != nil {
+			g.turnAway(w, r, actor, deny(http.StatusForbidden, audit.GuardRevoked, "this agent may not act any more"))
+			return
+		}
+		defer cancel() // a stream ends when the agent is revoked
+		ctx = inner
+	}
+	r = r.Clone(ctx)
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Mcp-") {
+			r.Header.Del(name)
+		}
+	}
+	for _, name := range forwarded {
+		r.Header.Del(name)
+	}
+	if modern(r) {
+		r.Header.Del(sessionHeader)
+		g.modern.ServeHTTP(w, r)
+		return
+	}
+	who := owner(actor)
+	id := r.Header.Get(sessionHeader)
+	g.legacy.ServeHTTP(&headerHook{ResponseWriter: w, hook: func(h http.Header) {
+		if created := h.Get(sessionHeader); created != "" && id == "" {
+			g.owners.add(created, who)
+		}
+	}}, r)
+	if r.Method == http.MethodDelete {
+		g.owners.drop(id)
+	}
+}
+
+func modern(r *http.Request) bool { return r.Header.Get(headerVersion) >= modernVersion }
+
+// admit checks everything about a request that needs no policy. It replaces the
+// body by the bytes that were checked.
+func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, actor audit.Actor) (message, *httpRefusal) {
+	var m message
+	if actor.Validate() != nil {
+		return m, deny(http.StatusUnauthorized, audit.GuardNoActor, "nobody vouches for this request")
+	}
+	if no := checkHeaders(r); no != nil {
+		return m, no
+	}
+	who := owner(actor)
+	id := r.Header.Get(sessionHeader)
+	if !modern(r) && id != "" && !g.owners.holds(id, who) {
+		return m, deny(http.StatusNotFound, guardSession, "session not found")
+	}
+	switch r.Method {
+	case http.MethodPost:
+	case http.MethodGet, http.MethodDelete:
+		if !modern(r) && id != "" {
+			return m, nil
+		}
+		fallthrough
+	default:
+		return m, deny(http.StatusMethodNotAllowed, audit.GuardMethod, "Method Not Allowed")
+	}
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := params["charset"]; err != nil || kind != "application/json" || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
+		return m, deny(http.StatusUnsupportedMediaType, guardMedia, "Content-Type must be application/json in UTF-8")
+	}
+	if r.Header.Get("Content-Encoding") != "" {
+		return m, deny(http.StatusUnsupportedMediaType, guardMedia, "Content-Encoding is not accepted")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return m, deny(http.StatusRequestEntityTooLarge, guardSize, "the request body exceeds 4 MiB")
+		}
+		return m, deny(http.StatusBadRequest, guardMedia, "the request body could not be read")
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+	m, err = scan(body)
+	if err != nil {
+		no := deny(http.StatusBadRequest, audit.GuardStrictJSON, "invalid request: "+strings.TrimPrefix(err.Error(), errJSON.Error()+": "))
+		no.code = jsonrpc.CodeInvalidRequest
+		return m, no
+	}
+	if no := agree(r, m); no != nil {
+		return m, no
+	}
+	return m, g.admitMethod(r, m, who, id)
+}
+
+// checkHeaders refuses what browsers of other origins and confused proxies send.
+func checkHeaders(r *http.Request) *httpRefusal {
+	for _, name := range singular {
+		if len(r.Header.Values(name)) > 1 {
+			return deny(http.StatusBadRequest, guardHeaders, "header "+name+" occurs more than once")
+		}
+	}
+	check := *r
+	check.Method = http.MethodPost // reading is not safe here: a stream shows results
+	if http.NewCrossOriginProtection().Check(&check) != nil {
+		return deny(http.StatusForbidden, guardOrigin, "cross-origin requests are not accepted")
+	}
+	return nil
+}
+
+// agree compares the headers that route a request with the body that acts, in
+// every era of the protocol.
+func agree(r *http.Request, m message) *httpRefusal {
+	mismatch := func(text string) *httpRefusal {
+		no := deny(http.StatusBadRequest, guardHeaders, text)
+		no.code = mcp.CodeHeaderMismatch
+		return no
+	}
+	version := r.Header.Get(headerVersion)
+	if m.version != "" && m.version != version {
+		return mismatch("header mismatch: " + headerVersion + " and _meta disagree")
+	}
+	if h, ok := r.Header[headerMethod]; ok && h[0] != m.method {
+		return mismatch("header mismatch: " + headerMethod + " and body disagree")
+	}
+	if h, ok := r.Header[headerName]; ok && (!m.named || h[0] != m.name) {
+		return mismatch("header mismatch: " + headerName + " and body disagree")
+	}
+	if version < modernVersion || !m.call {
+		return nil
+	}
+	if r.Header.Get(headerMethod) == "" {
+		return mismatch("header mismatch: " + headerMethod + " is missing")
+	}
+	if m.named && r.Header.Get(headerName) == "" {
+		return mismatch("header mismatch: " + headerName + " is missing")
+	}
+	if m.version == "" {
+		no := deny(http.StatusBadRequest, guardHeaders, "_meta names no protocol version")
+		no.code = jsonrpc.CodeInvalidParams
+		return no
+	}
+	return nil
+}
+
+// admitMethod refuses what no handler will take, so that it is on record.
+func (g *Gateway) admitMethod(r *http.Request, m message, who, id string) *httpRefusal {
+	if m.reply {
+		return deny(http.StatusBadRequest, audit.GuardMethod, "nothing was asked, so no response is expected")
+	}
+	era, ok := eras[m.method]
+	if !ok || (modern(r) && !era.modern) || (!modern(r) && !era.legacy) {
+		no := deny(http.StatusOK, audit.GuardMethod, "method is not available here")
+		no.code = jsonrpc.CodeMethodNotFound
+		if modern(r) {
+			no.status = http.StatusNotFound
+		}
+		if !m.call {
+			no.status = http.StatusBadRequest
+		}
+		return no
+	}
+	if strings.HasPrefix(m.method, "notifications/") == m.call {
+		no := deny(http.StatusBadRequest, audit.GuardStrictJSON, "a request needs an id, and a notification has none")
+		no.code = jsonrpc.CodeInvalidRequest
+		return no
+	}
+	if modern(r) {
+		return nil
+	}
+	if m.method == methodInitialize {
+		if id != "" {
+			return deny(http.StatusBadRequest, guardSession, "this session is initialized already")
+		}
+		if !g.owners.room(who) {
+			return deny(http.StatusTooManyRequests, guardLimit, "too many sessions are open")
+		}
+	} else if id == "" {
+		return deny(http.StatusBadRequest, guardSession, "an Mcp-Session-Id is required; initialize first")
+	}
+	return nil
+}
+
+// turnAway records a refusal at the door and answers it.
+func (g *Gateway) turnAway(w http.ResponseWriter, r *http.Request, actor audit.Actor, no *httpRefusal) {
+	d := audit.Refusal(newID(), no.guard)
+	ev := audit.Event{
+		Kind: audit.KindDenial, Door: audit.DoorTool, Actor: actor, Decision: &d,
+		Action: clip(no.m.method, 128), Resource: clip(no.m.name, 256),
+		Detail: map[string]string{"http": clip(r.Method, 16) + " " + http.StatusText(no.status), "text": clip(no.text, 256)},
+	}
+	if no.detail != "" {
+		ev.Detail["cause"] = clip(no.detail, 256)
+	}
+	if ev.Action == "" {
+		ev.Action = "http"
+	}
+	record(r.Context(), g.gov.log, g.gov.logger, ev)
+	w.Header().Set("Cache-Control", "no-store")
+	if no.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", "GET, POST, DELETE")
+	}
+	if no.code == 0 {
+		http.Error(w, no.text+" (decision "+d.ID+")", no.status)
+		return
+	}
+	id := no.m.id
+	if len(id) == 0 {
+		id = json.RawMessage("null")
+	}
+	data, _ := json.Marshal(refusal{Decision: decisionOf(d)}.denial())
+	body, _ := json.Marshal(struct {
+		Version string          `json:"jsonrpc"`
+		ID      json.RawMessage `json:"id"`
+		Error   *jsonrpc.Error  `json:"error"`
+	}{"2.0", id, &jsonrpc.Error{Code: no.code, Message: no.text, Data: data}})
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(no.status)
+	w.Write(body)
+}
+
+// doorKey is where the door puts the actor of one HTTP request for the SDK's
+// token middleware, which is the only way to hand something to each request's
+// handler: contexts of a stateful session are those of its first request.
+type doorKey struct{}
+
+// handlers builds the SDK's endpoints of both eras over one server.
+func (g *Gateway) handlers() (legacy, modern http.Handler) {
+	get := func(*http.Request) *mcp.Server { return g.server }
+	opts := mcp.StreamableHTTPOptions{
+		JSONResponse: true, SessionTimeout: 30 * time.Minute, MaxRequestBodyBytes: maxBody,
+		PropagateRequestCancellation: true,
+	}
+	vouch := auth.RequireBearerToken(func(ctx context.Context, _ string, _ *http.Request) (*auth.TokenInfo, error) {
+		actor, ok := ctx.Value(doorKey{}).(audit.Actor)
+		if !ok {
+			return nil, auth.ErrInvalidToken
+		}
+		return tokenInfo(actor, time.Time{}), nil
+	}, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true})
+	wrap := func(h http.Handler) http.Handler {
+		inner := vouch(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Del("Authorization")
+			h.ServeHTTP(w, r)
+		}))
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Set("Authorization", "Bearer door") // whatever the client sent is gone
+			inner.ServeHTTP(w, r)
+		})
+	}
+	legacyOpts, modernOpts := opts, opts
+	modernOpts.Stateless = true
+	return wrap(mcp.NewStreamableHTTPHandler(get, &legacyOpts)), wrap(mcp.NewStreamableHTTPHandler(get, &modernOpts))
+}

@@ -1,0 +1,128 @@
+// Package mcpx puts the Model Context Protocol under governance: every request
+// of an agent is decided by policy, on record before it acts, and on record
+// again before the agent sees the answer.
+//
+// There are two ways in, and one implementation of governance behind both.
+//
+//   - [Govern] is middleware for a server that you wrote with the go-sdk. One
+//     line, added last, and the server's own tools, prompts and resources are
+//     governed on every transport.
+//   - [Gateway] is one endpoint in front of many servers that others wrote. It
+//     holds their credentials, so that the agents do not.
+//
+// # How to think about a call
+//
+// Somebody asks: the [audit.Actor], which comes from the door of a sandbox
+// session or from a token that was verified for this very request, never from
+// what a client says about itself and never from the first request of a longer
+// session. They ask for a tool that a person approved: the catalogue in
+// [governance.Bundle] pins each definition, and a live tool that is absent from
+// it or differs is drift and cannot be called. The arguments that policy
+// decides are the bytes that the tool receives. Then the intent becomes
+// durable, the credential is leased for this one call, exactly one request
+// goes out, what comes back is scrubbed, the outcome becomes durable, and only
+// then is the agent answered. If any of this fails, the answer is no.
+//
+// # What an agent is told
+//
+// A refused tools/call is an ordinary result with isError, a short text and
+// _meta["dev.twinward/denial"] (see [Denial]), so that a model can adapt and
+// the session lives on. Other refused methods answer a JSON-RPC error with
+// [CodeDenied] and the same data. A tool that the agent must not know about
+// answers exactly as one that does not exist. Policy text is for the auditor,
+// who finds it in the record under the decision's id.
+//
+// # Trust
+//
+// The go-sdk parses what arrives, and it is lenient: it keeps duplicate keys,
+// ignores trailing data and does not look at Origin. The endpoints of a
+// [Gateway] therefore check each HTTP request as a whole before the SDK sees
+// it. [Govern] works behind the SDK, where only the arguments of a call are
+// still raw; they are checked just as strictly.
+//
+// Nothing here starts while MCPGODEBUG is set in the environment, since that
+// variable can switch safe defaults of the SDK off.
+package mcpx
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/auth"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// Agents says whether an actor may still act. The registry in
+// credential/agentid implements it.
+type Agents interface {
+	// Context returns a context that is cancelled when the actor's agent is
+	// revoked, or an error when it already is, or is unknown.
+	Context(ctx context.Context, a audit.Actor) (context.Context, context.CancelFunc, error)
+}
+
+// A Verifier checks the bearer token of one request for one audience. The
+// registry in credential/agentid implements it.
+type Verifier interface {
+	// Verify returns who the token speaks for and until when.
+	Verify(ctx context.Context, token, audience string) (audit.Actor, time.Time, error)
+}
+
+var (
+	// ErrDebug is returned while MCPGODEBUG is set.
+	ErrDebug = errors.New("mcpx: MCPGODEBUG is set, which can switch off safety defaults of the MCP SDK: unset it and start again")
+	// ErrClosed is returned once a Gateway is closed.
+	ErrClosed = errors.New("mcpx: the gateway is closed")
+	// ErrUpstream wraps errors about an upstream that cannot be added.
+	ErrUpstream = errors.New("mcpx: upstream")
+	// ErrCatalog is returned when a server's tools cannot be written down.
+	ErrCatalog = errors.New("mcpx: catalogue")
+)
+
+// debugged reports whether the SDK's compatibility switches are in the
+// environment.
+func debugged() bool { return os.Getenv("MCPGODEBUG") != "" }
+
+// actorKey is where the actor lies in the token information that the SDK hands
+// to the middleware with each request.
+const actorKey = "dev.twinward/actor"
+
+// TokenVerifier makes v usable with the go-sdk's auth.RequireBearerToken, for
+// an author who serves a governed server over HTTP without a [Gateway]. Tokens
+// must have been issued for the audience, which is the canonical URL of the
+// endpoint. The text of verification errors does not reach the client.
+func TokenVerifier(v Verifier, audience string) auth.TokenVerifier {
+	return func(ctx context.Context, token string, _ *http.Request) (*auth.TokenInfo, error) {
+		if v == nil || audience == "" {
+			return nil, auth.ErrInvalidToken
+		}
+		a, until, err := v.Verify(ctx, token, audience)
+		if err != nil || a.Validate() != nil {
+			return nil, auth.ErrInvalidToken
+		}
+		return tokenInfo(a, until), nil
+	}
+}
+
+// tokenInfo carries an actor through the SDK. UserID binds SDK sessions to it.
+func tokenInfo(a audit.Actor, until time.Time) *auth.TokenInfo {
+	return &auth.TokenInfo{UserID: owner(a), Expiration: until, Extra: map[string]any{actorKey: a}}
+}
+
+// actorOf returns the actor that tokenInfo put there.
+func actorOf(t *auth.TokenInfo) (audit.Actor, bool) {
+	if t == nil {
+		return audit.Actor{}, false
+	}
+	a, ok := t.Extra[actorKey].(audit.Actor)
+	return a, ok && a.Validate() == nil
+}
+
+// owner is what sessions, ours and upstream ones, belong to: issuer, agent and
+// user, not a token, so that a session survives a fresh token.
+func owner(a audit.Actor) string {
+	return quoteJoin(a.Issuer, a.Agent, a.User)
+}

@@ -1,0 +1,263 @@
+package mcpx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+const (
+	// maxLinks bounds the sessions with upstreams; for an upstream over stdio
+	// each is a process.
+	maxLinks = 256
+	// listedFor is how long a session's view of the upstream's tools counts.
+	listedFor = time.Minute
+	// maxLiveTools bounds the tools that are looked at per upstream.
+	maxLiveTools = 10_000
+)
+
+// A poolKey names one actor's session with one upstream. Sessions are never
+// shared between actors: what an upstream or the SDK keeps per session, one
+// actor must not see of another.
+type poolKey struct{ server, owner string }
+
+// A pool holds the sessions with upstreams.
+type pool struct {
+	pins pinboard
+
+	mu     sync.Mutex
+	links  map[poolKey]*link
+	uses   uint64 // counts uses, to find the oldest
+	closed bool
+	ending sync.WaitGroup // sessions that are being closed
+}
+
+// A link is the place of one session, which may be opened anew.
+type link struct {
+	gate  chan struct{} // holds a token while nobody is connecting
+	users int           // under pool.mu
+	used  uint64        // under pool.mu: order of use
+	now   *session      // under pool.mu
+}
+
+// A session is a live MCP session with an upstream.
+type session struct {
+	cs     *mcp.ClientSession
+	wire   *wire
+	tools  map[string]*mcp.Tool // what the upstream has now, by its own names
+	listed time.Time
+}
+
+// fresh reports whether the session's view of the tools counts.
+func (s *session) fresh() bool {
+	return s != nil && !s.wire.dead.Load() && !s.wire.changed.Load() && time.Since(s.listed) < listedFor
+}
+
+func newPool() *pool { return &pool{links: make(map[poolKey]*link)} }
+
+// use returns the session of key, opened or listed anew if need be, and a
+// function to call after use. It waits for nobody but the connect of the same
+// actor's other calls.
+func (p *pool) use(ctx context.Context, key poolKey, open func() (*session, error), list func(*session) error) (*session, func(), error) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, nil, ErrClosed
+	}
+	l := p.links[key]
+	if l == nil {
+		p.evictLocked()
+		l = &link{gate: make(chan struct{}, 1)}
+		l.gate <- struct{}{}
+		p.links[key] = l
+	}
+	l.users++
+	p.mu.Unlock()
+	done := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		l.users--
+		p.uses++
+		l.used = p.uses
+	}
+	select {
+	case <-l.gate:
+	case <-ctx.Done():
+		done()
+		return nil, nil, ctx.Err()
+	}
+	defer func() { l.gate <- struct{}{} }()
+	p.mu.Lock()
+	s := l.now
+	p.mu.Unlock()
+	if s.fresh() {
+		return s, done, nil
+	}
+	var err error
+	if s != nil && !s.wire.dead.Load() {
+		next := &session{cs: s.cs, wire: s.wire} // readers of s keep their view
+		if err = list(next); err == nil {
+			s = next
+		} else {
+			s.wire.dead.Store(true)
+		}
+	}
+	if s == nil || s.wire.dead.Load() {
+		p.replace(l, nil)
+		if err == nil {
+			s, err = open()
+		}
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	if !p.replace(l, s) {
+		done()
+		return nil, nil, ErrClosed
+	}
+	return s, done, nil
+}
+
+// replace puts s into l and closes what was there, unless it is the same
+// connection. It reports false, and closes s, when the pool is closed.
+func (p *pool) replace(l *link, s *session) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := l.now
+	if old != nil && (s == nil || old.cs != s.cs) {
+		p.endLocked(old)
+	}
+	l.now = s
+	if p.closed && s != nil {
+		p.endLocked(s)
+		l.now = nil
+		return false
+	}
+	return true
+}
+
+// endLocked closes a session without waiting for it.
+func (p *pool) endLocked(s *session) {
+	p.ending.Add(1)
+	go func() {
+		defer p.ending.Done()
+		s.cs.Close()
+	}()
+}
+
+// evictLocked makes room for one more link.
+func (p *pool) evictLocked() {
+	if len(p.links) < maxLinks {
+		return
+	}
+	var oldest poolKey
+	var found *link
+	for key, l := range p.links {
+		if l.users == 0 && (found == nil || l.used < found.used) {
+			oldest, found = key, l
+		}
+	}
+	if found == nil {
+		return // all are in use: each is bounded by its call
+	}
+	if found.now != nil {
+		p.endLocked(found.now)
+	}
+	delete(p.links, oldest)
+}
+
+// drift returns the guard that refuses a tool because the session with key has
+// shown it to differ from what was approved, or "".
+func (p *pool) drift(engine *governance.Engine, key poolKey, tool string) string {
+	p.mu.Lock()
+	var s *session
+	if l := p.links[key]; l != nil {
+		s = l.now
+	}
+	p.mu.Unlock()
+	if !s.fresh() {
+		return "" // the call will look again
+	}
+	return p.check(engine, s, key.server, tool)
+}
+
+// check compares a session's view of a tool with the approved definition.
+func (p *pool) check(engine *governance.Engine, s *session, server, tool string) string {
+	approved, pin, ok := engine.Tool(server, tool)
+	if !ok {
+		return audit.GuardUnknown
+	}
+	live := s.tools[tool]
+	if live == nil || !p.pins.same(live, approved, pin) {
+		return audit.GuardPinDrift
+	}
+	return ""
+}
+
+// close ends all sessions and waits for them.
+func (p *pool) close() error {
+	p.mu.Lock()
+	p.closed = true
+	for key, l := range p.links {
+		if l.now != nil {
+			p.endLocked(l.now)
+			l.now = nil
+		}
+		delete(p.links, key)
+	}
+	p.mu.Unlock()
+	p.ending.Wait()
+	return nil
+}
+
+// connect opens a session with an upstream and looks at its tools.
+func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
+	w := &wire{http: u.origin != ""}
+	t, stop, err := u.dial(ctx, u, w)
+	if err != nil {
+		return nil, err
+	}
+	if stop != nil {
+		stop = sync.OnceValue(stop)
+	}
+	// The connection must not end with the call that opened it; connecting must.
+	cs, err := newClient(nil).Connect(ctx, &tap{Transport: t, wire: w, stop: stop}, nil)
+	if err != nil {
+		if stop != nil {
+			err = errors.Join(err, stop())
+		}
+		return nil, err
+	}
+	w.version.Store(cs.InitializeResult().ProtocolVersion)
+	s := &session{cs: cs, wire: w}
+	if err := listLive(ctx, s); err != nil {
+		cs.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// listLive fills in what the upstream offers now.
+func listLive(ctx context.Context, s *session) error {
+	s.wire.changed.Store(false)
+	s.tools = make(map[string]*mcp.Tool)
+	for t, err := range s.cs.Tools(ctx, nil) {
+		if err != nil {
+			return err
+		}
+		if _, twice := s.tools[t.Name]; twice || len(s.tools) >= maxLiveTools {
+			return fmt.Errorf("mcpx: the upstream lists %q twice, or more than %d tools", clip(t.Name, 64), maxLiveTools)
+		}
+		s.tools[t.Name] = t
+	}
+	s.listed = time.Now()
+	return nil
+}

@@ -1,0 +1,103 @@
+package mcpx
+
+import (
+	"net/http"
+	"sync"
+)
+
+// Caps on the MCP sessions of clients that speak a protocol with sessions.
+const (
+	maxSessions         = 10_000
+	maxSessionsPerActor = 256
+)
+
+const sessionHeader = "Mcp-Session-Id"
+
+// owners remembers whose each MCP session is. The SDK binds sessions too, but
+// answers a stranger differently from somebody with an unknown id.
+type owners struct {
+	live func() map[string]bool // the ids that the SDK still serves
+
+	mu   sync.Mutex
+	of   map[string]string
+	many map[string]int
+}
+
+func newOwners(live func() map[string]bool) *owners {
+	return &owners{live: live, of: make(map[string]string), many: make(map[string]int)}
+}
+
+// holds reports whether the session exists and belongs to owner.
+func (o *owners) holds(id, owner string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	of, ok := o.of[id]
+	return ok && of == owner
+}
+
+// room reports whether owner may open one more session.
+func (o *owners) room(owner string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.of) < maxSessions && o.many[owner] < maxSessionsPerActor {
+		return true
+	}
+	live := o.live()
+	for id := range o.of {
+		if !live[id] {
+			o.dropLocked(id)
+		}
+	}
+	return len(o.of) < maxSessions && o.many[owner] < maxSessionsPerActor
+}
+
+func (o *owners) add(id, owner string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.of[id]; !ok {
+		o.of[id] = owner
+		o.many[owner]++
+	}
+}
+
+func (o *owners) drop(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dropLocked(id)
+}
+
+func (o *owners) dropLocked(id string) {
+	owner, ok := o.of[id]
+	if !ok {
+		return
+	}
+	delete(o.of, id)
+	if o.many[owner]--; o.many[owner] <= 0 {
+		delete(o.many, owner)
+	}
+}
+
+// A headerHook calls its function once, before the headers of a response are
+// sent.
+type headerHook struct {
+	http.ResponseWriter
+	hook func(http.Header)
+	done bool
+}
+
+func (w *headerHook) before() {
+	if !w.done {
+		w.done = true
+		w.hook(w.Header())
+	}
+}
+
+func (w *headerHook) WriteHeader(status int)      { w.before(); w.ResponseWriter.WriteHeader(status) }
+func (w *headerHook) Write(b []byte) (int, error) { w.before(); return w.ResponseWriter.Write(b) }
+func (w *headerHook) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// FlushError implements what http.ResponseController looks for.
+func (w *headerHook) FlushError() error {
+	w.before()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}

@@ -1,0 +1,271 @@
+package mcpx
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// maxReply bounds what one request to an upstream may answer.
+const maxReply = 16 << 20
+
+var (
+	errTooLarge = errors.New("mcpx: the upstream answered more than 16 MiB")
+	errNoLease  = errors.New("mcpx: this request has no lease of the upstream's credential")
+)
+
+// A carriage is what belongs to one call on its way to an upstream and back. It
+// travels in the context, because one session serves many calls, each with a
+// lease of its own.
+type carriage struct {
+	lease    *credential.Lease // nil when the upstream needs none
+	told     chan struct{}     // closed once the upstream was told of a cancellation
+	tellOnce sync.Once
+
+	mu     sync.Mutex
+	result json.RawMessage // as the upstream wrote it
+	reply  *jsonrpc.Error  // the upstream's own error
+	broken error           // the request could not be sent or read
+	status int             // of an HTTP answer that is an error
+}
+
+type carriageKey struct{}
+
+func carriageOf(ctx context.Context) *carriage {
+	c, _ := ctx.Value(carriageKey{}).(*carriage)
+	return c
+}
+
+// carried is the context of a call to an upstream. It ends with the agent's
+// call but shows none of its values: the SDK keeps the protocol version and the
+// id of the agent's request there, and would apply them to the upstream.
+type carried struct {
+	context.Context
+	c *carriage
+}
+
+func (x carried) Value(key any) any {
+	if key == (carriageKey{}) {
+		return x.c
+	}
+	return nil
+}
+
+// A wire is the state of one connection to an upstream.
+type wire struct {
+	http    bool
+	version atomic.Value // string: the protocol version agreed
+	dead    atomic.Bool  // nothing will come any more
+	changed atomic.Bool  // the upstream said that its tools changed
+}
+
+func (w *wire) agreed() string {
+	v, _ := w.version.Load().(string)
+	return v
+}
+
+// A tap wraps a transport to an upstream so that what comes back can be had
+// byte for byte: the SDK's own results turn large integers into floats.
+type tap struct {
+	mcp.Transport
+	wire *wire
+	stop func() error // after the connection has ended
+}
+
+func (t *tap) Connect(ctx context.Context) (mcp.Connection, error) {
+	conn, err := t.Transport.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &tapConn{Connection: conn, wire: t.wire, stop: t.stop, waiting: make(map[jsonrpc.ID]*carriage)}, nil
+}
+
+// tapConn hides the connection's private hooks from the SDK, of which one
+// matters here: with it, a streamable connection learns the protocol version
+// that its requests must name. The carrier adds that header instead.
+type tapConn struct {
+	mcp.Connection
+	wire *wire
+	stop func() error
+
+	mu         sync.Mutex
+	waiting    map[jsonrpc.ID]*carriage
+	initialize jsonrpc.ID
+
+	closing sync.Once
+	err     error
+}
+
+func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
+	req, ok := msg.(*jsonrpc.Request)
+	if !ok {
+		return t.Connection.Write(ctx, msg)
+	}
+	c := carriageOf(ctx)
+	if req.IsCall() {
+		t.mu.Lock()
+		if c != nil && req.Method == methodCallTool {
+			t.waiting[req.ID] = c
+		}
+		if req.Method == methodInitialize {
+			t.initialize = req.ID
+		}
+		t.mu.Unlock()
+		return t.Connection.Write(ctx, msg)
+	}
+	if req.Method == notifyCancelled && c != nil {
+		defer c.tellOnce.Do(func() { close(c.told) })
+		if t.wire.http && t.wire.agreed() >= modernVersion {
+			return nil // closing the request was the cancellation
+		}
+	}
+	return t.Connection.Write(ctx, msg)
+}
+
+func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
+	msg, err := t.Connection.Read(ctx)
+	if err != nil {
+		t.wire.dead.Store(true)
+		return msg, err
+	}
+	switch m := msg.(type) {
+	case *jsonrpc.Request:
+		if m.Method == "notifications/tools/list_changed" {
+			t.wire.changed.Store(true)
+		}
+	case *jsonrpc.Response:
+		t.mu.Lock()
+		c := t.waiting[m.ID]
+		delete(t.waiting, m.ID)
+		first := t.initialize.IsValid() && m.ID == t.initialize
+		t.mu.Unlock()
+		if c != nil {
+			c.answered(m)
+		}
+		if first {
+			var r struct {
+				Version string `json:"protocolVersion"`
+			}
+			if json.Unmarshal(m.Result, &r) == nil {
+				t.wire.version.Store(r.Version)
+			}
+		}
+	}
+	return msg, nil
+}
+
+func (t *tapConn) Close() error {
+	t.closing.Do(func() {
+		t.wire.dead.Store(true)
+		t.err = t.Connection.Close()
+		if t.stop != nil {
+			t.err = errors.Join(t.err, t.stop())
+		}
+	})
+	return t.err
+}
+
+// begin forgets what happened while connecting: an upstream of the older era
+// refuses the newer handshake first.
+func (c *carriage) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status, c.broken = 0, nil
+}
+
+func (c *carriage) answered(m *jsonrpc.Response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.result = m.Result
+	if m.Error != nil {
+		errors.As(m.Error, &c.reply)
+	}
+}
+
+func (c *carriage) note(status int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if status >= 400 {
+		c.status = status
+	}
+	if err != nil {
+		c.broken = err
+	}
+}
+
+// A carrier sends the requests of an upstream over HTTP, each with the lease of
+// the call that it belongs to.
+type carrier struct {
+	base         http.RoundTripper
+	credentialed bool
+	wire         *wire
+}
+
+func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := carriageOf(r.Context())
+	rt := t.base
+	if t.credentialed {
+		if c == nil || c.lease == nil {
+			if r.Body != nil {
+				r.Body.Close()
+			}
+			return nil, errNoLease
+		}
+		rt = c.lease.Transport(t.base)
+	}
+	if v := t.wire.agreed(); v != "" && r.Header.Get(headerVersion) == "" {
+		r = r.Clone(r.Context())
+		r.Header.Set(headerVersion, v)
+	}
+	resp, err := rt.RoundTrip(r)
+	if c != nil {
+		if err != nil {
+			c.note(0, err)
+		} else {
+			c.note(resp.StatusCode, nil)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 && c != nil && strings.TrimSpace(resp.Header.Get("Location")) != "" {
+		c.note(0, errRedirect)
+	}
+	resp.Body = &capped{ReadCloser: resp.Body, left: maxReply, c: c}
+	return resp, nil
+}
+
+// capped is a body that ends with an error when it is too long.
+type capped struct {
+	io.ReadCloser
+	left int64
+	c    *carriage
+}
+
+func (b *capped) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		if b.c != nil {
+			b.c.note(0, errTooLarge)
+		}
+		return 0, errTooLarge
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if err != nil && err != io.EOF && b.c != nil {
+		b.c.note(0, err)
+	}
+	return n, err
+}

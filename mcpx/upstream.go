@@ -1,0 +1,153 @@
+package mcpx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// An Upstream is one MCP server behind the gateway. Make it with [HTTP],
+// [Stdio] or [InMemory] and set its fields before [Gateway.AddUpstream].
+type Upstream struct {
+	// Name is how policy and catalogue call the server: [a-z0-9-]{1,32}.
+	Name string
+	// Credential names the secret in the vault that requests to this upstream
+	// carry; empty means none. Who may use it is the Cedar action
+	// use_credential. Only an upstream over HTTP can use one.
+	Credential string
+	// Transport carries the requests of an upstream over HTTP; nil means a
+	// transport of its own with the proxy settings of the environment.
+	Transport http.RoundTripper
+
+	origin string // scheme://host[:port], for HTTP
+	dial   func(ctx context.Context, u *Upstream, w *wire) (mcp.Transport, func() error, error)
+	err    error
+}
+
+// HTTP is a server that speaks streamable HTTP at an absolute http or https
+// URL. Redirects are not followed.
+func HTTP(name, endpoint string) *Upstream {
+	u := &Upstream{Name: name}
+	at, err := url.Parse(endpoint)
+	switch {
+	case err != nil:
+		u.err = errors.New("its URL does not parse")
+	case (at.Scheme != "http" && at.Scheme != "https") || at.Host == "":
+		u.err = errors.New("its URL must be absolute, with http or https")
+	case at.User != nil:
+		u.err = errors.New("its URL holds a password: put it in the vault and name it in Credential")
+	default:
+		u.origin = at.Scheme + "://" + at.Host
+	}
+	u.dial = func(_ context.Context, u *Upstream, w *wire) (mcp.Transport, func() error, error) {
+		base := u.Transport
+		var idle func()
+		if base == nil {
+			own := http.DefaultTransport.(*http.Transport).Clone()
+			base, idle = own, own.CloseIdleConnections
+		}
+		t := &mcp.StreamableClientTransport{
+			Endpoint:             endpoint,
+			MaxRetries:           -1, // a call is made once
+			DisableStandaloneSSE: true,
+			HTTPClient: &http.Client{
+				Transport: &carrier{base: base, credentialed: u.Credential != "", wire: w},
+				CheckRedirect: func(*http.Request, []*http.Request) error {
+					return errRedirect
+				},
+			},
+		}
+		return t, func() error {
+			if idle != nil {
+				idle()
+			}
+			return nil
+		}, nil
+	}
+	return u
+}
+
+var errRedirect = errors.New("mcpx: the upstream redirects, and redirects are not followed")
+
+// A Command is a child process that speaks MCP on its standard streams:
+// *exec.Cmd, and the commands of a sandbox session.
+type Command interface {
+	StdinPipe() (io.WriteCloser, error)
+	StdoutPipe() (io.ReadCloser, error)
+	Start() error
+	Wait() error
+}
+
+// Stdio is a server that is a child process. Each actor gets a process of its
+// own, made by command when it first calls, and again after it has ended.
+// Cancelling the context given to command must end the process, as
+// exec.CommandContext does. Its environment is what command gives it; set it
+// explicitly, since os/exec inherits this process's by default.
+func Stdio[C Command](name string, command func(ctx context.Context) C) *Upstream {
+	u := &Upstream{Name: name}
+	if command == nil {
+		u.err = errors.New("command is nil")
+	}
+	u.dial = func(context.Context, *Upstream, *wire) (mcp.Transport, func() error, error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		t, stop, err := startChild(command(ctx), cancel)
+		if err != nil {
+			cancel()
+			return nil, nil, err
+		}
+		return t, stop, nil
+	}
+	return u
+}
+
+// childGrace is how long a child may take to end after its input has ended.
+const childGrace = 2 * time.Second
+
+func startChild(cmd Command, kill context.CancelFunc) (mcp.Transport, func() error, error) {
+	if cmd == nil {
+		return nil, nil, errors.New("mcpx: the command is nil")
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("mcpx: %w", err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("mcpx: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, fmt.Errorf("mcpx: %w", err)
+	}
+	stop := func() error {
+		stdin.Close()
+		timer := time.AfterFunc(childGrace, kill)
+		cmd.Wait() // how it ended is of no interest: it was told to
+		timer.Stop()
+		kill()
+		return nil
+	}
+	return &mcp.IOTransport{Reader: io.NopCloser(stdout), Writer: stdin}, stop, nil
+}
+
+// InMemory is a server in this process, for tests and for tools of the host.
+func InMemory(name string, server *mcp.Server) *Upstream {
+	u := &Upstream{Name: name}
+	if server == nil {
+		u.err = errors.New("server is nil")
+	}
+	u.dial = func(context.Context, *Upstream, *wire) (mcp.Transport, func() error, error) {
+		here, there := mcp.NewInMemoryTransports()
+		ss, err := server.Connect(context.Background(), there, nil)
+		if err != nil {
+			return nil, nil, fmt.Errorf("mcpx: %w", err)
+		}
+		return here, func() error { ss.Close(); return nil }, nil
+	}
+	return u
+}
