@@ -1,0 +1,191 @@
+package egress
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// helloTimeout is how long a program may take to say which name its TLS is for.
+const helloTimeout = 10 * time.Second
+
+// listed reports whether a rule allows name on some port.
+func (d *Door) listed(name string) bool {
+	return slices.ContainsFunc(d.conf.Rules, func(r Rule) bool { return r.Host.Match(name) })
+}
+
+// rule returns what the rules say together about a name and port: the first one
+// gives its pattern, and each adds its words.
+func (d *Door) rule(name string, port uint16) (sum Rule, ok bool) {
+	for _, r := range d.conf.Rules {
+		if !r.Host.Match(name) || !slices.Contains(r.Ports, port) {
+			continue
+		}
+		if !ok {
+			sum, ok = r, true
+			continue
+		}
+		sum.Private = sum.Private || r.Private
+		sum.Served = sum.Served || r.Served
+	}
+	return sum, ok
+}
+
+// A grant is a decision and the words in which it goes on record.
+type grant struct {
+	audit.Decision
+	action, resource string
+}
+
+// decide asks the engine, if there is one, about what a rule has allowed.
+func (d *Door) decide(t target, r Rule) grant {
+	g := grant{action: "connect", resource: t.resource()}
+	byRule := audit.Policy{ID: "network.allow:" + r.Host.String()}
+	if d.conf.Decider == nil {
+		g.Decision = audit.Decision{
+			ID: newID(), Effect: audit.Allow, Policies: []audit.Policy{byRule}, PolicyHash: d.conf.PolicyHash,
+		}
+		return g
+	}
+	got, err := d.conf.Decider.Decide(d.ctx, governance.Request{
+		Actor: d.conf.Actor, Action: "connect", Name: t.host,
+		Attrs: map[string]any{"host": t.host, "port": int64(t.port), "scheme": t.scheme()},
+	})
+	g.Decision = got.Decision
+	if err != nil && g.Allowed() {
+		g.Decision = audit.Refusal(newID(), audit.GuardPolicyError)
+	}
+	if got.Action != "" && got.Resource != "" {
+		g.action, g.resource = got.Action, got.Resource
+	}
+	return g
+}
+
+// connection takes one connection on its way: name, rule, engine, TLS name,
+// record, and then the handler or the real host. It returns when the connection
+// is over.
+func (d *Door) connection(c net.Conn, port uint16) {
+	t := target{port: port, proto: "tcp"}
+	deny := func(decision audit.Decision, detail ...string) {
+		d.rec.deny(d.ctx, t, decision, denialsEach, detail...)
+		reset(c)
+	}
+	refuse := func(cause string, detail ...string) { deny(d.rec.refusal(cause), detail...) }
+
+	local := localAddr(c)
+	name, known := d.names.name(local)
+	if t.host = name; !known {
+		t.host = local.Unmap().String()
+	}
+	if !d.slot() {
+		refuse(CauseLimit)
+		return
+	}
+	defer d.free()
+	if !known {
+		refuse(CauseAddress)
+		return
+	}
+	rule, ok := d.rule(name, port)
+	if !ok {
+		refuse(CausePort)
+		return
+	}
+	g := d.decide(t, rule)
+	if !g.Allowed() {
+		deny(g.Decision)
+		return
+	}
+	handler := d.claim(c, name)
+	if handler == nil && rule.Served || handler != nil && port != 443 && port != 80 {
+		refuse(CauseNotServed)
+		return
+	}
+	var first []byte
+	if port == 443 {
+		c.SetReadDeadline(time.Now().Add(helloTimeout))
+		raw, h, err := readHello(c)
+		c.SetReadDeadline(time.Time{})
+		asked, bad := Canonical(h.name)
+		switch {
+		case err != nil:
+			refuse(CauseHello, "error", short(err.Error()))
+			return
+		case h.ech && handler == nil:
+			refuse(CauseECH, "sni", short(h.name))
+			return
+		case bad != nil || asked != name:
+			refuse(CauseSNI, "sni", short(h.name))
+			return
+		}
+		first = raw
+	}
+	call, err := d.rec.begin(d.ctx, t, g)
+	if err != nil {
+		d.conf.Logger.Error("sandbox: a connection was refused because it could not be recorded", "host", t.host, "error", err)
+		reset(c)
+		return
+	}
+	var out audit.Outcome
+	var sent int64
+	if handler != nil {
+		out, sent = d.web.serve(c, first, t, handler)
+	} else {
+		out, sent = d.relay(c, first, t, rule)
+	}
+	d.rec.end(d.ctx, call, t, out, sent)
+}
+
+// claim returns the handler of name. When there is none yet, it notes that c
+// leads to the real host, so that [Door.Handle] can cut it.
+func (d *Door) claim(c net.Conn, name string) http.Handler {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if h := d.handlers[name]; h != nil {
+		return h
+	}
+	d.open[c] = name
+	return nil
+}
+
+func (d *Door) slot() bool {
+	select {
+	case d.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *Door) free() { <-d.slots }
+
+// localAddr is the address that the program dialled.
+func localAddr(c net.Conn) netip.Addr {
+	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
+
+// reset closes c so that the other side sees a refusal and not an end.
+func reset(c net.Conn) {
+	if l, ok := c.(interface{ SetLinger(int) error }); ok {
+		l.SetLinger(0)
+	}
+	c.Close()
+}
+
+// short bounds what an agent can write into a record, and makes it printable.
+func short(s string) string {
+	if len(s) > maxName {
+		s = s[:maxName]
+	}
+	s = strconv.QuoteToASCII(s)
+	return s[1 : len(s)-1]
+}

@@ -1,0 +1,315 @@
+// Package egress is the one way out of a sandbox session.
+//
+// Think of a door-keeper at the only door of a room without windows. Whatever
+// address a program inside dials, the connection arrives here: the listeners of
+// a [Door] were made inside the session's network namespace, which routes every
+// destination to itself. Names are resolved here too, and only those that
+// policy allows; each gets an address that nobody else has, so that the address
+// of a connection says which name was meant. The door-keeper looks the name up,
+// asks policy, writes down what happens, and only then hands the connection to a
+// handler of this process or dials the real host and copies bytes.
+//
+// Nothing that arrives here is forwarded unless its name was allowed: a query
+// for another name is answered "does not exist" on the spot, a bare address is
+// reset, and what has no listener (other ports, UDP) is refused by the kernel.
+//
+// What is checked is the destination, not the contents: an allowed host sees
+// whatever the program sends it.
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// A Rule allows connections to the names of a pattern on some ports.
+type Rule struct {
+	Host  Pattern
+	Ports []uint16
+	// Private allows real destinations at private addresses.
+	Private bool
+	// Served says that a handler of this process must serve the names: they are
+	// never dialled, not even before the handler is there.
+	Served bool
+}
+
+// A Decider decides what the rules allow once more: a *governance.Engine.
+type Decider interface {
+	Decide(context.Context, governance.Request) (governance.Decision, error)
+}
+
+// A Resolver finds the addresses of real hosts: a *net.Resolver.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Config says what a door lets through. Only Actor, Log and CA are required.
+type Config struct {
+	// Rules are the allow-list; nil allows nothing.
+	Rules []Rule
+	// PolicyHash identifies the rules in records.
+	PolicyHash string
+	// Actor is who everything that passes is attributed to.
+	Actor audit.Actor
+	// Log takes the records. A nil Log refuses everything.
+	Log audit.Recorder
+	// CA makes the certificates of names that are served.
+	CA *CA
+	// Decider is asked after the rules have allowed; nil means the rules alone.
+	Decider Decider
+	// Resolver and Dial reach real hosts; nil means this machine's.
+	Resolver Resolver
+	Dial     func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// MaxConns bounds the connections at one time; zero means 256.
+	MaxConns int
+	// Logger takes what the log could not; nil discards it.
+	Logger *slog.Logger
+}
+
+// Listeners are the sockets of one session. Every destination address lands on
+// them.
+type Listeners struct {
+	// TCP are by the port that a program dials.
+	TCP map[uint16]net.Listener
+	// DNSUDP is a *net.UDPConn and DNSTCP a listener, both on port 53.
+	DNSUDP net.PacketConn
+	DNSTCP net.Listener
+}
+
+// ErrClosed is returned by methods of a door that is closed.
+var ErrClosed = errors.New("egress: the session has ended")
+
+// ErrHandled is returned when a name is given a second handler.
+var ErrHandled = errors.New("egress: the name has a handler already")
+
+// ErrNotAllowed is returned for a handler that no rule lets anybody reach.
+var ErrNotAllowed = errors.New("egress: no rule allows the name")
+
+// A Door is the way out of one session. Its methods may be called concurrently.
+type Door struct {
+	conf   Config
+	names  *names
+	rec    *recorder
+	ctx    context.Context
+	cancel context.CancelFunc
+	slots  chan struct{} // one for each open connection
+	web    *web
+
+	tasks    sync.WaitGroup // goroutines of listeners and connections
+	mu       sync.Mutex
+	closed   bool
+	open     map[interface{ Close() error }]string // everything to close, and for which name
+	handlers map[string]http.Handler
+}
+
+// New makes a door. Nothing passes before [Door.Serve].
+func New(c Config) (*Door, error) {
+	if err := c.Actor.Validate(); err != nil {
+		return nil, err
+	}
+	if c.CA == nil {
+		return nil, errors.New("egress: no CA")
+	}
+	if c.MaxConns <= 0 {
+		c.MaxConns = 256
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", to.String())
+		}
+	}
+	d := &Door{
+		conf:     c,
+		names:    newNames(),
+		rec:      newRecorder(c),
+		slots:    make(chan struct{}, c.MaxConns),
+		open:     make(map[interface{ Close() error }]string),
+		handlers: make(map[string]http.Handler),
+	}
+	d.ctx, d.cancel = context.WithCancel(audit.WithActor(context.Background(), c.Actor))
+	d.web = newWeb(d)
+	return d, nil
+}
+
+// CAPEM returns the certificate that programs inside must trust.
+func (d *Door) CAPEM() []byte { return d.conf.CA.PEM() }
+
+// Serve starts serving the sockets and returns at once. It owns them from here
+// on, also when it fails.
+func (d *Door) Serve(l Listeners) error {
+	var all []interface{ Close() error }
+	for _, t := range l.TCP {
+		all = append(all, t)
+	}
+	if l.DNSTCP != nil {
+		all = append(all, l.DNSTCP)
+	}
+	if l.DNSUDP != nil {
+		all = append(all, l.DNSUDP)
+	}
+	var dns *dnsSocket
+	var err error
+	if l.DNSUDP != nil {
+		dns, err = newDNSSocket(l.DNSUDP)
+	}
+	d.mu.Lock()
+	if err == nil && d.closed {
+		err = ErrClosed
+	}
+	if err != nil {
+		d.mu.Unlock()
+		for _, c := range all {
+			c.Close()
+		}
+		return err
+	}
+	for _, c := range all {
+		d.open[c] = ""
+	}
+	start := func(f func()) {
+		d.tasks.Add(1)
+		go func() { defer d.tasks.Done(); f() }()
+	}
+	for port, t := range l.TCP {
+		start(func() { d.acceptAll(t, func(c net.Conn) { d.connection(c, port) }) })
+	}
+	if l.DNSTCP != nil {
+		start(func() { d.acceptAll(l.DNSTCP, d.dnsStream) })
+	}
+	if dns != nil {
+		start(func() { d.dnsPackets(dns) })
+	}
+	d.mu.Unlock()
+	return nil
+}
+
+// acceptAll gives each connection to f, in its own goroutine, until the listener
+// is closed.
+func (d *Door) acceptAll(l net.Listener, f func(net.Conn)) {
+	for pause := time.Duration(0); ; {
+		c, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || d.ctx.Err() != nil {
+				return
+			}
+			// Out of descriptors, most likely: others may be closed in a moment.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			d.conf.Logger.Error("sandbox: accept", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-d.ctx.Done():
+			}
+			continue
+		}
+		pause = 0
+		if !d.hold(c, "") {
+			reset(c)
+			continue
+		}
+		go func() {
+			defer d.release(c)
+			f(c)
+		}()
+	}
+}
+
+// hold notes something that Close must close, and a goroutine that it must wait
+// for. It is false when the door is closed.
+func (d *Door) hold(c interface{ Close() error }, name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	d.open[c] = name
+	d.tasks.Add(1)
+	return true
+}
+
+// release undoes hold and closes c.
+func (d *Door) release(c interface{ Close() error }) {
+	c.Close()
+	d.mu.Lock()
+	delete(d.open, c)
+	d.mu.Unlock()
+	d.tasks.Done()
+}
+
+// Handle serves name with h, over TLS on port 443 and plain HTTP on port 80, as
+// far as rules allow these ports. Connections that had been dialled to a real
+// host of that name are cut: from here on the name leads to h only.
+func (d *Door) Handle(name string, h http.Handler) error {
+	host, err := Canonical(name)
+	if err != nil {
+		return fmt.Errorf("egress: %q: %w", name, err)
+	}
+	if h == nil {
+		return fmt.Errorf("egress: %s: nil handler", host)
+	}
+	_, on443 := d.rule(host, 443)
+	_, on80 := d.rule(host, 80)
+	if !on443 && !on80 {
+		return fmt.Errorf("%w: %s", ErrNotAllowed, host)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return ErrClosed
+	}
+	if d.handlers[host] != nil {
+		return fmt.Errorf("%w: %s", ErrHandled, host)
+	}
+	d.handlers[host] = h
+	for c, of := range d.open {
+		if of == host {
+			c.Close()
+		}
+	}
+	return nil
+}
+
+func (d *Door) handler(name string) http.Handler {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.handlers[name]
+}
+
+// Close ends every listener and connection, waits until their ends are on
+// record, and records what had only been counted. Handlers see their request's
+// context end; Close waits a few seconds for those that do not return. The
+// second call does nothing.
+func (d *Door) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		d.tasks.Wait()
+		return nil
+	}
+	d.closed = true
+	d.cancel()
+	for c := range d.open {
+		c.Close()
+	}
+	d.mu.Unlock()
+	d.tasks.Wait()
+	err := d.web.close()
+	d.rec.flush(context.Background())
+	return err
+}

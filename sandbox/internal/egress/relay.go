@@ -1,0 +1,168 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+const (
+	resolveTimeout = 10 * time.Second
+	dialTimeout    = 15 * time.Second
+	// maxDials bounds the addresses of one name that are tried.
+	maxDials = 4
+)
+
+// relay dials the real host of t and copies bytes both ways until either side
+// is done. first are bytes of the program that were read already.
+func (d *Door) relay(c net.Conn, first []byte, t target, r Rule) (out audit.Outcome, sent int64) {
+	up, code := d.dial(t, r)
+	if code != "" {
+		if code == CausePrivate {
+			d.rec.deny(d.ctx, t, d.rec.refusal(CausePrivate), denialsEach)
+		}
+		reset(c)
+		return d.failed(code), 0
+	}
+	if !d.holdRelay(up, t.host) {
+		up.Close()
+		reset(c)
+		return d.failed("cancelled"), 0
+	}
+	defer d.release(up)
+	n, err := up.Write(first)
+	sent = int64(n)
+	if err != nil {
+		reset(c)
+		return d.failed("upstream-down"), sent
+	}
+	down := make(chan error, 1)
+	go func() {
+		n, err := pipe(c, up)
+		out.Bytes = n
+		down <- err
+	}()
+	more, err := pipe(up, c)
+	sent += more
+	if err = errors.Join(err, <-down); err != nil {
+		reset(c)
+		b := out.Bytes
+		out = d.failed("broken")
+		out.Bytes = b
+		return out, sent
+	}
+	out.Status = audit.StatusOK
+	return out, sent
+}
+
+// failed is the outcome of a connection that did not end well by itself.
+func (d *Door) failed(code string) audit.Outcome {
+	if d.ctx.Err() != nil {
+		return audit.Outcome{Status: audit.StatusCancelled}
+	}
+	if code == "cancelled" {
+		return audit.Outcome{Status: audit.StatusCancelled, ErrorCode: "handler-registered"}
+	}
+	return audit.Outcome{Status: audit.StatusFailed, ErrorCode: code}
+}
+
+// pipe copies from src to dst until the end, and passes the end on. After an
+// error it closes both, which ends the other direction as well. Between two TCP
+// connections the kernel moves the bytes.
+func pipe(dst, src net.Conn) (int64, error) {
+	n, err := io.Copy(dst, src)
+	if err == nil {
+		if w, ok := dst.(interface{ CloseWrite() error }); ok {
+			w.CloseWrite() // when dst is broken, the other direction finds out
+			return n, nil
+		}
+	}
+	dst.Close()
+	src.Close()
+	return n, err
+}
+
+// dial connects to the first address of t that may be dialled and answers. The
+// address that was checked is the one that is dialled: no name is resolved
+// twice. code is "" or says why there is no connection.
+func (d *Door) dial(t target, r Rule) (up net.Conn, code string) {
+	ctx, cancel := context.WithTimeout(d.ctx, resolveTimeout)
+	host := t.host
+	if strings.Contains(host, ".") {
+		host += "." // as it is: the host's search list is not the agent's business
+	}
+	addrs, err := d.conf.Resolver.LookupNetIP(ctx, "ip", host)
+	cancel()
+	if err != nil || len(addrs) == 0 {
+		return nil, "name-not-found"
+	}
+	allowed, err := permitted(addrs, r.Private)
+	if err != nil {
+		return nil, CausePrivate
+	}
+	for _, a := range allowed[:min(len(allowed), maxDials)] {
+		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
+		up, err = d.conf.Dial(ctx, netip.AddrPortFrom(a, t.port))
+		cancel()
+		if err == nil {
+			return up, ""
+		}
+	}
+	return nil, "unreachable"
+}
+
+var errNoAddress = errors.New("no address that may be dialled")
+
+// permitted returns the addresses that may be dialled, in order. An address of
+// this machine is as private as loopback, whatever range it is in.
+func permitted(addrs []netip.Addr, privateToo bool) ([]netip.Addr, error) {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		a = a.Unmap()
+		k := classify(a)
+		if k == public && isOwn(own, a) {
+			k = private
+		}
+		if k == public || k == private && privateToo {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errNoAddress
+	}
+	return out, nil
+}
+
+func isOwn(own []net.Addr, a netip.Addr) bool {
+	for _, o := range own {
+		if n, ok := o.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// holdRelay is [Door.hold] for the real side of a relay, unless the name got a
+// handler in the meantime.
+func (d *Door) holdRelay(up net.Conn, name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || d.handlers[name] != nil {
+		return false
+	}
+	d.open[up] = name
+	d.tasks.Add(1)
+	return true
+}

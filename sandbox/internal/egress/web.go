@@ -1,0 +1,246 @@
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+const (
+	headerTimeout = 15 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10
+	// handlerGrace is how long Close waits for handlers that do not return.
+	handlerGrace = 5 * time.Second
+)
+
+// ErrHandlers is returned by Close when handlers still run. Their requests'
+// contexts are cancelled and their connections closed.
+var ErrHandlers = errors.New("egress: handlers have not returned")
+
+// web is the HTTP server for the names that this process serves. One server
+// takes the connections of all of them; each connection knows its name.
+type web struct {
+	door   *Door
+	server *http.Server
+	conns  chan net.Conn
+	done   chan struct{} // closed by close
+	loop   sync.WaitGroup
+
+	mu   sync.Mutex
+	busy int           // connections and requests that net/http works on
+	idle chan struct{} // closed when busy falls to zero, if close waits for it
+}
+
+func newWeb(d *Door) *web {
+	w := &web{door: d, conns: make(chan net.Conn), done: make(chan struct{})}
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	w.server = &http.Server{
+		Handler:           w,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		Protocols:         &p,
+		ErrorLog:          log.New(io.Discard, "", 0), // what agents do wrong is not the host's news
+		BaseContext:       func(net.Listener) context.Context { return d.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if t, ok := c.(*tls.Conn); ok {
+				c = t.NetConn()
+			}
+			return context.WithValue(ctx, connKey{}, c)
+		},
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				w.work(1)
+			case http.StateClosed, http.StateHijacked:
+				w.work(-1)
+			}
+		},
+	}
+	w.loop.Add(1)
+	go func() { defer w.loop.Done(); w.server.Serve(w) }()
+	return w
+}
+
+type connKey struct{}
+
+// A webConn is a connection to a name that is served.
+type webConn struct {
+	net.Conn
+	first   []byte // read already
+	target  target
+	handler http.Handler
+
+	in, out atomic.Int64
+	once    sync.Once
+	gone    chan struct{} // closed by Close
+}
+
+func (c *webConn) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		c.in.Add(int64(n))
+		return n, nil
+	}
+	n, err := c.Conn.Read(p)
+	c.in.Add(int64(n))
+	return n, err
+}
+
+func (c *webConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.out.Add(int64(n))
+	return n, err
+}
+
+func (c *webConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { close(c.gone) })
+	return err
+}
+
+// serve hands c to the HTTP server and returns when the connection is over.
+func (w *web) serve(c net.Conn, first []byte, t target, h http.Handler) (out audit.Outcome, received int64) {
+	wc := &webConn{Conn: c, first: first, target: t, handler: h, gone: make(chan struct{})}
+	var front net.Conn = wc
+	var secure *tls.Conn
+	if t.port == 443 {
+		secure = tls.Server(wc, w.tlsConfig(t.host))
+		front = secure
+	}
+	select {
+	case w.conns <- front:
+		select {
+		case <-wc.gone:
+		case <-w.door.ctx.Done():
+		}
+	case <-w.door.ctx.Done():
+	}
+	wc.Close()
+	out = audit.Outcome{Status: audit.StatusOK, Bytes: wc.out.Load()}
+	switch {
+	case w.door.ctx.Err() != nil:
+		out.Status = audit.StatusCancelled
+	case secure != nil && !secure.ConnectionState().HandshakeComplete:
+		out.Status, out.ErrorCode = audit.StatusFailed, "tls-handshake"
+	}
+	return out, wc.in.Load()
+}
+
+// tlsConfig serves one name and no other. The name was read from the same bytes
+// before; it is compared again with what crypto/tls understood.
+func (w *web) tlsConfig(name string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if asked, err := Canonical(h.ServerName); err != nil || asked != name {
+				return nil, fmt.Errorf("egress: TLS for %q on a connection to %s", h.ServerName, name)
+			}
+			return w.door.conf.CA.leaf(name)
+		},
+	}
+}
+
+// ServeHTTP gives a request to the handler of its connection's name, if the
+// request is for that name.
+func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w.work(1)
+	defer w.work(-1)
+	c := r.Context().Value(connKey{}).(*webConn)
+	if asked, ok := c.misdirected(r); !ok {
+		w.door.rec.deny(r.Context(), c.target, w.door.rec.refusal(CauseHost), denialsEach, "asked", short(asked))
+		rw.Header().Set("Connection", "close")
+		http.Error(rw, "this connection is for "+c.target.host, http.StatusMisdirectedRequest)
+		return
+	}
+	c.handler.ServeHTTP(rw, r)
+}
+
+// misdirected compares all that a request says about its host with the name of
+// its connection; not ok is a request for another host, or one that only makes
+// sense to a proxy.
+func (c *webConn) misdirected(r *http.Request) (asked string, ok bool) {
+	if !c.names(r.Host) {
+		return r.Host, false
+	}
+	if r.URL.Host != "" && !c.names(r.URL.Host) {
+		return r.URL.Host, false
+	}
+	if r.Method == http.MethodConnect || r.URL.Opaque != "" || r.URL.User != nil {
+		return r.Method + " " + r.RequestURI, false
+	}
+	return "", true
+}
+
+// names reports whether a host and optional port are those of the connection.
+func (c *webConn) names(hostport string) bool {
+	host, port := hostport, ""
+	if i := strings.LastIndexByte(hostport, ':'); i >= 0 {
+		host, port = hostport[:i], hostport[i+1:]
+	}
+	name, err := Canonical(host)
+	return err == nil && name == c.target.host && (port == "" || port == strconv.Itoa(int(c.target.port)))
+}
+
+// Accept, Addr and Close make web the listener of its own server.
+func (w *web) Accept() (net.Conn, error) {
+	select {
+	case c := <-w.conns:
+		return c, nil
+	case <-w.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (w *web) Addr() net.Addr { return &net.TCPAddr{} }
+func (w *web) Close() error   { return nil } // [web.close] ends Accept
+
+func (w *web) work(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.busy += n; w.busy == 0 && w.idle != nil {
+		close(w.idle)
+		w.idle = nil
+	}
+}
+
+// close ends the server after all its connections were closed.
+func (w *web) close() error {
+	close(w.done)
+	w.server.Close()
+	w.loop.Wait()
+	w.mu.Lock()
+	busy := w.busy
+	idle := make(chan struct{})
+	if busy > 0 {
+		w.idle = idle
+	} else {
+		close(idle)
+	}
+	w.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-time.After(handlerGrace):
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return fmt.Errorf("%w: %d at work", ErrHandlers, w.busy)
+	}
+}
