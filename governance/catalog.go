@@ -33,6 +33,8 @@ type Server struct {
 	Name string `json:"server"`
 	// Tools are those that may be called at all.
 	Tools []Tool `json:"tools"`
+
+	file, text string // for positions
 }
 
 // A Tool is an approved definition and what the operator knows about it.
@@ -124,6 +126,7 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 	var s Server
 	err := jsonv2.Unmarshal(src, &s, jsonv2.RejectUnknownMembers(true))
 	if err == nil {
+		s.file, s.text = file, string(src)
 		return s, nil
 	}
 	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as"}]}`
@@ -142,32 +145,38 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 
 // checkServer reports what is wrong with names, classes and pins of a server.
 // Schemas are looked at when the arguments' types are made.
-func checkServer(s Server, file string, rep *Report) {
-	bad := func(msg, fix string) {
-		rep.add(Finding{Severity: Error, File: file, Message: msg, Fix: fix})
-	}
+func checkServer(s Server, rep *Report) {
 	if !serverName.MatchString(s.Name) {
-		bad(fmt.Sprintf("server name %q", s.Name), "use 1 to 32 of a-z, 0-9 and -")
+		s.finding(rep, s.Name, fmt.Sprintf("server name %q", s.Name), "use 1 to 32 of a-z, 0-9 and -")
 	}
 	seen := make(map[string]string, len(s.Tools))
 	for _, t := range s.Tools {
 		if !toolName.MatchString(t.Name) {
-			bad(fmt.Sprintf("tool name %q of server %q", t.Name, s.Name), "use 1 to 96 of A-Z, a-z, 0-9, _, . and -")
+			s.finding(rep, t.Name, fmt.Sprintf("tool name %q of server %q", t.Name, s.Name), "use 1 to 96 of A-Z, a-z, 0-9, _, . and -")
 		}
 		key := skeletonOf(t.Name)
 		switch other, dup := seen[key]; {
 		case dup && other == t.Name:
-			bad(fmt.Sprintf("tool %q of server %q is listed twice", t.Name, s.Name), "keep the approved one")
+			s.finding(rep, t.Name, fmt.Sprintf("tool %q of server %q is listed twice", t.Name, s.Name), "keep the approved one")
 		case dup:
-			bad(fmt.Sprintf("tools %q and %q of server %q look alike", other, t.Name, s.Name), "approve only one of them")
+			s.finding(rep, t.Name, fmt.Sprintf("tools %q and %q of server %q look alike", other, t.Name, s.Name), "approve only one of them")
 		}
 		seen[key] = t.Name
 		switch t.Class {
 		case Read, Write, Destructive:
 		default:
-			bad(fmt.Sprintf("tool %q of server %q has class %q", t.Name, s.Name, t.Class), `say "class": "read", "write" or "destructive" after reviewing what the tool does`)
+			s.finding(rep, t.Name, fmt.Sprintf("tool %q of server %q has class %q", t.Name, s.Name, t.Class), `say "class": "read", "write" or "destructive" after reviewing what the tool does`)
 		}
 	}
+}
+
+// finding reports a mistake at the first place where the file has a name.
+func (s Server) finding(rep *Report, name, msg, fix string) {
+	file := s.file
+	if file == "" {
+		file = "catalog/" + s.Name
+	}
+	rep.add(located(file, s.text, `"`+name+`"`, msg, fix))
 }
 
 // skeletonOf folds what is easily taken for one another in tool names, which

@@ -90,19 +90,7 @@ func providersOf(models []string) []string {
 
 // check reports what is wrong with a profile, given the catalogue.
 func (p Profile) check(catalog map[string]Server, rep *Report) {
-	file := p.file
-	if file == "" {
-		file = "profile " + p.ID
-	}
-	bad := func(word, msg, fix string) {
-		f := Finding{Severity: Error, File: file, Message: msg, Fix: fix}
-		if i := strings.Index(p.text, word); word != "" && i >= 0 {
-			f.Line, f.Column = newLines(p.text).at(i)
-		} else if p.text != "" {
-			f.Line, f.Column = 1, 1
-		}
-		rep.add(f)
-	}
+	bad := func(word, msg, fix string) { p.finding(rep, word, msg, fix) }
 	if !profileID.MatchString(p.ID) {
 		bad("id:", fmt.Sprintf("the profile's id is %q", p.ID), "use 1 to 64 of A-Z, a-z, 0-9, _, . and -")
 	}
@@ -139,6 +127,29 @@ func (p Profile) check(catalog map[string]Server, rep *Report) {
 			bad("credentials", fmt.Sprintf("%q is no credential", c), "name each one")
 		}
 	}
+}
+
+// name is what positions in the profile refer to.
+func (p Profile) name() string {
+	if p.file == "" {
+		return "profile " + p.ID
+	}
+	return p.file
+}
+
+// finding reports a mistake at the first place where the profile says word.
+func (p Profile) finding(rep *Report, word, msg, fix string) {
+	rep.add(located(p.name(), p.text, word, msg, fix))
+}
+
+// located is a blocking finding at the first place where text, if known, has
+// word.
+func located(file, text, word, msg, fix string) Finding {
+	f := Finding{Severity: Error, File: file, Message: msg, Fix: fix}
+	if text != "" {
+		f.Line, f.Column = newLines(text).at(max(0, strings.Index(text, word)))
+	}
+	return f
 }
 
 func toolNames(s Server) []string {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -110,17 +109,16 @@ func (c *compiler) catalog(context.Context) {
 	c.snap.tools = map[toolRef]*tool{}
 	c.snap.catalog = c.bundle.Catalog
 	for _, s := range c.bundle.Catalog {
-		file := "catalog/" + s.Name
-		checkServer(s, file, c.rep)
+		checkServer(s, c.rep)
 		if _, twice := c.servers[s.Name]; twice {
-			c.rep.add(Finding{Severity: Error, File: file, Message: fmt.Sprintf("server %q is in the catalogue twice", s.Name), Fix: "merge the two files"})
+			s.finding(c.rep, s.Name, fmt.Sprintf("server %q is in the catalogue twice", s.Name), "merge the two files")
 		}
 		c.servers[s.Name] = s
 		c.snap.servers[s.Name] = true
 		for _, d := range s.Tools {
 			t, err := makeTool(s.Name, d)
 			if err != nil {
-				c.rep.add(Finding{Severity: Error, File: file, Message: fmt.Sprintf("tool %q: %s", d.Name, err), Fix: "correct the catalogue file and review it"})
+				s.finding(c.rep, d.Name, fmt.Sprintf("tool %q of server %q: %s", d.Name, s.Name, err), "correct the catalogue file and review it")
 				continue
 			}
 			c.snap.tools[toolRef{s.Name, d.Name}] = t
@@ -160,12 +158,12 @@ func (c *compiler) profiles(context.Context) {
 	for _, p := range c.bundle.Profiles {
 		p.check(c.servers, c.rep)
 		if seen[p.ID] {
-			c.rep.add(Finding{Severity: Error, File: p.file, Message: fmt.Sprintf("two profiles have the id %q", p.ID), Fix: "rename one"})
+			p.finding(c.rep, "id:", fmt.Sprintf("two profiles have the id %q", p.ID), "rename one")
 		}
 		seen[p.ID] = true
 		for _, a := range p.Agents {
 			if other, ok := c.snap.members[a]; ok {
-				c.rep.add(Finding{Severity: Error, File: p.file, Message: fmt.Sprintf("agent %q is in the profiles %q and %q", a, other, p.ID), Fix: "an agent has one profile"})
+				p.finding(c.rep, a, fmt.Sprintf("agent %q is in the profiles %q and %q", a, other, p.ID), "an agent has one profile")
 			}
 			c.snap.members[a] = p.ID
 		}
@@ -207,25 +205,19 @@ func (c *compiler) policies(ctx context.Context) {
 	seen := map[string]*policy{}
 	for _, p := range c.all {
 		if first, twice := seen[p.id]; twice {
-			c.finding(p, 0, "the @id is taken by the policy at "+first.pos, "give each policy its own")
+			c.finding(p, Error, "", "the @id is taken by the policy at "+first.pos, "give each policy its own")
 		}
 		seen[p.id] = p
 		if ctx.Err() != nil {
 			return
 		}
-		for _, err := range c.validator.Policy(p.cedar) {
-			offset, msg, fix := explainInvalid(p.text, err.Error(), c.snap)
-			c.finding(p, offset, msg, fix)
-		}
+		c.validate(p)
 	}
 	if c.rep.blocked() {
 		return
 	}
 	for _, prof := range c.bundle.Profiles {
-		src := &Source{Name: prof.file, Text: prof.ceiling()}
-		if src.Name == "" {
-			src.Name = "profile " + prof.ID
-		}
+		src := &Source{Name: prof.name(), Text: prof.ceiling()}
 		c.all = append(c.all, c.generated(src, prof)...)
 	}
 	slices.SortFunc(c.all, func(a, b *policy) int { return strings.Compare(a.id, b.id) })
@@ -259,72 +251,6 @@ func (c *compiler) generated(src *Source, prof Profile) []*policy {
 	}
 	c.rep.Generated += len(out)
 	return out
-}
-
-func (c *compiler) finding(p *policy, offset int, msg, fix string) {
-	line, col := newLines(p.src.Text).at(p.start + offset)
-	c.rep.add(Finding{Severity: Error, File: p.src.Name, Line: line, Column: col, Policy: p.id, Message: msg, Fix: fix})
-}
-
-var quotedName = regexp.MustCompile("`([^`]+)`")
-
-// explainInvalid finds the words of a validator's message in the policy, and a
-// known word that is close to an unknown one.
-func explainInvalid(text, msg string, s *Snapshot) (offset int, why, fix string) {
-	fix = "see the schema in the package documentation"
-	m := quotedName.FindStringSubmatch(msg)
-	if m == nil {
-		return 0, msg, fix
-	}
-	word := strings.Trim(m[1], `"`)
-	if i := strings.LastIndex(word, `::"`); i >= 0 {
-		word = word[i+3:]
-	}
-	if i := strings.LastIndexByte(word, '.'); i >= 0 && !strings.Contains(text, word) {
-		word = word[i+1:]
-	}
-	offset = max(0, strings.Index(text, word))
-	switch {
-	case strings.Contains(msg, "unrecognized action"):
-		fix = nearby(word, s.actionNames())
-	case strings.Contains(msg, "not found"):
-		fix = nearby(word, s.attributeNames())
-	case strings.Contains(msg, "optional attribute"):
-		fix = fmt.Sprintf("test it first: context has %s && …", m[1])
-	}
-	return offset, msg, fix
-}
-
-func (s *Snapshot) actionNames() []string {
-	names := append(slices.Sorted(maps.Keys(verbs)), actionCallTool)
-	for _, c := range classes {
-		names = append(names, string(c))
-	}
-	for srv := range s.servers {
-		for _, c := range classes {
-			names = append(names, classAction(srv, c))
-		}
-	}
-	for _, t := range s.tools {
-		names = append(names, t.key)
-	}
-	slices.Sort(names)
-	return names
-}
-
-func (s *Snapshot) attributeNames() []string {
-	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "args": true, "nulls": true, "extra": true}
-	for _, v := range verbs {
-		for a := range v.attrs {
-			set[a] = true
-		}
-	}
-	for _, t := range s.tools {
-		for _, f := range t.args.fields {
-			set[f.name] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(set))
 }
 
 // finish hashes what decides: policies, schema, entities, tool pins and pinned

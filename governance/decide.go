@@ -21,25 +21,25 @@ import (
 // nil only when there was nothing to decide with: no snapshot, no actor, a
 // cancelled context, a panic; the decision denies then too and names the cause.
 func (s *Snapshot) Decide(ctx context.Context, r Request) (d Decision, err error) {
-	d = Decision{Decision: audit.Decision{ID: newID(), Effect: audit.Deny}}
-	d.Action, d.Resource = r.named()
-	if s == nil {
-		return refuse(d, audit.GuardNoSnapshot, hintClosed), ErrNoSnapshot
-	}
-	d.PolicyHash = s.hash
-	start := d
+	start := Decision{Decision: audit.Decision{ID: newID(), Effect: audit.Deny, PolicyHash: s.Hash()}}
 	defer func() {
 		if p := recover(); p != nil {
 			d, err = refuse(start, audit.GuardPanic, hintClosed), fmt.Errorf("%w: %v", ErrPanic, p)
 		}
+		if d.Resource == "" {
+			d.Action, d.Resource = r.named()
+		}
 	}()
+	if s == nil {
+		return refuse(start, audit.GuardNoSnapshot, hintClosed), ErrNoSnapshot
+	}
 	if err := ctx.Err(); err != nil {
-		return refuse(d, audit.GuardDeadline, hintClosed), err
+		return refuse(start, audit.GuardDeadline, hintClosed), err
 	}
 	if err := r.Actor.Validate(); err != nil {
-		return refuse(d, audit.GuardNoActor, "Present a token, or act through a session's door."), err
+		return refuse(start, audit.GuardNoActor, "Present a token, or act through a session's door."), err
 	}
-	d = s.decide(d, &r)
+	d = s.decide(start, &r)
 	if err := ctx.Err(); err != nil {
 		return refuse(start, audit.GuardDeadline, hintClosed), err
 	}

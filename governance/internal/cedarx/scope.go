@@ -81,3 +81,24 @@ func ReadsTags(p *cedar.Policy) bool {
 	}
 	return found
 }
+
+// Entities returns every entity that p names, in scope and conditions, in the
+// order in which they stand there.
+func Entities(p *cedar.Policy) []types.EntityUID {
+	a := (*ast.Policy)(p.AST())
+	var out []types.EntityUID
+	for _, s := range []Scope{scope(a.Principal), scope(a.Action), scope(a.Resource)} {
+		out = append(out, s.Any...)
+	}
+	for _, c := range a.Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			if v, ok := n.(ast.NodeValue); ok {
+				if e, ok := v.Value.(types.EntityUID); ok {
+					out = append(out, e)
+				}
+			}
+			return true
+		})
+	}
+	return out
+}

@@ -1,0 +1,140 @@
+package governance
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
+)
+
+// validate reports what is wrong with a policy that parses: what the schema
+// does not allow, and names of things that are not in the bundle.
+func (c *compiler) validate(p *policy) {
+	before := len(c.rep.Findings)
+	for _, e := range cedarx.Entities(p.cedar) {
+		known, severity := c.known(e)
+		if known {
+			continue
+		}
+		c.finding(p, severity, string(e.ID), fmt.Sprintf("there is no %s", e), nearby(string(e.ID), c.snap.idsOf(e.Type)))
+	}
+	for _, err := range c.validator.Policy(p.cedar) {
+		msg := err.Error()
+		switch {
+		case strings.Contains(msg, "unrecognized action"):
+			continue // reported above, with a hint
+		case strings.Contains(msg, "unable to find an applicable action") && len(c.rep.Findings) > before:
+			continue // follows from another mistake
+		}
+		word, fix := explain(msg, c.snap)
+		c.finding(p, Error, word, msg, fix)
+	}
+}
+
+// known reports whether the bundle holds an entity that a policy names, and how
+// bad it is if not. Agents and users need not be listed; hosts, models and the
+// like are not listed anywhere.
+func (c *compiler) known(e types.EntityUID) (bool, Severity) {
+	switch e.Type {
+	case typeAction, typeTool, typeServer, typeProfile:
+		_, ok := c.snap.entities[e]
+		return ok, Error
+	case typeTeam, typeRole:
+		_, ok := c.snap.entities[e]
+		return ok, Warning
+	}
+	return true, ""
+}
+
+func (c *compiler) finding(p *policy, severity Severity, word, msg, fix string) {
+	f := located(p.src.Name, p.src.Text, "", msg, fix)
+	f.Line, f.Column = newLines(p.src.Text).at(p.start + offsetOf(p.text, word))
+	f.Severity, f.Policy = severity, p.id
+	c.rep.add(f)
+}
+
+// offsetOf finds a name in a policy, as a whole word if it can.
+func offsetOf(text, word string) int {
+	if word == "" {
+		return 0
+	}
+	for from := 0; ; {
+		i := strings.Index(text[from:], word)
+		if i < 0 {
+			return max(0, strings.Index(text, word))
+		}
+		start, end := from+i, from+i+len(word)
+		if (start == 0 || !isWord(text[start-1])) && (end == len(text) || !isWord(text[end])) {
+			return start
+		}
+		from = end
+	}
+}
+
+func isWord(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+}
+
+var quotedName = regexp.MustCompile("`([^`]+)`")
+
+// explain finds the word that a validator's message is about, and what to do.
+func explain(msg string, s *Snapshot) (word, fix string) {
+	fix = "see the package documentation for the vocabulary"
+	m := quotedName.FindStringSubmatch(msg)
+	if m == nil {
+		return "", fix
+	}
+	path := strings.Trim(m[1], `"`)
+	word = path[strings.LastIndexByte(path, '.')+1:]
+	switch {
+	case strings.Contains(msg, "optional attribute"):
+		fix = fmt.Sprintf("it may be absent; test it first: context has %s && …", path)
+	case strings.Contains(msg, "access to tag"):
+		fix = fmt.Sprintf("it may be absent; test it first: hasTag(%q) && …", path)
+	case strings.Contains(msg, "not found"):
+		names := s.attributeNames()
+		if slices.Contains(names, word) {
+			fix = "not everything that the policy covers has it; narrow the action, or test it first with has"
+		} else {
+			fix = nearby(word, names)
+		}
+	case strings.Contains(msg, "entity type"):
+		fix = nearby(word, typeNames)
+	}
+	return word, fix
+}
+
+var typeNames = []string{"Action", "Agent", "Credential", "Host", "HostedTool", "Model", "Profile", "Prompt", "Provider", "Resource", "Role", "Sandbox", "Server", "Team", "Tool", "User"}
+
+// idsOf returns the ids of all entities of a type, sorted.
+func (s *Snapshot) idsOf(t types.EntityType) []string {
+	var ids []string
+	for e := range s.entities {
+		if e.Type == t {
+			ids = append(ids, string(e.ID))
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// attributeNames are all names that some context has.
+func (s *Snapshot) attributeNames() []string {
+	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "args": true, "nulls": true, "extra": true}
+	for _, v := range verbs {
+		for a := range v.attrs {
+			set[a] = true
+		}
+	}
+	for _, t := range s.tools {
+		for _, f := range t.args.fields {
+			set[f.name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
