@@ -83,9 +83,16 @@ type Rule struct {
 	// Ports are TCP ports. Empty means 443. Port 53 is the session's own DNS.
 	Ports []uint16 `json:"ports"`
 	// Private allows the name to resolve to a loopback, private or otherwise
-	// special address of the host's network. Names that a handler serves
-	// ([Session.Handle]) do not need it, as nothing is resolved for them.
+	// shared address of the host's network, or to the host itself. Link-local
+	// addresses and the metadata services of clouds stay refused. Names that a
+	// handler serves ([Session.Handle]) do not need it, as nothing is resolved
+	// for them.
 	Private bool `json:"private,omitempty"`
+	// Served says that a handler of the host serves the names ([Session.Handle])
+	// and that they are never dialled, not even before the handler is there.
+	// Names under .local are always meant so. A public name that the host
+	// governs, such as api.github.com behind a credential proxy, wants this word.
+	Served bool `json:"served,omitempty"`
 }
 
 // Defaults and bounds of a policy.
@@ -200,13 +207,16 @@ func compareRules(a, b Rule) int {
 	if c := slices.Compare(a.Ports, b.Ports); c != 0 {
 		return c
 	}
-	switch {
-	case a.Private == b.Private:
-		return 0
-	case b.Private:
-		return -1
+	words := func(r Rule) (n int) {
+		if r.Private {
+			n |= 1
+		}
+		if r.Served {
+			n |= 2
+		}
+		return n
 	}
-	return 1
+	return words(a) - words(b)
 }
 
 // ports returns the TCP ports that the policy names, sorted: the ports that a

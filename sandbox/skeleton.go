@@ -3,17 +3,14 @@ package sandbox
 import (
 	"context"
 	"io"
-	"net/http"
 	"os"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/sandbox/internal/egress"
 )
 
 // SKELETON: signatures other packages rely on; the sandbox builders replace this file.
-
-
-func LoadPolicy(name string, yaml []byte) (*Policy, error) { panic("skeleton") }
 
 type Options struct {
 	// Engine decides connect and exec besides the policy's own lists; nil: the policy's lists alone decide.
@@ -25,15 +22,13 @@ type Options struct {
 
 type Layer string
 
-type Session struct{}
+type Session struct{ door *egress.Door }
 
 // Start makes the sandbox. Cancelling ctx ends everything inside.
 func Start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder, opts *Options) (*Session, error) {
 	panic("skeleton")
 }
 
-// Handle serves name (allowed by policy) in-process, over TLS on 443 and plain HTTP on 80; each request carries the session's actor (audit.ActorFrom).
-func (s *Session) Handle(name string, h http.Handler) error                      { panic("skeleton") }
 func (s *Session) Command(ctx context.Context, name string, args ...string) *Cmd { panic("skeleton") }
 func (s *Session) Report() Report                                                { panic("skeleton") }
 func (s *Session) Workspace() string                                             { panic("skeleton") }

@@ -1,0 +1,78 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/sandbox/internal/egress"
+)
+
+// ErrHandled is returned by [Session.Handle] for a name that has a handler.
+var ErrHandled = egress.ErrHandled
+
+// The causes that the network door gives in [audit.Decision.Reason], beside
+// those of a governance engine. Each refused attempt is a record of kind
+// [audit.KindDenial]; repetitions are counted, and the count is recorded when
+// the session ends.
+const (
+	CauseName      = egress.CauseName      // no rule allows the name
+	CausePort      = egress.CausePort      // the name is allowed, the port is not
+	CauseAddress   = egress.CauseAddress   // an address was dialled, not a name
+	CauseNotServed = egress.CauseNotServed // no handler serves the name, or not on this port
+	CauseHello     = egress.CauseHello     // port 443, and no TLS came
+	CauseSNI       = egress.CauseSNI       // TLS for another name, or for none
+	CauseECH       = egress.CauseECH       // TLS whose true name is hidden
+	CauseHost      = egress.CauseHost      // an HTTP request for another host
+	CausePrivate   = egress.CausePrivate   // the name leads to an address that must not be dialled
+	CauseLimit     = egress.CauseLimit     // too many connections at once
+	CauseNames     = egress.CauseNames     // too many names
+)
+
+// Handle serves name with h: over TLS on port 443, with a certificate that the
+// session's trust store holds, and over plain HTTP on port 80. HTTP/1.1, HTTP/2
+// and WebSocket work, and responses may stream. Each request carries the
+// session's actor ([audit.ActorFrom]), is for that name (others are answered
+// 421), and reaches h as it was sent.
+//
+// The policy must allow name on one of the two ports; otherwise the error is a
+// [*PolicyError] that says what to add. A second handler for a name is
+// [ErrHandled]. Until Handle is called, connections to a name under .local, or
+// one whose rule says served, are refused; any other allowed name leads to the
+// real host, and connections to that are cut by Handle.
+func (s *Session) Handle(name string, h http.Handler) error {
+	err := s.door.Handle(name, h)
+	if errors.Is(err, egress.ErrNotAllowed) {
+		return &PolicyError{
+			Field:   "network.allow",
+			Problem: fmt.Sprintf("a handler for %q could never be reached, as no rule allows it", name),
+			Fix:     fmt.Sprintf("add   - {host: %s, ports: [443, 80]}   under network: allow:", strings.ToLower(name)),
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return nil
+}
+
+// newDoor makes the network door of a session. It is closed until the launcher
+// gives it the session's sockets, with Serve. n is a policy in normal form.
+func newDoor(n *Policy, actor audit.Actor, log audit.Recorder, engine *governance.Engine, more egress.Config) (*egress.Door, error) {
+	c := more
+	c.Actor, c.Log, c.PolicyHash = actor, log, n.Hash()
+	if engine != nil {
+		c.Decider = engine
+	}
+	for _, r := range n.Network.Allow {
+		p, err := egress.ParsePattern(r.Host)
+		if err != nil {
+			return nil, fmt.Errorf("sandbox: policy: %q: %w", r.Host, err)
+		}
+		served := r.Served || strings.HasSuffix(p.String(), ".local")
+		c.Rules = append(c.Rules, egress.Rule{Host: p, Ports: r.Ports, Private: r.Private, Served: served})
+	}
+	return egress.New(c)
+}

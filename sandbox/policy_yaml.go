@@ -1,0 +1,429 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// LoadPolicy reads a policy file of at most 64 KiB. name is what errors call it.
+//
+//	version: 1
+//	filesystem:
+//	  read_only: [/usr, /bin, /lib, /lib64]   # absent: the system's own; [] : none
+//	  read_write: [/srv/cache]                # besides /sandbox and /tmp
+//	  tmp_size: 256MiB
+//	process:
+//	  max_processes: 512
+//	  max_open_files: 4096
+//	  max_file_size: 4GiB
+//	  max_memory: 8GiB                        # of one process; absent: no limit
+//	environment:
+//	  LANG: C.UTF-8
+//	network:
+//	  allow:
+//	    - {host: inference.local, ports: [443, 80]}
+//	    - host: "*.example.com"               # ports: [443]
+//	    - {host: db.corp.example, ports: [5432], private: true}
+//	    - {host: api.github.com, served: true}
+//
+// All but version can be left out; what each means is at the fields of
+// [Policy]. The reading is strict: an unknown or repeated key, an empty value, a
+// value of another type, an alias, a tag or a second document is an error. All
+// errors are [*PolicyError] with line and column, joined.
+func LoadPolicy(name string, text []byte) (*Policy, error) {
+	r := &policyReader{file: name, places: make(map[string]*token.Position)}
+	p := r.read(text)
+	if len(r.errs) == 0 {
+		p.check(func(field, problem, fix string) { r.bad(r.place(field), field, problem, fix) })
+	}
+	if len(r.errs) > 0 {
+		return nil, errors.Join(r.errs...)
+	}
+	return p, nil
+}
+
+// A policyReader walks the syntax tree and remembers where each field stands.
+type policyReader struct {
+	file   string
+	places map[string]*token.Position
+	errs   []error
+}
+
+func (r *policyReader) bad(at *token.Position, field, problem, fix string) {
+	e := &PolicyError{File: r.file, Field: field, Problem: problem, Fix: fix}
+	if at != nil {
+		e.Line, e.Column = at.Line, at.Column
+	}
+	r.errs = append(r.errs, e)
+}
+
+// place returns the position of a field, or of the nearest field around it.
+func (r *policyReader) place(field string) *token.Position {
+	for field != "" {
+		if at := r.places[field]; at != nil {
+			return at
+		}
+		field = field[:max(0, strings.LastIndexAny(field, ".["))]
+	}
+	return nil
+}
+
+func (r *policyReader) read(text []byte) *Policy {
+	if len(text) > maxPolicyFile {
+		r.bad(nil, "", fmt.Sprintf("the file has %d bytes", len(text)), fmt.Sprintf("keep it under %d KiB", maxPolicyFile>>10))
+		return nil
+	}
+	file := r.parse(text)
+	if file == nil {
+		return nil
+	}
+	var p Policy
+	var body ast.Node
+	docs := 0
+	for _, d := range file.Docs {
+		if d.Body != nil {
+			body = d.Body
+			docs++
+		}
+	}
+	switch {
+	case docs == 0:
+		r.bad(nil, "version", "the file is empty", "write version: 1")
+	case docs > 1:
+		r.bad(position(body), "", "a second document", "keep one policy a file")
+	default:
+		r.policy(body, &p)
+	}
+	return &p
+}
+
+// parse returns the syntax tree, or nil after reporting why there is none.
+func (r *policyReader) parse(text []byte) (file *ast.File) {
+	defer func() {
+		// The parser is not ours, and the text may come from anywhere.
+		if v := recover(); v != nil {
+			r.bad(nil, "", "it is not YAML", "see https://yaml.org/spec/1.2.2")
+			file = nil
+		}
+	}()
+	if line, deep := tooDeep(text); deep {
+		r.bad(&token.Position{Line: line, Column: 1}, "", "it is nested too deeply", "a policy has four levels")
+		return nil
+	}
+	file, err := parser.ParseBytes(text, 0)
+	if err == nil {
+		return file
+	}
+	var at *token.Position
+	msg := err.Error()
+	if e, ok := errors.AsType[yaml.Error](err); ok {
+		msg = e.GetMessage()
+		if t := e.GetToken(); t != nil {
+			at = t.Position
+		}
+	}
+	fix := ""
+	if strings.Contains(msg, "already defined") {
+		fix = "keep one of them"
+	}
+	r.bad(at, "", msg, fix)
+	return nil
+}
+
+// maxDepth bounds brackets inside each other and the signs of nested block
+// lists on one line, which a parser walks recursively.
+const maxDepth = 16
+
+func tooDeep(text []byte) (line int, deep bool) {
+	depth, dashes := 0, 0
+	line = 1
+	for _, c := range text {
+		switch c {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(0, depth-1)
+		case '-', '?', ':', '&', '!':
+			dashes++
+		case ' ', '\t':
+			continue
+		case '\n':
+			line++
+			dashes = 0
+		default:
+			dashes = 0
+		}
+		if depth > maxDepth || dashes > 4*maxDepth {
+			return line, true
+		}
+	}
+	return 0, false
+}
+
+// A setter reads the value of one key.
+type setter func(n ast.Node, field string)
+
+func (r *policyReader) policy(n ast.Node, p *Policy) {
+	r.object(n, "", map[string]setter{
+		"version": func(n ast.Node, f string) {
+			var v int64
+			r.integer(&v)(n, f)
+			if p.Version = int(v); v != 1 {
+				r.bad(position(n), f, "not a version of this format", "write version: 1")
+			}
+		},
+		"filesystem": func(n ast.Node, f string) {
+			r.object(n, f, map[string]setter{
+				"read_only":  r.texts(&p.Filesystem.ReadOnly),
+				"read_write": r.texts(&p.Filesystem.ReadWrite),
+				"tmp_size":   r.size(&p.Filesystem.TmpSize),
+			})
+		},
+		"process": func(n ast.Node, f string) {
+			r.object(n, f, map[string]setter{
+				"max_processes":  r.integer(&p.Process.MaxProcesses),
+				"max_open_files": r.integer(&p.Process.MaxOpenFiles),
+				"max_file_size":  r.size(&p.Process.MaxFileSize),
+				"max_memory":     r.size(&p.Process.MaxMemory),
+			})
+		},
+		"environment": func(n ast.Node, f string) {
+			p.Environment = make(Environment)
+			r.entries(n, f, func(key string, n ast.Node, f string) bool {
+				var v string
+				r.text(&v)(n, f)
+				p.Environment[key] = v
+				return true
+			})
+		},
+		"network": func(n ast.Node, f string) { r.network(n, f, &p.Network) },
+	})
+	if r.places["version"] == nil && len(r.errs) == 0 {
+		r.bad(position(n), "version", "it is missing", "write version: 1")
+	}
+}
+
+func (r *policyReader) network(n ast.Node, field string, net *Network) {
+	r.object(n, field, map[string]setter{
+		"allow": func(n ast.Node, f string) {
+			r.list(n, f, func(n ast.Node, f string) {
+				var rule Rule
+				r.object(n, f, map[string]setter{
+					"host":    r.text(&rule.Host),
+					"ports":   r.ports(&rule.Ports),
+					"private": r.truth(&rule.Private),
+					"served":  r.truth(&rule.Served),
+				})
+				net.Allow = append(net.Allow, rule)
+			})
+		},
+		"egress": func(n ast.Node, f string) {
+			r.bad(position(n), f, "an unknown key; what is allowed is a list of hosts with ports, and the rest is denied", "write\n"+allowForm(n))
+		},
+	})
+}
+
+// allowForm is what an "egress" list of another project means here.
+func allowForm(n ast.Node) string {
+	host, port := "api.example.com", "443"
+	if seq, ok := n.(*ast.SequenceNode); ok && len(seq.Values) > 0 {
+		for _, v := range pairs(seq.Values[0]) {
+			if s, ok := v.Value.(*ast.StringNode); ok && v.Key.GetToken().Value == "destination" {
+				if h, p, ok := strings.Cut(s.Value, ":"); ok {
+					host, port = h, p
+				} else {
+					host = s.Value
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("network:\n  allow:\n    - host: %q\n      ports: [%s]", host, port)
+}
+
+// object reads a mapping whose keys are known.
+func (r *policyReader) object(n ast.Node, field string, keys map[string]setter) {
+	r.entries(n, field, func(key string, n ast.Node, f string) bool {
+		set, ok := keys[key]
+		if ok {
+			set(n, f)
+		}
+		return ok
+	})
+}
+
+// entries reads a mapping; each reports whether it knows the key.
+func (r *policyReader) entries(n ast.Node, field string, each func(key string, n ast.Node, field string) bool) {
+	switch n.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+	default:
+		r.wrong(n, field, "a mapping of keys to values")
+		return
+	}
+	seen := make(map[string]bool)
+	for _, v := range pairs(n) {
+		k, ok := v.Key.(*ast.StringNode)
+		if !ok {
+			r.bad(v.Key.GetToken().Position, field, fmt.Sprintf("%q is not a plain key", v.Key.GetToken().Value), "write a word")
+			continue
+		}
+		f := k.Value
+		if field != "" {
+			f = field + "." + k.Value
+		}
+		if seen[k.Value] {
+			r.bad(k.Token.Position, f, "the key is there twice", "keep one of them")
+			continue
+		}
+		seen[k.Value] = true
+		r.places[f] = position(v.Value)
+		if !each(k.Value, v.Value, f) {
+			r.bad(k.Token.Position, f, "an unknown key", "the keys are shown at sandbox.LoadPolicy")
+		}
+	}
+}
+
+func pairs(n ast.Node) []*ast.MappingValueNode {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return n.Values
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}
+	}
+	return nil
+}
+
+func (r *policyReader) list(n ast.Node, field string, each setter) {
+	seq, ok := n.(*ast.SequenceNode)
+	if !ok {
+		r.wrong(n, field, "a list")
+		return
+	}
+	for i, v := range seq.Values {
+		f := fmt.Sprintf("%s[%d]", field, i)
+		r.places[f] = position(v)
+		each(v, f)
+	}
+}
+
+func (r *policyReader) texts(to *[]string) setter {
+	return func(n ast.Node, field string) {
+		*to = []string{} // an empty list is not an absent one
+		r.list(n, field, func(n ast.Node, f string) {
+			var s string
+			r.text(&s)(n, f)
+			*to = append(*to, s)
+		})
+	}
+}
+
+func (r *policyReader) ports(to *[]uint16) setter {
+	return func(n ast.Node, field string) {
+		r.list(n, field, func(n ast.Node, f string) {
+			var p int64
+			r.integer(&p)(n, f)
+			if p > 65535 {
+				r.bad(position(n), f, fmt.Sprintf("%d is not a port", p), "write 1 to 65535")
+				return
+			}
+			*to = append(*to, uint16(p))
+		})
+		if len(*to) == 0 && len(r.errs) == 0 {
+			r.bad(position(n), field, "no port is listed", "list some, or leave ports out for 443")
+		}
+	}
+}
+
+func (r *policyReader) text(to *string) setter {
+	return func(n ast.Node, field string) {
+		switch n := n.(type) {
+		case *ast.StringNode:
+			*to = n.Value
+		case *ast.LiteralNode:
+			*to = n.Value.Value
+		default:
+			r.wrong(n, field, "text (quote it)")
+		}
+	}
+}
+
+func (r *policyReader) truth(to *bool) setter {
+	return func(n ast.Node, field string) {
+		b, ok := n.(*ast.BoolNode)
+		if !ok {
+			r.wrong(n, field, "true or false")
+			return
+		}
+		*to = b.Value
+	}
+}
+
+// integer reads a number above zero; zero means "default" in Go and nothing in
+// a file.
+func (r *policyReader) integer(to *int64) setter {
+	return func(n ast.Node, field string) {
+		v, err := strconv.ParseInt(n.GetToken().Value, 10, 64)
+		if _, ok := n.(*ast.IntegerNode); !ok || err != nil || v <= 0 {
+			r.wrong(n, field, "a decimal number above zero")
+			return
+		}
+		*to = v
+	}
+}
+
+// size reads a number of bytes, with or without a binary unit.
+func (r *policyReader) size(to *int64) setter {
+	return func(n ast.Node, field string) {
+		text := n.GetToken().Value
+		shift := 0
+		for i, unit := range []string{"KiB", "MiB", "GiB", "TiB"} {
+			if t, ok := strings.CutSuffix(text, unit); ok {
+				text, shift = strings.TrimSpace(t), 10*(i+1)
+			}
+		}
+		v, err := strconv.ParseInt(text, 10, 64)
+		switch n.(type) {
+		case *ast.IntegerNode, *ast.StringNode:
+		default:
+			err = errors.New("not a scalar")
+		}
+		if err != nil || v <= 0 || v > (1<<60)>>shift {
+			r.wrong(n, field, "a size such as 256MiB (units: KiB, MiB, GiB, TiB)")
+			return
+		}
+		*to = v << shift
+	}
+}
+
+// wrong reports a value of another type than the field has.
+func (r *policyReader) wrong(n ast.Node, field, want string) {
+	problem, fix := "not "+want, "write "+want
+	switch n := n.(type) {
+	case *ast.NullNode:
+		problem, fix = "the value is empty", "leave the key out, or write "+want
+	case *ast.AliasNode:
+		problem, fix = "YAML reads a leading * as a reference", fmt.Sprintf("put it in quotes: %q", "*"+n.Value.GetToken().Value)
+	case *ast.AnchorNode, *ast.TagNode, *ast.MergeKeyNode:
+		problem, fix = "anchors, tags and merges are not part of this format", "write the value out"
+	}
+	r.bad(position(n), field, problem, fix)
+}
+
+// position is where a value begins.
+func position(n ast.Node) *token.Position {
+	if p := pairs(n); len(p) > 0 {
+		if m, ok := n.(*ast.MappingNode); !ok || !m.IsFlowStyle {
+			return p[0].Key.GetToken().Position
+		}
+	}
+	if l, ok := n.(*ast.LiteralNode); ok {
+		return l.Start.Position
+	}
+	return n.GetToken().Position
+}
