@@ -1,0 +1,225 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Box is a room that stands. Its methods may be called concurrently.
+type Box struct {
+	// Listeners belong to the caller once Launch has returned.
+	Listeners Listeners
+
+	id     identity
+	sock   *os.File
+	init   *os.Process
+	exited chan struct{} // init is reaped, and so everything inside is dead
+	done   chan struct{} // and everybody who waited has been told
+	report Report
+
+	mu    sync.Mutex
+	next  uint64
+	procs map[uint64]*Process
+	ended bool
+}
+
+// A Process is one command in a room.
+type Process struct {
+	PID  int // inside
+	box  *Box
+	id   uint64
+	said chan *message // started or refused
+	exit chan Exit
+}
+
+// Report returns what init found about itself.
+func (b *Box) Report() Report { return b.report }
+
+// Done is closed when the room has ended, whoever ended it.
+func (b *Box) Done() <-chan struct{} { return b.done }
+
+// Close ends the room and everything inside, and returns when it is gone.
+func (b *Box) Close() {
+	b.kill()
+	<-b.done
+}
+
+func (b *Box) kill() { _ = b.init.Kill() }
+
+func (b *Box) closeListeners() {
+	for _, ln := range b.Listeners.TCP {
+		ln.Close()
+	}
+	if b.Listeners.DNSTCP != nil {
+		b.Listeners.DNSTCP.Close()
+	}
+	if b.Listeners.DNSUDP != nil {
+		b.Listeners.DNSUDP.Close()
+	}
+}
+
+var errEnded = errors.New("the sandbox has ended")
+
+// Exec starts a command. files are its descriptors from 0 on; nil stands for
+// /dev/null. The command gets copies, the caller keeps what it passed.
+func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
+	body, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxBody {
+		return nil, &ExecError{Path: e.Path, Err: unix.E2BIG}
+	}
+	order, err := sealed("twinward-exec", body)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(order)
+	m := &message{Kind: msgExec}
+	fds := []int{order}
+	for _, f := range files {
+		m.Null = append(m.Null, f == nil)
+		if f != nil {
+			fds = append(fds, int(f.Fd()))
+		}
+	}
+	p := &Process{box: b, said: make(chan *message, 1), exit: make(chan Exit, 1)}
+	b.mu.Lock()
+	if b.ended {
+		b.mu.Unlock()
+		return nil, &ExecError{Path: e.Path, Err: errEnded}
+	}
+	b.next++
+	p.id, m.ID = b.next, b.next
+	b.procs[p.id] = p
+	b.mu.Unlock()
+
+	if err := b.send(m, fds...); err != nil {
+		b.forget(p.id)
+		return nil, &ExecError{Path: e.Path, Err: err}
+	}
+	answer := <-p.said
+	if answer.Kind == msgRefused {
+		b.forget(p.id)
+		err := error(answer.Errno)
+		if answer.Errno == 0 {
+			err = errors.New(answer.Text)
+		}
+		return nil, &ExecError{Path: e.Path, Err: err}
+	}
+	p.PID = answer.PID
+	return p, nil
+}
+
+// Wait returns how the command ended. It may be called once.
+func (p *Process) Wait() Exit { return <-p.exit }
+
+// Signal sends a signal to the command or, with group, to all processes of its
+// group. A command that has ended gets none.
+func (p *Process) Signal(sig syscall.Signal, group bool) error {
+	return p.box.send(&message{Kind: msgSignal, ID: p.id, Signal: int(sig), Group: group})
+}
+
+// receive hands out what init says until it is gone.
+func (b *Box) receive() {
+	for {
+		m, fds, err := b.recv()
+		closeAll(fds)
+		if err != nil {
+			break
+		}
+		b.mu.Lock()
+		p := b.procs[m.ID]
+		if m.Kind == msgExited {
+			delete(b.procs, m.ID)
+		}
+		b.mu.Unlock()
+		switch {
+		case p == nil:
+		case m.Kind == msgExited:
+			p.exit <- *m.Exit
+		case m.Kind == msgStarted || m.Kind == msgRefused:
+			p.said <- m
+		}
+	}
+	b.kill()
+	<-b.exited
+	b.mu.Lock()
+	b.ended = true
+	for _, p := range b.procs {
+		select {
+		case p.said <- &message{Kind: msgRefused, Text: errEnded.Error()}:
+		default:
+		}
+		p.exit <- Exit{Code: -1, Signal: int(unix.SIGKILL), Lost: true}
+	}
+	clear(b.procs)
+	b.mu.Unlock()
+	b.sock.Close()
+	close(b.done)
+}
+
+func (b *Box) forget(id uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.procs, id)
+}
+
+func (b *Box) send(m *message, fds ...int) error {
+	raw, err := b.sock.SyscallConn()
+	if err != nil {
+		return errEnded
+	}
+	var sendErr error
+	if err := raw.Write(func(fd uintptr) bool {
+		sendErr = send(int(fd), m, fds...)
+		return sendErr != unix.EAGAIN
+	}); err != nil {
+		return errEnded
+	}
+	return sendErr
+}
+
+func (b *Box) recv() (m *message, fds []int, err error) {
+	raw, err := b.sock.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	var recvErr error
+	if err := raw.Read(func(fd uintptr) bool {
+		m, fds, recvErr = recv(int(fd))
+		return recvErr != unix.EAGAIN
+	}); err != nil {
+		return nil, nil, err
+	}
+	return m, fds, recvErr
+}
+
+func dup(fd int) int {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// startProcess is os.StartProcess for descriptors that are not files of package
+// os. They stay open here.
+func startProcess(path string, fds []int, attr *syscall.SysProcAttr) (*os.Process, error) {
+	files := make([]uintptr, len(fds))
+	for i, fd := range fds {
+		files[i] = uintptr(fd)
+	}
+	pid, _, err := syscall.StartProcess(path, []string{"twinward-init"}, &syscall.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: attr})
+	if err != nil {
+		return nil, err
+	}
+	return os.FindProcess(pid)
+}

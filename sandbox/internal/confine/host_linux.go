@@ -1,0 +1,228 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// kuidBase is where the users of rooms begin when the host is root: high above
+// what systems hand out to people, services and containers.
+const kuidBase = 0x70000000
+
+// An identity is who the room's user is to the host's kernel.
+type identity struct {
+	uid, gid int
+	root     bool // the host is root and the room is somebody else
+}
+
+// newIdentity returns the host's own user or, when that is root, a user that
+// exists for this room only: never uid 0.
+func newIdentity() (identity, error) {
+	if uid := os.Geteuid(); uid != 0 {
+		if os.Getuid() != uid || os.Getgid() != os.Getegid() {
+			return identity{}, &LayerError{Layer: LayerUser, Err: errors.New("the host program runs set-user-id"), Hint: "start it as the user itself"}
+		}
+		return identity{uid: uid, gid: os.Getegid()}, nil
+	}
+	var b [4]byte
+	rand.Read(b[:])
+	n := int(binary.NativeEndian.Uint32(b[:]) & 0x07ffffff)
+	return identity{uid: kuidBase + n, gid: kuidBase + n, root: true}, nil
+}
+
+// attr is how init is cloned.
+func (id identity) attr(flags uintptr) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{
+		Cloneflags:  flags,
+		Pdeathsig:   unix.SIGKILL,
+		Setsid:      true,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: UID, HostID: id.uid, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: GID, HostID: id.gid, Size: 1}},
+		// What init needs until it is done building, in its own user namespace.
+		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_SETPCAP},
+	}
+	if id.root {
+		// Without supplementary groups, and as the mapped user rather than as a
+		// root that has no name inside.
+		a.GidMappingsEnableSetgroups = true
+		a.Credential = &syscall.Credential{Uid: UID, Gid: GID}
+	}
+	return a
+}
+
+// A delivery is what init inherits, to be closed by the host afterwards.
+type delivery struct {
+	order  order
+	mounts []int
+}
+
+func (d *delivery) close() { closeAll(d.mounts) }
+
+// prepare does what only a root host can: it detaches the trees that the room's
+// user could not reach, and translates the owner of writable ones to that user.
+func prepare(spec *Spec, id identity) (*delivery, error) {
+	d := &delivery{order: order{Spec: *spec, WorkspaceMount: -1, SelfMount: -1, KUID: id.uid, HostNS: readNamespaces()}}
+	d.order.Mounts = slices.Repeat([]int{-1}, len(spec.Binds))
+	if !id.root {
+		return d, nil
+	}
+	for i, b := range spec.Binds {
+		real, _, err := resolve(b.Source)
+		if b.Optional && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		var tree int
+		if err == nil {
+			tree, err = d.tree(real, id, b.Writable)
+		}
+		if err != nil {
+			d.close()
+			return nil, layerErr(LayerMount, "detach "+b.Source, err)
+		}
+		d.order.Mounts[i] = tree
+	}
+	real, _, err := resolve(spec.Workspace)
+	if err == nil {
+		d.order.WorkspaceMount, err = d.tree(real, id, true)
+	}
+	if err != nil {
+		d.close()
+		return nil, layerErr(LayerMount, "open the workspace "+spec.Workspace, err)
+	}
+	if spec.Self {
+		d.self()
+	}
+	return d, nil
+}
+
+func layerErr(l Layer, step string, err error) error {
+	var le *LayerError
+	if errors.As(err, &le) {
+		return err
+	}
+	return &LayerError{Layer: l, Step: step, Err: err}
+}
+
+// tree returns the number that the detached mount will have in init.
+func (d *delivery) tree(real string, id identity, writable bool) (int, error) {
+	fd, err := detach(real)
+	if err != nil {
+		return -1, err
+	}
+	d.mounts = append(d.mounts, fd)
+	if err := harden(fd, writable); err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, err
+	}
+	if writable && (int(st.Uid) != id.uid || int(st.Gid) != id.gid) {
+		if err := translate(fd, int(st.Uid), int(st.Gid), id); err != nil {
+			return -1, &LayerError{Layer: LayerIDMap, Step: "translate the owner of " + real, Err: err,
+				Hint: "its file system cannot be idmapped; use a folder on ext4, xfs, btrfs or tmpfs, or no Workspace"}
+		}
+		d.order.IDMapped = true
+	}
+	return fdMounts + len(d.mounts) - 1, nil
+}
+
+// self detaches the host's executable. When that cannot be done, because it was
+// replaced or deleted since it was started, init copies it.
+func (d *delivery) self() {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if tree, err := detachExecutable(f); err == nil {
+		d.mounts = append(d.mounts, tree)
+		d.order.SelfMount = fdMounts + len(d.mounts) - 1
+	}
+}
+
+// translate makes files of one owner appear as the room's user's in a mount,
+// and files that the room makes appear as that owner's on disk.
+func translate(tree, uid, gid int, id identity) error {
+	ns, err := mappingNamespace(uid, gid, id)
+	if err != nil {
+		return fmt.Errorf("make a mapping: %w", err)
+	}
+	defer ns.Close()
+	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
+}
+
+// mappingNamespace returns a user namespace that exists only for its tables. A
+// child that is stopped before its first instruction holds it open meanwhile.
+func mappingNamespace(uid, gid int, id identity) (*os.File, error) {
+	p, err := os.StartProcess("/proc/self/exe", []string{"twinward-mapping"}, &os.ProcAttr{
+		Env: []string{},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: id.uid, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: id.gid, Size: 1}},
+			Pdeathsig:   unix.SIGKILL,
+			Ptrace:      true,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", p.Pid))
+	_ = p.Kill()
+	_, _ = p.Wait()
+	return ns, err
+}
+
+// encode returns the sealed file that init reads.
+func (d *delivery) encode(nonce []byte) (int, error) {
+	b, err := json.Marshal(&d.order)
+	if err != nil {
+		return -1, err
+	}
+	return sealed("twinward-order", append(append([]byte(magic), nonce...), b...))
+}
+
+// executable returns what init is started from. A root host whose program only
+// root may read gives the room's user a copy in memory.
+func executable(id identity) (path string, closer func(), err error) {
+	const self = "/proc/self/exe"
+	if !id.root {
+		return self, func() {}, nil
+	}
+	fi, err := os.Stat(self)
+	if err != nil {
+		return "", nil, err
+	}
+	if fi.Mode()&0o005 == 0o005 {
+		return self, func() {}, nil
+	}
+	in, err := os.Open(self)
+	if err != nil {
+		return "", nil, err
+	}
+	defer in.Close()
+	fd, err := unix.MemfdCreate("twinward-init", unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", nil, err
+	}
+	out := os.NewFile(uintptr(fd), "twinward-init")
+	if _, err := out.ReadFrom(in); err == nil {
+		err = out.Chmod(0o555)
+	}
+	if err != nil {
+		out.Close()
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { out.Close() }, nil
+}

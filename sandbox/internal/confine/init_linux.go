@@ -1,0 +1,230 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// An initState is pid 1 of a room.
+type initState struct {
+	ord    *order
+	layers []Layer
+	abi    int
+	rules  []rule
+	worker chan func()
+	procs  procTable
+}
+
+// runInit confines this process and serves commands until the host is gone. It
+// returns only then; the caller exits, and the kernel ends the room.
+func runInit(ord *order) {
+	s := &initState{ord: ord, worker: make(chan func())}
+	if err := s.confine(); err != nil {
+		_ = send(fdSocket, &message{Kind: msgFailed, Fail: failOf(err)})
+		return
+	}
+	s.serve()
+}
+
+// confine takes every step from a fresh child to a room that is ready.
+func (s *initState) confine() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("init failed: %v", p)
+		}
+	}()
+	if os.Getpid() != 1 {
+		return &LayerError{Layer: LayerPID, Err: errors.New("init is not pid 1")}
+	}
+	// The host may have died before this line; then the control socket is closed
+	// and the first message to it fails.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("die with the host: %w", err)
+	}
+	// No signal from inside ends init, and none is inherited as ignored.
+	signal.Notify(make(chan os.Signal, 1))
+	unix.Umask(0)
+
+	if err := unix.Sethostname([]byte(s.ord.Hostname)); err != nil {
+		return &LayerError{Layer: LayerUTS, Step: "set the host name", Err: err}
+	}
+	targets, err := buildRoot(s.ord)
+	if err != nil {
+		return err
+	}
+	s.rules = landlockRules(&s.ord.Spec, targets)
+	if err := s.network(); err != nil {
+		return err
+	}
+	namespaces, err := s.checkNamespaces()
+	if err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	if err := s.layer(LayerRlimits, func() error { return setLimits(s.ord.Limits) }); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("hide init's memory: %w", err)
+	}
+
+	started := make(chan error)
+	var status map[string]string
+	go func() {
+		// This thread will start every command. It is never unlocked: what it
+		// gives up here is what commands are born without.
+		runtime.LockOSThread()
+		err := s.restrict()
+		if err == nil {
+			status, err = s.verify()
+		}
+		started <- err
+		for f := range s.worker {
+			f()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID}
+	return send(fdSocket, &message{Kind: msgReady, Report: report})
+}
+
+// layer runs one step unless the layer is to be left out, and tolerates its
+// failure when the layer is optional.
+func (s *initState) layer(l Layer, step func() error) error {
+	if slices.Contains(s.ord.Without, l) {
+		return nil
+	}
+	if err := step(); err != nil {
+		if slices.Contains(s.ord.Optional, l) {
+			return nil
+		}
+		var le *LayerError
+		if errors.As(err, &le) {
+			return err
+		}
+		return &LayerError{Layer: l, Err: err}
+	}
+	s.layers = append(s.layers, l)
+	return nil
+}
+
+func (s *initState) sorted() []Layer {
+	var out []Layer
+	for _, l := range Layers() {
+		if slices.Contains(s.layers, l) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// listenersPerPacket keeps well below the kernel's limit for one message.
+const listenersPerPacket = 100
+
+// network opens the listeners and sends them to the host.
+func (s *initState) network() error {
+	return s.layer(LayerNetwork, func() error {
+		fds, err := openNetwork(s.ord.Ports)
+		if err != nil {
+			return err
+		}
+		defer closeAll(fds)
+		for chunk := range slices.Chunk(fds, listenersPerPacket) {
+			if err := send(fdSocket, &message{Kind: msgListeners}, chunk...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// checkNamespaces compares with the host's: a namespace that is shared is not a
+// layer, whatever was asked for.
+func (s *initState) checkNamespaces() (map[string]string, error) {
+	mine := readNamespaces()
+	for _, k := range nsKinds {
+		err := s.layer(k.layer, func() error {
+			if mine[k.file] == "" || mine[k.file] == s.ord.HostNS[k.file] {
+				return errors.New("the namespace is the host's")
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	s.layers = append(s.layers, LayerProc) // buildRoot does not return without
+	if s.ord.IDMapped {
+		s.layers = append(s.layers, LayerIDMap)
+	}
+	return mine, nil
+}
+
+// restrict walks the calling thread through the layers that a process puts on
+// itself. The filter comes last and covers all threads of init.
+func (s *initState) restrict() error {
+	if err := s.layer(LayerCaps, func() error {
+		if err := dropBounding(); err != nil {
+			return fmt.Errorf("empty the bounding set: %w", err)
+		}
+		if err := dropCaps(); err != nil {
+			return fmt.Errorf("empty the capability sets: %w", err)
+		}
+		dropAllCaps()
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := s.layer(LayerNoNewPrivs, func() error {
+		return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}); err != nil {
+		return err
+	}
+	if err := s.layer(LayerLandlock, func() (err error) {
+		s.abi, err = landlockRestrict(s.rules)
+		return err
+	}); err != nil {
+		return err
+	}
+	return s.layer(LayerSeccomp, seccompRestrict)
+}
+
+// verify reads back what the kernel says about the calling thread, so that a
+// report never rests on a call having returned zero.
+func (s *initState) verify() (map[string]string, error) {
+	status, err := readStatus()
+	if err != nil {
+		return nil, fmt.Errorf("read own status: %w", err)
+	}
+	fail := func(l Layer, why string) error { return &LayerError{Layer: l, Step: "verify", Err: errors.New(why)} }
+	has := func(l Layer) bool { return slices.Contains(s.layers, l) }
+	if has(LayerNoNewPrivs) && status["NoNewPrivs"] != "1" {
+		return nil, fail(LayerNoNewPrivs, "the kernel does not show it")
+	}
+	if has(LayerCaps) && !zeroCaps(status) {
+		return nil, fail(LayerCaps, "a capability set is not empty")
+	}
+	if has(LayerSeccomp) && status["Seccomp"] != "2" {
+		return nil, fail(LayerSeccomp, "no filter is in force")
+	}
+	if has(LayerLandlock) {
+		fd, err := unix.Open(canary, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		if err != unix.EACCES {
+			return nil, fail(LayerLandlock, fmt.Sprintf("a file that no rule covers can be opened (%v)", err))
+		}
+	}
+	return status, nil
+}

@@ -1,0 +1,154 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Landlock repeats what the mounts already say, in a mechanism that has nothing
+// in common with them. Network rights are left to the network namespace: a port
+// allow-list would have to name every port on which the workload's own servers
+// may listen.
+
+const (
+	accessRead  = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
+	accessWrite = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
+		unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_SOCK |
+		unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_SYM | unix.LANDLOCK_ACCESS_FS_REFER | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	accessFile = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
+		unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+	accessDev = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	accessTTY = accessDev | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV | unix.LANDLOCK_ACCESS_FS_READ_DIR
+)
+
+// landlockABI returns the kernel's Landlock version, or an error that says that
+// there is none.
+func landlockABI() (int, error) {
+	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	switch errno {
+	case 0:
+		return int(v), nil
+	case unix.ENOSYS, unix.EOPNOTSUPP:
+		return 0, fmt.Errorf("%w: the kernel has no Landlock or it is not in its lsm= list", errno)
+	}
+	return 0, errno
+}
+
+// handledFS is every file system right that a Landlock version knows.
+func handledFS(abi int) uint64 {
+	all := uint64(unix.LANDLOCK_ACCESS_FS_MAKE_SYM<<1) - 1 // version 1: thirteen rights
+	if abi >= 2 {
+		all |= unix.LANDLOCK_ACCESS_FS_REFER
+	}
+	if abi >= 3 {
+		all |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	}
+	if abi >= 5 {
+		all |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+	}
+	return all
+}
+
+// minLandlock is the first version that governs truncation. With less, a file
+// that may only be read could be emptied, so less counts as absent.
+const minLandlock = 3
+
+// A rule grants rights beneath one path.
+type rule struct {
+	path   string
+	access uint64
+}
+
+// landlockRules returns what the workload may do, path by path.
+func landlockRules(s *Spec, targets map[string]bool) []rule {
+	rules := []rule{
+		// The names in the room's own root are no secret; what is in files is.
+		{"/", unix.LANDLOCK_ACCESS_FS_READ_DIR},
+		{"/etc", accessRead}, {"/proc", unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR},
+		{"/tmp", accessRead | accessWrite}, {"/dev/shm", accessRead | accessWrite}, {Home, accessRead | accessWrite},
+		{"/dev/pts", accessTTY},
+	}
+	for _, d := range devices {
+		access := uint64(accessDev)
+		if d == "tty" {
+			access = accessTTY
+		}
+		rules = append(rules, rule{"/dev/" + d, access})
+	}
+	if s.Self {
+		rules = append(rules, rule{SelfPath, accessRead})
+	}
+	for target, writable := range targets {
+		access := uint64(accessRead)
+		if writable {
+			access |= accessWrite
+		}
+		rules = append(rules, rule{target, access})
+	}
+	return rules
+}
+
+// landlockRestrict puts the calling thread into a Landlock domain. It returns
+// the version that is in force.
+func landlockRestrict(rules []rule) (int, error) {
+	abi, err := landlockABI()
+	if err != nil {
+		return 0, err
+	}
+	if abi < minLandlock {
+		return 0, fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", abi, minLandlock)
+	}
+	attr := unix.LandlockRulesetAttr{Handled_access_fs: handledFS(abi)}
+	size := uintptr(8)
+	if abi >= 4 {
+		size = 16
+	}
+	if abi >= 6 {
+		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
+		size = 24
+	}
+	set, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
+	if errno != 0 {
+		return 0, fmt.Errorf("create ruleset: %w", errno)
+	}
+	defer unix.Close(int(set))
+	for _, r := range rules {
+		if err := addRule(int(set), r, attr.Handled_access_fs); err != nil {
+			return 0, fmt.Errorf("rule for %s: %w", r.path, err)
+		}
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, set, 0, 0); errno != 0 {
+		return 0, fmt.Errorf("restrict self: %w", errno)
+	}
+	return abi, nil
+}
+
+func addRule(set int, r rule, handled uint64) error {
+	fd, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // nothing there, nothing to grant
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	access := r.access & handled
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		access &= accessFile
+	}
+	attr := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(fd)}
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(set), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Launch makes a room and returns when every layer is in force and verified
+// from inside. Nothing has run in it by then. Cancelling ctx while Launch works
+// ends it; afterwards ctx has no effect.
+//
+// A layer that cannot be had is a [*LayerError], and leaves nothing behind.
+func Launch(ctx context.Context, spec *Spec) (*Box, error) {
+	if len(spec.Ports) > MaxPorts {
+		return nil, fmt.Errorf("%d ports, more than %d", len(spec.Ports), MaxPorts)
+	}
+	id, err := newIdentity()
+	if err != nil {
+		return nil, err
+	}
+	if id.root && spec.OwnWorkspace {
+		if err := os.Chown(spec.Workspace, id.uid, id.gid); err != nil {
+			return nil, &LayerError{Layer: LayerMount, Step: "give the workspace to the sandbox's user", Err: err}
+		}
+	}
+	d, err := prepare(spec, id)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	b := &Box{id: id, done: make(chan struct{}), procs: map[uint64]*Process{}}
+	if err := b.spawn(d); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { b.kill() })
+	err = b.handshake(spec)
+	stop()
+	if err == nil {
+		err = context.Cause(ctx)
+	} else if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		b.closeListeners()
+		b.kill()
+		<-b.exited
+		b.sock.Close()
+		return nil, err
+	}
+	go b.receive()
+	return b, nil
+}
+
+// spawn starts init. The thread that does so waits for it, because init is to
+// be killed by the kernel when that very thread ends.
+func (b *Box) spawn(d *delivery) error {
+	nonce := make([]byte, nonceSize)
+	rand.Read(nonce)
+	ord, err := d.encode(nonce)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ord)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pair[1])
+	if err := unix.Sendmsg(pair[0], nonce, nil, nil, unix.MSG_NOSIGNAL); err != nil {
+		unix.Close(pair[0])
+		return err
+	}
+	// Only the host's end is not blocking; that is a property of each end.
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		unix.Close(pair[0])
+		return err
+	}
+	b.sock = os.NewFile(uintptr(pair[0]), "control")
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		b.sock.Close()
+		return err
+	}
+	defer null.Close()
+	path, closeExe, err := executable(b.id)
+	if err != nil {
+		b.sock.Close()
+		return err
+	}
+	defer closeExe()
+
+	fds := append([]int{int(null.Fd()), int(null.Fd()), int(null.Fd()), ord, pair[1]}, d.mounts...)
+	var flags uintptr
+	for _, k := range nsKinds {
+		if !slices.Contains(d.order.Without, k.layer) {
+			flags |= k.flag
+		}
+	}
+	started := make(chan error)
+	b.exited = make(chan struct{})
+	go func() {
+		defer close(b.exited)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		p, err := startProcess(path, fds, b.id.attr(flags))
+		if err == nil {
+			b.init = p
+		}
+		started <- err
+		if err == nil {
+			_, _ = p.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		b.sock.Close()
+		return &LayerError{Layer: LayerUser, Step: "create namespaces", Err: err, Hint: namespaceHint(err)}
+	}
+	return nil
+}
+
+func namespaceHint(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return "raise the sysctls user.max_user_namespaces, user.max_net_namespaces and so on"
+	case errors.Is(err, unix.EPERM):
+		return "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, or a container profile that permits them"
+	}
+	return ""
+}
+
+// handshake collects the listeners and waits until init is confined.
+func (b *Box) handshake(spec *Spec) error {
+	var fds []int
+	defer func() { closeAll(fds) }()
+	for {
+		m, got, err := b.recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("it ended without a word")
+			}
+			return fmt.Errorf("init: %w", err)
+		}
+		fds = append(fds, got...)
+		switch m.Kind {
+		case msgFailed:
+			return m.Fail.err()
+		case msgReady:
+			b.report = *m.Report
+			return b.adopt(spec.Ports, fds)
+		}
+	}
+}
+
+// adopt turns the descriptors into listeners.
+func (b *Box) adopt(ports []uint16, fds []int) error {
+	if len(fds) == 0 {
+		return nil // the network layer was left out
+	}
+	if len(fds) != len(ports)+2 {
+		return fmt.Errorf("init sent %d listeners, want %d", len(fds), len(ports)+2)
+	}
+	b.Listeners.TCP = map[uint16]net.Listener{}
+	for i, p := range append(slices.Clone(ports), DNSPort) {
+		f := os.NewFile(uintptr(dup(fds[i])), "listener")
+		ln, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("listener of port %d: %w", p, err)
+		}
+		if i < len(ports) {
+			b.Listeners.TCP[p] = ln
+		} else {
+			b.Listeners.DNSTCP = ln
+		}
+	}
+	f := os.NewFile(uintptr(dup(fds[len(fds)-1])), "resolver")
+	defer f.Close()
+	var err error
+	b.Listeners.DNSUDP, err = net.FilePacketConn(f)
+	return err
+}

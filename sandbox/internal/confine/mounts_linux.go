@@ -1,0 +1,284 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A root is the new root file system while it is being built. All its paths are
+// relative to the descriptor of a tmpfs.
+type root struct {
+	fd      int
+	mounted []string // targets that hold another file system
+}
+
+const mountSafe = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+
+// A source is one bind, resolved and detached from the host's tree.
+type source struct {
+	bind   Bind
+	target string // without leading slash
+	links  [][2]string
+	tree   int // detached mount, -1 when there is only a link
+	dir    bool
+}
+
+// openSources detaches every bind before anything of the new root exists.
+// inherited are the trees that a root host has prepared.
+func openSources(binds []Bind, inherited []int) ([]source, error) {
+	var out []source
+	reals := make([]string, len(binds))
+	for i, b := range binds {
+		reals[i], _, _ = resolve(b.Source)
+	}
+	for i, b := range binds {
+		s := source{bind: b, tree: -1}
+		real, links, err := resolve(b.Source)
+		if err != nil {
+			if b.Optional && errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			return nil, &LayerError{Layer: LayerMount, Step: "find " + b.Source, Err: err}
+		}
+		s.target = strings.TrimPrefix(real, "/")
+		if b.Target != "" {
+			s.target = strings.TrimPrefix(b.Target, "/")
+		} else {
+			s.links = links
+		}
+		if b.Target == "" && covered(real, i, binds, reals) {
+			out = append(out, s) // only its links are needed
+			continue
+		}
+		if i < len(inherited) && inherited[i] >= 0 {
+			s.tree = inherited[i]
+		} else if s.tree, err = detach(real); err != nil {
+			return nil, &LayerError{Layer: LayerMount, Step: "detach " + b.Source, Err: err}
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(s.tree, &st); err != nil {
+			return nil, &LayerError{Layer: LayerMount, Step: "stat " + b.Source, Err: err}
+		}
+		s.dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		if kind := st.Mode & unix.S_IFMT; !s.dir && kind != unix.S_IFREG {
+			return nil, &LayerError{Layer: LayerMount, Step: "bind " + b.Source, Err: errors.New("neither a directory nor a regular file")}
+		}
+		if i < len(inherited) && inherited[i] >= 0 {
+			out = append(out, s)
+			continue // the host has restricted it already
+		}
+		if err := harden(s.tree, b.Writable); err != nil {
+			return nil, &LayerError{Layer: LayerMount, Step: "restrict " + b.Source, Err: err}
+		}
+		out = append(out, s)
+	}
+	// Parents before children.
+	slices.SortStableFunc(out, func(a, b source) int {
+		return strings.Count(a.target, "/") - strings.Count(b.target, "/")
+	})
+	return out, nil
+}
+
+// covered reports whether another bind shows real already, in the same way: no
+// bind between the two says otherwise.
+func covered(real string, i int, binds []Bind, reals []string) bool {
+	best, at := "", -1
+	for j, other := range reals {
+		if j == i || other == "" || binds[j].Target != "" {
+			continue
+		}
+		under := strings.HasPrefix(real, strings.TrimSuffix(other, "/")+"/") || real == other && j < i
+		if under && len(other) > len(best) {
+			best, at = other, j
+		}
+	}
+	return at >= 0 && binds[at].Writable == binds[i].Writable
+}
+
+// resolve follows the symbolic links in path and returns the real path with the
+// links that have to exist in the new root for path to work there.
+func resolve(path string) (real string, links [][2]string, err error) {
+	if !filepath.IsAbs(path) {
+		return "", nil, fmt.Errorf("%s is not an absolute path", path)
+	}
+	rest := strings.Split(filepath.Clean(path), "/")[1:]
+	real = "/"
+	for hops := 0; len(rest) > 0; {
+		next := filepath.Join(real, rest[0])
+		fi, err := os.Lstat(next)
+		if err != nil {
+			return "", nil, err
+		}
+		if fi.Mode()&os.ModeSymlink == 0 {
+			real, rest = next, rest[1:]
+			continue
+		}
+		if hops++; hops > 40 {
+			return "", nil, unix.ELOOP
+		}
+		to, err := os.Readlink(next)
+		if err != nil {
+			return "", nil, err
+		}
+		links = append(links, [2]string{next, to})
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(real, to)
+		}
+		rest = append(strings.Split(filepath.Clean(to), "/")[1:], rest[1:]...)
+		real = "/"
+		if len(rest) > 0 && rest[0] == "" {
+			rest = rest[1:]
+		}
+	}
+	return real, links, nil
+}
+
+// detach clones the tree at a path that has no symbolic link in it. A link that
+// appeared since it was resolved is an error, not a detour.
+func detach(real string) (int, error) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(unix.AT_FDCWD, real, how)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return detachFD(fd)
+}
+
+func detachFD(fd int) (int, error) {
+	return unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH)
+}
+
+// harden makes a detached tree private, without set-id and devices, and
+// read-only unless it is to be writable.
+func harden(tree int, writable bool) error {
+	attr := &unix.MountAttr{Attr_set: mountSafe, Propagation: unix.MS_PRIVATE}
+	if !writable {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
+}
+
+// newFS makes a file system of its own that is not attached anywhere.
+func newFS(kind string, attrs int, options ...string) (int, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	for _, o := range options {
+		k, v, ok := strings.Cut(o, "=")
+		if ok {
+			err = unix.FsconfigSetString(fs, k, v)
+		} else {
+			err = unix.FsconfigSetFlag(fs, k)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("option %s: %w", o, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
+}
+
+// attach puts a detached mount at a place in the new root. The place is made if
+// its parent is the root's own tmpfs; elsewhere it must be there already. No
+// symbolic link is followed on the way.
+func (r *root) attach(tree int, target string, dir bool) error {
+	if err := r.place(target, dir); err != nil {
+		return err
+	}
+	at, err := r.open(target, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	if err := unix.MoveMount(tree, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return err
+	}
+	r.mounted = append(r.mounted, target)
+	return nil
+}
+
+func (r *root) open(target string, flags int) (int, error) {
+	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH}
+	return unix.Openat2(r.fd, target, how)
+}
+
+// own reports whether target lies on the root's own tmpfs.
+func (r *root) own(target string) bool {
+	for _, m := range r.mounted {
+		if target == m || strings.HasPrefix(target, m+"/") {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *root) place(target string, dir bool) error {
+	if !r.own(target) {
+		return nil
+	}
+	if dir {
+		return r.mkdir(target)
+	}
+	if err := r.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(r.fd, target, unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func (r *root) mkdir(target string) error {
+	if target == "." || target == "" {
+		return nil
+	}
+	if err := r.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(r.fd, target, 0o755); err != nil && err != unix.EEXIST {
+		return err
+	}
+	return nil
+}
+
+func (r *root) write(path string, data []byte) error {
+	target := strings.TrimPrefix(path, "/")
+	if err := r.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(r.fd, target, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), target)
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+func (r *root) link(from, to string) error {
+	target := strings.TrimPrefix(from, "/")
+	if !r.own(target) {
+		return nil // the link is part of a bind
+	}
+	if err := r.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	if err := unix.Symlinkat(to, r.fd, target); err != nil && err != unix.EEXIST {
+		return err
+	}
+	return nil
+}

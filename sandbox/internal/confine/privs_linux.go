@@ -1,0 +1,147 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultProcesses = 512
+	defaultOpenFiles = 4096
+)
+
+// setLimits bounds this process, and so all that it starts.
+func setLimits(l Limits) error {
+	set := func(name string, which int, v uint64) error {
+		var now unix.Rlimit
+		if err := unix.Getrlimit(which, &now); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		v = min(v, now.Max)
+		// syscall.Setrlimit and not unix.Prlimit: os/exec's machinery would
+		// otherwise give children the soft limit that it remembers.
+		if err := syscall.Setrlimit(which, &syscall.Rlimit{Cur: v, Max: v}); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	}
+	if err := set("core dumps", unix.RLIMIT_CORE, 0); err != nil {
+		return err
+	}
+	if err := set("processes", unix.RLIMIT_NPROC, or(l.Processes, defaultProcesses)); err != nil {
+		return err
+	}
+	if err := set("open files", unix.RLIMIT_NOFILE, or(l.OpenFiles, defaultOpenFiles)); err != nil {
+		return err
+	}
+	if l.FileSize > 0 {
+		if err := set("file size", unix.RLIMIT_FSIZE, l.FileSize); err != nil {
+			return err
+		}
+	}
+	if l.Data > 0 {
+		return set("data size", unix.RLIMIT_DATA, l.Data)
+	}
+	return nil
+}
+
+// dropBounding empties the bounding set of the calling thread.
+func dropBounding() error {
+	for c := uintptr(0); c <= 63; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			if err == unix.EINVAL {
+				return nil // past the kernel's last capability
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+type capHeader struct {
+	version uint32
+	pid     int32
+}
+
+type capData [2]struct{ effective, permitted, inheritable uint32 }
+
+// dropCaps empties the ambient, inheritable, permitted and effective sets of
+// the calling thread.
+func dropCaps() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	h := capHeader{version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none capData
+	if _, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&none)), 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// dropAllCaps empties the capability sets of the other threads of init as well.
+// The Go runtime can do that only in a program without cgo; in one with cgo the
+// threads keep capabilities over the room's own namespaces, and the system call
+// filter, which covers all threads, leaves no call to use them with.
+func dropAllCaps() {
+	h := capHeader{version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none capData
+	_, _, _ = syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&none)), 0)
+}
+
+// readStatus returns the lines of this thread's status that speak of privileges.
+func readStatus() (map[string]string, error) {
+	b, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch k {
+		case "Uid", "Gid", "NoNewPrivs", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "Seccomp", "Seccomp_filters":
+			out[k] = strings.TrimSpace(v)
+		}
+	}
+	return out, nil
+}
+
+// zeroCaps reports whether a status shows no capability in any set.
+func zeroCaps(status map[string]string) bool {
+	for _, k := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+		if v, err := strconv.ParseUint(status[k], 16, 64); err != nil || v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// nsKinds are the namespaces that a room has for itself.
+var nsKinds = []struct {
+	file  string
+	layer Layer
+	flag  uintptr
+}{
+	{"user", LayerUser, unix.CLONE_NEWUSER}, {"mnt", LayerMount, unix.CLONE_NEWNS}, {"pid", LayerPID, unix.CLONE_NEWPID},
+	{"net", LayerNet, unix.CLONE_NEWNET}, {"ipc", LayerIPC, unix.CLONE_NEWIPC}, {"uts", LayerUTS, unix.CLONE_NEWUTS},
+	{"cgroup", LayerCgroup, unix.CLONE_NEWCGROUP},
+}
+
+// readNamespaces returns the namespaces of this process.
+func readNamespaces() map[string]string {
+	out := map[string]string{}
+	for _, k := range nsKinds {
+		if v, err := os.Readlink("/proc/self/ns/" + k.file); err == nil {
+			out[k.file] = v
+		}
+	}
+	return out
+}

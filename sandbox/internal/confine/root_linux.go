@@ -1,0 +1,314 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultTmp = 1 << 30
+	defaultShm = 64 << 20
+	rootSize   = 64 << 20 // /etc, directories, and a copy of the host program at worst
+)
+
+// canary is a file that exists in the new root and that no Landlock rule
+// covers: being unable to read it is how the room knows that Landlock is on.
+const canary = "/run/twinward/canary"
+
+// devices are the whole of /dev but for pts and shm.
+var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
+
+// etcBinds are host files that programs expect in /etc and that tell nothing
+// about the host's users or network.
+var etcBinds = []string{
+	"ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "services", "protocols", "localtime", "timezone",
+	"mime.types", "os-release", "lsb-release", "debian_version", "ssl/openssl.cnf", "bash.bashrc", "profile", "magic",
+}
+
+// buildRoot makes the new root file system and moves this process into it. The
+// old root is gone when it returns. It returns what is bound from the host, and
+// whether it is writable.
+func buildRoot(ord *order) (map[string]bool, error) {
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+		return nil, &LayerError{Layer: LayerMount, Step: "make / private", Err: err}
+	}
+	step := func(what string, err error) error {
+		if err == nil {
+			return nil
+		}
+		return &LayerError{Layer: LayerMount, Step: what, Err: err}
+	}
+
+	// Everything that comes from the host is detached first.
+	binds := ord.Binds
+	inherited := ord.Mounts
+	for _, name := range etcBinds {
+		binds = append(binds, Bind{Source: "/etc/" + name, Optional: true})
+		inherited = append(inherited, -1)
+	}
+	sources, err := openSources(binds, inherited)
+	if err != nil {
+		return nil, err
+	}
+	workspace := ord.WorkspaceMount
+	if workspace < 0 {
+		real, _, err := resolve(ord.Workspace)
+		if err == nil {
+			workspace, err = detach(real)
+		}
+		if err == nil {
+			err = harden(workspace, true)
+		}
+		if err != nil {
+			return nil, step("open the workspace "+ord.Workspace, err)
+		}
+	}
+	devs := make([]int, len(devices))
+	for i, name := range devices {
+		if devs[i], err = detach("/dev/" + name); err != nil {
+			return nil, step("open /dev/"+name, err)
+		}
+		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(devs[i], "", unix.AT_EMPTY_PATH, attr); err != nil {
+			return nil, step("restrict /dev/"+name, err)
+		}
+	}
+	self, err := selfTree(ord)
+	if err != nil {
+		return nil, step("open the host's executable", err)
+	}
+	// /proc must be made while the old one is still visible: the kernel checks.
+	proc, err := newFS("proc", mountSafe|unix.MOUNT_ATTR_NOEXEC, "hidepid=invisible")
+	if err != nil {
+		return nil, &LayerError{Layer: LayerProc, Step: "mount a fresh /proc", Err: err,
+			Hint: "a container that masks parts of /proc forbids this; start the outer container with an unmasked /proc"}
+	}
+
+	fd, err := newFS("tmpfs", mountSafe, fmt.Sprintf("size=%d", rootSize), "nr_inodes=8192", "mode=0755")
+	if err != nil {
+		return nil, step("make the new root", err)
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return nil, step("attach the new root", err)
+	}
+	r := &root{fd: fd}
+
+	// The room's own places.
+	for _, d := range []string{"etc", "proc", "dev/pts", "dev/shm", "tmp", "var/tmp", "root", "sandbox", "run/twinward"} {
+		if err := r.mkdir(d); err != nil {
+			return nil, step("make /"+d, err)
+		}
+	}
+	if err := r.tmpfs("tmp", or(ord.TmpSize, defaultTmp), 0); err != nil {
+		return nil, step("mount /tmp", err)
+	}
+	if err := r.attach(workspace, "sandbox", true); err != nil {
+		return nil, step("mount /sandbox", err)
+	}
+	for _, s := range sources {
+		for _, l := range s.links {
+			if err := r.link(l[0], l[1]); err != nil {
+				return nil, step("link "+l[0], err)
+			}
+		}
+		if s.tree < 0 {
+			continue
+		}
+		if err := r.attach(s.tree, s.target, s.dir); err != nil {
+			return nil, step("mount /"+s.target, err)
+		}
+	}
+	if err := r.devices(devs, or(ord.ShmSize, defaultShm)); err != nil {
+		return nil, step("make /dev", err)
+	}
+	if err := r.proc(proc); err != nil {
+		return nil, &LayerError{Layer: LayerProc, Step: "mount /proc", Err: err}
+	}
+	for _, f := range append(ord.Files, File{Path: canary, Data: []byte("canary\n")}) {
+		if err := r.write(f.Path, f.Data); err != nil {
+			return nil, step("write "+f.Path, err)
+		}
+	}
+	if err := r.self(self); err != nil {
+		return nil, step("show the host's executable", err)
+	}
+	if err := unix.MountSetattr(r.fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: mountSafe | unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return nil, step("make the root read-only", err)
+	}
+	if err := r.enter(); err != nil {
+		return nil, step("enter the new root", err)
+	}
+	targets := map[string]bool{}
+	for _, s := range sources {
+		targets["/"+s.target] = s.bind.Writable
+	}
+	return targets, nil
+}
+
+func or(v, def uint64) uint64 {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+func (r *root) tmpfs(target string, size uint64, extra int) error {
+	fd, err := newFS("tmpfs", mountSafe|extra, fmt.Sprintf("size=%d", size), "mode=01777")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return r.attach(fd, target, true)
+}
+
+func (r *root) devices(nodes []int, size uint64) error {
+	for i, name := range devices {
+		if err := r.attach(nodes[i], "dev/"+name, false); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	pts, err := newFS("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "ptmxmode=0666", "mode=0620")
+	if err != nil {
+		return fmt.Errorf("pts: %w", err)
+	}
+	defer unix.Close(pts)
+	if err := r.attach(pts, "dev/pts", true); err != nil {
+		return fmt.Errorf("pts: %w", err)
+	}
+	if err := r.tmpfs("dev/shm", size, unix.MOUNT_ATTR_NOEXEC); err != nil {
+		return fmt.Errorf("shm: %w", err)
+	}
+	for from, to := range map[string]string{
+		"/dev/ptmx": "pts/ptmx", "/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
+		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2", "/var/run": "/run",
+	} {
+		if err := r.link(from, to); err != nil {
+			return fmt.Errorf("%s: %w", from, err)
+		}
+	}
+	return nil
+}
+
+// proc attaches the fresh /proc and makes its knobs read-only.
+func (r *root) proc(proc int) error {
+	defer unix.Close(proc)
+	if err := r.attach(proc, "proc", true); err != nil {
+		return err
+	}
+	for _, name := range []string{"sys", "irq", "bus", "fs"} {
+		fd, err := r.open("proc/"+name, unix.O_PATH)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		tree, err := detachFD(fd)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		err = harden(tree, false)
+		if err == nil {
+			err = r.attach(tree, "proc/"+name, true)
+		}
+		unix.Close(tree)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// A selfSource is the host's executable: a detached mount of it or, when it has
+// no name that this process can reach, an open file to copy.
+type selfSource struct {
+	tree int
+	file *os.File
+}
+
+func selfTree(ord *order) (*selfSource, error) {
+	if !ord.Self {
+		return nil, nil
+	}
+	if ord.SelfMount >= 0 {
+		return &selfSource{tree: ord.SelfMount}, nil
+	}
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	if tree, err := detachExecutable(f); err == nil {
+		f.Close()
+		return &selfSource{tree: tree}, nil
+	}
+	return &selfSource{tree: -1, file: f}, nil
+}
+
+// detachExecutable detaches the file that the link names, and makes sure that
+// it is the one that is running.
+func detachExecutable(running *os.File) (int, error) {
+	path, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return -1, err
+	}
+	tree, err := detach(path)
+	if err != nil {
+		return -1, err
+	}
+	var a, b unix.Stat_t
+	err = errors.Join(unix.Fstat(tree, &a), unix.Fstat(int(running.Fd()), &b))
+	if err == nil && (a.Dev != b.Dev || a.Ino != b.Ino) {
+		err = errors.New("the executable was replaced")
+	}
+	if err == nil {
+		err = harden(tree, false)
+	}
+	if err != nil {
+		unix.Close(tree)
+		return -1, err
+	}
+	return tree, nil
+}
+
+func (r *root) self(s *selfSource) error {
+	if s == nil {
+		return nil
+	}
+	target := strings.TrimPrefix(SelfPath, "/")
+	if s.tree >= 0 {
+		return r.attach(s.tree, target, false)
+	}
+	defer s.file.Close()
+	fd, err := unix.Openat(r.fd, target, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o755)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), target)
+	_, err = f.ReadFrom(s.file)
+	return errors.Join(err, f.Close())
+}
+
+// enter makes the new root the root and lets go of the old one.
+func (r *root) enter() error {
+	if err := unix.Fchdir(r.fd); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	// The old root now lies on top of the new one.
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the old root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	return unix.Close(r.fd)
+}

@@ -1,0 +1,248 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"fmt"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The system call filter is an allow-list. A call that is on no list is refused
+// with EPERM, one that this module has never heard of with ENOSYS, so that
+// programs take the way around that they keep for old kernels. A few calls are
+// allowed or not by their arguments; only arguments that the kernel reads from
+// registers can be judged, so calls that pass a structure in memory where it
+// matters (clone3, openat2) answer ENOSYS.
+//
+// Calls of another instruction set (int 0x80, x32) have other numbers for the
+// same calls and are refused as a whole.
+
+// The layout of struct seccomp_data.
+const (
+	offNumber = 0
+	offArch   = 4
+	offArgs   = 16 // six of eight bytes, low half first on both architectures
+)
+
+// Return values of a filter (linux/seccomp.h).
+const (
+	retAllow = 0x7fff0000
+	retErrno = 0x00050000
+)
+
+var (
+	retEPERM  = uint32(retErrno | uint32(unix.EPERM))
+	retENOSYS = uint32(retErrno | uint32(unix.ENOSYS))
+)
+
+// A test looks at one argument of a call. It refuses when the masked argument
+// equals one of values, or, inverted, when it equals none of them.
+type test struct {
+	arg    int
+	mask   uint32 // of the low half
+	values []uint32
+	invert bool
+	// only, when its mask is set, limits the test to calls where another masked
+	// argument is not zero.
+	onlyArg  int
+	onlyMask uint32
+}
+
+// A callRule is a call that is allowed when it passes all tests.
+type callRule struct {
+	number uintptr
+	tests  []test
+}
+
+const (
+	namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+	newTime    = 0x80 // CLONE_NEWTIME; in clone(2) these bits are the exit signal
+	setID      = unix.S_ISUID | unix.S_ISGID
+	creates    = unix.O_CREAT | 0x400000 // and __O_TMPFILE
+)
+
+// anyBit refuses when an argument has a bit of mask.
+func anyBit(arg int, mask uint32) test {
+	return test{arg: arg, mask: mask, values: []uint32{0}, invert: true}
+}
+
+// oneOf refuses unless an argument is one of values.
+func oneOf(arg int, mask uint32, values ...uint32) test {
+	return test{arg: arg, mask: mask, values: values, invert: true}
+}
+
+// noneOf refuses when an argument is one of values.
+func noneOf(arg int, values ...uint32) test {
+	return test{arg: arg, mask: ^uint32(0), values: values}
+}
+
+// createMode refuses set-id bits in the mode of a call that creates a file.
+func createMode(flags, mode int) test {
+	t := anyBit(mode, setID)
+	t.onlyArg, t.onlyMask = flags, creates
+	return t
+}
+
+// commonRules are the calls that both architectures have and that depend on
+// their arguments. socket is apart: its arguments depend on each other.
+var commonRules = []callRule{
+	{unix.SYS_CLONE, []test{anyBit(0, namespaces)}},
+	{unix.SYS_UNSHARE, []test{anyBit(0, namespaces|newTime)}},
+	{unix.SYS_SOCKETPAIR, []test{oneOf(0, ^uint32(0), unix.AF_UNIX)}},
+	// Typing into the terminal, Linux consoles, line disciplines, taking the console.
+	{unix.SYS_IOCTL, []test{noneOf(1, unix.TIOCSTI, 0x541c, unix.TIOCSETD, 0x541d)}},
+	{unix.SYS_PRCTL, []test{noneOf(0, unix.PR_SET_MM, unix.PR_SET_SECUREBITS)}},
+	{unix.SYS_SECCOMP, []test{anyBit(1, 0x8)}}, // SECCOMP_FILTER_FLAG_NEW_LISTENER
+	{unix.SYS_PERSONALITY, []test{oneOf(0, ^uint32(0), 0, 0xffffffff)}},
+	{unix.SYS_FCHMOD, []test{anyBit(1, setID)}},
+	{unix.SYS_FCHMODAT, []test{anyBit(2, setID)}},
+	{unix.SYS_FCHMODAT2, []test{anyBit(2, setID)}},
+	{unix.SYS_OPENAT, []test{createMode(2, 3)}},
+	{unix.SYS_MKDIRAT, []test{anyBit(2, setID)}},
+	{unix.SYS_MKNODAT, []test{anyBit(2, setID)}},
+}
+
+// newest is the highest call number that the lists were written with.
+const newest = 462
+
+// missing answers ENOSYS although the number is known.
+var missing = []uintptr{
+	unix.SYS_CLONE3, unix.SYS_OPENAT2,
+	unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER,
+}
+
+// A program is a filter being written.
+type program []unix.SockFilter
+
+func (p *program) stmt(code uint16, k uint32) { *p = append(*p, unix.SockFilter{Code: code, K: k}) }
+
+func (p *program) jump(code uint16, k uint32, yes, no int) {
+	if yes > 255 || no > 255 {
+		panic("confine: seccomp jump too far")
+	}
+	*p = append(*p, unix.SockFilter{Code: unix.BPF_JMP | code | unix.BPF_K, Jt: uint8(yes), Jf: uint8(no), K: k})
+}
+
+func (p *program) load(off uint32) { p.stmt(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, off) }
+func (p *program) ret(v uint32)    { p.stmt(unix.BPF_RET|unix.BPF_K, v) }
+
+// filter assembles the whole list for this architecture.
+func filter() []unix.SockFilter {
+	var p program
+	p.load(offArch)
+	p.jump(unix.BPF_JEQ, auditArch, 1, 0)
+	p.ret(retENOSYS)
+	p.load(offNumber)
+	// Also turns away x32, whose numbers start at 1<<30.
+	p.jump(unix.BPF_JGT, newest, 0, 1)
+	p.ret(retENOSYS)
+	for _, nr := range missing {
+		p.jump(unix.BPF_JEQ, uint32(nr), 0, 1)
+		p.ret(retENOSYS)
+	}
+	for _, r := range append(slices.Clone(commonRules), archRules...) {
+		block := r.assemble()
+		p.jump(unix.BPF_JEQ, uint32(r.number), 0, len(block))
+		p = append(p, block...)
+	}
+	block := socketBlock()
+	p.jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(block))
+	p = append(p, block...)
+	for _, r := range ranges(append(slices.Clone(commonCalls), archCalls...)) {
+		p.jump(unix.BPF_JGE, r[0], 0, 2)
+		p.jump(unix.BPF_JGT, r[1], 1, 0)
+		p.ret(retAllow)
+	}
+	p.ret(retEPERM)
+	return p
+}
+
+// assemble returns instructions that always end in a return.
+func (r callRule) assemble() program {
+	var p program
+	for _, t := range r.tests {
+		var body program
+		body.load(uint32(offArgs + 8*t.arg))
+		body.stmt(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, t.mask)
+		// A list of equalities; what lies behind it is the refusal, or the
+		// refusal lies behind a jump over it.
+		n := len(t.values)
+		for i, v := range t.values {
+			if t.invert {
+				body.jump(unix.BPF_JEQ, v, n-i, 0) // found: over the refusal
+			} else {
+				last := i == n-1
+				no := 0
+				if last {
+					no = 1
+				}
+				body.jump(unix.BPF_JEQ, v, n-1-i, no) // found: to the refusal
+			}
+		}
+		body.ret(retEPERM)
+		if t.onlyMask != 0 {
+			p.load(uint32(offArgs + 8*t.onlyArg))
+			p.jump(unix.BPF_JSET, t.onlyMask, 0, len(body))
+		}
+		p = append(p, body...)
+	}
+	p.ret(retAllow)
+	return p
+}
+
+// socketBlock allows Unix sockets, TCP and UDP over IP, and routing netlink:
+// no raw or packet sockets, no MPTCP (which Landlock and proxies do not see),
+// and none of the forty other families.
+func socketBlock() program {
+	const kind = 0xf // without SOCK_CLOEXEC and SOCK_NONBLOCK
+	inet := callRule{tests: []test{oneOf(1, kind, unix.SOCK_STREAM, unix.SOCK_DGRAM), oneOf(2, ^uint32(0), 0, unix.IPPROTO_TCP, unix.IPPROTO_UDP)}}.assemble()
+	route := callRule{tests: []test{oneOf(2, ^uint32(0), unix.NETLINK_ROUTE)}}.assemble()
+	var p program
+	p.load(offArgs)
+	p.jump(unix.BPF_JEQ, unix.AF_UNIX, 0, 1)
+	p.ret(retAllow)
+	p.jump(unix.BPF_JEQ, unix.AF_NETLINK, 0, len(route))
+	p = append(p, route...)
+	p.jump(unix.BPF_JEQ, unix.AF_INET, 1, 0)
+	p.jump(unix.BPF_JEQ, unix.AF_INET6, 0, len(inet))
+	p = append(p, inet...)
+	p.ret(retEPERM)
+	return p
+}
+
+// ranges returns numbers as sorted, maximal, inclusive ranges.
+func ranges(numbers []uintptr) [][2]uint32 {
+	slices.Sort(numbers)
+	var out [][2]uint32
+	for _, n := range slices.Compact(numbers) {
+		if k := len(out); k > 0 && out[k-1][1]+1 == uint32(n) {
+			out[k-1][1] = uint32(n)
+			continue
+		}
+		out = append(out, [2]uint32{uint32(n), uint32(n)})
+	}
+	return out
+}
+
+const (
+	seccompSetModeFilter = 1
+	seccompTSYNC         = 1
+)
+
+// seccompRestrict installs the filter on every thread of this process. The
+// calling thread must have no_new_privs; the others get it.
+func seccompRestrict() error {
+	f := filter()
+	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
+	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, seccompSetModeFilter, seccompTSYNC, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return errno
+	}
+	if r != 0 {
+		return fmt.Errorf("thread %d could not be filtered", r)
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package confine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host and init talk over one SOCK_SEQPACKET socket: a packet is one message,
+// its descriptors travel with it. Bodies that have no small bound (arguments,
+// environment) travel as a memory file, the first descriptor of the packet.
+
+const (
+	maxPacket = 64 << 10
+	maxFDs    = 250 // the kernel's SCM_MAX_FD is 253
+	maxBody   = 8 << 20
+)
+
+// The kinds of a message.
+const (
+	msgListeners = "listeners" // init → host: descriptors, in the order of the spec's ports, then DNS over TCP and UDP
+	msgReady     = "ready"     // init → host: confined
+	msgFailed    = "failed"    // init → host: a layer could not be made
+	msgExec      = "exec"      // host → init: body, then the command's descriptors
+	msgStarted   = "started"   // init → host
+	msgRefused   = "refused"   // init → host: the command could not be started
+	msgExited    = "exited"    // init → host
+	msgSignal    = "signal"    // host → init
+)
+
+type message struct {
+	Kind string
+	ID   uint64 `json:",omitempty"`
+	PID  int    `json:",omitempty"`
+	// Null says for each descriptor of a command whether it is /dev/null, or the
+	// next one that came with the message.
+	Null   []bool     `json:",omitempty"`
+	Signal int        `json:",omitempty"`
+	Group  bool       `json:",omitempty"`
+	Exit   *Exit      `json:",omitempty"`
+	Report *Report    `json:",omitempty"`
+	Fail   *wireFail  `json:",omitempty"`
+	Errno  unix.Errno `json:",omitempty"`
+	Text   string     `json:",omitempty"`
+}
+
+type wireFail struct {
+	Layer Layer
+	Step  string
+	Errno unix.Errno
+	Text  string
+	Hint  string
+}
+
+func (f *wireFail) err() error {
+	var cause error = f.Errno
+	if f.Errno == 0 {
+		cause = errors.New(f.Text)
+	}
+	return &LayerError{Layer: f.Layer, Step: f.Step, Err: cause, Hint: f.Hint}
+}
+
+func failOf(err error) *wireFail {
+	f := &wireFail{Text: err.Error()}
+	var le *LayerError
+	if errors.As(err, &le) {
+		f.Layer, f.Step, f.Hint, f.Text = le.Layer, le.Step, le.Hint, le.Err.Error()
+	}
+	errors.As(err, &f.Errno)
+	return f
+}
+
+func send(sock int, m *message, fds ...int) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxPacket || len(fds) > maxFDs {
+		return fmt.Errorf("message of %d bytes and %d descriptors is too large", len(b), len(fds))
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	for {
+		err = unix.Sendmsg(sock, b, oob, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// recv blocks for one message. io.EOF means that the other side is gone. The
+// descriptors that it returns are close-on-exec.
+func recv(sock int) (*message, []int, error) {
+	buf := make([]byte, maxPacket)
+	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
+	var n, oobn, flags int
+	var err error
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var fds []int
+	if cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
+		for i := range cmsgs {
+			if got, err := unix.ParseUnixRights(&cmsgs[i]); err == nil {
+				fds = append(fds, got...)
+			}
+		}
+	}
+	if n == 0 {
+		closeAll(fds)
+		return nil, nil, io.EOF
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		closeAll(fds)
+		return nil, nil, errors.New("message was truncated")
+	}
+	m := new(message)
+	if err := json.Unmarshal(buf[:n], m); err != nil {
+		closeAll(fds)
+		return nil, nil, err
+	}
+	return m, fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+const allSeals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+
+// sealed returns a memory file that holds b and can never change.
+func sealed(name string, b []byte) (int, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, err
+	}
+	for off := 0; off < len(b); {
+		n, err := unix.Pwrite(fd, b[off:], int64(off))
+		if err != nil {
+			unix.Close(fd)
+			return -1, err
+		}
+		off += n
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, allSeals); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// unseal reads a file that [sealed] made, and refuses every other.
+func unseal(fd int) ([]byte, error) {
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, err
+	}
+	if seals&allSeals != allSeals {
+		return nil, errors.New("the descriptor is not sealed")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Size > maxBody {
+		return nil, errors.New("the sealed file is too large")
+	}
+	b := make([]byte, st.Size)
+	for off := 0; off < len(b); {
+		n, err := unix.Pread(fd, b[off:], int64(off))
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return nil, io.ErrUnexpectedEOF
+		}
+		off += n
+	}
+	return b, nil
+}
