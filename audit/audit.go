@@ -1,17 +1,3 @@
-// Package audit writes down what agents did, so that it cannot be silently
-// changed or lost, and reads it back.
-//
-// Think of a call as two lines in a ledger. The first, the [Intent], is durable
-// before anything happens in the outside world; the second, the [Outcome], is
-// durable before the agent sees an answer. A call that crashed in between
-// leaves an intent without an outcome, and a reader reports it as open: nothing
-// is ever lost, only unfinished. A denied call is one line, an [Event]. When a
-// line cannot be written the action it describes must not happen; every
-// [Recorder] in this module is used that way.
-//
-// The package also owns the nouns that all doors of Twinward share: [Actor]
-// (who), [Decision] (why), [Intent], [Outcome] and [Event] (what), and
-// [Change] (who changed the rules).
 package audit
 
 import (

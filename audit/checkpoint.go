@@ -17,12 +17,15 @@ import (
 // A Checkpoint is the log's signed word for its first Size records.
 //
 // Its text is a C2SP checkpoint (https://c2sp.org/tlog-checkpoint) in a signed
-// note (https://c2sp.org/signed-note): origin, size, root, and after a clean
-// Close one extension line, "closed".
+// note (https://c2sp.org/signed-note): origin, size and root, and as extension
+// lines the number of the batch and, after a clean Close, "closed".
 type Checkpoint struct {
 	Origin string    `json:"origin"` // name of the log, and of its key
 	Size   uint64    `json:"size"`   // number of records
 	Root   tlog.Hash `json:"root"`   // RFC 6962 root of these records
+	// Batch numbers the checkpoints of a log from 1, so that none can be taken
+	// out or repeated.
+	Batch uint64 `json:"batch"`
 	// Closed says that the writer closed the log here.
 	Closed bool `json:"closed,omitempty"`
 	// Text is the signed note.
@@ -31,6 +34,7 @@ type Checkpoint struct {
 
 const (
 	checkpointPrefix = `{"checkpoint":`
+	batchPrefix      = "batch "
 	closedLine       = "closed"
 	maxCheckpoint    = 64 << 10 // witnesses add signatures
 )
@@ -74,6 +78,8 @@ func (c Checkpoint) body() string {
 	b.WriteString(strconv.FormatUint(c.Size, 10))
 	b.WriteByte('\n')
 	b.WriteString(c.Root.String())
+	b.WriteString("\n" + batchPrefix)
+	b.WriteString(strconv.FormatUint(c.Batch, 10))
 	b.WriteByte('\n')
 	if c.Closed {
 		b.WriteString(closedLine + "\n")
@@ -98,16 +104,19 @@ func parseCheckpoint(text []byte) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("%w: no signature", errCheckpointForm)
 	}
 	lines := strings.Split(string(head), "\n")
-	if len(lines) < 3 || len(lines) > 4 {
+	if len(lines) < 4 || len(lines) > 5 {
 		return Checkpoint{}, fmt.Errorf("%w: %d lines", errCheckpointForm, len(lines))
 	}
-	c := Checkpoint{Origin: lines[0], Closed: len(lines) == 4, Text: text}
+	c := Checkpoint{Origin: lines[0], Closed: len(lines) == 5, Text: text}
 	var err error
 	if c.Size, err = strconv.ParseUint(lines[1], 10, 64); err != nil || c.Size > math.MaxInt64 {
 		return Checkpoint{}, fmt.Errorf("%w: size", errCheckpointForm)
 	}
 	if c.Root, err = tlog.ParseHash(lines[2]); err != nil {
 		return Checkpoint{}, fmt.Errorf("%w: root", errCheckpointForm)
+	}
+	if c.Batch, err = strconv.ParseUint(strings.TrimPrefix(lines[3], batchPrefix), 10, 64); err != nil {
+		return Checkpoint{}, fmt.Errorf("%w: batch", errCheckpointForm)
 	}
 	if c.body() != string(head)+"\n" {
 		return Checkpoint{}, fmt.Errorf("%w: unusual spelling", errCheckpointForm)

@@ -124,7 +124,8 @@ func (l *Log) flush(b *batch) error {
 		l.tree.add(b.buf[start : end-1])
 		start = end
 	}
-	cp := Checkpoint{Origin: l.key.Origin(), Size: l.tree.size, Root: l.tree.root(), Closed: b.closing}
+	l.batches++
+	cp := Checkpoint{Origin: l.key.Origin(), Size: l.tree.size, Root: l.tree.root(), Batch: l.batches, Closed: b.closing}
 	if err := cp.sign(l.key.signer); err != nil {
 		return failed(err)
 	}

@@ -119,6 +119,8 @@ func (lr *lineReader) take(line []byte, end int64) (item, error) {
 			return item{}, fmt.Errorf("%w: a checkpoint for %d records after %d", errLine, cp.Size, lr.tree.size)
 		case cp.Root != lr.tree.root():
 			return item{}, fmt.Errorf("%w: records %d to %d are not those that were signed", errLine, lr.last.Size+1, cp.Size)
+		case cp.Batch != lr.last.Batch+1:
+			return item{}, fmt.Errorf("%w: checkpoint %d after checkpoint %d", errLine, cp.Batch, lr.last.Batch)
 		case lr.count > 0 && cp.Origin != lr.last.Origin:
 			return item{}, fmt.Errorf("%w: a checkpoint of another log, %q", errLine, cp.Origin)
 		}

@@ -46,7 +46,8 @@ type Log struct {
 
 	// The writer that holds the token of the open batch leads: it alone uses
 	// these.
-	tree tree
+	tree    tree
+	batches uint64 // checkpoints so far
 
 	mu         sync.Mutex
 	next       uint64 // number of the next record
@@ -59,6 +60,8 @@ type Log struct {
 	durable int64      // bytes that readers may see
 	last    Checkpoint // covers them
 	news    chan struct{}
+
+	publishing sync.Mutex
 }
 
 // Open opens the log in a folder, or starts one there, and verifies it from the
@@ -246,20 +249,24 @@ func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	if l == nil {
 		return Checkpoint{}, ErrNoLog
 	}
+	return l.publish(ctx)
+}
+
+// publish is done by one goroutine at a time, so that no anchor is told an older
+// checkpoint after a newer one.
+func (l *Log) publish(ctx context.Context) (Checkpoint, error) {
+	l.publishing.Lock()
+	defer l.publishing.Unlock()
 	l.mu.Lock()
 	cp := l.last
 	l.mu.Unlock()
-	return cp, l.publish(ctx, cp)
-}
-
-func (l *Log) publish(ctx context.Context, cp Checkpoint) error {
 	var errs []error
 	for _, a := range l.anchors {
 		if err := a.Publish(ctx, cp.Text); err != nil {
 			errs = append(errs, fmt.Errorf("%w: %w", ErrAnchor, err))
 		}
 	}
-	return errors.Join(errs...)
+	return cp, errors.Join(errs...)
 }
 
 // Close waits for what is being written, writes the closing checkpoint, tells
@@ -291,9 +298,9 @@ func (l *Log) Close() error {
 	}
 	l.mu.Lock()
 	l.announce()
-	cp := l.last
 	l.mu.Unlock()
-	return errors.Join(err, l.publish(context.Background(), cp), l.st.Close())
+	_, perr := l.publish(context.Background())
+	return errors.Join(err, perr, l.st.Close())
 }
 
 // Size is the number of durable records.

@@ -68,6 +68,15 @@ func (r Record) Decision() *Decision {
 	return nil
 }
 
+// MarshalJSON returns the line that the log stores for the record.
+func (r Record) MarshalJSON() ([]byte, error) {
+	enc, err := body{r.Intent, r.Call, r.Outcome, r.Event, r.Args}.encode()
+	if err != nil {
+		return nil, err
+	}
+	return appendRecord(nil, r.Seq, r.Time, enc), nil
+}
+
 // body is a Record without what is known only when it is put in line.
 type body struct {
 	Intent  *Intent     `json:"intent,omitempty"`

@@ -55,7 +55,7 @@ func (l *Log) recover(ctx context.Context) error {
 	if dam != nil && !dam.torn() {
 		return tamperedf("%w", dam)
 	}
-	if err := known.end(lr.tree.size); err != nil {
+	if err := known.end(lr); err != nil {
 		return err
 	}
 
@@ -64,13 +64,17 @@ func (l *Log) recover(ctx context.Context) error {
 			return failed(err)
 		}
 	}
-	l.tree, l.next, l.durable = lr.tree, lr.tree.size+1, lr.off
+	l.tree, l.next, l.durable, l.batches = lr.tree, lr.tree.size+1, lr.off, lr.last.Batch
 	gap := gapEvent(dam, size-lr.off, lr.last.Size, lr.tree.size)
-	if gap == nil {
+	if gap == nil || lr.count == 0 {
 		// A checkpoint for every opening: it starts a new log, takes back the
 		// "closed" of the one before, and syncs what a killed writer left.
-		return l.flush(&batch{})
+		if err := l.flush(&batch{}); err != nil || gap == nil {
+			return err
+		}
 	}
+	// With the gap it is the checkpoint of the same batch, so that nothing is
+	// signed before the repair is on record.
 	enc, err := body{Event: gap}.encode()
 	if err != nil {
 		return err
@@ -98,7 +102,7 @@ func gapEvent(dam *damage, torn int64, signed, records uint64) *Event {
 
 // anchored returns what the anchors that can be asked know about the log.
 func (l *Log) anchored(ctx context.Context) (checkpoints, error) {
-	var known checkpoints
+	var known []Checkpoint
 	for _, a := range l.anchors {
 		ar, ok := a.(AnchorReader)
 		if !ok {
@@ -106,44 +110,54 @@ func (l *Log) anchored(ctx context.Context) (checkpoints, error) {
 		}
 		text, err := ar.Latest(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("audit: reading an anchor: %w", err)
+			return checkpoints{}, fmt.Errorf("audit: reading an anchor: %w", err)
 		}
 		if len(bytes.TrimSpace(text)) == 0 {
 			continue
 		}
 		cp, err := ParseCheckpoint(text, l.key.VerifierKey())
 		if err != nil {
-			return nil, fmt.Errorf("audit: an anchor of this log holds something else: %w", err)
+			return checkpoints{}, fmt.Errorf("audit: an anchor of this log holds something else: %w", err)
 		}
 		known = append(known, cp)
 	}
-	return known.sorted(), nil
+	return newCheckpoints(known), nil
 }
 
 // checkpoints are verified statements about one log, smallest first, to compare
 // with the log while it is read.
-type checkpoints []Checkpoint
+type checkpoints struct {
+	left  []Checkpoint
+	batch uint64 // the newest of all
+}
 
-func (cs checkpoints) sorted() checkpoints {
-	slices.SortStableFunc(cs, func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
+func newCheckpoints(cps []Checkpoint) checkpoints {
+	cs := checkpoints{left: cps}
+	slices.SortStableFunc(cs.left, func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
+	for _, cp := range cps {
+		cs.batch = max(cs.batch, cp.Batch)
+	}
 	return cs
 }
 
 // check compares the statements about the first t.size records, and drops them.
 func (cs *checkpoints) check(t *tree) error {
-	for len(*cs) > 0 && (*cs)[0].Size == t.size {
-		if (*cs)[0].Root != t.root() {
+	for len(cs.left) > 0 && cs.left[0].Size == t.size {
+		if cs.left[0].Root != t.root() {
 			return tamperedf("its first %d records are not those of the anchor: it was rewritten", t.size)
 		}
-		*cs = (*cs)[1:]
+		cs.left = cs.left[1:]
 	}
 	return nil
 }
 
-// end returns an error if statements are left about records that are not there.
-func (cs checkpoints) end(size uint64) error {
-	if len(cs) == 0 {
-		return nil
+// end returns an error if there are statements about what is not in the log.
+func (cs *checkpoints) end(lr *lineReader) error {
+	if n := len(cs.left); n > 0 {
+		return tamperedf("it ends at record %d, its anchor knows %d: it was cut off or rolled back", lr.tree.size, cs.left[n-1].Size)
 	}
-	return tamperedf("it ends at record %d, its anchor knows %d: it was cut off or rolled back", size, cs[len(cs)-1].Size)
+	if cs.batch > lr.last.Batch {
+		return tamperedf("it ends at checkpoint %d, its anchor knows %d: it was cut off or rolled back", lr.last.Batch, cs.batch)
+	}
+	return nil
 }

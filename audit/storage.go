@@ -48,7 +48,7 @@ type fileStorage struct {
 // openFileStorage opens or creates the file of a log. The file's name is
 // durable when it returns.
 func openFileStorage(dir string) (*fileStorage, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(filepath.Clean(dir)); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	path := filepath.Join(dir, FileName)
@@ -56,11 +56,28 @@ func openFileStorage(dir string) (*fileStorage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(filepath.Clean(dir)))); err != nil {
+	if err := syncDir(dir); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	return &fileStorage{f: f, path: path}, nil
+}
+
+// makeDir makes a folder and those above it that are missing, durably.
+func makeDir(dir string) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
 }
 
 func (s *fileStorage) Write(p []byte) (int, error)    { return s.f.Write(p) }

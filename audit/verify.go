@@ -74,7 +74,7 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 	if err != nil {
 		return rep, fmt.Errorf("%w: verifier key: %w", ErrKey, err)
 	}
-	var known checkpoints
+	var anchors []Checkpoint
 	for i, text := range opts.Anchors {
 		cp, err := parseCheckpoint([]byte(text))
 		if err == nil {
@@ -83,11 +83,11 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 		if err != nil {
 			return rep, fmt.Errorf("%w: anchor %d is not a checkpoint of this log: %w", ErrTampered, i+1, err)
 		}
-		known = append(known, cp)
+		anchors = append(anchors, cp)
 		rep.Anchored = max(rep.Anchored, cp.Size)
 	}
-	rep.Anchors = len(known)
-	known = known.sorted()
+	rep.Anchors = len(anchors)
+	known := newCheckpoints(anchors)
 
 	f, err := dir.Open(FileName)
 	if err != nil {
@@ -98,9 +98,6 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 	}
 	defer f.Close()
 	err = verifyLines(ctx, f, v, &known, &rep)
-	if err == nil {
-		err = known.end(rep.Records)
-	}
 	if err != nil {
 		return rep, err
 	}
@@ -152,7 +149,7 @@ func verifyLines(ctx context.Context, r io.Reader, v note.Verifier, known *check
 		return tamperedf("%d bytes follow the closing checkpoint", rep.TornBytes)
 	}
 	rep.Open = open.list()
-	return nil
+	return known.end(lr)
 }
 
 // openCalls collects intents without an outcome.

@@ -1,0 +1,68 @@
+package audit_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+)
+
+// BenchmarkDurable appends to a file: each append is on the disk when it
+// returns.
+func BenchmarkDurable(b *testing.B) {
+	for _, writers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
+			log := openLog(b, filepath.Join(b.TempDir(), "log"), nil)
+			defer log.Close()
+			took := make([]time.Duration, b.N)
+			appendAll(b, writers, func(i int) error {
+				start := time.Now()
+				err := log.Append(ctx, denial("standup", "slack__delete_message"))
+				took[i] = time.Since(start)
+				return err
+			})
+			slices.Sort(took)
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+			b.ReportMetric(float64(took[len(took)*99/100])/1e6, "p99-ms")
+		})
+	}
+}
+
+// BenchmarkMemory appends without a disk: what the log itself costs.
+func BenchmarkMemory(b *testing.B) {
+	for _, writers := range []int{1, 64} {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
+			key, err := audit.NewKey("bench")
+			require.NoError(b, err)
+			log, err := audit.New(new(audittest.Memory), &audit.Options{Key: key})
+			require.NoError(b, err)
+			b.ReportAllocs()
+			appendAll(b, writers, func(int) error { return log.Append(ctx, denial("standup", "slack__delete_message")) })
+		})
+	}
+}
+
+func appendAll(b *testing.B, writers int, f func(i int) error) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range writers {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < b.N; i = int(next.Add(1)) - 1 {
+				if err := f(i); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+}

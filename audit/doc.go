@@ -1,0 +1,89 @@
+// Package audit writes down what agents did, so that it cannot be silently
+// changed or lost, and reads it back.
+//
+// Think of a call as two lines in a ledger. The first, the [Intent], is durable
+// before anything happens in the outside world; the second, the [Outcome], is
+// durable before the agent sees an answer. A call that crashed in between
+// leaves an intent without an outcome, and a reader reports it as open: nothing
+// is ever lost, only unfinished. A denied call is one line, an [Event]. When a
+// line cannot be written the action it describes must not happen; every
+// [Recorder] in this module is used that way.
+//
+// The package also owns the nouns that all doors of Twinward share: [Actor]
+// (who), [Decision] (why), [Intent], [Outcome] and [Event] (what), and
+// [Change] (who changed the rules).
+//
+// # Who must be trusted
+//
+// A [Log] defends what it has written against later change. Three things are
+// kept in three places:
+//
+//   - the log, in a folder. Whoever can write there can destroy it, but not
+//     change a byte of a signed record unnoticed;
+//   - the key, in a file outside it. Whoever has it too can write another
+//     history that verifies;
+//   - the [Anchor], a checkpoint kept where neither is. With it, that other
+//     history is found, and so are a log that was cut off and an old state that
+//     was put back. Without it they are not, and [Verify] says so.
+//
+// Nothing defends against a host that records a lie in the first place.
+//
+// # Format
+//
+// A log is one file, [FileName], in a folder of its own. It is append-only. Each
+// line is JSON, ends with a newline, and is either a record or a checkpoint:
+//
+//	{"checkpoint":"audit.example/host7\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nbatch 1\n\n— audit.example/host7 8X5ufLKxGkVhDJN8rm09RwvItORxDvvLn/9pMRLIQ1eqwqerHQi0VzLVayMiXAZ0gda5k2Cy4nskM0FfuXroQVLf0Qs=\n"}
+//	{"seq":1,"time":"2026-11-25T09:00:00.001000000Z","intent":{"door":"tool","action":"github__list_prs","resource":"Tool::\"github__list_prs\"","actor":{"agent":"standup"},"decision":{"id":"d1","effect":"allow","policies":[{"id":"readers"}]}}}
+//	{"checkpoint":"audit.example/host7\n1\nei6184FBIMZN8nSD4JeGrxWRLQxVKbkrbKkGWBVzLlw=\nbatch 2\n\n— audit.example/host7 8X5ufBThBOIQj9jzNcEjwuVB3vLIj9m3P5UtU5ufZWIrRq2+8Vq5MVdM19phlaZ5+kGhAxANrx2Ri/H4CJXKcmpnsAE=\n"}
+//	{"seq":2,"time":"2026-11-25T09:00:00.003000000Z","call":1,"outcome":{"status":"ok","bytes":512,"latency_ns":1000000}}
+//	{"checkpoint":"audit.example/host7\n2\nELvhTPxeYW8eavajm3kcJ3rMAcbW7Px2mkJ+ED7RcpU=\nbatch 3\n\n— audit.example/host7 8X5ufJyfHux7XTiaCS3tqp7FzBajm6nkKDpfpjtRp2srK15Tnse8YpmbNZwfBaoTJOx5JhCW+x5ShLpgRLai2mJYbgk=\n"}
+//	{"seq":3,"time":"2026-11-25T09:00:00.004000000Z","event":{"kind":"denial","door":"tool","action":"slack__read_dms","resource":"Tool::\"slack__read_dms\"","actor":{"agent":"standup"},"decision":{"id":"d2","effect":"deny","policies":[{"id":"no-dms"}],"reason":"no-dms"}}}
+//	{"checkpoint":"audit.example/host7\n3\nqb/6kFA2WEawa1VXUFjlMvZQaQQoYaJGdzZKTdO7GzM=\nbatch 4\n\n— audit.example/host7 8X5ufCjZdV5PGOvxT9mrgqZUnPhxQ7Na3NiUXo1RKRWBR3zfP0bYuwBJKTF8mPQ0WWPlXrYWe5kwL8OEg80hFzuajQc=\n"}
+//	{"checkpoint":"audit.example/host7\n3\nqb/6kFA2WEawa1VXUFjlMvZQaQQoYaJGdzZKTdO7GzM=\nbatch 5\nclosed\n\n— audit.example/host7 8X5ufI3+thQ7iopw/LVgzhx7Xwvu+DBrgev+quKYucp5ucyz8KgVzVIxCq6QOAuGbFuxan+dfyvCOmhzl92Q6I93/AE=\n"}
+//
+// The example is the whole of a log with three records, closed.
+//
+// A record is a [Record]: its number, the time, and an intent, an outcome or an
+// event. Numbers start at 1 and have no gaps. An outcome names the number of
+// its intent in "call". Arguments are not in the log but a [Commitment] to them.
+// Strings hold no raw control characters, line separators or marks that reorder
+// text: they are escaped, so a record is one line for every reader and cannot
+// drive a terminal. A record has at most [MaxRecord] bytes.
+//
+// A checkpoint is a C2SP checkpoint (https://c2sp.org/tlog-checkpoint), a signed
+// note as a JSON string. Written out, the last of the example reads
+//
+//	audit.example/host7
+//	3
+//	qb/6kFA2WEawa1VXUFjlMvZQaQQoYaJGdzZKTdO7GzM=
+//	batch 5
+//	closed
+//
+//	— audit.example/host7 8X5ufI3+thQ7iopw/LVgzhx7Xwvu+DBrgev+quKYucp5ucyz8KgVzVIxCq6QOAuGbFuxan+dfyvCOmhzl92Q6I93/AE=
+//
+// with the lines: the log's origin, which is also the name of its Ed25519 key;
+// the size, which is the number of records before it; the root of the RFC 6962
+// Merkle tree over them, in which the leaf of a record is the hash of its line
+// without the newline, as [golang.org/x/mod/sumdb/tlog.RecordHash] computes it;
+// and, as extension lines, the number of the checkpoint counted from 1, and
+// "closed" if the writer closed the log there. A checkpoint line carries the
+// log's own signature and no other. There is one spelling of each checkpoint.
+//
+// A log starts with a checkpoint of size 0. Records are written in batches; each
+// ends with its checkpoint, in the same write, made durable by the same
+// fdatasync, before any of its records is acknowledged. So what follows the last
+// checkpoint was never acknowledged. Opening a log adds a checkpoint, closing it
+// adds one marked closed. Nothing but the checkpoint of an opening may follow
+// that one.
+//
+// # Crashes
+//
+// A write that did not get to its end leaves a line without its end, or blocks
+// of zeros. On the next [Open] such bytes are removed, whole records before them
+// are kept, and an event of [KindGap] records both. Any other damage is not from
+// a crash, and neither [Open] nor [Verify] accepts it.
+//
+// After a failed write or sync the log refuses everything ([ErrFailed]): what a
+// disk holds after a failed sync is unknown. Opening it anew finds out.
+package audit
