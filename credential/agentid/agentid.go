@@ -70,6 +70,10 @@ type Options struct {
 	// loopback address. It may have a path. Empty means that this registry
 	// issues no tokens; sessions work all the same.
 	Issuer string
+	// Resource is the audience of tokens whose request names none, canonical or
+	// not. The MCP specification demands that clients name it, and some do not.
+	// Empty means that such requests are refused.
+	Resource string
 	// TokenTTL is how long a token lives. Zero means 5 minutes; more than an
 	// hour is an error.
 	TokenTTL time.Duration

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/twinward-dev/twinward/audit"
 )
 
 // maxForm is the largest token request that is read, in bytes.
@@ -55,7 +57,10 @@ func (r *Registry) serveMetadata(w http.ResponseWriter, req *http.Request) {
 		"token_endpoint":                        r.issuer + "/token",
 		"grant_types_supported":                 []string{"client_credentials"},
 		"token_endpoint_auth_methods_supported": []string{"client_secret_basic"},
-		"response_types_supported":              []string{}, // required; there is no authorization endpoint
+		// Required, though there is no authorization endpoint.
+		"response_types_supported": []string{},
+		// Of no use without one either, but MCP clients insist on it.
+		"code_challenge_methods_supported": []string{"S256"},
 	})
 }
 
@@ -72,8 +77,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	}
 	a, life, err := r.client(req, form)
 	if err != nil {
-		w.Header().Set("WWW-Authenticate", `Basic realm="token", charset="UTF-8"`)
-		fail(w, http.StatusUnauthorized, "invalid_client", "authenticate with client_secret_basic as a registered, live agent")
+		r.refuse(w, req, err)
 		return
 	}
 	if form.Get("grant_type") != "client_credentials" {
@@ -84,18 +88,22 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_scope", "there are no scopes here")
 		return
 	}
-	audience, err := canonicalResource(form.Get("resource"))
+	audience := r.resource
+	if form.Get("resource") != "" || audience == "" {
+		audience, err = canonicalResource(form.Get("resource"))
+	}
 	if err != nil {
 		fail(w, http.StatusBadRequest, "invalid_target", "resource must be the URL of the one endpoint that the token is for: https, or http on a loopback address, without fragment")
 		return
 	}
 	token, err := r.issue(req.Context(), a, life, audience)
+	var refused *clientError
 	switch {
 	case errors.Is(err, errTooMany):
 		w.Header().Set("Retry-After", "60")
 		fail(w, http.StatusTooManyRequests, "slow_down", "too many live tokens: use one until it expires")
-	case errors.Is(err, errClient):
-		fail(w, http.StatusUnauthorized, "invalid_client", "the agent has been revoked")
+	case errors.As(err, &refused):
+		r.refuse(w, req, err)
 	case err != nil:
 		fail(w, http.StatusServiceUnavailable, "temporarily_unavailable", "the token cannot be put on record, so it is not issued")
 	default:
@@ -107,17 +115,30 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// refuse answers a client that is not authenticated, always with the same
+// words, and records the true reason.
+func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
+	why := &clientError{guard: audit.GuardToken}
+	errors.As(err, &why)
+	if ev, first := r.refused.note(why, r.now()); first {
+		// The refusal stands whether or not it gets on record.
+		_ = r.log.Append(req.Context(), ev)
+	}
+	w.Header().Set("WWW-Authenticate", `Basic realm="token", charset="UTF-8"`)
+	fail(w, http.StatusUnauthorized, "invalid_client", "authenticate with client_secret_basic as a registered, live agent")
+}
+
 // client authenticates the request.
 func (r *Registry) client(req *http.Request, form url.Values) (*agent, uint64, error) {
 	id, secret, ok := req.BasicAuth()
 	if !ok || len(req.Header.Values("Authorization")) != 1 {
-		return nil, 0, errClient
+		return nil, 0, &clientError{guard: audit.GuardToken}
 	}
 	// Both are form-encoded before they are put together (RFC 6749, 2.3.1).
 	id, errID := url.QueryUnescape(id)
 	secret, errSecret := url.QueryUnescape(secret)
 	if errID != nil || errSecret != nil || form.Has("client_id") && form.Get("client_id") != id {
-		return nil, 0, errClient
+		return nil, 0, &clientError{guard: audit.GuardToken}
 	}
 	return r.authenticate(id, secret)
 }

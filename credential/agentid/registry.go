@@ -20,11 +20,13 @@ import (
 // use, starts no goroutines, and remembers tokens and client secrets only as
 // hashes.
 type Registry struct {
-	log    audit.Recorder
-	issuer string
-	path   string // of the issuer's URL
-	ttl    time.Duration
-	now    func() time.Time
+	log      audit.Recorder
+	issuer   string
+	path     string // of the issuer's URL
+	resource string // the default audience, or empty
+	ttl      time.Duration
+	now      func() time.Time
+	refused  refusals
 
 	admin sync.Mutex // one administrative act at a time
 
@@ -79,6 +81,12 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 			return nil, fmt.Errorf("agentid: issuer %q: want it as %q and without query", opts.Issuer, issuer)
 		}
 		r.issuer, r.path = issuer, u.Path
+	}
+	if opts.Resource != "" {
+		var err error
+		if r.resource, err = canonicalResource(opts.Resource); err != nil {
+			return nil, fmt.Errorf("Resource: %w", err)
+		}
 	}
 	return r, nil
 }

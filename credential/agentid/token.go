@@ -18,10 +18,16 @@ const (
 	maxTokens = 4096
 )
 
-var (
-	errClient  = errors.New("agentid: unknown client, wrong secret or revoked agent")
-	errTooMany = errors.New("agentid: the agent has too many live tokens")
-)
+var errTooMany = errors.New("agentid: the agent has too many live tokens")
+
+// A clientError is why a client was not authenticated: for the record, not for
+// the client.
+type clientError struct {
+	agent string // empty unless registered
+	guard string
+}
+
+func (e *clientError) Error() string { return "agentid: client refused: " + e.guard }
 
 // A token is what is remembered of one that was issued. It is immutable but
 // for dead.
@@ -76,8 +82,13 @@ func (r *Registry) authenticate(id, secret string) (a *agent, life uint64, err e
 		want = a.secret
 	}
 	same := subtle.ConstantTimeCompare(sum[:], want[:]) == 1
-	if !known || !same || a.revoked {
-		return nil, 0, errClient
+	switch {
+	case !known:
+		return nil, 0, &clientError{guard: audit.GuardToken}
+	case !same:
+		return nil, 0, &clientError{agent: id, guard: audit.GuardToken}
+	case a.revoked:
+		return nil, 0, &clientError{agent: id, guard: audit.GuardRevoked}
 	}
 	return a, a.life, nil
 }
@@ -101,7 +112,7 @@ func (r *Registry) issue(ctx context.Context, a *agent, life uint64, audience st
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.revoked || a.life != life { // revoked while the record was written
-		return "", errClient
+		return "", &clientError{agent: a.ID, guard: audit.GuardRevoked}
 	}
 	t := &token{hash: sum, agent: a, life: life, audience: audience, expires: r.now().Add(r.ttl)}
 	r.tokens[sum] = t
@@ -125,7 +136,7 @@ func (r *Registry) room(a *agent, life uint64) error {
 	r.queue = r.queue[n:]
 	switch {
 	case a.revoked || a.life != life:
-		return errClient
+		return &clientError{agent: a.ID, guard: audit.GuardRevoked}
 	case a.tokens >= maxTokens:
 		return errTooMany
 	}
