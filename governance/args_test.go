@@ -1,0 +1,479 @@
+package governance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const openSchema = `{
+  "type": "object",
+  "properties": {
+    "s":    {"type": "string"},
+    "i":    {"type": "integer"},
+    "n":    {"type": "number"},
+    "id":   {"type": "number"},
+    "b":    {"type": "boolean"},
+    "e":    {"type": "string", "enum": ["open", "closed"]},
+    "one":  {"enum": [1, 2]},
+    "ns":   {"type": ["string", "null"]},
+    "opt":  {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    "ss":   {"type": "array", "items": {"type": "string"}},
+    "is":   {"type": "array", "items": {"type": "integer"}},
+    "ids":  {"type": "array", "items": {"type": "number"}},
+    "o":    {"type": "object", "properties": {"x": {"type": "string"}, "y": {"type": "integer"}}, "required": ["x"], "additionalProperties": false},
+    "deep": {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "object", "properties": {"c": {"type": "object", "properties": {"d": {"type": "string"}}}}}}}}},
+    "map":  {"type": "object", "additionalProperties": {"type": "string"}},
+    "u":    {"type": ["string", "number"]},
+    "objs": {"type": "array", "items": {"type": "object", "properties": {"k": {"type": "string"}}}},
+    "ref":  {"$ref": "#/$defs/word"},
+    "any":  true,
+    "a/b~": {"type": "string"}
+  },
+  "$defs": {"word": {"type": "string"}}
+}`
+
+func typed(t testing.TB, schema string, as map[string]string) *argType {
+	t.Helper()
+	at, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: json.RawMessage(schema)}, As: as})
+	require.NoError(t, err)
+	return at
+}
+
+// sees is what policy gets to see of arguments, or why they are refused:
+// "strict-json" or "arguments".
+func sees(at *argType, src string) (string, error) {
+	if err := checkStrict([]byte(src)); err != nil {
+		return "strict-json", err
+	}
+	a, err := convertArgs(at, src)
+	if err != nil {
+		return "arguments", err
+	}
+	out := show(a.args)
+	if a.nulls.Len() > 0 {
+		out += " nulls" + show(a.nulls)
+	}
+	if a.extra.Len() > 0 {
+		out += " extra" + show(a.extra)
+	}
+	return out, nil
+}
+
+func show(v types.Value) string {
+	switch v := v.(type) {
+	case types.Record:
+		var parts []string
+		for _, k := range slices.Sorted(v.Keys()) {
+			e, _ := v.Get(k)
+			parts = append(parts, string(k)+":"+show(e))
+		}
+		return "{" + strings.Join(parts, " ") + "}"
+	case types.Set:
+		var parts []string
+		for e := range v.All() {
+			parts = append(parts, show(e))
+		}
+		slices.Sort(parts)
+		return "[" + strings.Join(parts, " ") + "]"
+	case types.String:
+		return fmt.Sprintf("%q", string(v))
+	case types.Decimal:
+		return v.String() + "d"
+	}
+	return v.String()
+}
+
+// Every row is an attempt to show policy one thing and the tool another, or a
+// value that a careless conversion would change.
+func TestSmuggling(t *testing.T) {
+	at := typed(t, openSchema, map[string]string{"/id": "long", "/ids/*": "long"})
+	rows := []struct{ name, args, want string }{
+		{"empty", `{}`, `{}`},
+		{"white space", " \n\t{ \"s\" : \"x\" , \"i\" : 1 } \r\n", `{i:1 s:"x"}`},
+
+		// Not one JSON value that everybody reads alike.
+		{"repeated key", `{"s":"a","s":"b"}`, "strict-json"},
+		{"repeated key, escaped", `{"s":"a","\u0073":"b"}`, "strict-json"},
+		{"repeated key, nested", `{"o":{"x":"a","x":"b"}}`, "strict-json"},
+		{"repeated key, in what policy sees as text", `{"map":{"k":"a","k":"b"}}`, "strict-json"},
+		{"repeated key, in an unknown property", `{"zzz":[{"k":1,"\u006b":2}]}`, "strict-json"},
+		{"trailing value", `{"s":"a"} {"s":"b"}`, "strict-json"},
+		{"trailing comma", `{"s":"a",}`, "strict-json"},
+		{"trailing bracket", `{"s":"a"}}`, "strict-json"},
+		{"two commas", `{"s":"a",,"i":1}`, "strict-json"},
+		{"no comma", `{"s":"a" "i":1}`, "strict-json"},
+		{"byte order mark", "\ufeff{}", "strict-json"},
+		{"comment", `{"s":"a"/*,"s":"b"*/}`, "strict-json"},
+		{"single quotes", `{'s':'a'}`, "strict-json"},
+		{"invalid UTF-8", "{\"s\":\"a\xff\"}", "strict-json"},
+		{"overlong UTF-8", "{\"s\":\"\xc0\xaf\"}", "strict-json"},
+		{"surrogate as UTF-8", "{\"s\":\"\xed\xa0\x80\"}", "strict-json"},
+		{"half a surrogate", `{"s":"\ud800"}`, "strict-json"},
+		{"surrogates the wrong way round", `{"s":"\udc00\ud800"}`, "strict-json"},
+		{"half a surrogate as key", `{"\ud800":1}`, "strict-json"},
+		{"control character", "{\"s\":\"a\x00b\"}", "strict-json"},
+		{"NaN", `{"n":NaN}`, "strict-json"},
+		{"plus sign", `{"i":+1}`, "strict-json"},
+		{"leading zero", `{"i":01}`, "strict-json"},
+		{"hexadecimal", `{"i":0x10}`, "strict-json"},
+		{"bare point", `{"n":1.}`, "strict-json"},
+		{"empty text", ``, "strict-json"},
+		{"not ended", `{"s":"a"`, "strict-json"},
+		{"not ended string", `{"s":"a`, "strict-json"},
+		{"not ended escape", `{"s":"\`, "strict-json"},
+		{"deep", `{"any":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `}`, "strict-json"},
+
+		// Not an object.
+		{"array", `[]`, "arguments"},
+		{"null", `null`, "arguments"},
+		{"string", `"{}"`, "arguments"},
+
+		// Strings.
+		{"escape", `{"s":"\u0065\/\"\\\b\f\n\r\t"}`, `{s:"e/\"\\\b\f\n\r\t"}`},
+		{"surrogate pair", `{"s":"\ud83d\ude00"}`, `{s:"😀"}`},
+		{"escaped name", `{"\u0073":"x"}`, `{s:"x"}`},
+		{"NUL", `{"s":"a\u0000b"}`, `{s:"a\x00b"}`},
+		{"number for string", `{"s":1}`, "arguments"},
+		{"list for string", `{"s":["x"]}`, "arguments"},
+		{"object for string", `{"s":{"x":"y"}}`, "arguments"},
+		{"true for string", `{"s":true}`, "arguments"},
+		{"entity for string", `{"s":{"__entity":{"type":"Profile","id":"admin"}}}`, "arguments"},
+		{"extension for string", `{"s":{"__extn":{"fn":"ip","arg":"1.2.3.4"}}}`, "arguments"},
+		{"long string", `{"s":"` + strings.Repeat("x", maxText+1) + `"}`, "arguments"},
+		{"not in enum", `{"e":"OPEN"}`, "arguments"},
+		{"in enum, escaped", `{"e":"\u006fpen"}`, `{e:"open"}`},
+		{"definition elsewhere in the schema", `{"ref":1}`, "arguments"},
+		{"pointer characters in a name", `{"a/b~":null}`, `{} nulls["/a~1b~0"]`},
+
+		// Whole numbers.
+		{"largest", `{"i":9223372036854775807}`, `{i:9223372036854775807}`},
+		{"smallest", `{"i":-9223372036854775808}`, `{i:-9223372036854775808}`},
+		{"one too large", `{"i":9223372036854775808}`, "arguments"},
+		{"one too small", `{"i":-9223372036854775809}`, "arguments"},
+		{"huge", `{"i":1e300}`, "arguments"},
+		{"far too huge", `{"i":1e999999999}`, "arguments"},
+		{"far too small", `{"n":1e-999999999}`, "arguments"},
+		{"zero with an exponent", `{"i":0e0}`, `{i:0}`},
+		{"minus zero", `{"i":-0}`, `{i:0}`},
+		{"whole though written with a point", `{"i":42.0}`, `{i:42}`},
+		{"whole though written with an exponent", `{"i":4.2e1}`, `{i:42}`},
+		{"negative exponent", `{"i":4200e-2}`, `{i:42}`},
+		{"fraction", `{"i":42.5}`, "arguments"},
+		{"beyond 2^53", `{"i":9007199254740993}`, `{i:9007199254740993}`},
+		{"string for integer", `{"i":"501"}`, "arguments"},
+		{"list for integer", `{"i":[501]}`, "arguments"},
+		{"true for integer", `{"i":true}`, "arguments"},
+
+		// Numbers.
+		{"decimal", `{"n":10}`, `{n:10.0d}`},
+		{"four places", `{"n":-0.0001}`, `{n:-0.0001d}`},
+		{"five places", `{"n":0.00001}`, "arguments"},
+		{"five places, the last of them zero", `{"n":0.00010}`, `{n:0.0001d}`},
+		{"largest decimal", `{"n":922337203685477.5807}`, `{n:922337203685477.5807d}`},
+		{"smallest decimal", `{"n":-922337203685477.5808}`, `{n:-922337203685477.5808d}`},
+		{"too large a decimal", `{"n":922337203685477.5808}`, "arguments"},
+		{"huge decimal", `{"n":1e300}`, "arguments"},
+		{"many digits", `{"n":1.` + strings.Repeat("0", 100) + `1}`, "arguments"},
+		{"pinned as long", `{"id":42}`, `{id:42}`},
+		{"pinned as long, fraction", `{"id":42.5}`, "arguments"},
+		{"enum of numbers", `{"one":1}`, `{one:"1"}`},
+		{"enum of numbers, other spelling", `{"one":1.0e0}`, `{one:"1"}`},
+		{"not in enum of numbers", `{"one":3}`, "arguments"},
+
+		// Booleans.
+		{"boolean", `{"b":true}`, `{b:true}`},
+		{"string for boolean", `{"b":"true"}`, "arguments"},
+		{"number for boolean", `{"b":1}`, "arguments"},
+
+		// Nulls.
+		{"null", `{"s":null}`, `{} nulls["/s"]`},
+		{"null that the schema allows", `{"ns":null,"opt":null}`, `{} nulls["/ns" "/opt"]`},
+		{"null for a required property", `{"o":{"x":null}}`, "arguments"},
+		{"null in a list", `{"ss":["a",null]}`, "arguments"},
+
+		// Lists.
+		{"set", `{"ss":["b","a","b"]}`, `{ss:["a" "b"]}`},
+		{"mixed list", `{"ss":["a",1]}`, "arguments"},
+		{"nested list", `{"ss":[["a"]]}`, "arguments"},
+		{"string for list", `{"ss":"a"}`, "arguments"},
+		{"list of pinned numbers", `{"ids":[1,2.0]}`, `{ids:[1 2]}`},
+		{"longest list", `{"is":[` + strings.Repeat("7,", maxSet-1) + `7]}`, `{is:[7]}`},
+		{"longer list", `{"is":[` + strings.Repeat("7,", maxSet) + `7]}`, "arguments"},
+
+		// Objects.
+		{"record", `{"o":{"x":"a","y":1}}`, `{o:{x:"a" y:1}}`},
+		{"missing", `{"o":{"y":1}}`, "arguments"},
+		{"unknown property of a closed object", `{"o":{"x":"a","z":1}}`, "arguments"},
+		{"list for object", `{"o":[{"x":"a"}]}`, "arguments"},
+		{"below four levels", `{"deep":{"a":{"b":{"c":{"d":"e"}}}}}`, `{deep:{a:{b:{c:"{\"d\":\"e\"}"}}}}`},
+		{"entity for record", `{"o":{"__entity":{"type":"Profile","id":"admin"},"x":"a"}}`, "arguments"},
+
+		// What has no Cedar type is text in one form only.
+		{"map", `{"map":{"b":"1","a":"\u0032"}}`, `{map:"{\"a\":\"2\",\"b\":\"1\"}"}`},
+		{"union, string", `{"u":"1"}`, `{u:"\"1\""}`},
+		{"union, number", `{"u":1.50e2}`, `{u:"150"}`},
+		{"union, null is neither", `{"u":null}`, `{} nulls["/u"]`},
+		{"numbers in text stay exact", `{"any":[9007199254740993,0.1e1,-0.0,12.50,1e-7,1e30]}`, `{any:"[9007199254740993,1,0,12.5,1e-7,1e30]"}`},
+		{"list of objects", `{"objs":[{"k":"b"},{"k":"a"}]}`, `{objs:"[{\"k\":\"b\"},{\"k\":\"a\"}]"}`},
+		{"long text", `{"any":["` + strings.Repeat("x", maxText) + `"]}`, "arguments"},
+
+		// Names that the schema does not have.
+		{"extra", `{"zzz":{"s":"x"}}`, `{} extra["/zzz"]`},
+		{"other case", `{"S":"x"}`, "arguments"},
+		{"other case, escaped", `{"\u0053":"x"}`, "arguments"},
+		{"other width", `{"ｓｓ":["x"]}`, "arguments"},
+		{"other separator", `{"s_s":["x"]}`, "arguments"},
+		{"long s", `{"ſ":"x"}`, "arguments"},
+		{"Kelvin sign", `{"o":{"x":"a","K":1}}`, "arguments"},
+		{"entity as a name", `{"__entity":{"type":"Profile","id":"admin"}}`, `{} extra["/__entity"]`},
+		{"prototype", `{"__proto__":{"s":"x"}}`, `{} extra["/__proto__"]`},
+		{"empty name", `{"":1}`, `{} extra["/"]`},
+	}
+	require.GreaterOrEqual(t, len(rows), 100)
+	for _, r := range rows {
+		got, err := sees(at, r.args)
+		assert.Equal(t, r.want, got, "%s: %v", r.name, err)
+	}
+}
+
+// A closed schema has no extra arguments.
+func TestClosedSchema(t *testing.T) {
+	at := typed(t, `{"type":"object","properties":{"s":{"type":"string"}},"required":["s","more"],"additionalProperties":false}`, nil)
+	for args, want := range map[string]string{
+		`{"s":"x","more":[1]}`:       `{more:"[1]" s:"x"}`,
+		`{"s":"x","more":1,"zzz":1}`: "arguments",
+		`{"s":"x"}`:                  "arguments",
+	} {
+		got, err := sees(at, args)
+		assert.Equal(t, want, got, "%s: %v", args, err)
+	}
+}
+
+func TestManyFields(t *testing.T) {
+	var props, args []string
+	for i := range 100 {
+		props = append(props, fmt.Sprintf(`"f%d":{"type":"integer"}`, i))
+		args = append(args, fmt.Sprintf(`"f%d":%d`, i, i))
+	}
+	at := typed(t, `{"type":"object","properties":{`+strings.Join(props, ",")+`},"required":["f0","f64","f99"]}`, nil)
+	a, err := convertArgs(at, `{`+strings.Join(args, ",")+`}`)
+	require.Nil(t, err)
+	assert.Equal(t, 100, a.args.Len())
+	for _, missing := range []int{0, 64, 99} {
+		_, err := convertArgs(at, `{`+strings.Join(slices.Delete(slices.Clone(args), missing, missing+1), ",")+`}`)
+		require.NotNil(t, err, missing)
+		assert.Equal(t, fmt.Sprintf("/f%d", missing), err.path)
+	}
+}
+
+// The limits hold before anything is built. The set below keeps cedar-go busy
+// for seconds, because its hashes collide on purpose.
+func TestHostileArguments(t *testing.T) {
+	at := typed(t, openSchema, nil)
+	var pairs []string
+	for i := range 10_000 {
+		pairs = append(pairs, fmt.Sprintf("[%d,%d]", i, 1_000_000-i))
+	}
+	for name, args := range map[string]string{
+		"colliding sets":  `{"is":[` + strings.Join(pairs, ",") + `]}`,
+		"10 MB":           `{"s":"` + strings.Repeat("x", 10<<20) + `"}`,
+		"100,000 deep":    strings.Repeat(`{"o":`, 100_000),
+		"a million keys":  `{` + strings.Repeat(`"k":1,`, 1_000_000) + `"k":1}`,
+		"a million nulls": `{"is":[` + strings.Repeat(`null,`, 800_000) + `null]}`,
+	} {
+		allocs := testing.AllocsPerRun(3, func() { _, _ = sees(at, args) })
+		got, err := sees(at, args)
+		assert.Equal(t, "strict-json", got, name)
+		require.ErrorIs(t, err, errStrict, name)
+		assert.Less(t, allocs, 32.0, name)
+	}
+	var numbers []string
+	for i := range 1_500 {
+		numbers = append(numbers, fmt.Sprint(i))
+	}
+	got, err := sees(at, `{"is":[`+strings.Join(numbers, ",")+`]}`)
+	assert.Equal(t, "arguments", got)
+	assert.ErrorContains(t, err, "a list of more than 256")
+
+	var many []string
+	for i := range maxExtra + 1 {
+		many = append(many, fmt.Sprintf(`"zz%d":1`, i))
+	}
+	got, _ = sees(at, `{`+strings.Join(many, ",")+`}`)
+	assert.Equal(t, "arguments", got)
+}
+
+func TestNumberCanonical(t *testing.T) {
+	for in, want := range map[string]string{
+		"0": "0", "-0.000": "0", "0e5": "0", "1": "1", "10": "10", "1e1": "10", "100e-1": "10", "-1.50": "-1.5",
+		"0.5": "0.5", "0.00001": "0.00001", "0.000001": "0.000001", "0.0000001": "1e-7", "123e-9": "1.23e-7",
+		"1e20": "100000000000000000000", "1e21": "1e21", "12345678901234567890123": "1.2345678901234567890123e22",
+	} {
+		n, err := parseNumber(in)
+		require.NoError(t, err, in)
+		assert.Equal(t, want, string(n.append(nil)), in)
+	}
+}
+
+func TestUntypableSchemas(t *testing.T) {
+	for schema, want := range map[string]string{
+		`{"type":"array"}`: "not \"object\"",
+		`{"type":"object","properties":{"x":{"$ref":"https://example.com/schema"}}}`: "leaves the schema",
+		`{"type":"object","properties":{"x":{"$ref":"other.json#/$defs/x"}}}`:        "leaves the schema",
+		`{"type":"object","properties":{"x":{"$ref":"#/$defs/none"}}}`:               "names no definition",
+		`{"type":"object","properties":{"x":1}}`:                                     "inputSchema",
+		`{"type":"object","type":"object"}`:                                          "strict JSON",
+		`{"type":"object"`: "strict JSON",
+		``:                 "strict JSON",
+	} {
+		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(schema)}})
+		assert.ErrorContains(t, err, want, schema)
+	}
+	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}} {
+		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(openSchema)}, As: as})
+		assert.ErrorContains(t, err, `"as"`, as)
+	}
+	// References that run in a circle end as text.
+	at := typed(t, `{"type":"object","properties":{"x":{"$ref":"#/$defs/a"},"y":{"$ref":"#"}},"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}`, nil)
+	got, err := sees(at, `{"x":[1],"y":{}}`)
+	require.NoError(t, err)
+	assert.Equal(t, `{x:"[1]" y:"{}"}`, got)
+}
+
+// FuzzArgs: what the strict check accepts, encoding/json reads with the same
+// values, and the canonical form means the same as the source.
+func FuzzArgs(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"s":"a","i":1,"n":1.5,"b":true,"ss":["a"],"o":{"x":"a"}}`, `{"any":[1,{"a":null},"\u00e9"]}`, `{"s":"a","\u0073":"b"}`,
+		`{"i":1e2,"n":-0.0001}`, `{"s":"\ud83d\ude00"}`, `{"zzz":[[[1]]]}`, `{"ns":null}`, ` {"s" : "x"} `,
+	} {
+		f.Add(seed)
+	}
+	at := typed(f, openSchema, map[string]string{"id": "long"})
+	f.Fuzz(func(t *testing.T, src string) {
+		if checkStrict([]byte(src)) != nil {
+			return
+		}
+		var want any
+		d := json.NewDecoder(strings.NewReader(src))
+		d.UseNumber()
+		require.NoError(t, d.Decode(&want), "accepted what encoding/json refuses")
+		canon, err := canonicalJSON(src)
+		if err != nil {
+			require.ErrorIs(t, err, errNumberSize)
+		} else {
+			var got any
+			d := json.NewDecoder(strings.NewReader(canon))
+			d.UseNumber()
+			require.NoError(t, d.Decode(&got))
+			require.True(t, sameJSON(want, got), "%s became %s", src, canon)
+			again, err := canonicalJSON(canon)
+			require.NoError(t, err)
+			require.Equal(t, canon, again)
+		}
+		a, argErr := convertArgs(at, src)
+		if argErr != nil {
+			return
+		}
+		obj := want.(map[string]any)
+		seen := 0
+		for name, v := range obj {
+			if _, known := at.byName[name]; !known {
+				continue
+			}
+			got, ok := a.args.Get(types.String(name))
+			if v == nil {
+				require.False(t, ok)
+				require.True(t, a.nulls.Contains(types.String(join("", name))))
+				continue
+			}
+			require.True(t, ok, name)
+			require.True(t, sameValue(v, got), "%s: %v became %v", name, v, got)
+			seen++
+		}
+		require.Equal(t, seen, a.args.Len())
+	})
+}
+
+// sameJSON compares decoded JSON, numbers by value.
+func sameJSON(a, b any) bool {
+	switch a := a.(type) {
+	case json.Number:
+		bn, ok := b.(json.Number)
+		if !ok {
+			return false
+		}
+		x, _, err := big.ParseFloat(a.String(), 10, 2000, big.ToZero)
+		y, _, err2 := big.ParseFloat(bn.String(), 10, 2000, big.ToZero)
+		return err == nil && err2 == nil && x.Cmp(y) == 0
+	case map[string]any:
+		bm, ok := b.(map[string]any)
+		return ok && maps.EqualFunc(a, bm, sameJSON)
+	case []any:
+		bl, ok := b.([]any)
+		return ok && slices.EqualFunc(a, bl, sameJSON)
+	}
+	return a == b
+}
+
+// sameValue compares decoded JSON with what policy sees.
+func sameValue(v any, got types.Value) bool {
+	switch g := got.(type) {
+	case types.String:
+		if s, ok := v.(string); ok && string(g) == s {
+			return true
+		}
+		var decoded any // canonical text
+		d := json.NewDecoder(strings.NewReader(string(g)))
+		d.UseNumber()
+		return d.Decode(&decoded) == nil && sameJSON(v, decoded)
+	case types.Boolean:
+		return v == bool(g)
+	case types.Long:
+		n, ok := v.(json.Number)
+		return ok && sameJSON(n, json.Number(g.String()))
+	case types.Decimal:
+		n, ok := v.(json.Number)
+		return ok && sameJSON(n, json.Number(g.String()))
+	case types.Set:
+		list, ok := v.([]any)
+		return ok && len(list) >= g.Len() && !slices.ContainsFunc(list, func(e any) bool {
+			for x := range g.All() {
+				if sameValue(e, x) {
+					return false
+				}
+			}
+			return true
+		})
+	case types.Record:
+		m, ok := v.(map[string]any)
+		if !ok {
+			return false
+		}
+		for k, x := range g.All() {
+			if !sameValue(m[string(k)], x) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+func TestArgErrorText(t *testing.T) {
+	at := typed(t, openSchema, nil)
+	_, err := sees(at, `{"n":0.00001}`)
+	assert.EqualError(t, err, `argument /n: has more than four decimal places (a number of up to four decimal places can be decided on; an operator can pin whole numbers with "as": "long" in the catalogue)`)
+	var ae *argError
+	assert.True(t, errors.As(err, &ae))
+}
