@@ -221,7 +221,7 @@ func (g *Gateway) scrubbers(c *carriage) []*credential.Scrubber {
 		all = append(all, c.lease.Scrubber())
 	}
 	if v, ok := g.opts.Vault.(interface{ Scrubber() *credential.Scrubber }); ok {
-		if s := v.Scrubber(); s != nil {
+		if s := v.Scrubber(); s != nil && !slices.Contains(all, s) {
 			all = append(all, s)
 		}
 	}
