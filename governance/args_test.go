@@ -333,8 +333,8 @@ func TestUntypableSchemas(t *testing.T) {
 		`{"type":"object","properties":{"x":{"$ref":"#/$defs/none"}}}`:               "names no definition",
 		`{"type":"object","properties":{"x":1}}`:                                     "inputSchema",
 		`{"type":"object","type":"object"}`:                                          "strict JSON",
-		`{"type":"object"`: "strict JSON",
-		``:                 "strict JSON",
+		`{"type":"object"`:                                                           "strict JSON",
+		``:                                                                           "strict JSON",
 	} {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(schema)}})
 		assert.ErrorContains(t, err, want, schema)

@@ -52,11 +52,12 @@ type Source struct {
 // [ErrBundle].
 func LoadBundle(fsys fs.FS) (Bundle, error) {
 	var b Bundle
+	stray := func(f Finding) { b.findings = append(b.findings, f) }
 	err := errors.Join(
-		eachFile(fsys, "policies", ".cedar", maxPolicyFile, func(name string, text []byte) {
+		eachFile(fsys, "policies", ".cedar", maxPolicyFile, stray, func(name string, text []byte) {
 			b.Policies = append(b.Policies, Source{Name: name, Text: string(text)})
 		}),
-		eachFile(fsys, "profiles", ".yaml", maxProfileFile, func(name string, text []byte) {
+		eachFile(fsys, "profiles", ".yaml", maxProfileFile, stray, func(name string, text []byte) {
 			p, bad := parseProfile(name, text)
 			if bad != nil {
 				b.findings = append(b.findings, *bad)
@@ -64,7 +65,7 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 			}
 			b.Profiles = append(b.Profiles, p)
 		}),
-		eachFile(fsys, "catalog", ".json", maxCatalogFile, func(name string, text []byte) {
+		eachFile(fsys, "catalog", ".json", maxCatalogFile, stray, func(name string, text []byte) {
 			s, bad := parseCatalog(name, text)
 			if bad != nil {
 				b.findings = append(b.findings, *bad)
@@ -95,8 +96,9 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 	return b, nil
 }
 
-// eachFile calls f for the files of a folder in the order of their names.
-func eachFile(fsys fs.FS, dir, ext string, limit int64, f func(name string, text []byte)) error {
+// eachFile calls f for the files of a folder in the order of their names, and
+// stray for what is no such file.
+func eachFile(fsys fs.FS, dir, ext string, limit int64, stray func(Finding), f func(name string, text []byte)) error {
 	entries, err := fs.ReadDir(fsys, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -111,7 +113,7 @@ func eachFile(fsys fs.FS, dir, ext string, limit int64, f func(name string, text
 			continue // an editor's or a version control's
 		}
 		if e.IsDir() || path.Ext(name) != ext {
-			errs = append(errs, fmt.Errorf("%w: %s: only *%s files belong here", ErrBundle, name, ext))
+			stray(Finding{Severity: Error, File: name, Message: "only *" + ext + " files belong here", Fix: "move or rename it"})
 			continue
 		}
 		text, err := readFile(fsys, name, limit)

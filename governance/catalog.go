@@ -114,7 +114,17 @@ var (
 // maxCatalogFile bounds one catalogue file.
 const maxCatalogFile = 8 << 20
 
-// parseCatalog reads one catalogue file strictly.
+// ParseCatalog reads the catalogue file of one server from strict JSON: an
+// unknown or repeated member is an error with file, line and column, which
+// wraps [ErrBundle]. What it says is checked by [Compile].
+func ParseCatalog(file string, text []byte) (Server, error) {
+	s, bad := parseCatalog(file, text)
+	if bad != nil {
+		return Server{}, fmt.Errorf("%w:\n%s", ErrBundle, bad)
+	}
+	return s, nil
+}
+
 func parseCatalog(file string, src []byte) (Server, *Finding) {
 	bad := func(offset int64, msg, fix string) (Server, *Finding) {
 		line, col := newLines(string(src)).at(int(offset))

@@ -13,7 +13,9 @@ import (
 	"github.com/twinward-dev/twinward/governance"
 )
 
-var bot = audit.Actor{Agent: "standup-bot", Issuer: "session"}
+var bot = actor("standup-bot")
+
+func actor(agent string) audit.Actor { return audit.Actor{Agent: agent, Issuer: "session"} }
 
 func standup(t testing.TB) *governance.Snapshot {
 	t.Helper()

@@ -30,6 +30,10 @@ func (c *compiler) validate(p *policy) {
 			continue // reported above, with a hint
 		case strings.Contains(msg, "unable to find an applicable action") && len(c.rep.Findings) > before:
 			continue // follows from another mistake
+		case strings.Contains(msg, "unable to find an applicable action") && c.coversGroups(p):
+			// "No destructive tool" is a good rule while there is none.
+			c.finding(p, Warning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
+			continue
 		}
 		word, fix := explain(msg, c.snap)
 		c.finding(p, Error, word, msg, fix)
@@ -49,6 +53,20 @@ func (c *compiler) known(e types.EntityUID) (bool, Severity) {
 		return ok, Warning
 	}
 	return true, ""
+}
+
+// coversGroups reports whether a policy is about groups of tools only.
+func (c *compiler) coversGroups(p *policy) bool {
+	for _, e := range p.action.Any {
+		name := string(e.ID)
+		if i := strings.LastIndexByte(name, ':'); i >= 0 {
+			name = name[i+1:]
+		}
+		if name != actionCallTool && !slices.Contains(classes, Class(name)) {
+			return false
+		}
+	}
+	return p.action.Bounded && !p.action.Exact
 }
 
 func (c *compiler) finding(p *policy, severity Severity, word, msg, fix string) {

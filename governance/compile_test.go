@@ -1,0 +1,388 @@
+package governance_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/governance"
+)
+
+const postPolicy = `@id("post")
+permit (principal, action == Action::"slack__post_message", resource)
+when { context.args.channel == "#engineering" };
+`
+
+// folder is the standup bundle with some files replaced; "" removes one.
+func folder(t testing.TB, changes map[string]string) fstest.MapFS {
+	t.Helper()
+	fsys := fstest.MapFS{}
+	for _, name := range []string{
+		"policies/standup.cedar", "profiles/standup.yaml",
+		"catalog/github.json", "catalog/slack.json", "catalog/snowflake.json",
+	} {
+		text, err := os.ReadFile("testdata/standup/" + name)
+		require.NoError(t, err)
+		fsys[name] = &fstest.MapFile{Data: text}
+	}
+	for name, text := range changes {
+		if text == "" {
+			delete(fsys, name)
+			continue
+		}
+		fsys[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return fsys
+}
+
+// Every mistake gives one clear line: where, what, and what to do.
+func TestMistakes(t *testing.T) {
+	slack, err := os.ReadFile("testdata/standup/catalog/slack.json")
+	require.NoError(t, err)
+	catalog := func(old, new string) map[string]string {
+		require.Contains(t, string(slack), old)
+		return map[string]string{"catalog/slack.json": strings.Replace(string(slack), old, new, 1)}
+	}
+	policy := func(text string) map[string]string { return map[string]string{"policies/new.cedar": text} }
+	profile := func(text string) map[string]string { return map[string]string{"profiles/new.yaml": text} }
+	for _, c := range []struct {
+		name  string
+		files map[string]string
+		want  []string // findings, each a prefix … fragments in order
+	}{
+		{"no id", policy("\npermit (principal, action, resource);"),
+			[]string{`policies/new.cedar:2:1: error: a policy has no @id`, `@id("what-it-says")`}},
+		{"odd id", policy(`@id("a b") permit (principal, action, resource);`),
+			[]string{`policies/new.cedar:1:1: error: policy "a b": the @id is not usable`}},
+		{"id of a profile's policy", policy(`@id("profile:standup:tools") permit (principal, action, resource);`),
+			[]string{`policies/new.cedar:1:1: error:`, `the @id is not usable`}},
+		{"id taken", policy("// again\n  @id(\"github-read\") permit (principal, action, resource);"),
+			[]string{`error: policy "github-read": the @id is taken by the policy at policies/`}},
+		{"does not parse", policy("@id(\"a\")\npermit (principal, action resource);"),
+			[]string{`policies/new.cedar:2:35: error: parser error: does not parse at ")"`}},
+		{"does not end", policy("@id(\"a\")\npermit (principal, action, resource)"),
+			[]string{`policies/new.cedar:1:1: error: a policy does not end (end it with ";")`}},
+		{"two in one", policy("@id(\"a\") permit (principal, action, resource) permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:`, `error: `}},
+		{"string does not end", policy("@id(\"a\n) permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:5: error: a string does not end`}},
+		{"block comment", policy("/* x */ @id(\"a\") permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:1: error: unexpected "/" (comments begin with //`}},
+		{"not UTF-8", policy("@id(\"a\") permit (principal, action, resource); // \xff"),
+			[]string{`policies/new.cedar:1:1: error: the file is not valid UTF-8`}},
+		{"too deep", policy("@id(\"a\") permit (principal, action, resource) when { " + strings.Repeat("(", 800_000)),
+			[]string{`policies/new.cedar:1:117: error: brackets nest deeper than 64`}},
+		{"too deep behind a quote in a comment", policy("// \"\n@id(\"a\") permit (principal, action, resource) when { " + strings.Repeat("[", 800_000)),
+			[]string{`policies/new.cedar:2:117: error: brackets nest deeper than 64`}},
+		{"too long", policy("@id(\"a\") permit (principal, action, resource) when { " + strings.Repeat("!", 20_000) + "true };"),
+			[]string{`policies/new.cedar:1:1: error: a policy is longer than 16 KiB`}},
+		{"too long by a string", policy("@id(\"a\") permit (principal, action, resource) when { \"" + strings.Repeat("x", 20_000) + "\" == \"\" };"),
+			[]string{`policies/new.cedar:1:1: error: a policy is longer than 16 KiB`}},
+		{"unknown tool", policy("@id(\"a\") permit (principal, action == Action::\"slack__post_mesage\", resource);"),
+			[]string{`policies/new.cedar:1:48: error: policy "a": there is no Action::"slack__post_mesage" (did you mean slack__post_message?)`}},
+		{"unknown tool as resource", policy("@id(\"a\") permit (principal, action, resource == Tool::\"slack__pots_message\");"),
+			[]string{`policies/new.cedar:1:56: error: policy "a": there is no Tool::"slack__pots_message" (did you mean slack__post_message?)`}},
+		{"unknown server in a condition", policy("@id(\"a\") permit (principal, action, resource) when { resource in Server::\"slak\" };"),
+			[]string{`policies/new.cedar:1:75: error: policy "a": there is no Server::"slak" (did you mean slack?)`}},
+		{"unknown profile", policy("@id(\"a\") permit (principal in Profile::\"standpu\", action, resource);"),
+			[]string{`policies/new.cedar:1:41: error: policy "a": there is no Profile::"standpu" (did you mean standup?)`}},
+		{"unknown argument", policy(strings.Replace(postPolicy, "args.channel", "args.chanel", 1)),
+			[]string{`policies/new.cedar:3:21: error: policy "post": attribute`, `(did you mean channel?)`}},
+		{"argument that only some tools have", policy("@id(\"a\") forbid (principal, action in Action::\"slack:read\", resource)\nwhen { context.args.user == \"ceo\" };"),
+			[]string{`policies/new.cedar:2:21: error: policy "a": attribute`, `not everything that the policy covers has it`}},
+		{"wrong type", policy(strings.Replace(postPolicy, `"#engineering"`, `7`, 1)),
+			[]string{`policies/new.cedar:1:1: error: policy "post": the types Long and String are not compatible`}},
+		{"optional argument", policy("@id(\"a\") permit (principal, action == Action::\"github__list_pull_requests\", resource)\nwhen { context.args.state == \"open\" };"),
+			[]string{`policies/new.cedar:2:21: error: policy "a":`, `test it first: context has args.state`}},
+		{"optional attribute", policy("@id(\"a\") permit (principal, action == Action::\"connect\", resource)\nwhen { context.port == 443 };"),
+			[]string{`policies/new.cedar:2:16: error: policy "a":`, `test it first: context has port`}},
+		{"unguarded tag", policy("@id(\"a\") permit (principal is Agent, action, resource)\nwhen { principal.getTag(\"scope\") == \"x\" };"),
+			[]string{`policies/new.cedar:2:26: error: policy "a":`, `test it first: hasTag("scope")`}},
+		{"unknown type", policy("@id(\"a\") permit (principal, action, resource is Toll);"),
+			[]string{`policies/new.cedar:1:49: error: policy "a":`, `(did you mean Tool?)`}},
+		{"never applicable", policy("@id(\"a\") permit (principal, action == Action::\"connect\", resource is Tool);"),
+			[]string{`policies/new.cedar:1:1: error: policy "a": unable to find an applicable action`}},
+		{"misspelt obligation", policy("@id(\"a\")\n@aproval(\"lead\") permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:2:1: error: policy "a": unknown annotation @aproval (did you mean approval?)`}},
+		{"obligation on a forbid", policy("@id(\"a\") @approval(\"lead\") forbid (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:10: error: policy "a": @approval on a forbid demands nothing`}},
+		{"odd rate", policy("@id(\"a\") @rate(\"ten\") permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:10: error: policy "a": @rate("ten"): want a count and a duration`}},
+		{"odd limit", policy("@id(\"a\") @max_bytes(\"-1\") permit (principal, action, resource);"),
+			[]string{`@max_bytes("-1"): want a number of bytes`}},
+		{"empty approval", policy("@id(\"a\") @approval permit (principal, action, resource);"),
+			[]string{`@approval(""): want a value`}},
+
+		{"unknown key", profile("id: x\nagents: [y]\ntools: [z]\n"),
+			[]string{`profiles/new.yaml:3:1: error: unknown field "tools" (keys are id, owner`}},
+		{"unknown key of a server", profile("id: x\nservers:\n  slack:\n    tool: [post_message]\n"),
+			[]string{`profiles/new.yaml:4:5: error: unknown field "tool"`}},
+		{"key twice", profile("id: x\nid: y\n"), []string{`profiles/new.yaml:2:1: error: `, `already defined`}},
+		{"empty section", profile("id: x\nmodels:\nhosts: []\n"),
+			[]string{`profiles/new.yaml:2:8: error: empty value (write [] or {} for none`}},
+		{"empty server", profile("id: x\nservers:\n  slack:\n"), []string{`profiles/new.yaml:3:10: error: empty value`}},
+		{"alias", profile("id: x\nagents: &a [y]\nmodels: *a\n"), []string{`profiles/new.yaml:2:`, `anchors, aliases`}},
+		{"two documents", profile("id: x\n---\nid: y\n"), []string{`profiles/new.yaml:1:1: error: the file has 2 documents`}},
+		{"no YAML", profile("id: [x\n"), []string{`profiles/new.yaml:1:`, `error: `}},
+		{"list for a text", profile("id: x\nowner: [a]\n"), []string{`profiles/new.yaml:2:8: error: `}},
+		{"deep YAML", profile("id: " + strings.Repeat("[", 100_000)), []string{`profiles/new.yaml:1:1: error: the document nests too deeply`}},
+		{"deep YAML by dashes", profile("agents: \n" + strings.Repeat("- ", 100_000)), []string{`profiles/new.yaml:2:1: error: the document nests too deeply`}},
+		{"empty file", profile("\n"), []string{`profiles/new.yaml:1:1: error: the profile's id is ""`}},
+		{"odd profile id", profile("id: a/b\n"), []string{`profiles/new.yaml:1:1: error: the profile's id is "a/b"`}},
+		{"profile id taken", profile("id: standup\n"), []string{`two profiles have the id "standup"`}},
+		{"agent in two profiles", profile("id: x\nagents: [standup-bot]\n"), []string{`agent "standup-bot" is in the profiles "standup" and "x"`}},
+		{"profile with an unknown server", profile("id: x\nservers:\n  slak: {tools: []}\n"),
+			[]string{`profiles/new.yaml:3:3: error: the catalogue has no server "slak" (did you mean slack?)`}},
+		{"profile with an unknown tool", profile("id: x\nservers:\n  slack: {tools: [post_mesage]}\n"),
+			[]string{`profiles/new.yaml:3:19: error: the catalogue has no tool "post_mesage" of server "slack" (did you mean post_message?)`}},
+		{"odd model", profile("id: x\nmodels: [gpt-5]\n"), []string{`profiles/new.yaml:2:10: error: "gpt-5" is no model`}},
+		{"odd host", profile("id: x\nhosts: [\"https://a.b\"]\n"), []string{`profiles/new.yaml:2:10: error: "https://a.b" is no host name`}},
+		{"wildcard amid a host", profile("id: x\nhosts: [\"a.*.b\"]\n"), []string{`is no host name`}},
+		{"every credential", profile("id: x\ncredentials: [\"*\"]\n"), []string{`"*" is no credential`}},
+
+		{"unknown member", catalog(`"class": "write"`, `"clas": "write"`),
+			[]string{`catalog/slack.json:12:7: error: at "/tools/0/clas": unknown object member name`}},
+		{"no class", catalog(`,
+      "class": "write"`, ``), []string{`catalog/slack.json:5:15: error: tool "post_message" of server "slack" has class ""`}},
+		{"odd class", catalog(`"class": "write"`, `"class": "rite"`), []string{`has class "rite" (say "class":`}},
+		{"not JSON", catalog(`"class": "write"`, `"class": write`), []string{`catalog/slack.json:12:16: error: `}},
+		{"tool twice", catalog(`"read_channel"`, `"post_message"`), []string{`tool "post_message" of server "slack" is listed twice`}},
+		{"look-alike", catalog(`"read_channel"`, `"P0st-message"`), []string{`catalog/slack.json:15:15: error: tools "post_message" and "P0st-message" of server "slack" look alike`}},
+		{"odd tool name", catalog(`"read_channel"`, `"read channel"`), []string{`tool name "read channel" of server "slack"`}},
+		{"odd server name", catalog(`"slack"`, `"Slack_"`), []string{`catalog/slack.json:2:13: error: server name "Slack_"`}},
+		{"server twice", catalog(`"slack"`, `"github"`), []string{`server "github" is in the catalogue twice`}},
+		{"remote schema", catalog(`{"id": {"type": "string"}}`, `{"id": {"$ref": "https://example.com/id"}}`),
+			[]string{`catalog/slack.json:27:15: error: tool "delete_message" of server "slack": inputSchema: $ref "https://example.com/id" leaves the schema`}},
+		{"schema that is no object", catalog(`"inputSchema": {"type": "object", "properties": {"id"`, `"inputSchema": {"type": "array", "properties": {"id"`),
+			[]string{`inputSchema: its type is not "object"`}},
+		{"odd pin", catalog(`"class": "write"`, `"class": "write", "as": {"/channel": "long"}`), []string{`"as" names "/channel", which is no number`}},
+		{"odd annotations", catalog(`{"destructiveHint": true}`, `{"destructiveHint": "yes"}`), []string{`tool "delete_message" of server "slack": annotations:`}},
+
+		{"entities: not JSON", map[string]string{"entities.json": `[{]`}, []string{`entities.json:1:1: error: `}},
+		{"entities: a tool", map[string]string{"entities.json": `[{"uid":{"type":"Tool","id":"slack__post_message"},"attrs":{},"parents":[]}]`},
+			[]string{`entities.json: error: Tool::"slack__post_message": entities of this type are generated`}},
+		{"entities: membership in a profile", map[string]string{"entities.json": `[{"uid":{"type":"Agent","id":"x"},"attrs":{},"parents":[{"type":"Profile","id":"standup"}]}]`},
+			[]string{`Agent::"x": membership in a profile is given by the profile`}},
+		{"entities: unknown attribute", map[string]string{"entities.json": `[{"uid":{"type":"Agent","id":"x"},"attrs":{"colour":"red"},"parents":[]}]`},
+			[]string{`Agent::"x": `}},
+		{"entities: circle", map[string]string{"entities.json": `[{"uid":{"type":"Team","id":"a"},"attrs":{},"parents":[{"type":"Team","id":"b"}]},{"uid":{"type":"Team","id":"b"},"attrs":{},"parents":[{"type":"Team","id":"a"}]}]`},
+			[]string{`is its own ancestor`}},
+
+		{"stray file", map[string]string{"policies/readme.txt": "x"}, []string{`policies/readme.txt: error: only *.cedar files belong here`}},
+		{"yml", map[string]string{"profiles/x.yml": "id: x"}, []string{`profiles/x.yml: error: only *.yaml files belong here`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, err := governance.LoadBundle(folder(t, c.files))
+			var rep governance.Report
+			if err == nil {
+				var snap *governance.Snapshot
+				snap, rep, err = governance.Compile(t.Context(), b, nil)
+				assert.Nil(t, snap)
+				assert.Empty(t, rep.Hash)
+			}
+			require.Error(t, err)
+			require.ErrorIs(t, err, governance.ErrBundle)
+			rest := err.Error()
+			for _, want := range c.want {
+				_, after, ok := strings.Cut(rest, want)
+				require.True(t, ok, "%q is not in:\n%s", want, err)
+				rest = after
+			}
+			assert.Len(t, strings.Split(strings.TrimSpace(err.Error()), "\n"), 2, "one line for one mistake:\n%s", err)
+		})
+	}
+}
+
+// All mistakes are reported at once, in order, and a warning blocks nothing.
+func TestReport(t *testing.T) {
+	b, err := governance.LoadBundle(folder(t, map[string]string{
+		"policies/a.cedar": "@id(\"w\") permit (principal in Team::\"nobody\", action, resource);\npermit (principal, action, resource);",
+		"policies/b.cedar": "permit (principal, action, resource);",
+	}))
+	require.NoError(t, err)
+	_, rep, err := governance.Compile(t.Context(), b, nil)
+	require.Error(t, err)
+	var at []string
+	for _, f := range rep.Findings {
+		at = append(at, f.Position()+" "+string(f.Severity))
+	}
+	assert.Equal(t, []string{"policies/a.cedar:2:1 error", "policies/b.cedar:1:1 error", "policies/a.cedar:1:38 warning"}, at)
+
+	b.Policies = b.Policies[:1]
+	b.Policies[0].Text = strings.Split(b.Policies[0].Text, "\n")[0]
+	snap, rep, err := governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	require.Len(t, rep.Findings, 1)
+	assert.Equal(t, governance.Warning, rep.Findings[0].Severity)
+	assert.Equal(t, snap.Hash(), rep.Hash)
+	assert.Equal(t, 1, rep.Policies)
+	assert.Equal(t, 6, rep.Generated)
+	assert.Equal(t, 6, rep.Tools)
+}
+
+// A rule for a class of tools stands while the class is empty.
+func TestRuleForNoTool(t *testing.T) {
+	b := governance.Bundle{
+		Catalog:  []governance.Server{{Name: "s"}},
+		Policies: []governance.Source{{Name: "p.cedar", Text: `@id("a") forbid (principal, action in [Action::"destructive", Action::"s:write"], resource);`}},
+	}
+	_, rep, err := governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	require.Len(t, rep.Findings, 1)
+	assert.Contains(t, rep.Findings[0].String(), `p.cedar:1:1: warning: policy "a": the policy covers no tool at present`)
+}
+
+func TestCompileStopsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	snap, _, err := governance.Compile(ctx, world(10), nil)
+	assert.Nil(t, snap)
+	assert.ErrorIs(t, err, context.Canceled)
+}
+
+// The hash is the same for the same law, however it was put together, and
+// different for every change that could change a decision.
+func TestHash(t *testing.T) {
+	hash := func(b governance.Bundle) string {
+		snap, rep, err := governance.Compile(t.Context(), b, nil)
+		require.NoError(t, err, "%v", rep)
+		return snap.Hash()
+	}
+	load := func(changes map[string]string) governance.Bundle {
+		b, err := governance.LoadBundle(folder(t, changes))
+		require.NoError(t, err)
+		return b
+	}
+	same := hash(load(nil))
+	assert.Regexp(t, "^[0-9a-f]{64}$", same)
+	shuffled := load(nil)
+	shuffled.Catalog[0], shuffled.Catalog[2] = shuffled.Catalog[2], shuffled.Catalog[0]
+	assert.Equal(t, same, hash(shuffled))
+	text, _ := os.ReadFile("testdata/standup/policies/standup.cedar")
+	assert.Equal(t, same, hash(load(map[string]string{"policies/standup.cedar": "", "policies/z.cedar": "// moved\n\n" + string(text)})), "positions are not law")
+
+	slack, _ := os.ReadFile("testdata/standup/catalog/slack.json")
+	profile, _ := os.ReadFile("testdata/standup/profiles/standup.yaml")
+	seen := map[string]string{same: "nothing"}
+	for name, changes := range map[string]map[string]string{
+		"policy":      {"policies/standup.cedar": strings.Replace(string(text), "#engineering", "#general", 1)},
+		"annotation":  {"policies/standup.cedar": strings.Replace(string(text), `@reason(`, `@approval(`, 1)},
+		"description": {"catalog/slack.json": strings.Replace(string(slack), "Delete a message.", "Delete all messages.", 1)},
+		"class":       {"catalog/slack.json": strings.Replace(string(slack), `"class": "destructive"`, `"class": "write"`, 1)},
+		"schema":      {"catalog/slack.json": strings.Replace(string(slack), `"required": ["user"]`, `"required": []`, 1)},
+		"profile":     {"profiles/standup.yaml": strings.Replace(string(profile), "read_dm, ", "", 1)},
+		"host":        {"profiles/standup.yaml": strings.Replace(string(profile), "tools.local", "tools.example", 1)},
+		"agent":       {"profiles/standup.yaml": strings.Replace(string(profile), "[standup-bot]", "[standup-bot, other]", 1)},
+		"entity":      {"entities.json": `[{"uid":{"type":"Agent","id":"standup-bot"},"attrs":{"trust":1},"parents":[]}]`},
+	} {
+		h := hash(load(changes))
+		assert.Empty(t, seen[h], "%s changes nothing", name)
+		seen[h] = name
+	}
+}
+
+func TestPin(t *testing.T) {
+	def := governance.ToolDefinition{
+		Name: "t", Title: "T", Description: "d",
+		InputSchema:  json.RawMessage(`{"type":"object","properties":{"a":{"type":"string"}}}`),
+		OutputSchema: json.RawMessage(`{"type":"object"}`),
+		Annotations:  json.RawMessage(`{"readOnlyHint":true}`),
+	}
+	pin, err := def.Pin()
+	require.NoError(t, err)
+	assert.Regexp(t, "^sha256:[0-9a-f]{64}$", pin)
+	spelt := def
+	spelt.InputSchema = json.RawMessage(" {\"properties\" : {\"a\":{\"type\":\"\\u0073tring\"}}, \"type\":\"object\"}\n")
+	same, err := spelt.Pin()
+	require.NoError(t, err)
+	assert.Equal(t, pin, same)
+
+	pins := map[string]bool{pin: true}
+	for _, change := range []func(*governance.ToolDefinition){
+		func(d *governance.ToolDefinition) { d.Name = "u" },
+		func(d *governance.ToolDefinition) { d.Title = "U" },
+		func(d *governance.ToolDefinition) { d.Title, d.Description = "d", "T" },
+		func(d *governance.ToolDefinition) { d.Description = "d " },
+		func(d *governance.ToolDefinition) { d.InputSchema = json.RawMessage(`{"type":"object"}`) },
+		func(d *governance.ToolDefinition) { d.OutputSchema = nil },
+		func(d *governance.ToolDefinition) { d.Annotations = json.RawMessage(`{"readOnlyHint":false}`) },
+		func(d *governance.ToolDefinition) { d.Annotations = nil },
+		func(d *governance.ToolDefinition) { d.OutputSchema, d.Annotations = d.Annotations, d.OutputSchema },
+	} {
+		other := def
+		change(&other)
+		p, err := other.Pin()
+		require.NoError(t, err)
+		assert.False(t, pins[p], "%+v", other)
+		pins[p] = true
+	}
+	for _, bad := range []string{`{"a":1,"a":2}`, `{`, `{} {}`, `"\ud800"`} {
+		d := def
+		d.InputSchema = json.RawMessage(bad)
+		_, err := d.Pin()
+		assert.Error(t, err, bad)
+	}
+	d := def
+	d.Description = "\xff"
+	_, err = d.Pin()
+	assert.Error(t, err)
+}
+
+// A bundle made in Go, without files.
+func TestBundleInGo(t *testing.T) {
+	b := governance.Bundle{
+		Policies: []governance.Source{{Name: "test.cedar", Text: `@id("all") permit (principal in Team::"red", action, resource);`}},
+		Catalog: []governance.Server{{Name: "s", Tools: []governance.Tool{{
+			ToolDefinition: governance.ToolDefinition{Name: "t", InputSchema: json.RawMessage(`{"type":"object"}`)}, Class: governance.Read,
+		}}}},
+		Entities: []types.Entity{
+			{UID: types.NewEntityUID("Agent", "a"), Parents: types.NewEntityUIDSet(types.NewEntityUID("Team", "red"))},
+			{UID: types.NewEntityUID("Team", "red")},
+		},
+	}
+	snap, rep, err := governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err, "%v", rep)
+	for agent, want := range map[string]bool{"a": true, "b": false} {
+		d, err := snap.Decide(t.Context(), governance.Request{Actor: actor(agent), Action: "call_tool", Server: "s", Name: "t"})
+		require.NoError(t, err)
+		assert.Equal(t, want, d.Allowed(), agent)
+	}
+	b.Catalog[0].Tools[0].Class = ""
+	b.Profiles = []governance.Profile{{ID: "x", Servers: map[string]governance.Grant{"nope": {}}}}
+	_, _, err = governance.Compile(t.Context(), b, nil)
+	assert.ErrorContains(t, err, "catalog/s: error: tool \"t\"")
+}
+
+// brokenFS cannot be read.
+type brokenFS struct{ fstest.MapFS }
+
+var errDisk = errors.New("disk on fire")
+
+func (b brokenFS) Open(name string) (fs.File, error) { return nil, fmt.Errorf("%s: %w", name, errDisk) }
+
+func TestLoadBundleFails(t *testing.T) {
+	_, err := governance.LoadBundle(brokenFS{})
+	assert.ErrorIs(t, err, errDisk)
+	big := maps.Clone(folder(t, nil))
+	big["profiles/standup.yaml"] = &fstest.MapFile{Data: []byte("# " + strings.Repeat("x", 1<<20))}
+	_, err = governance.LoadBundle(big)
+	assert.ErrorContains(t, err, "profiles/standup.yaml: larger than 256 KiB")
+	b, err := governance.LoadBundle(fstest.MapFS{})
+	require.NoError(t, err)
+	snap, _, err := governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	d, err := snap.Decide(t.Context(), governance.Request{Actor: bot, Action: "connect", Name: "a.example"})
+	require.NoError(t, err)
+	assert.Equal(t, "no-permit", d.Reason, "an empty bundle permits nothing")
+}
