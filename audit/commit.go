@@ -126,7 +126,7 @@ func (l *Log) flush(b *batch) error {
 	}
 	l.batches++
 	cp := Checkpoint{Origin: l.key.Origin(), Size: l.tree.size, Root: l.tree.root(), Batch: l.batches, Closed: b.closing}
-	if err := cp.sign(l.key.signer); err != nil {
+	if err := cp.sign(l.key.secret.signer); err != nil {
 		return failed(err)
 	}
 	buf := append(cp.appendLine(b.buf), '\n')

@@ -36,7 +36,7 @@ func (c Commitment) Matches(args, opening []byte) bool {
 }
 
 // Opening returns the key that opens one commitment, for disclosure.
-func (k *Key) Opening(c Commitment) []byte { return mac(k.commit[:], c.Salt) }
+func (k *Key) Opening(c Commitment) []byte { return mac(k.secret.commit[:], c.Salt) }
 
 // commitTo commits to args with a fresh salt. No args, no commitment.
 func (k *Key) commitTo(args []byte) *Commitment {

@@ -327,4 +327,3 @@ func TestBadClock(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, uint64(3), rep.Records)
 }
-

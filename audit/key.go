@@ -25,11 +25,15 @@ import (
 // holds it can write a different history, which only an [Anchor] then reveals.
 // One key belongs to one log.
 type Key struct {
-	signer   note.Signer
-	verifier note.Verifier
 	vkey     string
-	skey     string
-	commit   [32]byte
+	verifier note.Verifier
+	secret   *keySecret // behind a pointer, so that no printing reaches it
+}
+
+type keySecret struct {
+	signer note.Signer
+	skey   string   // the signer as text
+	commit [32]byte // for commitments
 }
 
 // NewKey makes a key for the log named origin, which should be like a URL
@@ -52,16 +56,16 @@ func NewKey(origin string) (*Key, error) {
 }
 
 // Origin is the name of the log that the key belongs to.
-func (k *Key) Origin() string { return k.signer.Name() }
+func (k *Key) Origin() string { return k.verifier.Name() }
 
 // VerifierKey is what others verify the log with, as a note verifier key.
 func (k *Key) VerifierKey() string { return k.vkey }
 
 // String does not print the key but its public half.
-func (k *Key) String() string { return k.vkey }
+func (k Key) String() string { return k.vkey }
 
 // GoString does not print the key but its public half.
-func (k *Key) GoString() string { return k.vkey }
+func (k Key) GoString() string { return k.vkey }
 
 // parseKey decodes a note signer key. The commitment key is derived from its
 // seed, so that there is one secret to keep.
@@ -75,21 +79,17 @@ func parseKey(skey string) (*Key, error) {
 	if err != nil || len(raw) != 33 {
 		return nil, fmt.Errorf("%w: not an Ed25519 key", ErrKey)
 	}
-	k := &Key{signer: signer, skey: skey}
+	commit, err := hkdf.Key(sha256.New, raw[1:], nil, "twinward audit commitment v1", 32)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	k := &Key{secret: &keySecret{signer: signer, skey: skey, commit: [32]byte(commit)}}
 	if k.vkey, err = verifierKey(signer.Name(), raw[1:]); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
 	if k.verifier, err = note.NewVerifier(k.vkey); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	if k.verifier.KeyHash() != signer.KeyHash() {
-		return nil, fmt.Errorf("%w: its halves differ", ErrKey)
-	}
-	commit, err := hkdf.Key(sha256.New, raw[1:], nil, "twinward audit commitment v1", len(k.commit))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	copy(k.commit[:], commit)
 	return k, nil
 }
 
@@ -149,7 +149,7 @@ func loadOrCreateKey(path, origin string, mayCreate bool) (*Key, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	if err := writeFileAtomic(path, []byte(keyFileHead+k.skey+"\n")); err != nil {
+	if err := writeFileAtomic(path, []byte(keyFileHead+k.secret.skey+"\n")); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
 	return k, nil

@@ -153,3 +153,15 @@ func TestAuditDown(t *testing.T) {
 	assert.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK}))
 	assert.Len(t, log.Records(), 2)
 }
+
+// soak returns how often to do something long: in a plain run, with
+// TWINWARD_FULL=1, with TWINWARD_SOAK=1.
+func soak(plain, full, all int) int {
+	switch {
+	case os.Getenv("TWINWARD_SOAK") == "1":
+		return all
+	case os.Getenv("TWINWARD_FULL") == "1":
+		return full
+	}
+	return plain
+}

@@ -69,7 +69,7 @@ func TestEveryChangedByteIsFound(t *testing.T) {
 	_, err := s.verify(s.data)
 	require.NoError(t, err)
 	for i := range s.data {
-		for _, mask := range []byte{0x01, 0x20, 0x80, 0xff} {
+		for _, mask := range []byte{0x01, 0xff, 0x20, 0x80}[:soak(2, 4, 4)] {
 			data := bytes.Clone(s.data)
 			data[i] ^= mask
 			_, err := s.verify(data)
@@ -87,7 +87,7 @@ func TestEveryChangedByteIsFound(t *testing.T) {
 func TestEveryInsertedByteIsFound(t *testing.T) {
 	s := newSample(t, nil, 2, "standup")
 	for i := range len(s.data) + 1 {
-		for _, c := range []byte{'\n', ' ', 'x', '"', 0} {
+		for _, c := range []byte{'\n', ' ', 0, 'x', '"'}[:soak(3, 5, 5)] {
 			data := slices.Insert(bytes.Clone(s.data), i, c)
 			_, err := s.verify(data)
 			require.ErrorIs(t, err, audit.ErrTampered, "%q at %d", c, i)

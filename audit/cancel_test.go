@@ -1,0 +1,186 @@
+package audit_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+)
+
+// A stalled is a log whose syncs wait, once told to.
+type stalled struct {
+	*audit.Log
+	m       *audittest.Memory
+	key     string
+	arrived chan struct{} // a sync has begun
+	release chan struct{} // lets one sync go
+}
+
+func newStalled(t *testing.T) *stalled {
+	t.Helper()
+	key, err := audit.NewKey("audit.test/stalled")
+	require.NoError(t, err)
+	s := &stalled{m: new(audittest.Memory), key: key.VerifierKey(), arrived: make(chan struct{}), release: make(chan struct{})}
+	st := &stallingStorage{Memory: s.m}
+	s.Log, err = audit.New(st, &audit.Options{Key: key})
+	require.NoError(t, err)
+	st.s = s
+	return s
+}
+
+type stallingStorage struct {
+	*audittest.Memory
+	s *stalled
+}
+
+func (st *stallingStorage) Sync() error {
+	if st.s != nil {
+		st.s.arrived <- struct{}{}
+		<-st.s.release
+	}
+	return st.Memory.Sync()
+}
+
+// let lets n syncs go.
+func (s *stalled) let(n int) {
+	for range n {
+		<-s.arrived
+		s.release <- struct{}{}
+	}
+}
+
+func TestEndIsRecordedAfterCancel(t *testing.T) {
+	log := audittest.NewLog(t)
+	c, err := log.Begin(ctx, intent("a", "b"))
+	require.NoError(t, err)
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	require.NoError(t, c.End(gone, audit.Outcome{Status: audit.StatusCancelled}))
+	require.Len(t, log.Records(), 2)
+	_, err = log.Begin(gone, intent("a", "b"))
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorIs(t, log.Append(gone, denial("a", "b")), context.Canceled)
+	assert.Len(t, log.Records(), 2)
+}
+
+func TestEndOnceAmongMany(t *testing.T) {
+	log := audittest.NewLog(t)
+	c, err := log.Begin(ctx, intent("a", "b"))
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	errs := make(chan error, 20)
+	for range cap(errs) {
+		wg.Go(func() { errs <- c.End(ctx, audit.Outcome{Status: audit.StatusOK}) })
+	}
+	wg.Wait()
+	close(errs)
+	ok := 0
+	for err := range errs {
+		if err == nil {
+			ok++
+		} else {
+			assert.ErrorIs(t, err, audit.ErrEnded)
+		}
+	}
+	assert.Equal(t, 1, ok)
+	assert.Len(t, log.Records(), 2)
+}
+
+// A caller whose context ends while the disk stalls gets away, and what it
+// began is closed on record: no act follows, no open call stays.
+func TestBeginGivesUpWhenTheDiskStalls(t *testing.T) {
+	log := newStalled(t)
+	first := make(chan error)
+	go func() { first <- log.Append(ctx, denial("a", "leader")) }()
+	<-log.arrived // the leader is in its sync
+	gone, cancel := context.WithCancel(ctx)
+	second := make(chan error)
+	go func() {
+		_, err := log.Begin(gone, intent("a", "gives up"))
+		second <- err
+	}()
+	cancel()
+	require.ErrorIs(t, <-second, context.Canceled)
+	log.release <- struct{}{}
+	require.NoError(t, <-first)
+	closed := make(chan error)
+	go func() { closed <- log.Close() }()
+	recs := log.drain(t, closed)
+	intents := 0
+	for _, r := range recs {
+		if r.Intent != nil {
+			intents++
+		}
+	}
+	open, err := audit.OpenCalls(audit.Scan(ctx, log.m.FS(), audit.Filter{}))
+	require.NoError(t, err)
+	assert.Empty(t, open)
+	assert.LessOrEqual(t, intents, 1)
+}
+
+// drain lets all syncs go until the log is closed, and returns its records.
+func (s *stalled) drain(t *testing.T, closed chan error) []audit.Record {
+	t.Helper()
+	for {
+		select {
+		case <-s.arrived:
+			s.release <- struct{}{}
+			continue
+		case err := <-closed:
+			require.NoError(t, err)
+		}
+		break
+	}
+	_, err := audit.Verify(ctx, s.m.FS(), &audit.VerifyOptions{Key: s.key})
+	require.NoError(t, err)
+	var all []audit.Record
+	for r, err := range audit.Scan(ctx, s.m.FS(), audit.Filter{}) {
+		require.NoError(t, err)
+		all = append(all, r)
+	}
+	return all
+}
+
+// Writers that arrive during a sync share the next one.
+func TestGroupCommit(t *testing.T) {
+	log := newStalled(t)
+	var wg sync.WaitGroup
+	wg.Go(func() { assert.NoError(t, log.Append(ctx, denial("a", "leader"))) })
+	<-log.arrived
+	const others = 50
+	for range others {
+		wg.Go(func() { assert.NoError(t, log.Append(ctx, denial("a", "other"))) })
+	}
+	for log.Pending() < others {
+		// until all are in line; each needs only the processor
+	}
+	before := log.m.Syncs()
+	log.release <- struct{}{}
+	log.let(1)
+	wg.Wait()
+	assert.Equal(t, before+2, log.m.Syncs(), "the leader's and one for all others")
+	closed := make(chan error)
+	go func() { closed <- log.Close() }()
+	assert.Len(t, log.drain(t, closed), others+1)
+}
+
+// Close waits for those who are being served, and takes what waits with it.
+func TestCloseWhileWriting(t *testing.T) {
+	log := newStalled(t)
+	errs := make(chan error, 2)
+	go func() { errs <- log.Append(ctx, denial("a", "first")) }()
+	<-log.arrived
+	go func() { errs <- log.Append(ctx, denial("a", "second")) }()
+	for log.Pending() < 1 {
+	}
+	closed := make(chan error)
+	go func() { closed <- log.Close() }()
+	log.release <- struct{}{}
+	assert.Len(t, log.drain(t, closed), 2)
+	assert.NoError(t, <-errs)
+	assert.NoError(t, <-errs)
+}

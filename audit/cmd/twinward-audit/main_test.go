@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+var ctx = context.Background()
+
+// A stage is a closed log with what belongs to it.
+type stage struct{ dir, anchor, key, keyFile, base string }
+
+func newStage(t *testing.T) stage {
+	t.Helper()
+	base := t.TempDir()
+	s := stage{base: base, dir: filepath.Join(base, "log"), anchor: filepath.Join(base, "anchor"), keyFile: filepath.Join(base, "pub")}
+	log, err := audit.Open(s.dir, &audit.Options{Anchors: []audit.Anchor{audit.FileAnchor(s.anchor)}})
+	require.NoError(t, err)
+	s.key = log.VerifierKey()
+	require.NoError(t, os.WriteFile(s.keyFile, []byte(s.key+"\n"), 0o600))
+	allow := audit.Decision{ID: "d1", Effect: audit.Allow, Policies: []audit.Policy{{ID: "readers"}}}
+	c, err := log.Begin(ctx, audit.Intent{Door: "tool", Action: "github__list", Actor: audit.Actor{Agent: "standup"}, Decision: allow})
+	require.NoError(t, err)
+	require.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK, Bytes: 7}))
+	d := audit.Refusal("d2", audit.ReasonNoPermit)
+	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Door: "tool", Action: "slack__dms\x1b[2J\u202e", Actor: audit.Actor{Agent: "other"}, Decision: &d}))
+	_, err = log.Begin(ctx, audit.Intent{Door: "model", Action: "invoke_model", Actor: audit.Actor{Agent: "other"}, Decision: allow})
+	require.NoError(t, err)
+	require.NoError(t, log.Close())
+	return s
+}
+
+func cli(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(ctx, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestVerify(t *testing.T) {
+	s := newStage(t)
+	code, out, _ := cli("verify", "-key", s.key, "-anchor", s.anchor, s.dir)
+	assert.Equal(t, exitOK, code)
+	assert.Contains(t, out, "records:  4 (4 signed, 4 anchored)")
+	assert.Contains(t, out, "1 calls have no outcome: records 4")
+	assert.NotContains(t, out, "No anchor")
+
+	code, out, _ = cli("verify", "-key", s.keyFile, s.dir)
+	assert.Equal(t, exitOK, code)
+	assert.Contains(t, out, "No anchor was given. It cannot be excluded that records after number 4 were cut off")
+
+	code, out, _ = cli("verify", "-json", "-key", s.key, "-anchor", s.anchor, "-anchor", s.anchor, s.dir)
+	assert.Equal(t, exitOK, code)
+	var v map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &v))
+	assert.Equal(t, true, v["verified"])
+	assert.Equal(t, 4.0, v["anchored"])
+	assert.Equal(t, 2.0, v["anchors"])
+}
+
+func TestVerifyFails(t *testing.T) {
+	s := newStage(t)
+	file := filepath.Join(s.dir, audit.FileName)
+	good, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for name, bad := range map[string][]byte{
+		"changed":    bytes.Replace(good, []byte("github__list"), []byte("github__lisp"), 1),
+		"checkpoint": bytes.Replace(good, []byte("batch 2"), []byte("batch 7"), 1),
+		"truncated":  good[:bytes.LastIndexByte(good[:len(good)-1], '\n')+1],
+		"empty":      nil,
+	} {
+		require.NoError(t, os.WriteFile(file, bad, 0o600))
+		code, out, errs := cli("verify", "-key", s.key, "-anchor", s.anchor, s.dir)
+		assert.Equal(t, exitFailed, code, name)
+		assert.Empty(t, out)
+		assert.Contains(t, errs, "the log was changed", name)
+		code, out, _ = cli("verify", "-json", "-key", s.key, "-anchor", s.anchor, s.dir)
+		assert.Equal(t, exitFailed, code, name)
+		assert.Contains(t, out, `"verified": false`)
+		code, _, _ = cli("report", "-key", s.key, "-anchor", s.anchor, "-o", filepath.Join(s.base, name), s.dir)
+		assert.Equal(t, exitFailed, code, name)
+		assert.NoFileExists(t, filepath.Join(s.base, name))
+	}
+	code, _, _ := cli("verify", "-key", s.key, filepath.Join(s.base, "absent"))
+	assert.Equal(t, exitFailed, code)
+}
+
+func TestShow(t *testing.T) {
+	s := newStage(t)
+	for _, c := range []struct {
+		args  []string
+		lines []string
+	}{
+		{nil, []string{"github__list", "of record 1, 7 bytes", "because no-permit", "invoke_model"}},
+		{[]string{"-agent", "standup"}, []string{"github__list", "of record 1"}},
+		{[]string{"-door", "model"}, []string{"invoke_model"}},
+		{[]string{"-denied"}, []string{`slack__dms\u001b[2J\u202e`}},
+		{[]string{"-denied", "-json"}, []string{`"action":"slack__dms\u001b[2J\u202e"`}},
+	} {
+		code, out, errs := cli(append(append([]string{"show"}, c.args...), s.dir)...)
+		assert.Equal(t, exitOK, code, errs)
+		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+		if !assert.Len(t, lines, len(c.lines), "%v", c.args) {
+			continue
+		}
+		for i, want := range c.lines {
+			assert.Contains(t, lines[i], want)
+		}
+	}
+	code, _, _ := cli("show", filepath.Join(s.base, "absent"))
+	assert.Equal(t, exitFailed, code)
+}
+
+func TestReport(t *testing.T) {
+	s := newStage(t)
+	out := filepath.Join(s.base, "out.html")
+	code, _, errs := cli("report", "-key", s.key, "-anchor", s.anchor, "-title", "Q4", "-o", out, s.dir)
+	require.Equal(t, exitOK, code, errs)
+	page, err := os.ReadFile(out)
+	require.NoError(t, err)
+	assert.Contains(t, string(page), "<h1>Q4</h1>")
+	assert.Contains(t, string(page), "agrees with 1 anchor.")
+}
+
+func TestUsage(t *testing.T) {
+	s := newStage(t)
+	for _, args := range [][]string{
+		{}, {"frobnicate"}, {"verify"}, {"verify", s.dir}, {"verify", "-key", s.key}, {"verify", "-nope", s.dir},
+		{"verify", "-key", s.key, s.dir, s.dir}, {"verify", "-key", "/no/such/file", s.dir},
+		{"verify", "-key", s.key, "-anchor", "/no/such/file", s.dir}, {"report", "-key", s.key, s.dir}, {"show"},
+	} {
+		code, out, errs := cli(args...)
+		assert.Equal(t, exitUsage, code, "%v", args)
+		assert.Empty(t, out)
+		assert.Contains(t, errs, "Usage:", "%v", args)
+	}
+	code, out, _ := cli("help")
+	assert.Equal(t, exitOK, code)
+	assert.Contains(t, out, "Exit status")
+}

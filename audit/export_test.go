@@ -1,0 +1,14 @@
+package audit
+
+// Pending is how many records wait for the batch that is being written.
+func (l *Log) Pending() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open.ends)
+}
+
+// ParseRecord is what readers decode lines with.
+var ParseRecord = parseRecord
+
+// MaxBatch is how many bytes may wait.
+const MaxBatch = maxBatch

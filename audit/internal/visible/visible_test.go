@@ -1,0 +1,24 @@
+package visible
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                   "",
+		"plain – Grüße 你好 🙂": "plain – Grüße 你好 🙂",
+		"\x1b[31m":           `\u001b[31m`,
+		"a\nb\tc\x7f":        `a\u000ab\u0009c\u007f`,
+		"\u0085\u009b":       `\u0085\u009b`,
+		"\u2028\u202e\ufeff": `\u2028\u202e\ufeff`,
+		"\U000e0041":         `\udb40\udc41`,
+	} {
+		got := Text(in)
+		assert.Equal(t, want, got)
+		assert.False(t, strings.ContainsFunc(got, Hidden))
+	}
+}

@@ -1,0 +1,137 @@
+//go:build unix
+
+package audit_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/twinward-dev/twinward/audit"
+)
+
+const childEnv = "TWINWARD_AUDIT_TEST_CHILD"
+
+// TestMain lets the test binary be the writer that is killed.
+func TestMain(m *testing.M) {
+	switch what, arg, _ := strings.Cut(os.Getenv(childEnv), ":"); what {
+	case "load":
+		writeUnderLoad(arg)
+	case "full":
+		os.Exit(fillDisk(arg))
+	}
+	os.Exit(m.Run())
+}
+
+// writeUnderLoad begins and ends calls for ever, and prints each one that was
+// acknowledged.
+func writeUnderLoad(dir string) {
+	log, err := audit.Open(dir, nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	var mu sync.Mutex
+	say := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Printf(format+"\n", args...) // one unbuffered write
+	}
+	for w := range 8 {
+		go func() {
+			for i := 0; ; i++ {
+				c, err := log.Begin(ctx, intent("standup", fmt.Sprint(w, "-", i)))
+				if err != nil {
+					say("error %v", err)
+					return
+				}
+				say("begun %d", c.Record())
+				if err := c.End(ctx, audit.Outcome{Status: audit.StatusOK}); err != nil {
+					say("error %v", err)
+					return
+				}
+				say("ended %d", c.Record())
+			}
+		}()
+	}
+	select {}
+}
+
+// A writer is killed again and again. Whatever it acknowledged is there, the
+// log verifies each time before and after it is opened, and calls that it had
+// begun but not ended are open.
+func TestKill(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	log := openLog(t, dir, nil)
+	key := log.VerifierKey()
+	require.NoError(t, log.Close())
+	begun, ended := map[uint64]bool{}, map[uint64]bool{}
+	for kill := range soak(5, 50, 500) {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), childEnv+"=load:"+dir)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		lines := bufio.NewScanner(out)
+		for n := 0; lines.Scan(); n++ {
+			word, rest, _ := strings.Cut(lines.Text(), " ")
+			seq, err := strconv.ParseUint(rest, 10, 64)
+			if err != nil {
+				break // an error of the child, or a torn line
+			}
+			switch word {
+			case "begun":
+				begun[seq] = true
+			case "ended":
+				ended[seq] = true
+			}
+			if n == 20+kill*7%50 {
+				require.NoError(t, cmd.Process.Kill())
+			}
+		}
+		require.Error(t, cmd.Wait(), "the child was killed")
+
+		rep, err := audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
+		require.NoError(t, err, "after kill %d", kill)
+		open := map[uint64]bool{}
+		for _, seq := range rep.Open {
+			open[seq] = true
+		}
+		for seq := range begun {
+			require.LessOrEqual(t, seq, rep.Records)
+			if !open[seq] {
+				continue
+			}
+			require.False(t, ended[seq], "call %d was acknowledged as ended, and is open", seq)
+		}
+		log := openLog(t, dir, nil)
+		require.NoError(t, log.Close())
+		_, err = audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
+		require.NoError(t, err)
+	}
+	intents, outcomes := map[uint64]bool{}, map[uint64]int{}
+	for _, r := range collect(t, dir, audit.Filter{}) {
+		if r.Intent != nil {
+			intents[r.Seq] = true
+		}
+		if r.Outcome != nil {
+			outcomes[r.Call]++
+		}
+	}
+	for seq := range begun {
+		assert.True(t, intents[seq], "acknowledged intent %d is gone", seq)
+	}
+	for seq := range ended {
+		assert.Equal(t, 1, outcomes[seq], "call %d", seq)
+	}
+	require.NotEmpty(t, ended)
+}

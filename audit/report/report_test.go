@@ -1,0 +1,158 @@
+package report_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+	"github.com/twinward-dev/twinward/audit/report"
+)
+
+var ctx = context.Background()
+
+func allowed(id string) audit.Decision {
+	return audit.Decision{ID: "d-" + id, Effect: audit.Allow, Policies: []audit.Policy{{ID: id}}}
+}
+
+func call(t *testing.T, log audit.Recorder, in audit.Intent, out *audit.Outcome) {
+	t.Helper()
+	c, err := log.Begin(ctx, in)
+	require.NoError(t, err)
+	if out != nil {
+		require.NoError(t, c.End(ctx, *out))
+	}
+}
+
+// sampleLog holds one of everything that the page has a place for.
+func sampleLog(t *testing.T) *audittest.Log {
+	log := audittest.NewLog(t)
+	actor := audit.Actor{Agent: "standup", User: "ann"}
+	ok := &audit.Outcome{Status: audit.StatusOK, Bytes: 10}
+	cred := &audit.CredentialUse{Name: "github", Decision: allowed("use-github")}
+	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, ok)
+	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, &audit.Outcome{Status: audit.StatusFailed})
+	call(t, log, audit.Intent{Door: "model", Action: "invoke_model", Actor: actor, Decision: allowed("models")},
+		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: "gpt-5", Input: 1234, Output: 567, Final: true}})
+	call(t, log, audit.Intent{Door: "compute", Action: "connect", Resource: `Host::"tools.local"`, Actor: actor, Decision: allowed("net")}, ok)
+	call(t, log, audit.Intent{Door: "tool", Action: "slack__post_message", Actor: actor, Decision: allowed("posters")}, nil)
+	for _, ev := range []audit.Event{
+		{Kind: audit.KindDenial, Door: "tool", Action: "slack__read_dms", Decision: &audit.Decision{ID: "d-9", Effect: audit.Deny, Reason: "no-dms", Policies: []audit.Policy{{ID: "no-dms"}}}},
+		{Kind: audit.KindDenial, Door: "compute", Action: "connect", Resource: `Host::"example.com"`, Decision: &audit.Decision{Reason: audit.ReasonNoPermit, Nearest: []string{"net"}}},
+		{Kind: audit.KindProbe, Door: "compute", Action: "read", Resource: "/etc/shadow", Source: "agent"},
+		{Kind: audit.KindPolicy, Door: "admin", Action: "reload", Change: &audit.Change{By: "olga", Reason: "T-42"}},
+	} {
+		ev.Actor = actor
+		require.NoError(t, log.Append(ctx, ev))
+	}
+	return log
+}
+
+func page(t *testing.T, log *audittest.Log, opts *report.Options) string {
+	t.Helper()
+	var b strings.Builder
+	require.NoError(t, report.HTML(&b, log.Query(ctx, audit.Filter{}), opts))
+	return b.String()
+}
+
+// section returns the text of the part under a heading, without tags.
+func section(page, id string) string {
+	_, rest, _ := strings.Cut(page, `<h2 id="`+id+`">`)
+	rest, _, _ = strings.Cut(rest, "<h2 ")
+	return strings.Join(strings.Fields(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(rest, " ")), " ")
+}
+
+func TestPageAnswersTheQuestions(t *testing.T) {
+	log := sampleLog(t)
+	rep, err := audit.Verify(ctx, log.Storage.FS(), &audit.VerifyOptions{Key: log.VerifierKey()})
+	require.NoError(t, err)
+	p := page(t, log, &report.Options{Title: "Q4", Verified: &rep})
+	for id, words := range map[string][]string{
+		"summary":     {"3 1 0 1 2 1 1"}, // done failed cancelled open denied probes agents
+		"agents":      {"standup", "tool github__list_prs 1 1 0 0 0", "tool slack__read_dms 0 0 0 0 1", "tool slack__post_message 0 0 0 1 0"},
+		"denials":     {"standup for ann", "slack__read_dms no-dms no-dms d-9", "no-permit; nearest: net"},
+		"credentials": {"github standup 2 use-github"},
+		"models":      {"gpt-5 standup 1 1234 567"},
+		"egress":      {"example.com&#34; standup 0 1", "tools.local&#34; standup 1 0"},
+		"probes":      {"probe: read /etc/shadow agent"},
+		"open":        {"slack__post_message"},
+		"admin":       {"policy.load: reload olga T-42"},
+		"gaps":        {"None."},
+		"integrity":   {"Verified", "No anchor was given", strings.ReplaceAll(rep.Root.String(), "+", "&#43;")},
+	} {
+		for _, w := range words {
+			assert.Contains(t, section(p, id), w, id)
+		}
+	}
+}
+
+func TestPageIsSelfContained(t *testing.T) {
+	p := page(t, sampleLog(t), nil)
+	assert.Contains(t, p, `http-equiv="Content-Security-Policy" content="default-src 'none';`)
+	for _, bad := range []string{"<script", "http://", "https://", "src=", "href=", "url(", "<img", "<link"} {
+		assert.NotContains(t, p, bad)
+	}
+	assert.Contains(t, p, "prefers-color-scheme: dark")
+	assert.Contains(t, p, "@media print")
+}
+
+func TestSameLogSamePage(t *testing.T) {
+	log := sampleLog(t)
+	assert.Equal(t, page(t, log, nil), page(t, log, nil))
+}
+
+func TestHostileInputIsText(t *testing.T) {
+	log := audittest.NewLog(t)
+	hostile := "</td><script>alert(1)</script>\x1b[2J\u2028\u202egpj\x00'\"onload=x"
+	d := audit.Decision{ID: hostile, Reason: hostile, Policies: []audit.Policy{{ID: hostile}}, Errors: []string{hostile}, Nearest: []string{hostile}}
+	actor := audit.Actor{Agent: hostile, User: hostile}
+	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Door: hostile, Action: hostile, Resource: hostile, Actor: actor, Decision: &d}))
+	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindProbe, Action: hostile, Actor: actor, Source: hostile, Detail: map[string]string{hostile: hostile}}))
+	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindCred, Action: hostile, Change: &audit.Change{By: hostile, Reason: hostile}}))
+	allow := audit.Decision{Effect: audit.Allow, Policies: d.Policies}
+	call(t, log, audit.Intent{Door: hostile, Action: hostile, Actor: actor, Decision: allow, Credential: &audit.CredentialUse{Name: hostile, Decision: allow}},
+		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: hostile}})
+	call(t, log, audit.Intent{Door: hostile, Action: hostile, Actor: actor, Decision: allow}, nil)
+	p := page(t, log, &report.Options{Title: hostile, Failure: errors.New(hostile), Verified: &audit.VerifyReport{Origin: hostile, Caveats: []string{hostile}}})
+	assert.NotContains(t, p, "<script")
+	assert.NotContains(t, p, "</td><scr")
+	assert.Contains(t, p, `\u001b[2J\u2028\u202egpj\u0000`)
+	for _, r := range "\x1b\u2028\u202e\x00" {
+		assert.NotContains(t, p, string(r))
+	}
+	assert.Equal(t, strings.Count(p, "<td"), strings.Count(p, "</td>"))
+}
+
+func TestLimitsAndErrors(t *testing.T) {
+	log := audittest.NewLog(t)
+	for i := range 7 {
+		d := audit.Refusal("d", audit.GuardUnknown)
+		require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Action: fmt.Sprint("act", i), Actor: audit.Actor{Agent: "a"}, Decision: &d}))
+	}
+	p := page(t, log, &report.Options{MaxRows: 5})
+	assert.Contains(t, section(p, "denials"), "2 more are on record")
+	assert.NotContains(t, section(p, "denials"), "act5")
+	assert.Contains(t, section(p, "integrity"), "was not verified")
+
+	broken := errors.New("broken")
+	var records iter.Seq2[audit.Record, error] = func(yield func(audit.Record, error) bool) { yield(audit.Record{}, broken) }
+	assert.ErrorIs(t, report.HTML(&strings.Builder{}, records, nil), broken)
+
+	p = page(t, log, &report.Options{Failure: broken, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)})
+	assert.Contains(t, section(p, "integrity"), "VERIFICATION FAILED: broken")
+	assert.Contains(t, p, "Written 2026-01-02 03:04:05.000 UTC")
+}
+
+func TestEmptyLog(t *testing.T) {
+	p := page(t, audittest.NewLog(t), nil)
+	assert.Contains(t, p, "0 records, never to never")
+}
