@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -140,6 +141,9 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		out, sent = d.relay(c, first, t, rule)
 	}
 	d.rec.end(d.ctx, call, t, out, sent)
+	if out.Status != audit.StatusOK {
+		reset(c)
+	}
 }
 
 // claim returns the handler of name. When there is none yet, it notes that c
@@ -174,7 +178,7 @@ func localAddr(c net.Conn) netip.Addr {
 }
 
 // reset closes c so that the other side sees a refusal and not an end.
-func reset(c net.Conn) {
+func reset(c io.Closer) {
 	if l, ok := c.(interface{ SetLinger(int) error }); ok {
 		l.SetLinger(0)
 	}

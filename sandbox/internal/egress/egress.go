@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -108,7 +109,7 @@ type Door struct {
 	tasks    sync.WaitGroup // goroutines of listeners and connections
 	mu       sync.Mutex
 	closed   bool
-	open     map[interface{ Close() error }]string // everything to close, and for which name
+	open     map[io.Closer]string // everything to close, and for which name
 	handlers map[string]http.Handler
 }
 
@@ -140,7 +141,7 @@ func New(c Config) (*Door, error) {
 		names:    newNames(),
 		rec:      newRecorder(c),
 		slots:    make(chan struct{}, c.MaxConns),
-		open:     make(map[interface{ Close() error }]string),
+		open:     make(map[io.Closer]string),
 		handlers: make(map[string]http.Handler),
 	}
 	d.ctx, d.cancel = context.WithCancel(audit.WithActor(context.Background(), c.Actor))
@@ -154,7 +155,7 @@ func (d *Door) CAPEM() []byte { return d.conf.CA.PEM() }
 // Serve starts serving the sockets and returns at once. It owns them from here
 // on, also when it fails.
 func (d *Door) Serve(l Listeners) error {
-	var all []interface{ Close() error }
+	var all []io.Closer
 	for _, t := range l.TCP {
 		all = append(all, t)
 	}
@@ -232,7 +233,7 @@ func (d *Door) acceptAll(l net.Listener, f func(net.Conn)) {
 
 // hold notes something that Close must close, and a goroutine that it must wait
 // for. It is false when the door is closed.
-func (d *Door) hold(c interface{ Close() error }, name string) bool {
+func (d *Door) hold(c io.Closer, name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -244,7 +245,7 @@ func (d *Door) hold(c interface{ Close() error }, name string) bool {
 }
 
 // release undoes hold and closes c.
-func (d *Door) release(c interface{ Close() error }) {
+func (d *Door) release(c io.Closer) {
 	c.Close()
 	d.mu.Lock()
 	delete(d.open, c)
@@ -279,7 +280,7 @@ func (d *Door) Handle(name string, h http.Handler) error {
 	d.handlers[host] = h
 	for c, of := range d.open {
 		if of == host {
-			c.Close()
+			reset(c)
 		}
 	}
 	return nil
@@ -305,7 +306,7 @@ func (d *Door) Close() error {
 	d.closed = true
 	d.cancel()
 	for c := range d.open {
-		c.Close()
+		reset(c)
 	}
 	d.mu.Unlock()
 	d.tasks.Wait()

@@ -147,9 +147,15 @@ func (in *inside) client() *http.Client {
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }
 
-// refused asserts that the door resets c without a byte.
-func (in *inside) refused(c net.Conn) {
+// refused asserts that the door resets c without a byte, at the latest when the
+// program has said something.
+func (in *inside) refused(c net.Conn, say ...string) {
 	in.t.Helper()
+	for _, s := range say {
+		if _, err := io.WriteString(c, s); err != nil {
+			return // the reset came first, and is reported once only
+		}
+	}
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	n, err := c.Read(make([]byte, 1))
 	require.Zero(in.t, n)

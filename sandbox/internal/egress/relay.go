@@ -27,20 +27,17 @@ func (d *Door) relay(c net.Conn, first []byte, t target, r Rule) (out audit.Outc
 		if code == CausePrivate {
 			d.rec.deny(d.ctx, t, d.rec.refusal(CausePrivate), denialsEach)
 		}
-		reset(c)
 		return d.failed(code), 0
 	}
 	if !d.holdRelay(up, t.host) {
-		up.Close()
-		reset(c)
-		return d.failed("cancelled"), 0
+		reset(up)
+		return d.failed("handler-registered"), 0
 	}
 	defer d.release(up)
 	n, err := up.Write(first)
 	sent = int64(n)
 	if err != nil {
-		reset(c)
-		return d.failed("upstream-down"), sent
+		return d.failed("broken"), sent
 	}
 	down := make(chan error, 1)
 	go func() {
@@ -51,10 +48,9 @@ func (d *Door) relay(c net.Conn, first []byte, t target, r Rule) (out audit.Outc
 	more, err := pipe(up, c)
 	sent += more
 	if err = errors.Join(err, <-down); err != nil {
-		reset(c)
-		b := out.Bytes
+		received := out.Bytes
 		out = d.failed("broken")
-		out.Bytes = b
+		out.Bytes = received
 		return out, sent
 	}
 	out.Status = audit.StatusOK
@@ -66,14 +62,12 @@ func (d *Door) failed(code string) audit.Outcome {
 	if d.ctx.Err() != nil {
 		return audit.Outcome{Status: audit.StatusCancelled}
 	}
-	if code == "cancelled" {
-		return audit.Outcome{Status: audit.StatusCancelled, ErrorCode: "handler-registered"}
-	}
 	return audit.Outcome{Status: audit.StatusFailed, ErrorCode: code}
 }
 
 // pipe copies from src to dst until the end, and passes the end on. After an
-// error it closes both, which ends the other direction as well. Between two TCP
+// error it resets both, which ends the other direction as well: what was cut
+// must not look complete. Between two TCP
 // connections the kernel moves the bytes.
 func pipe(dst, src net.Conn) (int64, error) {
 	n, err := io.Copy(dst, src)
@@ -83,8 +77,8 @@ func pipe(dst, src net.Conn) (int64, error) {
 			return n, nil
 		}
 	}
-	dst.Close()
-	src.Close()
+	reset(dst)
+	reset(src)
 	return n, err
 }
 
