@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,20 +42,32 @@ import (
 func LoadPolicy(name string, text []byte) (*Policy, error) {
 	r := &policyReader{file: name, places: make(map[string]*token.Position)}
 	p := r.read(text)
+	if p != nil {
+		p.check(func(field, problem, fix string) {
+			// A value that could not be read is not judged as well.
+			if !slices.ContainsFunc(r.errs, func(e *PolicyError) bool { return e.Field == field }) {
+				r.bad(r.place(field), field, problem, fix)
+			}
+		})
+	}
 	if len(r.errs) == 0 {
-		p.check(func(field, problem, fix string) { r.bad(r.place(field), field, problem, fix) })
+		return p, nil
 	}
-	if len(r.errs) > 0 {
-		return nil, errors.Join(r.errs...)
+	slices.SortStableFunc(r.errs, func(a, b *PolicyError) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	errs := make([]error, len(r.errs))
+	for i, e := range r.errs {
+		errs[i] = e
 	}
-	return p, nil
+	return nil, errors.Join(errs...)
 }
 
 // A policyReader walks the syntax tree and remembers where each field stands.
 type policyReader struct {
 	file   string
 	places map[string]*token.Position
-	errs   []error
+	errs   []*PolicyError
 }
 
 func (r *policyReader) bad(at *token.Position, field, problem, fix string) {
@@ -96,11 +110,12 @@ func (r *policyReader) read(text []byte) *Policy {
 	switch {
 	case docs == 0:
 		r.bad(nil, "version", "the file is empty", "write version: 1")
+		return nil
 	case docs > 1:
 		r.bad(position(body), "", "a second document", "keep one policy a file")
-	default:
-		r.policy(body, &p)
+		return nil
 	}
+	r.policy(body, &p)
 	return &p
 }
 
@@ -173,11 +188,9 @@ type setter func(n ast.Node, field string)
 func (r *policyReader) policy(n ast.Node, p *Policy) {
 	r.object(n, "", map[string]setter{
 		"version": func(n ast.Node, f string) {
-			var v int64
+			v := int64(1)
 			r.integer(&v)(n, f)
-			if p.Version = int(v); v != 1 {
-				r.bad(position(n), f, "not a version of this format", "write version: 1")
-			}
+			p.Version = int(v)
 		},
 		"filesystem": func(n ast.Node, f string) {
 			r.object(n, f, map[string]setter{
@@ -205,7 +218,7 @@ func (r *policyReader) policy(n ast.Node, p *Policy) {
 		},
 		"network": func(n ast.Node, f string) { r.network(n, f, &p.Network) },
 	})
-	if r.places["version"] == nil && len(r.errs) == 0 {
+	if r.places["version"] == nil {
 		r.bad(position(n), "version", "it is missing", "write version: 1")
 	}
 }
@@ -263,7 +276,7 @@ func (r *policyReader) entries(n ast.Node, field string, each func(key string, n
 	switch n.(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
 	default:
-		r.wrong(n, field, "a mapping of keys to values")
+		r.wrong(n, field, "a mapping", "keys with values")
 		return
 	}
 	seen := make(map[string]bool)
@@ -302,7 +315,7 @@ func pairs(n ast.Node) []*ast.MappingValueNode {
 func (r *policyReader) list(n ast.Node, field string, each setter) {
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
-		r.wrong(n, field, "a list")
+		r.wrong(n, field, "a list", "a list, such as [a, b]")
 		return
 	}
 	for i, v := range seq.Values {
@@ -334,7 +347,7 @@ func (r *policyReader) ports(to *[]uint16) setter {
 			}
 			*to = append(*to, uint16(p))
 		})
-		if len(*to) == 0 && len(r.errs) == 0 {
+		if seq, ok := n.(*ast.SequenceNode); ok && len(seq.Values) == 0 {
 			r.bad(position(n), field, "no port is listed", "list some, or leave ports out for 443")
 		}
 	}
@@ -348,7 +361,7 @@ func (r *policyReader) text(to *string) setter {
 		case *ast.LiteralNode:
 			*to = n.Value.Value
 		default:
-			r.wrong(n, field, "text (quote it)")
+			r.wrong(n, field, "text", "text, in quotes")
 		}
 	}
 }
@@ -357,7 +370,7 @@ func (r *policyReader) truth(to *bool) setter {
 	return func(n ast.Node, field string) {
 		b, ok := n.(*ast.BoolNode)
 		if !ok {
-			r.wrong(n, field, "true or false")
+			r.wrong(n, field, "true or false", "true, or leave it out")
 			return
 		}
 		*to = b.Value
@@ -370,7 +383,7 @@ func (r *policyReader) integer(to *int64) setter {
 	return func(n ast.Node, field string) {
 		v, err := strconv.ParseInt(n.GetToken().Value, 10, 64)
 		if _, ok := n.(*ast.IntegerNode); !ok || err != nil || v <= 0 {
-			r.wrong(n, field, "a decimal number above zero")
+			r.wrong(n, field, "a number above zero", "it in decimal digits")
 			return
 		}
 		*to = v
@@ -394,7 +407,7 @@ func (r *policyReader) size(to *int64) setter {
 			err = errors.New("not a scalar")
 		}
 		if err != nil || v <= 0 || v > (1<<60)>>shift {
-			r.wrong(n, field, "a size such as 256MiB (units: KiB, MiB, GiB, TiB)")
+			r.wrong(n, field, "a size", "one such as 256MiB (the units are KiB, MiB, GiB, TiB)")
 			return
 		}
 		*to = v << shift
@@ -402,11 +415,11 @@ func (r *policyReader) size(to *int64) setter {
 }
 
 // wrong reports a value of another type than the field has.
-func (r *policyReader) wrong(n ast.Node, field, want string) {
-	problem, fix := "not "+want, "write "+want
+func (r *policyReader) wrong(n ast.Node, field, want, form string) {
+	problem, fix := "the value is not "+want, "write "+form
 	switch n := n.(type) {
 	case *ast.NullNode:
-		problem, fix = "the value is empty", "leave the key out, or write "+want
+		problem, fix = "the value is empty", "leave the key out, or write "+form
 	case *ast.AliasNode:
 		problem, fix = "YAML reads a leading * as a reference", fmt.Sprintf("put it in quotes: %q", "*"+n.Value.GetToken().Value)
 	case *ast.AnchorNode, *ast.TagNode, *ast.MergeKeyNode:
