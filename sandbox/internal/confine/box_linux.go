@@ -65,8 +65,6 @@ func (b *Box) closeListeners() {
 	}
 }
 
-var errEnded = errors.New("the sandbox has ended")
-
 // Exec starts a command. files are its descriptors from 0 on; nil stands for
 // /dev/null. The command gets copies, the caller keeps what it passed.
 func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
@@ -94,7 +92,7 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 	b.mu.Lock()
 	if b.ended {
 		b.mu.Unlock()
-		return nil, &ExecError{Path: e.Path, Err: errEnded}
+		return nil, &ExecError{Path: e.Path, Err: ErrEnded}
 	}
 	b.next++
 	p.id, m.ID = b.next, b.next
@@ -155,7 +153,7 @@ func (b *Box) receive() {
 	b.ended = true
 	for _, p := range b.procs {
 		select {
-		case p.said <- &message{Kind: msgRefused, Text: errEnded.Error()}:
+		case p.said <- &message{Kind: msgRefused, Text: ErrEnded.Error()}:
 		default:
 		}
 		p.exit <- Exit{Code: -1, Signal: int(unix.SIGKILL), Lost: true}
@@ -175,14 +173,14 @@ func (b *Box) forget(id uint64) {
 func (b *Box) send(m *message, fds ...int) error {
 	raw, err := b.sock.SyscallConn()
 	if err != nil {
-		return errEnded
+		return ErrEnded
 	}
 	var sendErr error
 	if err := raw.Write(func(fd uintptr) bool {
 		sendErr = send(int(fd), m, fds...)
 		return sendErr != unix.EAGAIN
 	}); err != nil {
-		return errEnded
+		return ErrEnded
 	}
 	return sendErr
 }
@@ -222,4 +220,19 @@ func startProcess(path string, fds []int, attr *syscall.SysProcAttr) (*os.Proces
 		return nil, err
 	}
 	return os.FindProcess(pid)
+}
+
+// Pipe returns a pipe whose ends a program inside may also open anew, as
+// /dev/stdout: for that they must belong to the room's user.
+func (b *Box) Pipe() (r, w *os.File, err error) {
+	r, w, err = os.Pipe()
+	if err != nil || !b.id.root {
+		return r, w, err
+	}
+	if err := r.Chown(b.id.uid, b.id.gid); err != nil {
+		r.Close()
+		w.Close()
+		return nil, nil, err
+	}
+	return r, w, nil
 }

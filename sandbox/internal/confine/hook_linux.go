@@ -30,9 +30,9 @@ type order struct {
 	Mounts         []int
 	WorkspaceMount int
 	SelfMount      int
-	KUID      int
-	IDMapped  bool // some of the inherited mounts translate ids
-	HostNS    map[string]string
+	KUID           int
+	IDMapped       bool // some of the inherited mounts translate ids
+	HostNS         map[string]string
 }
 
 // The hook. It runs before main in every program that imports this package,

@@ -164,7 +164,11 @@ func (r *root) tmpfs(target string, size uint64, extra int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return r.attach(fd, target, true)
+	if err := r.attach(fd, target, true); err != nil {
+		return err
+	}
+	r.mounted = r.mounted[:len(r.mounted)-1] // as much the room's own as the root
+	return nil
 }
 
 func (r *root) devices(nodes []int, size uint64) error {

@@ -66,6 +66,9 @@ func Layers() []Layer {
 // sandbox at all.
 var ErrUnsupported = errors.New("unsupported on this system")
 
+// ErrEnded is wrapped by errors about a room that is gone.
+var ErrEnded = errors.New("the sandbox has ended")
+
 // A LayerError says which layer could not be made, at which step, and what to
 // do about it.
 type LayerError struct {

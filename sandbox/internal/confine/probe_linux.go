@@ -1,0 +1,45 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+)
+
+// Probe builds a room as Launch does and reports the layers that cannot be had,
+// with the reason, and the version of Landlock. One room shows the first layer
+// that fails; the layers that a room can do without are looked for one by one.
+func Probe() (map[Layer]error, int) {
+	missing := map[Layer]error{}
+	abi, err := landlockABI()
+	if err != nil {
+		missing[LayerLandlock] = &LayerError{Layer: LayerLandlock, Err: err}
+	}
+	dir, err := os.MkdirTemp("", "sandbox-probe-")
+	if err != nil {
+		missing[LayerMount] = &LayerError{Layer: LayerMount, Step: "make a workspace", Err: err}
+		return missing, abi
+	}
+	defer os.RemoveAll(dir)
+	optional := []Layer{LayerRlimits, LayerNoNewPrivs, LayerCaps, LayerLandlock, LayerSeccomp, LayerNetwork, LayerCgroup}
+	b, err := Launch(context.Background(), &Spec{Hostname: "sandbox", Workspace: dir, OwnWorkspace: true, Optional: optional})
+	if err != nil {
+		var le *LayerError
+		if !errors.As(err, &le) || le.Layer == "" {
+			le = &LayerError{Layer: LayerUser, Step: "start init", Err: err}
+		}
+		missing[le.Layer] = le
+		return missing, abi
+	}
+	defer b.Close()
+	defer b.closeListeners()
+	for _, l := range optional {
+		if missing[l] == nil && !slices.Contains(b.report.Layers, l) {
+			missing[l] = &LayerError{Layer: l, Err: errors.New("it could not be put in force")}
+		}
+	}
+	return missing, abi
+}

@@ -1,0 +1,157 @@
+package sandbox
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/twinward-dev/twinward/sandbox/internal/confine"
+)
+
+// Where the trust store of a session lies.
+const (
+	trustFile = "/etc/ssl/certs/ca-certificates.crt"
+	caFile    = "/etc/ssl/certs/sandbox-ca.crt"
+)
+
+// hostTrust are the places where systems keep their roots.
+var hostTrust = []string{trustFile, "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"}
+
+// spec turns the policy into what the room is built from.
+func (s *Session) spec() (*confine.Spec, error) {
+	p := s.policy
+	spec := &confine.Spec{
+		Hostname:     "sandbox",
+		Workspace:    s.workspace,
+		OwnWorkspace: s.ownWorkspace,
+		Files:        s.files(),
+		TmpSize:      uint64(p.Filesystem.TmpSize),
+		Ports:        p.ports(),
+		Limits: confine.Limits{
+			Processes: uint64(p.Process.MaxProcesses), OpenFiles: uint64(p.Process.MaxOpenFiles),
+			FileSize: uint64(p.Process.MaxFileSize), Data: uint64(p.Process.MaxMemory),
+		},
+		Env:     s.environment(),
+		Self:    s.opts.Self,
+		Without: s.opts.without,
+	}
+	abs, err := filepath.Abs(s.workspace)
+	if err != nil {
+		return nil, err
+	}
+	spec.Workspace = abs
+	if s.opts.Require != nil {
+		for _, l := range confine.Layers() {
+			if !slices.Contains(s.opts.Require, l) {
+				spec.Optional = append(spec.Optional, l)
+			}
+		}
+	}
+	readOnly, optional := p.Filesystem.ReadOnly, false
+	if readOnly == nil {
+		readOnly, optional = SystemPaths(), true
+	}
+	for _, path := range readOnly {
+		spec.Binds = append(spec.Binds, confine.Bind{Source: path, Optional: optional})
+	}
+	for _, path := range p.Filesystem.ReadWrite {
+		spec.Binds = append(spec.Binds, confine.Bind{Source: path, Writable: true})
+	}
+	for _, b := range spec.Binds {
+		for _, f := range spec.Files {
+			if f.Path == b.Source || strings.HasPrefix(f.Path, b.Source+"/") {
+				return nil, &PolicyError{Field: "filesystem", Problem: fmt.Sprintf("%s would replace %s, which the session makes", b.Source, f.Path),
+					Fix: "list the files beneath it that are needed"}
+			}
+		}
+	}
+	return spec, nil
+}
+
+// environment returns what every command has: nothing of it comes from the
+// host's own.
+func (s *Session) environment() []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=" + confine.Home, "USER=" + confine.User, "LOGNAME=" + confine.User, "SHELL=/bin/sh", "TMPDIR=/tmp", "LANG=C.UTF-8",
+		"NODE_EXTRA_CA_CERTS=" + caFile,
+	}
+	for _, k := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CODEX_CA_CERTIFICATE"} {
+		env = append(env, k+"="+trustFile)
+	}
+	for k, v := range s.policy.Environment {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+// files returns the synthetic part of /etc.
+func (s *Session) files() []confine.File {
+	text := func(path, format string, args ...any) confine.File {
+		return confine.File{Path: path, Data: fmt.Appendf(nil, format, args...)}
+	}
+	ca := s.door.CAPEM()
+	return []confine.File{
+		text("/etc/passwd", "%s:x:%d:%d::%s:/bin/sh\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n", confine.User, confine.UID, confine.GID, confine.Home),
+		text("/etc/group", "%s:x:%d:\nnogroup:x:65534:\n", confine.User, confine.GID),
+		text("/etc/hostname", "sandbox\n"),
+		text("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+		text("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
+		{Path: trustFile, Data: append(trustedRoots(), ca...)},
+		{Path: caFile, Data: ca},
+	}
+}
+
+// trustedRoots returns the host's roots, or nothing when it has none: then only
+// what is served in-process can be verified.
+func trustedRoots() []byte {
+	const limit = 4 << 20
+	for _, path := range hostTrust {
+		if b, err := os.ReadFile(path); err == nil && len(b) < limit {
+			if len(b) > 0 && b[len(b)-1] != '\n' {
+				b = append(b, '\n')
+			}
+			return b
+		}
+	}
+	return nil
+}
+
+func closeListeners(l confine.Listeners) {
+	for _, ln := range l.TCP {
+		ln.Close()
+	}
+	if l.DNSTCP != nil {
+		l.DNSTCP.Close()
+	}
+	if l.DNSUDP != nil {
+		l.DNSUDP.Close()
+	}
+}
+
+// removeTree removes a workspace, also when a program took its own permissions
+// away from folders in it. Nothing runs in it any more, and no link is followed.
+func removeTree(dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	_ = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			_ = root.Chmod(path, 0o700)
+		}
+		if err != nil && d != nil && d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	root.Close()
+	return os.RemoveAll(dir)
+}

@@ -1,0 +1,108 @@
+// Package sandbox confines a process, and resolves and polices every name that
+// it reaches. It is the compute door of Twinward.
+//
+// Think of a [Session] as a small machine that is made for one agent. It has
+// its own users, processes, network, host name and file system; nothing of the
+// real machine is in it but what the [Policy] names. The machine is built by
+// this process, without root, a daemon, a container engine or a helper program,
+// in a few milliseconds, and it dies with this process.
+//
+// A session is its actor. Whatever a program inside sends to a name that is
+// served by [Session.Handle] arrives with the actor that was given to [Start],
+// so an agent needs no credential, and has none.
+//
+//	box, err := sandbox.Start(ctx, policy, actor, log, nil)
+//	defer box.Close()
+//	box.Handle("tools.local", gateway)
+//	cmd := box.Command(ctx, "claude", "-p", "Summarise my open PRs")
+//	cmd.Stdout = os.Stdout
+//	err = cmd.Run()
+//
+// # What holds
+//
+// Every layer below is required unless [Options.Require] names fewer. Start
+// fails with a [*LayerError] before anything runs when one cannot be had, and
+// [Session.Report] lists those that were verified from inside.
+//
+//   - Seven namespaces. The user inside is nobody outside: the caller's own
+//     user or, when the caller is root, a user id that exists for this session
+//     only. It is never uid 0 of the host.
+//   - A root file system of its own, built from detached mounts: read-only,
+//     without set-id programs and devices, with a small /dev, a /proc that
+//     shows only the session, a synthetic /etc and no /sys.
+//   - Landlock, at the version of the kernel, says once more which files may be
+//     read, written, truncated and controlled, and cuts off signals and abstract
+//     sockets to the outside.
+//   - A seccomp filter that allows what ordinary programs use and refuses the
+//     rest: namespaces, mounts, tracing, keyrings, io_uring, raw sockets, set-id
+//     bits, typing into the terminal.
+//   - No capability in any set, no new privileges, limits on processes, files
+//     and memory file systems, no core dumps.
+//   - An empty environment and no descriptor but those that [Cmd] names.
+//   - A network in which every address leads to this process.
+//
+// # What does not hold
+//
+// The kernel is shared: a bug in it that the filter leaves reachable is a way
+// out. Nothing limits CPU time or total memory (that takes cgroups). What policy
+// makes writable, a program may fill with anything, so treat a workspace that
+// an agent has written as untrusted input. A program that policy lets reach a
+// host can send that host anything that it can read.
+//
+// # Systems
+//
+// Linux 6.2 or newer on amd64, with user namespaces and Landlock. The arm64
+// lists are built but have not been run. Elsewhere the package compiles, and
+// [Start] fails with [ErrUnsupported].
+package sandbox
+
+import (
+	"errors"
+
+	"github.com/twinward-dev/twinward/sandbox/internal/confine"
+)
+
+// A Layer is one wall of a session; see the package comment.
+type Layer = confine.Layer
+
+// The layers of a session, outermost first.
+const (
+	LayerUser       = confine.LayerUser
+	LayerMount      = confine.LayerMount
+	LayerPID        = confine.LayerPID
+	LayerNet        = confine.LayerNet
+	LayerIPC        = confine.LayerIPC
+	LayerUTS        = confine.LayerUTS
+	LayerCgroup     = confine.LayerCgroup
+	LayerProc       = confine.LayerProc
+	LayerIDMap      = confine.LayerIDMap // only when the host is root and gives a workspace or writable path
+	LayerRlimits    = confine.LayerRlimits
+	LayerNoNewPrivs = confine.LayerNoNewPrivs
+	LayerCaps       = confine.LayerCaps
+	LayerLandlock   = confine.LayerLandlock
+	LayerSeccomp    = confine.LayerSeccomp
+	LayerNetwork    = confine.LayerNetwork
+)
+
+// Layers returns all layers, outermost first.
+func Layers() []Layer { return confine.Layers() }
+
+// A LayerError says which layer could not be made, at which step and why, and
+// what to do about it when that is known.
+type LayerError = confine.LayerError
+
+var (
+	// ErrUnsupported is wrapped by errors on systems that cannot have a sandbox.
+	ErrUnsupported = confine.ErrUnsupported
+	// ErrEnded is wrapped by errors of a session that has ended.
+	ErrEnded = confine.ErrEnded
+	// ErrDenied is wrapped by the error of a command that policy does not allow.
+	ErrDenied = errors.New("sandbox: denied by policy")
+	// ErrNotFound is wrapped by the error of a command whose program does not
+	// exist inside the session.
+	ErrNotFound = errors.New("no such program inside the sandbox")
+)
+
+// Self is the path of this process's own executable inside a session that was
+// started with [Options.Self].
+const Self = confine.SelfPath

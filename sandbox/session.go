@@ -1,0 +1,289 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/sandbox/internal/confine"
+	"github.com/twinward-dev/twinward/sandbox/internal/egress"
+)
+
+// Options are what can be left out of [Start]. Nil is the zero Options, which
+// is safe.
+type Options struct {
+	// Engine decides connect and exec besides the policy's own lists; nil: the
+	// policy's lists alone decide, and every program in the session may be run.
+	Engine *governance.Engine
+	// Name is the session's name as the resource of governance policies:
+	// Sandbox::"<name>". Empty means "sandbox".
+	Name string
+	// Workspace is the host directory that is /sandbox inside; "" means a new
+	// empty one, which Close removes. When the host is root, files in it keep
+	// their owner on disk and belong to the session's user inside; that takes a
+	// file system that can be idmapped.
+	Workspace string
+	// Self shows the executable of this very process inside, at [Self], so that
+	// a program can run itself as its own agent.
+	Self bool
+	// Require names the layers without which Start fails; nil means all of them.
+	// A layer that is left out of it is still used where it can be had. The
+	// namespaces and the network are always required.
+	Require []Layer
+	// Logger takes what is worth a line but not a record; nil discards it.
+	Logger *slog.Logger
+
+	without []Layer // for tests: layers to leave out
+}
+
+// A Session is a living sandbox. Its methods may be called concurrently.
+type Session struct {
+	ctx    context.Context
+	policy *Policy // normal form, never changed
+	hash   string
+	actor  audit.Actor
+	log    audit.Recorder
+	opts   Options
+	box    *confine.Box
+	door   *egress.Door
+
+	workspace    string
+	ownWorkspace bool
+
+	commands sync.WaitGroup // outcomes that are not on record yet
+	mu       sync.Mutex
+	ending   bool
+	ran      int
+	failed   error // of the log, while ending
+
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+// Start makes a session for an actor. When it returns, every layer is in force,
+// the launch is on record, and nothing has run inside yet.
+//
+// The session is that actor until it ends: when ctx is cancelled, which is how
+// revocation reaches it, when [Session.Close] is called, or when this process
+// dies, however it dies. Then every process inside is killed by the kernel. An
+// empty Session or Issuer of the actor is filled in.
+//
+// Start needs a log, as nothing may run that is not on record.
+func Start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder, opts *Options) (*Session, error) {
+	s, err := start(ctx, p, actor, log, opts)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: start: %w", err)
+	}
+	return s, nil
+}
+
+func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder, opts *Options) (*Session, error) {
+	if log == nil {
+		return nil, audit.ErrNoLog
+	}
+	if err := actor.Validate(); err != nil {
+		return nil, err
+	}
+	if p == nil {
+		p = &Policy{}
+	}
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	s := &Session{policy: p.normal(), hash: p.Hash(), actor: actor, log: log, done: make(chan struct{})}
+	if opts != nil {
+		s.opts = *opts
+	}
+	if s.opts.Name == "" {
+		s.opts.Name = "sandbox"
+	}
+	if s.opts.Logger == nil {
+		s.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if s.actor.Session == "" {
+		s.actor.Session = "s-" + randomID()
+	}
+	if s.actor.Issuer == "" {
+		s.actor.Issuer = "session"
+	}
+	if err := s.launch(ctx); err != nil {
+		s.abandon()
+		return nil, err
+	}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	context.AfterFunc(s.ctx, s.end)
+	go s.finish()
+	return s, nil
+}
+
+func (s *Session) launch(ctx context.Context) (err error) {
+	ca, err := egress.NewCA(time.Now())
+	if err != nil {
+		return err
+	}
+	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, egress.Config{CA: ca, Logger: s.opts.Logger}); err != nil {
+		return err
+	}
+	if err := s.openWorkspace(); err != nil {
+		return err
+	}
+	spec, err := s.spec()
+	if err != nil {
+		return err
+	}
+	if s.box, err = confine.Launch(ctx, spec); err != nil {
+		return err
+	}
+	if err := s.log.Append(ctx, s.launchEvent()); err != nil {
+		closeListeners(s.box.Listeners)
+		return fmt.Errorf("record the launch: %w", err)
+	}
+	if s.box.Listeners.TCP == nil {
+		return nil // a test left the network out
+	}
+	return s.door.Serve(egress.Listeners(s.box.Listeners))
+}
+
+// abandon undoes what launch did before it failed.
+func (s *Session) abandon() {
+	if s.box != nil {
+		s.box.Close()
+	}
+	if s.door != nil {
+		s.door.Close()
+	}
+	if s.ownWorkspace {
+		_ = removeTree(s.workspace)
+	}
+}
+
+func (s *Session) openWorkspace() error {
+	if s.opts.Workspace != "" {
+		fi, err := os.Stat(s.opts.Workspace)
+		if err != nil {
+			return fmt.Errorf("workspace: %w", err)
+		}
+		if !fi.IsDir() {
+			return fmt.Errorf("workspace %s is not a directory", s.opts.Workspace)
+		}
+		s.workspace = s.opts.Workspace
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "sandbox-")
+	if err != nil {
+		return fmt.Errorf("workspace: %w", err)
+	}
+	s.workspace, s.ownWorkspace = dir, true
+	return nil
+}
+
+func (s *Session) resource() string { return fmt.Sprintf("Sandbox::%q", s.opts.Name) }
+
+func (s *Session) launchEvent() audit.Event {
+	r := s.Report()
+	layers := make([]string, len(r.Layers))
+	for i, l := range r.Layers {
+		layers[i] = string(l)
+	}
+	return audit.Event{
+		Kind: audit.KindLaunch, Door: audit.DoorCompute, Action: "launch", Resource: s.resource(), Actor: s.actor,
+		Detail: map[string]string{
+			"policy_hash": s.hash, "layers": strings.Join(layers, ","), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
+		},
+	}
+}
+
+// end begins the end of the session. What follows is up to finish.
+func (s *Session) end() {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.box.Close()
+}
+
+// finish waits until everything inside is dead, whoever killed it, and then
+// takes the session apart.
+func (s *Session) finish() {
+	<-s.box.Done()
+	s.cancel(ErrEnded)
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.commands.Wait()
+	err := s.door.Close()
+	if s.ownWorkspace {
+		err = errors.Join(err, removeTree(s.workspace))
+	}
+	s.mu.Lock()
+	ran := s.ran
+	s.mu.Unlock()
+	if logErr := s.log.Append(context.WithoutCancel(s.ctx), audit.Event{
+		Kind: audit.KindExit, Door: audit.DoorCompute, Action: "exit", Resource: s.resource(), Actor: s.actor,
+		Detail: map[string]string{"policy_hash": s.hash, "commands": strconv.Itoa(ran)},
+	}); logErr != nil {
+		err = errors.Join(err, fmt.Errorf("record the exit: %w", logErr))
+	}
+	s.failed = err
+	close(s.done)
+}
+
+// Close ends the session and everything inside. It returns when no process,
+// mount, listener or temporary workspace of it is left and the end is on
+// record. Further calls wait and return the same.
+func (s *Session) Close() error {
+	s.cancel(ErrEnded)
+	<-s.done
+	if s.failed != nil {
+		return fmt.Errorf("sandbox: close: %w", s.failed)
+	}
+	return nil
+}
+
+// Done is closed when the session has ended and is taken apart.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Workspace returns the host directory that is /sandbox inside. What is in it
+// was written by programs of the session: do not follow links in it.
+func (s *Session) Workspace() string { return s.workspace }
+
+// Actor returns who the session is.
+func (s *Session) Actor() audit.Actor { return s.actor }
+
+// A Report is what a session found about itself from inside, before anything
+// ran.
+type Report struct {
+	// Layers are those that are in force, outermost first.
+	Layers []Layer
+	// LandlockABI is the version of Landlock in force, 0 for none.
+	LandlockABI int
+	// Status holds what /proc/<pid>/status says of privileges for the thread
+	// that every command comes from: NoNewPrivs, CapEff, CapBnd, Seccomp and so on.
+	Status map[string]string
+	// UID is the user that the session's processes have outside; never 0.
+	UID int
+}
+
+// Report returns what is in force. It is the same for the whole session.
+func (s *Session) Report() Report {
+	r := s.box.Report()
+	return Report{Layers: r.Layers, LandlockABI: r.LandlockABI, Status: r.Status, UID: r.UID}
+}
+
+func randomID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
