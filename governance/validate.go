@@ -16,6 +16,7 @@ import (
 // does not allow, and names of things that are not in the bundle.
 func (c *compiler) validate(p *policy) {
 	before := len(c.rep.Findings)
+	said := map[string]bool{}
 	for _, e := range cedarx.Entities(p.cedar) {
 		known, severity := c.known(e)
 		if known {
@@ -35,6 +36,13 @@ func (c *compiler) validate(p *policy) {
 			c.finding(p, Warning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
 			continue
 		}
+		// Once for each mistake, not for each tool that the policy covers.
+		gist, _, _ := strings.Cut(msg, " in context for ")
+		gist, _, _ = strings.Cut(gist, " on entity type ")
+		if said[gist] {
+			continue
+		}
+		said[gist] = true
 		word, fix := explain(msg, c.snap)
 		c.finding(p, Error, word, msg, fix)
 	}
