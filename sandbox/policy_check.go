@@ -161,9 +161,9 @@ func (r *Rule) check(field string, bad func(field, problem, fix string)) {
 		bad(host, "it is missing", "write the name of a host")
 	case strings.Contains(r.Host, "/"):
 		bad(host, fmt.Sprintf("%q is a URL or has a path", r.Host), "write the host's name only")
-	case strings.Contains(r.Host, ":"):
+	case strings.Count(r.Host, ":") == 1:
 		name, port, _ := strings.Cut(r.Host, ":")
-		bad(host, fmt.Sprintf("%q has a port or is an address", r.Host), fmt.Sprintf("write host: %q and ports: [%s]", name, port))
+		bad(host, fmt.Sprintf("%q has a port", r.Host), fmt.Sprintf("write host: %q and ports: [%s]", name, port))
 	case err != nil:
 		bad(host, fmt.Sprintf("%q: %v", r.Host, err), "write a name such as api.example.com, or *.example.com; addresses are not reachable, names are")
 	case strings.HasSuffix(r.Host, "."):

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,7 @@ func LoadPolicy(name string, text []byte) (*Policy, error) {
 type policyReader struct {
 	file   string
 	places map[string]*token.Position
+	key    *token.Position // of the key whose value is being read
 	errs   []*PolicyError
 }
 
@@ -209,16 +211,15 @@ func (r *policyReader) policy(n ast.Node, p *Policy) {
 		},
 		"environment": func(n ast.Node, f string) {
 			p.Environment = make(Environment)
-			r.entries(n, f, func(key string, n ast.Node, f string) bool {
+			r.entries(n, f, func(key string, n ast.Node, f string) {
 				var v string
 				r.text(&v)(n, f)
 				p.Environment[key] = v
-				return true
 			})
 		},
 		"network": func(n ast.Node, f string) { r.network(n, f, &p.Network) },
 	})
-	if r.places["version"] == nil {
+	if r.places["version"] == nil && pairs(n) != nil {
 		r.bad(position(n), "version", "it is missing", "write version: 1")
 	}
 }
@@ -236,9 +237,6 @@ func (r *policyReader) network(n ast.Node, field string, net *Network) {
 				})
 				net.Allow = append(net.Allow, rule)
 			})
-		},
-		"egress": func(n ast.Node, f string) {
-			r.bad(position(n), f, "an unknown key; what is allowed is a list of hosts with ports, and the rest is denied", "write\n"+allowForm(n))
 		},
 	})
 }
@@ -262,17 +260,21 @@ func allowForm(n ast.Node) string {
 
 // object reads a mapping whose keys are known.
 func (r *policyReader) object(n ast.Node, field string, keys map[string]setter) {
-	r.entries(n, field, func(key string, n ast.Node, f string) bool {
-		set, ok := keys[key]
-		if ok {
+	r.entries(n, field, func(key string, n ast.Node, f string) {
+		if set, ok := keys[key]; ok {
 			set(n, f)
+			return
 		}
-		return ok
+		problem, fix := "an unknown key", "the keys here are "+strings.Join(slices.Sorted(maps.Keys(keys)), ", ")
+		if f == "network.egress" { // a form that is written about elsewhere
+			problem, fix = "an unknown key; what is allowed is a list of hosts with ports, and the rest is denied", "write\n"+allowForm(n)
+		}
+		r.bad(r.key, f, problem, fix)
 	})
 }
 
-// entries reads a mapping; each reports whether it knows the key.
-func (r *policyReader) entries(n ast.Node, field string, each func(key string, n ast.Node, field string) bool) {
+// entries reads a mapping with any keys.
+func (r *policyReader) entries(n ast.Node, field string, each func(key string, n ast.Node, field string)) {
 	switch n.(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
 	default:
@@ -295,10 +297,8 @@ func (r *policyReader) entries(n ast.Node, field string, each func(key string, n
 			continue
 		}
 		seen[k.Value] = true
-		r.places[f] = position(v.Value)
-		if !each(k.Value, v.Value, f) {
-			r.bad(k.Token.Position, f, "an unknown key", "the keys are shown at sandbox.LoadPolicy")
-		}
+		r.key, r.places[f] = k.Token.Position, position(v.Value)
+		each(k.Value, v.Value, f)
 	}
 }
 

@@ -39,6 +39,8 @@ func Canonical(name string) (string, error) {
 			}
 			label = 0
 			continue
+		case c >= 0x80:
+			return "", fmt.Errorf("%w: it has letters beyond ASCII, which are written as xn--", errName)
 		default:
 			return "", fmt.Errorf("%w: it contains %q", errName, c)
 		}
