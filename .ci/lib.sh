@@ -1,0 +1,47 @@
+# Shared by run, soak and bench: sourced, not run.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+uid_name=twinward-ci
+started=$SECONDS
+
+say() { printf '\n== %4ds  %s\n' $((SECONDS - started)) "$*"; }
+die() { printf '\nFAILED: %s\n' "$*" >&2; exit 1; }
+
+# need TOOL PACKAGE: installs a Debian package when the tool is missing.
+need() {
+	command -v "$1" >/dev/null 2>&1 && return 0
+	if [ -z "${apt_updated:-}" ]; then
+		apt-get update -qq >/dev/null || die "apt-get update failed, and $1 is missing"
+		apt_updated=1
+	fi
+	apt-get install -y -qq --no-install-recommends "$2" >/dev/null || die "cannot install $2, which brings $1"
+	command -v "$1" >/dev/null 2>&1 || die "$2 is installed, yet $1 is missing"
+}
+
+# prepare: what every script here needs.
+prepare() {
+	[ "$(id -u)" = 0 ] || die "run this as root: it tests as root and as an ordinary uid"
+	command -v go >/dev/null 2>&1 || die "Go is missing: install Go 1.26 or newer"
+	need git git
+	need python3 python3
+	need gcc gcc
+	[ -e /usr/include/stdlib.h ] || apt-get install -y -qq --no-install-recommends libc6-dev >/dev/null || die "cannot install libc6-dev"
+	need runuser util-linux
+	id "$uid_name" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$uid_name" || die "cannot make the ordinary uid $uid_name"
+	work=$(mktemp -d /tmp/twinward-gate.XXXXXX)
+	chmod 755 "$work"
+	trap 'rm -rf "$work"' EXIT
+	git clone -q "$top" "$work/clone" || die "cannot clone the tree"
+	cp -a "$work/clone" "$work/uid"
+	mkdir -p "$work/home"
+	chown -R "$uid_name" "$work/uid" "$work/home"
+}
+
+# as_uid COMMAND…: runs a command as the ordinary uid, in its own clone, with its own empty caches.
+as_uid() {
+	runuser -u "$uid_name" -- env -i \
+		PATH="$PATH" HOME="$work/home" TMPDIR=/tmp LANG=C.UTF-8 \
+		GOFLAGS="${GOFLAGS:-}" GOPROXY="$(go env GOPROXY)" GOSUMDB="$(go env GOSUMDB)" GOTOOLCHAIN=local \
+		TWINWARD_FULL="${TWINWARD_FULL:-}" TWINWARD_SOAK="${TWINWARD_SOAK:-}" \
+		bash -c 'cd "$0" && "$@"' "${uid_dir:-$work/uid}" "$@"
+}

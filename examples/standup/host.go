@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/agentid"
+	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/inference"
+	"github.com/twinward-dev/twinward/mcpx"
+	"github.com/twinward-dev/twinward/sandbox"
+)
+
+// The rules of this example, as files: change one and see which step flips.
+//
+//go:embed bundle sandbox.yaml
+var files embed.FS
+
+// agentName is how the agent is registered.
+const agentName = "standup-bot"
+
+// deployer is who answers for what this program sets up.
+var deployer = audit.Change{By: "you", Reason: "go run ./examples/standup"}
+
+// A host is everything on this side of the two doors.
+type host struct {
+	dir      string
+	log      *audit.Log
+	anchor   string
+	vault    *credential.Memory
+	registry *agentid.Registry
+	engine   *governance.Engine
+	gateway  *mcpx.Gateway
+	router   *inference.Router
+	model    string // which model the agent asks for
+	modelKey string // what the scripted model wants to see
+
+	// For an agent outside the sandbox: what it proves itself with, and where.
+	clientSecret credential.Secret
+	listener     net.Listener
+	base         string
+
+	vendors *vendors
+	decoys  []decoy // secrets hidden on purpose, by -plant
+	closers []func() error
+}
+
+// newHost wires the host up to the point where an agent can start.
+func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error) {
+	h := &host{dir: opts.dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.close())
+		}
+	}()
+	if h.dir == "" {
+		if h.dir, err = os.MkdirTemp("", "twinward-standup-"); err != nil {
+			return nil, err
+		}
+	}
+	h.anchor = filepath.Join(h.dir, "anchor")
+	if h.log, err = audit.Open(filepath.Join(h.dir, "log"), &audit.Options{
+		Origin:  "standup.example",
+		Anchors: []audit.Anchor{audit.FileAnchor(h.anchor)},
+	}); err != nil {
+		return nil, err
+	}
+	ids := agentid.Options{}
+	if opts.remote {
+		if h.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return nil, err
+		}
+		h.closers = append(h.closers, func() error { h.listener.Close(); return nil })
+		h.base = "http://" + h.listener.Addr().String()
+		ids.Issuer, ids.Resource = h.base, h.base+"/mcp"
+	}
+	if h.registry, err = agentid.NewRegistry(h.log, &ids); err != nil {
+		return nil, err
+	}
+	if h.clientSecret, err = h.registry.Register(ctx, agentid.Agent{ID: agentName, Owner: "platform-team@example.com", Profile: "standup"}, deployer); err != nil {
+		return nil, err
+	}
+	if err := h.startVendors(opts); err != nil {
+		return nil, err
+	}
+	bundle, err := h.bundle(ctx, opts, rules)
+	if err != nil {
+		return nil, err
+	}
+	h.engine = governance.NewEngine(h.log, nil)
+	if _, err := h.engine.Reload(ctx, bundle, deployer); err != nil {
+		return nil, err
+	}
+	if err := h.startTools(ctx, opts); err != nil {
+		return nil, err
+	}
+	return h, h.startModel(opts)
+}
+
+// startVendors makes this run's tokens, puts them into the vault and starts the
+// vendors that will ask for them.
+func (h *host) startVendors(opts options) error {
+	tokens := map[string]string{}
+	for _, name := range []string{"github", "slack", "snowflake"} {
+		tokens[name] = randomToken()
+	}
+	h.decoys = newDecoys(opts.plant)
+	h.vendors = newVendors(tokens, decoysIn(h.decoys, inResponse))
+	h.closers = append(h.closers, func() error { h.vendors.Close(); return nil })
+
+	secrets := map[string]credential.Secret{}
+	for name, token := range tokens {
+		if key := strings.ToUpper(name) + "_TOKEN"; opts.upstreams[name] != "" && os.Getenv(key) != "" {
+			token = takeEnv(key)
+		}
+		secrets[name] = credential.NewSecret([]byte(token))
+	}
+	key := randomToken()
+	if opts.provider != "" {
+		name := strings.ToUpper(opts.provider) + "_API_KEY"
+		if key = takeEnv(name); key == "" {
+			return fmt.Errorf("-provider %s needs its key in the environment variable %s", opts.provider, name)
+		}
+	}
+	h.modelKey = key
+	secrets["model"] = credential.NewSecret([]byte(key))
+	h.vault = credential.NewMemory(secrets)
+	h.vault.RecordTo(h.log)
+	return nil
+}
+
+// takeEnv reads a variable and removes it, so that no child inherits it.
+func takeEnv(name string) string {
+	defer os.Unsetenv(name)
+	return os.Getenv(name)
+}
+
+// bundle loads the rules. The catalogue of a real upstream is read from it now,
+// as an operator would do once, before review.
+func (h *host) bundle(ctx context.Context, opts options, rules fs.FS) (governance.Bundle, error) {
+	bundle, err := governance.LoadBundle(rules)
+	if err != nil {
+		return bundle, err
+	}
+	for name, url := range opts.upstreams {
+		fmt.Fprintf(os.Stderr, "standup: trusting the tools that %s shows now; review its catalogue before you rely on it\n", url)
+		server, err := readCatalog(ctx, name, url)
+		if err != nil {
+			return bundle, fmt.Errorf("reading the catalogue of %s: %w", url, err)
+		}
+		for i := range bundle.Catalog {
+			if bundle.Catalog[i].Name == name {
+				bundle.Catalog[i] = server
+			}
+		}
+	}
+	return bundle, nil
+}
+
+// startTools puts the gateway in front of the MCP servers.
+func (h *host) startTools(ctx context.Context, opts options) error {
+	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Resource: h.base + "/mcp"})
+	h.closers = append(h.closers, h.gateway.Close)
+	for name, server := range servers(h.vendors.URL) {
+		url := opts.upstreams[name]
+		if url == "" {
+			s := serveMCP(server)
+			h.closers = append(h.closers, func() error { s.Close(); return nil })
+			url = s.URL
+		}
+		origin, err := credential.Origin(url)
+		if err != nil {
+			return err
+		}
+		if err := h.vault.Bind(name, credential.Binding{Origin: origin}, deployer); err != nil {
+			return err
+		}
+		upstream := mcpx.HTTP(name, url)
+		upstream.Credential = name
+		if err := h.gateway.AddUpstream(ctx, upstream); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startModel sets up the model door, over the scripted model or a real one.
+func (h *host) startModel(opts options) error {
+	backend := inference.Backend{Name: opts.provider, Protocol: inference.OpenAI, Credential: "model", Models: []string{opts.model}}
+	switch preset, known := inference.Presets()[opts.provider]; {
+	case opts.provider == "":
+		s := httptest.NewServer(script(h.modelKey))
+		h.closers = append(h.closers, func() error { s.Close(); return nil })
+		backend.Name, backend.BaseURL, backend.Models = "scripted", s.URL+"/v1", []string{"standup-1"}
+	case !known:
+		return fmt.Errorf("provider %q is not known", opts.provider)
+	case opts.model == "":
+		return fmt.Errorf("-provider %s needs -model, the name of the model to ask for", opts.provider)
+	default:
+		backend.BaseURL = preset.BaseURL
+	}
+	h.model = backend.Models[0]
+	binding, err := backend.Binding()
+	if err != nil {
+		return err
+	}
+	if err := h.vault.Bind("model", binding, deployer); err != nil {
+		return err
+	}
+	o := &inference.Options{Vault: h.vault, Agents: h.registry}
+	if opts.remote {
+		o.Identify = inference.IdentifyToken(h.registry, h.base+"/mcp")
+	}
+	h.router, err = inference.NewRouter(inference.Config{Backends: []inference.Backend{backend}}, h.engine, h.log, o)
+	return err
+}
+
+// startSandbox starts a session that is the agent, with the two doors in it.
+func (h *host) startSandbox(ctx context.Context, actor audit.Actor, walls []byte) (*sandbox.Session, error) {
+	p, err := sandbox.LoadPolicy("sandbox.yaml", walls)
+	if err != nil {
+		return nil, err
+	}
+	box, err := sandbox.Start(ctx, p, actor, h.log, &sandbox.Options{Engine: h.engine, Self: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(box.Handle("tools.local", h.gateway), box.Handle("inference.local", h.router)); err != nil {
+		return nil, errors.Join(err, box.Close())
+	}
+	return box, nil
+}
+
+// serveRemote serves both doors on loopback for an agent that brings a token:
+// the token endpoint, the gateway and the model router.
+func (h *host) serveRemote() {
+	mux := http.NewServeMux()
+	mux.Handle("/", h.registry.Handler())
+	tools := h.gateway.Handler(h.registry)
+	mux.Handle("/mcp", tools)
+	mux.Handle("/.well-known/oauth-protected-resource/", tools)
+	mux.Handle("/v1/", h.router)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	h.closers = append(h.closers, server.Close)
+	go func() { _ = server.Serve(h.listener) }() // ends with the server
+}
+
+// close ends everything, the last that was started first and the log last of
+// all. It may be called twice.
+func (h *host) close() error {
+	var errs []error
+	for i := len(h.closers) - 1; i >= 0; i-- {
+		errs = append(errs, h.closers[i]())
+	}
+	h.closers = nil
+	if err := h.log.Close(); !errors.Is(err, audit.ErrClosed) && !errors.Is(err, audit.ErrNoLog) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// randomToken returns a token that nobody has seen before.
+func randomToken() string {
+	b := make([]byte, 24)
+	if _, err := rand.Read(b); err != nil {
+		panic(err) // documented never to happen
+	}
+	return "tok_" + base64.RawURLEncoding.EncodeToString(b)
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+)
+
+// A line is one decision, as it is printed with -json.
+type line struct {
+	Step     string   `json:"step"`
+	Door     string   `json:"door"`
+	Action   string   `json:"action"`
+	Resource string   `json:"resource"`
+	Decision string   `json:"decision"`
+	Policies []string `json:"policies"`
+	Reason   string   `json:"reason"`
+	Record   uint64   `json:"record"`
+
+	agent string
+}
+
+// A summary is the last line of -json.
+type summary struct {
+	Allowed  int      `json:"allowed"`
+	Denied   int      `json:"denied"`
+	Records  uint64   `json:"records"`
+	Verified bool     `json:"verified"`
+	Root     string   `json:"root"`
+	Layers   []string `json:"layers"`
+	Log      string   `json:"log"`
+	Anchor   string   `json:"anchor"`
+	Key      string   `json:"key"`
+	Report   string   `json:"report"`
+	Secrets  int      `json:"secrets_seen_by_agent"`
+}
+
+// A printer shows the story, for people or for machines.
+type printer struct {
+	out    io.Writer
+	json   bool
+	colour bool
+	lines  []line
+}
+
+func newPrinter(out io.Writer, asJSON bool) *printer {
+	p := &printer{out: out, json: asJSON}
+	if f, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		info, err := f.Stat()
+		p.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return p
+}
+
+// say prints a sentence that is not a decision. Machines do not get it.
+func (p *printer) say(format string, args ...any) {
+	if !p.json {
+		fmt.Fprintf(p.out, format+"\n", args...)
+	}
+}
+
+// decision prints one line.
+func (p *printer) decision(l line, says string) {
+	p.lines = append(p.lines, l)
+	if p.json {
+		p.encode(l)
+		return
+	}
+	mark, colour := "allow", "\x1b[32m"
+	if l.Decision != "allow" {
+		mark, colour = "DENY ", "\x1b[31m"
+	}
+	because := strings.Join(l.Policies, ", ")
+	if because == "" || strings.HasPrefix(l.Reason, "not-in-profile") {
+		because = l.Reason
+	}
+	fmt.Fprintf(p.out, "%4d  %s  %-8s %-38s %s\n", l.Record, p.paint(mark, colour), l.Door, says, p.paint(because, "\x1b[2m"))
+}
+
+func (p *printer) paint(s, colour string) string {
+	if !p.colour {
+		return s
+	}
+	return colour + s + "\x1b[0m"
+}
+
+func (p *printer) encode(v any) {
+	_ = json.NewEncoder(p.out).Encode(v) // a closed terminal is not an error of the story
+}
+
+// close prints the table of what was decided, and the summary.
+func (p *printer) close(s summary) {
+	if p.json {
+		p.encode(map[string]summary{"summary": s})
+		return
+	}
+	fmt.Fprintln(p.out)
+	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "WHO\tWHAT\tTIMES\tDECISION\tPOLICIES OR CAUSE")
+	var order []string
+	count := map[string]int{}
+	for _, l := range p.lines {
+		because := strings.Join(l.Policies, ", ")
+		if because == "" || strings.HasPrefix(l.Reason, "not-in-profile") {
+			because = l.Reason
+		}
+		what := l.Action
+		if l.Door != "tool" {
+			what = l.Action + " " + l.Resource
+		}
+		row := fmt.Sprintf("%s\t%s\t%%d\t%s\t%s\n", l.agent, strings.ReplaceAll(what, "%", "%%"), l.Decision, because)
+		if count[row]++; count[row] == 1 {
+			order = append(order, row)
+		}
+	}
+	for _, row := range order {
+		fmt.Fprintf(table, row, count[row])
+	}
+	table.Flush()
+	verdict := p.paint("verified against its anchor", "\x1b[32m")
+	if !s.Verified {
+		verdict = p.paint("NOT VERIFIED", "\x1b[31m")
+	}
+	fmt.Fprintf(p.out, "\n%d allowed, %d denied; %d records, %s, root %s\n", s.Allowed, s.Denied, s.Records, verdict, s.Root)
+	if len(s.Layers) > 0 {
+		fmt.Fprintf(p.out, "walls: %s\n", strings.Join(s.Layers, ", "))
+	}
+	fmt.Fprintf(p.out, "secrets of the vault that the agent could see: %d\n\n", s.Secrets)
+	fmt.Fprintf(p.out, "log     %s\nanchor  %s\nreport  %s\n", s.Log, s.Anchor, s.Report)
+	fmt.Fprintf(p.out, "check it yourself:\n  go run ./audit/cmd/twinward-audit verify -key '%s' -anchor %s %s\n", s.Key, s.Anchor, s.Log)
+}
