@@ -11,6 +11,10 @@ import (
 	"github.com/twinward-dev/twinward/sandbox/internal/egress"
 )
 
+// A Resolver finds the addresses of a host; *net.Resolver is one. Names with a
+// dot in them are given with a trailing dot, so that no search list applies.
+type Resolver = egress.Resolver
+
 // ErrHandled is returned by [Session.Handle] for a name that has a handler.
 var ErrHandled = egress.ErrHandled
 

@@ -40,6 +40,12 @@ type Options struct {
 	// A layer that is left out of it is still used where it can be had. The
 	// namespaces and the network are always required.
 	Require []Layer
+	// Resolver finds the addresses of real hosts that policy allows; nil means
+	// this machine's own. What it answers is checked before it is dialled.
+	Resolver Resolver
+	// MaxConnections bounds the connections of the session at one time; zero
+	// means 256.
+	MaxConnections int
 	// Logger takes what is worth a line but not a record; nil discards it.
 	Logger *slog.Logger
 
@@ -134,7 +140,9 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, egress.Config{CA: ca, Logger: s.opts.Logger}); err != nil {
+	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, egress.Config{
+		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, MaxConns: s.opts.MaxConnections,
+	}); err != nil {
 		return err
 	}
 	if err := s.openWorkspace(); err != nil {
