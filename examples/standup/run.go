@@ -39,7 +39,8 @@ func runWith(ctx context.Context, opts options, rules fs.FS, walls []byte, out i
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	t := &telling{host: h, show: newPrinter(out, opts.json), remote: opts.remote, at: 1}
+	t := &telling{host: h, show: newPrinter(out, opts.json), remote: opts.remote, at: 1,
+		seen: map[string][]line{}, ends: map[uint64]audit.Outcome{}}
 	var layers []string
 	if opts.remote {
 		t.show.say("The agent runs outside any sandbox, with client credentials and a short-lived token.\n")
@@ -68,6 +69,7 @@ type telling struct {
 	remote bool
 	at     uint64 // the next record to look at
 	seen   map[string][]line
+	ends   map[uint64]audit.Outcome // by the record of the intent
 	wrongs []error
 	found  map[string]int // secrets that the agent showed us
 }
@@ -257,9 +259,6 @@ func (t *telling) recordProbe(ctx context.Context, n notice) error {
 
 // catchUp shows every decision that went on record since the last time.
 func (t *telling) catchUp(ctx context.Context, step string) error {
-	if t.seen == nil {
-		t.seen = map[string][]line{}
-	}
 	last := t.host.log.Size()
 	if t.at > last {
 		return nil
@@ -267,6 +266,9 @@ func (t *telling) catchUp(ctx context.Context, step string) error {
 	for rec, err := range t.host.log.Follow(ctx, t.at) {
 		if err != nil {
 			return err
+		}
+		if rec.Outcome != nil {
+			t.ends[rec.Call] = *rec.Outcome
 		}
 		if l, ok := lineOf(step, rec); ok {
 			t.seen[step] = append(t.seen[step], l)
@@ -371,6 +373,9 @@ func (t *telling) compare() {
 	for _, l := range t.show.lines {
 		if !expected(l) {
 			t.wrong("record %d was not in the story: %s %s %s", l.Record, l.Decision, l.Action, l.Resource)
+		}
+		if end, ok := t.ends[l.Record]; ok && end.Status != audit.StatusOK {
+			t.wrong("record %d, step %s: allowed, and then %s (%s)", l.Record, l.Step, end.Status, end.ErrorCode)
 		}
 	}
 	v := t.host.vendors

@@ -174,7 +174,6 @@ func TestOneLineFlipsOneStep(t *testing.T) {
 		{`bundle/profiles/standup.yaml: tools: [list_pull_requests, get_pull_request] -> tools: [get_pull_request]`, "pull-requests", "deny not-in-profile:standup"},
 		{`bundle/profiles/standup.yaml:   slack: ->   snowflake: {tools: [run_query]}` + "\n  slack:", "snowflake", "deny no-permit"},
 		{`bundle/policies/credentials.cedar: context.server == "slack" -> context.server == "github"`, "post-engineering", "deny no-permit"},
-		{`bundle/catalog/github.json: List the open pull requests of a repository. -> List the pull requests of a repository.`, "pull-requests", "deny pin-drift"},
 	} {
 		t.Run(c.step+" "+c.now, func(t *testing.T) {
 			after := tell(t, remote, c.change)
@@ -185,6 +184,13 @@ func TestOneLineFlipsOneStep(t *testing.T) {
 			assert.Error(t, after.err, "the run must not pass for the story")
 		})
 	}
+}
+
+// A tool that is no longer what was approved is not called.
+func TestAToolThatDiffersFromTheCatalogueIsNotCalled(t *testing.T) {
+	s := tell(t, options{remote: true},
+		`bundle/catalog/github.json: List the open pull requests of a repository. -> List the pull requests of a repository.`)
+	assert.ErrorContains(t, s.err, "step pull-requests: allowed, and then failed (pin-drift)")
 }
 
 func TestAHostInTheWallsFlipsItsStep(t *testing.T) {
