@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -45,6 +46,8 @@ type call struct {
 	record audit.Call // the intent on record; nil before
 	ended  bool
 	out    audit.Outcome
+
+	cutByRevocation atomic.Bool
 }
 
 // ServeHTTP implements [http.Handler].
@@ -90,7 +93,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // endpoint names what was asked for when no model is known yet. The query is
 // left out: clients put keys there.
 func (c *call) endpoint() string {
-	path := c.req.URL.Path
+	path := c.req.URL.EscapedPath() // what is written down is plain ASCII
 	return c.req.Method + " " + path[:min(len(path), 200)]
 }
 
@@ -340,7 +343,9 @@ func (c *call) markCancelled() {
 }
 
 // revoked reports whether the call was ended from here while the client waits.
-func (c *call) revoked() bool { return c.ctx.Err() != nil && c.req.Context().Err() == nil }
+func (c *call) revoked() bool {
+	return c.cutByRevocation.Load() || c.ctx.Err() != nil && c.req.Context().Err() == nil
+}
 
 // cancelled ends a call whose client left, or whose agent was revoked, before
 // anything went to the client.

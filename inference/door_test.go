@@ -90,6 +90,25 @@ func TestHeadersPassByAllowListOnly(t *testing.T) {
 	}, without(resp.Header, "Date"))
 }
 
+// A backend without a credential gets none, and least of all the agent's.
+func TestBackendsWithoutACredential(t *testing.T) {
+	h := newHouse(t, nil)
+	var got http.Header
+	open := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
+	defer open.Close()
+	router, err := NewRouter(Config{Backends: []Backend{{Name: "openai", BaseURL: open.URL, Models: []string{"good"}}}}, h.engine, h.log, nil)
+	require.NoError(t, err)
+	defer router.Close()
+	rec, req := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(plainChat))
+	req.Header.Set("Authorization", "Bearer dummy")
+	session(router, bot).ServeHTTP(rec, req)
+	assert.Equal(t, 200, rec.Code)
+	assert.NotContains(t, got, "Authorization")
+	assert.NotContains(t, got, "X-Api-Key")
+	assert.Empty(t, h.log.Records()[1].Intent.Credential)
+	assert.Zero(t, h.outcome().CredentialVersion)
+}
+
 func without(h http.Header, names ...string) http.Header {
 	h = h.Clone()
 	for _, n := range names {
@@ -165,6 +184,7 @@ func TestDeniedCallsDoNotReachTheBackend(t *testing.T) {
 		"endpoint of the stored":        {"/v1/files", `{}`, 403, "request", audit.GuardMethod, `not served`},
 		"endpoint with a query":         {"/v1/chat/completions?api-version=1", plainChat, 403, "request", audit.GuardMethod, `not served`},
 		"endpoint with another query":   {"/v1/messages?beta=true&x=1", plainMessage, 403, "request", audit.GuardMethod, `not served`},
+		"endpoint that is no text":      {"/v1/%ff%00", plainMessage, 403, "request", audit.GuardMethod, `not served`},
 		"endpoint with a doubled slash": {"/v1//messages", plainMessage, 403, "request", audit.GuardMethod, `not served`},
 	} {
 		h := newHouse(t, nil)

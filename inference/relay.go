@@ -106,7 +106,11 @@ const streamBuffer = 32 << 10
 func (c *call) stream(resp *http.Response, body *scrubbed) {
 	rc := http.NewResponseController(c.w)
 	// A client that does not read must not keep a revoked agent's call alive.
-	stop := context.AfterFunc(c.ctx, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
+	// The failed write will look as if the client had left, so note who it was.
+	stop := context.AfterFunc(c.ctx, func() {
+		c.cutByRevocation.Store(c.req.Context().Err() == nil)
+		_ = rc.SetWriteDeadline(time.Unix(1, 0))
+	})
 	defer stop()
 
 	buf := c.buffer()

@@ -34,25 +34,31 @@ var (
 	anthropicUsed = audit.Usage{Model: "good", Input: 25, CacheRead: 300, CacheWrite: 7, Output: 15, Final: true}
 )
 
-// direct serves one request without a network, so that the test decides how the
-// backend's stream is cut into reads.
-func (h *house) direct(path, body string, stream io.ReadCloser) *httptest.ResponseRecorder {
+// direct returns a function that serves one request without a network, so that
+// the test decides how the backend's stream is cut into reads, and the recorder
+// that has seen its outcome.
+func (h *house) direct() (serve func(path, body string, stream io.ReadCloser) string, log *lastOutcome) {
 	h.t.Helper()
+	var next io.ReadCloser
 	opts := h.router.opts
 	opts.Transport = roundTripFunc(func(r *http.Request) (*http.Response, error) {
 		_, err := io.Copy(io.Discard, r.Body)
 		require.NoError(h.t, err)
-		return streamed(stream), nil
+		return streamed(next), nil
 	})
-	router, err := NewRouter(h.config(), h.engine, h.log, &opts)
+	log = &lastOutcome{}
+	router, err := NewRouter(h.config(), h.engine, log, &opts)
 	require.NoError(h.t, err)
-	rec := httptest.NewRecorder()
-	session(router, bot).ServeHTTP(rec, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
-	return rec
+	return func(path, body string, stream io.ReadCloser) string {
+		rec := httptest.NewRecorder()
+		next = stream
+		session(router, bot).ServeHTTP(rec, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
+		return rec.Body.String()
+	}, log
 }
 
 func TestStreamsAreByteExactHoweverTheyAreCut(t *testing.T) {
-	h := newHouse(t, nil)
+	serve, log := newHouse(t, nil).direct()
 	crlf := func(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
 	withoutUsage := func(s string) string {
 		at := strings.Index(s, `data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"good-2026","choices":[]`)
@@ -73,23 +79,19 @@ func TestStreamsAreByteExactHoweverTheyAreCut(t *testing.T) {
 		"anthropic CRLF": {"/v1/messages", messagesStream, crlf(golden(t, "anthropic.sse")), crlf(golden(t, "anthropic.sse")), anthropicUsed},
 	} {
 		for cut := 1; cut < len(tc.stream); cut++ {
-			rec := h.direct(tc.path, tc.body, &cutReader{parts: [][]byte{[]byte(tc.stream[:cut]), []byte(tc.stream[cut:])}})
-			if !assert.Equal(t, tc.want, rec.Body.String(), "%s, cut at %d", name, cut) {
-				return
-			}
+			got := serve(tc.path, tc.body, &cutReader{parts: [][]byte{[]byte(tc.stream[:cut]), []byte(tc.stream[cut:])}})
+			require.Equal(t, tc.want, got, "%s, cut at %d", name, cut)
+			require.Equal(t, tc.used, *log.out.Usage, "%s, cut at %d", name, cut)
 		}
 		var bytewise [][]byte
 		for i := range len(tc.stream) {
 			bytewise = append(bytewise, []byte(tc.stream[i:i+1]))
 		}
-		rec := h.direct(tc.path, tc.body, &cutReader{parts: bytewise})
-		assert.Equal(t, tc.want, rec.Body.String(), "%s, byte by byte", name)
-		records := h.log.Records()
-		last := records[len(records)-1].Outcome
-		require.NotNil(t, last)
-		assert.Equal(t, tc.used, *last.Usage, name)
-		assert.EqualValues(t, len(tc.want), last.Bytes, name)
-		assert.Equal(t, audit.StatusOK, last.Status, name)
+		got := serve(tc.path, tc.body, &cutReader{parts: bytewise})
+		assert.Equal(t, tc.want, got, "%s, byte by byte", name)
+		assert.Equal(t, tc.used, *log.out.Usage, name)
+		assert.EqualValues(t, len(tc.want), log.out.Bytes, name)
+		assert.Equal(t, audit.StatusOK, log.out.Status, name)
 	}
 }
 
@@ -189,7 +191,7 @@ func TestErrorEventsAreFailures(t *testing.T) {
 // An event too large to be held passes in pieces; those around it are treated
 // as always.
 func TestLargeEvents(t *testing.T) {
-	h := newHouse(t, nil)
+	serve, log := newHouse(t, nil).direct()
 	start, end, _ := strings.Cut(golden(t, "openai.sse"), ": ping\n\n")
 	large := "data: {\"choices\":[{\"delta\":{\"content\":\"" + strings.Repeat("A", 3*maxEvent) + "\"}}],\"usage\":{\"prompt_tokens\":1}}\n\n"
 	for _, nl := range []string{"\n", "\r\n"} {
@@ -199,24 +201,26 @@ func TestLargeEvents(t *testing.T) {
 			n := min(len(s), 4093)
 			parts, s = append(parts, []byte(s[:n])), s[n:]
 		}
-		rec := h.direct("/v1/chat/completions", chatStream, &cutReader{parts: parts})
-		assert.True(t, stream == rec.Body.String())
-		records := h.log.Records()
-		assert.Equal(t, openAIUsed, *records[len(records)-1].Outcome.Usage)
+		assert.True(t, stream == serve("/v1/chat/completions", chatStream, &cutReader{parts: parts}))
+		assert.Equal(t, openAIUsed, *log.out.Usage)
 	}
 }
 
 // After the end of the stream nothing more is for the client.
 func TestNothingPassesAfterTheEnd(t *testing.T) {
-	h := newHouse(t, nil)
-	for _, after := range []string{"data: {\"late\":1}\n\n", "data: late", ": comment\n\n"} {
-		rec := h.direct("/v1/chat/completions", chatStream, &cutReader{parts: [][]byte{[]byte("data: [DONE]\n\n"), []byte(after)}})
-		assert.Equal(t, "data: [DONE]\n\n", rec.Body.String())
-		rec = h.direct("/v1/chat/completions", chatStream, &cutReader{parts: [][]byte{[]byte("data: [DONE]\n\n" + after)}})
-		assert.Equal(t, "data: [DONE]\n\n", rec.Body.String())
+	serve, _ := newHouse(t, nil).direct()
+	got := func(reads ...string) string {
+		r := &cutReader{}
+		for _, s := range reads {
+			r.parts = append(r.parts, []byte(s))
+		}
+		return serve("/v1/chat/completions", chatStream, r)
 	}
-	rec := h.direct("/v1/chat/completions", chatStream, &cutReader{parts: [][]byte{[]byte("data: [DONE]\n\n\n"), []byte("\n\r\n")}})
-	assert.Equal(t, "data: [DONE]\n\n\n\n\r\n", rec.Body.String())
+	for _, after := range []string{"data: {\"late\":1}\n\n", "data: late", ": comment\n\n"} {
+		assert.Equal(t, "data: [DONE]\n\n", got("data: [DONE]\n\n", after))
+		assert.Equal(t, "data: [DONE]\n\n", got("data: [DONE]\n\n"+after))
+	}
+	assert.Equal(t, "data: [DONE]\n\n\n\n\r\n", got("data: [DONE]\n\n\n", "\n\r\n"))
 }
 
 func TestAbortReachesTheBackend(t *testing.T) {

@@ -1,0 +1,41 @@
+package inference
+
+import (
+	"bytes"
+	"testing"
+)
+
+func BenchmarkMeterEvent(b *testing.B) {
+	for name, tc := range map[string]struct {
+		protocol Protocol
+		event    string
+	}{
+		"openai":    {OpenAI, `data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"good","system_fingerprint":"fp_1","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"},
+		"anthropic": {Anthropic, "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"}}` + "\n\n"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			stream := bytes.Repeat([]byte(tc.event), 100)
+			s, m := &splitter{buf: make([]byte, 0, streamBuffer)}, newMeter(tc.protocol, "good")
+			r := bytes.NewReader(stream)
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() { // one event
+				if n == 0 {
+					r.Reset(stream)
+					s.buf, s.event, s.line, s.seen = s.buf[:0], 0, 0, 0
+					for r.Len() > 0 {
+						if _, err := s.fill(r); err != nil {
+							b.Fatal(err)
+						}
+					}
+					n = 100
+				}
+				ev, ok := s.next()
+				if !ok || m.event(s.bytes(ev)) != pass {
+					b.Fatal("not an event that passes")
+				}
+				n--
+			}
+		})
+	}
+}
