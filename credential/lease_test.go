@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -172,7 +173,10 @@ func TestTransportRefusesOtherOrigins(t *testing.T) {
 	var calls atomic.Int32
 	server := serve(t, func(http.ResponseWriter, *http.Request) { calls.Add(1) })
 	other := serve(t, func(http.ResponseWriter, *http.Request) { calls.Add(1) })
-	lease := leaseFor(t, server, "some-secret-bytes", nil)
+	lease := leaseFor(t, server, "some-secret-bytes", schemeFunc(func(*http.Request, []byte) error {
+		t.Error("the secret was taken out for another origin")
+		return nil
+	}))
 	rt := lease.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
 		calls.Add(1)
 		return nil, errors.New("sent")
@@ -307,6 +311,27 @@ func TestNoLeakAcrossRedirects(t *testing.T) {
 	}
 }
 
+// What a RoundTripper returns may be shared, so it is not written to.
+func TestResponseHeadersAreCopied(t *testing.T) {
+	const secret = "Canary-0123456789"
+	server := serve(t, func(http.ResponseWriter, *http.Request) {})
+	lease := leaseFor(t, server, secret, nil)
+	shared := http.Header{"X-Echo": {"fine", "<" + secret + ">"}, secret: {"value"}, "X-Plain": {"fine"}}
+	rt := lease.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: shared, Body: io.NopCloser(iotest.ErrReader(errors.New("lost " + secret)))}, nil
+	}))
+	req, err := http.NewRequest("GET", server.URL, nil)
+	require.NoError(t, err)
+	resp, err := rt.RoundTrip(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	assert.Equal(t, http.Header{"X-Echo": {"fine", "<[redacted:github]>"}, "X-Plain": {"fine"}}, resp.Header)
+	assert.Equal(t, "<"+secret+">", shared["X-Echo"][1])
+	assert.Contains(t, shared, secret)
+	_, err = io.ReadAll(resp.Body)
+	assert.EqualError(t, err, "lost [redacted:github]")
+}
+
 func TestNoLeakThroughResponseHeads(t *testing.T) {
 	canary := credentialtest.Canary()
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -376,6 +401,9 @@ func TestSchemeCannotRedirect(t *testing.T) {
 		func(r *http.Request) { r.URL.Host = "evil.example" },
 		func(r *http.Request) { r.URL = &url.URL{Scheme: "https", Host: "evil.example"} },
 		func(r *http.Request) { r.Host = "evil.example" },
+		func(r *http.Request) { r.URL.Host = "evil.example"; r.Host = "evil.example" },
+		func(r *http.Request) { r.URL.Scheme = "https" },
+		func(r *http.Request) { r.URL.User = url.User("x") },
 	} {
 		lease := leaseFor(t, server, "some-secret-bytes", schemeFunc(func(r *http.Request, b []byte) error { f(r); return nil }))
 		_, err := (&http.Client{Transport: lease.Transport(nil)}).Get(server.URL)

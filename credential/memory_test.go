@@ -194,24 +194,6 @@ func TestMemoryConcurrently(t *testing.T) {
 	wg.Wait()
 }
 
-func TestFailingVault(t *testing.T) {
-	ctx := context.Background()
-	server := serve(t, func(http.ResponseWriter, *http.Request) {})
-	vault := credentialtest.Wrap(credentialtest.NewVault(t, server, map[string]string{"k": credentialtest.Canary()}))
-	ask := credential.LeaseRequest{Actor: actor, Credential: "k", Origin: server.URL}
-	boom := errors.New("vault is down")
-	vault.Fail(boom)
-	_, err := vault.Lease(ctx, ask)
-	assert.ErrorIs(t, err, boom)
-	vault.Fail(nil)
-	l, err := vault.Lease(ctx, ask)
-	require.NoError(t, err)
-	assert.Equal(t, []credential.LeaseRequest{ask, ask}, vault.Asked())
-	assert.Equal(t, []*credential.Lease{l}, vault.Leases())
-	_, err = credentialtest.Wrap(nil).Lease(ctx, ask)
-	assert.ErrorIs(t, err, credential.ErrUnknown)
-}
-
 func BenchmarkLease(b *testing.B) {
 	vault := credential.NewMemory(map[string]credential.Secret{"k": credential.NewSecret([]byte("secret-version-1"))})
 	require.NoError(b, vault.Bind("k", credential.Binding{Origin: "https://a.example"}, by))

@@ -84,6 +84,10 @@ func (s *Scrubber) Redact(b []byte) ([]byte, map[string]int) {
 // Count returns how often the secrets of each name occur in b, without
 // changing it. It is what a test searches captured bytes with.
 func (s *Scrubber) Count(b []byte) map[string]int {
+	x := s.now.Load()
+	if x == nil || bytes.IndexByte(b, '\\') < 0 && bytes.IndexByte(b, '%') < 0 && len(x.find(b, nil)) == 0 {
+		return nil // the usual case: no escapes, no secrets
+	}
 	_, found := s.all(b, nil)
 	return found
 }

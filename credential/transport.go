@@ -107,35 +107,27 @@ func (s *Scrubber) text(v string) string {
 	return string(clean)
 }
 
-// header returns h, or a scrubbed copy if a secret was in it.
+// header returns h, or a scrubbed copy if a secret was in it. A header whose
+// name is a secret is dropped.
 func (s *Scrubber) header(h http.Header) http.Header {
-	out := h
-	replace := func() {
-		if len(out) > 0 && len(h) > 0 {
-			out = h.Clone()
-		}
-	}
-	copied := false
+	dirty := false
+	clean := make(http.Header, len(h))
 	for name, values := range h {
-		if clean := s.text(name); clean != name {
-			if !copied {
-				replace()
-				copied = true
-			}
-			delete(out, name)
+		if s.text(name) != name {
+			dirty = true
 			continue
 		}
+		kept := make([]string, len(values))
 		for i, v := range values {
-			if clean := s.text(v); clean != v {
-				if !copied {
-					replace()
-					copied = true
-				}
-				out[name][i] = clean
-			}
+			kept[i] = s.text(v)
+			dirty = dirty || kept[i] != v
 		}
+		clean[name] = kept
 	}
-	return out
+	if !dirty {
+		return h
+	}
+	return clean
 }
 
 // err returns err, or an error in its place whose text is scrubbed and which

@@ -282,6 +282,62 @@ func TestReinstate(t *testing.T) {
 	assert.NoError(t, err)
 }
 
+// A log that hangs does not hold up a revocation.
+func TestRevokeWhileTheLogHangs(t *testing.T) {
+	ctx := context.Background()
+	r, log := newRegistry(t, nil)
+	register(t, r, "standup")
+	actor, err := r.Actor("standup")
+	require.NoError(t, err)
+	call, cancel, err := r.Context(ctx, actor)
+	require.NoError(t, err)
+	defer cancel()
+	hanging, release := make(chan struct{}), make(chan struct{})
+	log.before = func(_ context.Context, ev audit.Event) {
+		if ev.Action == "register_agent" {
+			close(hanging)
+			<-release
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := r.Register(ctx, Agent{ID: "new", Owner: "x"}, by)
+		assert.NoError(t, err)
+	})
+	<-hanging
+	wg.Go(func() { assert.NoError(t, r.Revoke(ctx, "standup", by)) })
+	<-call.Done()
+	assert.ErrorIs(t, context.Cause(call), ErrRevoked)
+	close(release)
+	wg.Wait()
+}
+
+// A revocation is not undone by a reinstatement that was under way.
+func TestRevokeWhileReinstating(t *testing.T) {
+	ctx := context.Background()
+	r, log := newRegistry(t, nil)
+	register(t, r, "standup")
+	require.NoError(t, r.Revoke(ctx, "standup", by))
+	again := make(chan error, 1)
+	log.before = func(_ context.Context, ev audit.Event) {
+		if ev.Action != "reinstate_agent" {
+			return
+		}
+		life := r.agents["standup"].life
+		go func() { again <- r.Revoke(ctx, "standup", by) }()
+		for { // until it took effect; its record waits for this one
+			if now, _ := r.lifeOf("standup"); now != life {
+				return
+			}
+			runtime.Gosched()
+		}
+	}
+	assert.ErrorIs(t, r.Reinstate(ctx, "standup", by), ErrRevoked)
+	require.NoError(t, <-again)
+	_, err := r.Actor("standup")
+	assert.ErrorIs(t, err, ErrRevoked)
+}
+
 // None starts after Revoke has returned, and all that had started are
 // cancelled by then.
 func TestRevokeWithCallsInFlight(t *testing.T) {

@@ -1,12 +1,14 @@
 package agentid
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -24,26 +26,18 @@ const maxForm = 8 << 10
 // which becomes the token's audience. There are no scopes: what an agent may do
 // is decided by policy, when it does it.
 func (r *Registry) Handler() http.Handler {
-	mux := http.NewServeMux()
-	if r.issuer == "" {
-		mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch {
+		case r.issuer == "":
 			fail(w, http.StatusServiceUnavailable, "server_error", "this registry issues no tokens: set Options.Issuer")
-		})
-		return mux
-	}
-	// Patterns are not used for the paths, because an issuer's path could hold
-	// characters that mean something in them.
-	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
-		switch req.URL.Path {
-		case r.path + "/token":
+		case req.URL.Path == r.path+"/token":
 			r.serveToken(w, req)
-		case "/.well-known/oauth-authorization-server" + r.path:
+		case req.URL.Path == "/.well-known/oauth-authorization-server"+r.path:
 			r.serveMetadata(w, req)
 		default:
 			http.NotFound(w, req)
 		}
 	})
-	return mux
 }
 
 func (r *Registry) serveMetadata(w http.ResponseWriter, req *http.Request) {
@@ -116,16 +110,20 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 }
 
 // refuse answers a client that is not authenticated, always with the same
-// words, and records the true reason.
+// words, and records the true reason. It answers first: what is recorded
+// depends on the reason, and the time that takes must not tell.
 func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
+	w.Header().Set("WWW-Authenticate", `Basic realm="token", charset="UTF-8"`)
+	fail(w, http.StatusUnauthorized, "invalid_client", "authenticate with client_secret_basic as a registered, live agent")
+	_ = http.NewResponseController(w).Flush()
+
 	why := &clientError{guard: audit.GuardToken}
 	errors.As(err, &why)
 	if ev, first := r.refused.note(why, r.now()); first {
-		// The refusal stands whether or not it gets on record.
-		_ = r.log.Append(req.Context(), ev)
+		// The refusal stands whether or not it gets on record, and is recorded
+		// whether or not the client still listens.
+		_ = r.log.Append(context.WithoutCancel(req.Context()), ev)
 	}
-	w.Header().Set("WWW-Authenticate", `Basic realm="token", charset="UTF-8"`)
-	fail(w, http.StatusUnauthorized, "invalid_client", "authenticate with client_secret_basic as a registered, live agent")
 }
 
 // client authenticates the request.
@@ -185,11 +183,16 @@ func fail(w http.ResponseWriter, status int, code, description string) {
 }
 
 func reply(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil { // maps of strings and numbers cannot fail
+		status, body = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
+	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
 	h.Set("Pragma", "no-cache")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v)
+	_, _ = w.Write(body)
 }

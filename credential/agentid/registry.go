@@ -28,7 +28,7 @@ type Registry struct {
 	now      func() time.Time
 	refused  refusals
 
-	admin sync.Mutex // one administrative act at a time
+	admin sync.Mutex // one administrative act at a time, but for Revoke
 
 	mu     sync.RWMutex
 	agents map[string]*agent
@@ -100,7 +100,7 @@ func (r *Registry) Register(ctx context.Context, a Agent, by audit.Change) (cred
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	if _, err := r.find(a.ID); err == nil {
+	if _, err := r.lifeOf(a.ID); err == nil {
 		return credential.Secret{}, fmt.Errorf("%w: %q", ErrExists, a.ID)
 	}
 	detail := map[string]string{"owner": a.Owner}
@@ -119,14 +119,14 @@ func (r *Registry) Register(ctx context.Context, a Agent, by audit.Change) (cred
 
 // Revoke ends an agent: before it returns, its tokens are void, its contexts
 // are cancelled with [ErrRevoked], and new ones are refused. It takes effect
-// also when the log is down or ctx is done; the error then matches
-// [ErrNotRecorded], and the call can be repeated to get it on record.
+// before it is recorded, also when the log hangs or is down or ctx is done; the
+// error then matches [ErrNotRecorded], and the call can be repeated to get it
+// on record.
 func (r *Registry) Revoke(ctx context.Context, agentID string, by audit.Change) error {
 	if err := by.Validate(); err != nil {
 		return err
 	}
-	r.admin.Lock()
-	defer r.admin.Unlock()
+	// Not under admin, which somebody may hold who waits for the log.
 	r.mu.Lock()
 	a, ok := r.agents[agentID]
 	if !ok {
@@ -149,14 +149,16 @@ func (r *Registry) Revoke(ctx context.Context, agentID string, by audit.Change) 
 }
 
 // Reinstate lets a revoked agent act again, once that is on record. Its client
-// secret is as before; tokens and contexts from before stay ended.
+// secret is as before; tokens and contexts from before stay ended. The error is
+// [ErrRevoked] if it was revoked once more in the meantime.
 func (r *Registry) Reinstate(ctx context.Context, agentID string, by audit.Change) error {
 	if err := by.Validate(); err != nil {
 		return err
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	if _, err := r.find(agentID); err != nil {
+	life, err := r.lifeOf(agentID)
+	if err != nil {
 		return err
 	}
 	if err := r.record(ctx, "reinstate_agent", agentID, by, nil); err != nil {
@@ -164,7 +166,11 @@ func (r *Registry) Reinstate(ctx context.Context, agentID string, by audit.Chang
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.agents[agentID].revoked = false
+	a := r.agents[agentID]
+	if a.life != life {
+		return fmt.Errorf("%w: %q, again, while it was being reinstated", ErrRevoked, agentID)
+	}
+	a.revoked = false
 	return nil
 }
 
@@ -236,15 +242,16 @@ func (r *Registry) live(agentID string) (*agent, error) {
 	return a, nil
 }
 
-// find returns the agent in whatever state. Agents are added under admin only.
-func (r *Registry) find(agentID string) (*agent, error) {
+// lifeOf returns the number of the agent's life, or ErrUnknown. Agents are
+// added under admin only, and never removed.
+func (r *Registry) lifeOf(agentID string) (uint64, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	a, err := r.live(agentID)
 	if a == nil {
-		return nil, err
+		return 0, err
 	}
-	return a, nil
+	return a.life, nil
 }
 
 func (r *Registry) record(ctx context.Context, action, agentID string, by audit.Change, detail map[string]string) error {

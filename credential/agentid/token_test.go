@@ -223,6 +223,25 @@ func TestTokenEndpointIsNoOracle(t *testing.T) {
 	}, got)
 }
 
+// The time that recording takes depends on what is recorded, so the answer is
+// out before.
+func TestRefusalsAreAnsweredFirst(t *testing.T) {
+	r, log := newRegistry(t, &Options{Issuer: "https://issuer.example"})
+	w := httptest.NewRecorder()
+	log.before = func(ctx context.Context, _ audit.Event) {
+		assert.True(t, w.Flushed)
+		assert.NotEmpty(t, w.Header().Get("Content-Length"))
+		assert.NoError(t, ctx.Err())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	req := httptest.NewRequestWithContext(ctx, "POST", "/token", strings.NewReader(grant(tools)))
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Handler().ServeHTTP(w, req)
+	assert.Equal(t, http.StatusUnauthorized, w.Code)
+	assert.Len(t, log.events, 1)
+}
+
 func TestRefusalsAreCounted(t *testing.T) {
 	c := &clock{}
 	r, log := newRegistry(t, &Options{Issuer: "https://issuer.example", Clock: c.now})
