@@ -62,6 +62,9 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 	if !serverName.MatchString(name) {
 		return none, fmt.Errorf("%w: server name %q: use 1 to 32 of a-z, 0-9 and -", ErrCatalog, name)
 	}
+	if _, overHTTP := t.(*mcp.StreamableClientTransport); !overHTTP {
+		t = &tap{Transport: t, wire: new(wire)} // so that ctx ends it
+	}
 	cs, err := newClient(nil).Connect(ctx, t, nil)
 	if err != nil {
 		return none, fmt.Errorf("%w: %w", ErrCatalog, err)

@@ -23,7 +23,7 @@ import (
 
 func TestWrongToken(t *testing.T) {
 	both(t, func(t *testing.T, version string, w *world) {
-		w.github.SetToken("another")
+		w.github.SetToken("another-token-of-some-length")
 		a := w.agent(bot, version)
 		n := w.mark()
 		res, err := a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
@@ -37,13 +37,12 @@ func TestWrongToken(t *testing.T) {
 		assert.Empty(t, w.github.Calls())
 
 		// The operator rotates; the next call gets the new secret.
-		_, err = w.vault.Rotate("github", credential.NewSecret([]byte("another")), admin)
-		if err == nil {
-			res, err = a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
-			require.NoError(t, err)
-			require.False(t, res.IsError, mcptest.Text(res))
-			assert.EqualValues(t, 2, w.log.Records()[len(w.log.Records())-1].Outcome.CredentialVersion)
-		}
+		_, err = w.vault.Rotate("github", credential.NewSecret([]byte("another-token-of-some-length")), admin)
+		require.NoError(t, err)
+		res, err = a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
+		require.NoError(t, err)
+		require.False(t, res.IsError, mcptest.Text(res))
+		assert.EqualValues(t, 2, w.log.Records()[w.mark()-1].Outcome.CredentialVersion)
 	})
 }
 

@@ -180,6 +180,12 @@ func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 		ctx = inner
 	}
 	switch q.method {
+	case methodListTools, methodListPrompts, methodListResources, methodListTemplates:
+		if g.engine.Hash() == "" {
+			return g.refuse(ctx, q, refused(audit.GuardNoSnapshot))
+		}
+	}
+	switch q.method {
 	case methodCallTool:
 		return g.callTool(ctx, q)
 	case methodListTools:

@@ -160,6 +160,9 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		no.code = jsonrpc.CodeInvalidRequest
 		return m, no
 	}
+	if m.reply {
+		return m, deny(http.StatusBadRequest, audit.GuardMethod, "nothing was asked, so no response is expected")
+	}
 	if no := agree(r, m); no != nil {
 		return m, no
 	}
@@ -218,9 +221,6 @@ func agree(r *http.Request, m message) *httpRefusal {
 
 // admitMethod refuses what no handler will take, so that it is on record.
 func (g *Gateway) admitMethod(r *http.Request, m message, who, id string) *httpRefusal {
-	if m.reply {
-		return deny(http.StatusBadRequest, audit.GuardMethod, "nothing was asked, so no response is expected")
-	}
 	era, ok := eras[m.method]
 	if !ok || (modern(r) && !era.modern) || (!modern(r) && !era.legacy) {
 		no := deny(http.StatusOK, audit.GuardMethod, "method is not available here")

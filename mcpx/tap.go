@@ -106,10 +106,24 @@ type tapConn struct {
 	err     error
 }
 
+// send writes a message. A peer that does not read blocks the writes to a pipe
+// for ever, whatever the context says; then the connection ends.
+func (t *tapConn) send(ctx context.Context, msg jsonrpc.Message) error {
+	if t.wire.http {
+		return t.Connection.Write(ctx, msg)
+	}
+	stop := context.AfterFunc(ctx, func() { t.Close() })
+	err := t.Connection.Write(ctx, msg)
+	if !stop() && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
 func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 	req, ok := msg.(*jsonrpc.Request)
 	if !ok {
-		return t.Connection.Write(ctx, msg)
+		return t.send(ctx, msg)
 	}
 	c := carriageOf(ctx)
 	if req.IsCall() {
@@ -121,7 +135,7 @@ func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 			t.initialize = req.ID
 		}
 		t.mu.Unlock()
-		return t.Connection.Write(ctx, msg)
+		return t.send(ctx, msg)
 	}
 	if req.Method == notifyCancelled && c != nil {
 		defer c.tellOnce.Do(func() { close(c.told) })
@@ -129,7 +143,7 @@ func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 			return nil // closing the request was the cancellation
 		}
 	}
-	return t.Connection.Write(ctx, msg)
+	return t.send(ctx, msg)
 }
 
 func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {

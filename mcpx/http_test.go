@@ -1,0 +1,493 @@
+package mcpx_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/mcpx"
+	"github.com/twinward-dev/twinward/mcpx/mcptest"
+)
+
+// A shot is one raw HTTP request at the door of bot's session.
+type shot struct {
+	method string
+	header [][2]string
+	body   string
+}
+
+// fire sends a request with the headers of a well-behaved client, in which nil
+// values of h remove and others replace.
+func fire(t testing.TB, url string, s shot) (int, string, http.Header) {
+	t.Helper()
+	if s.method == "" {
+		s.method = http.MethodPost
+	}
+	r, err := http.NewRequest(s.method, url, strings.NewReader(s.body))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	set := map[string]bool{}
+	for _, h := range s.header {
+		if h[0] == "Host" {
+			r.Host = h[1]
+			continue
+		}
+		if !set[h[0]] {
+			r.Header.Del(h[0])
+		}
+		set[h[0]] = true
+		if h[1] != "-" {
+			r.Header.Add(h[0], h[1])
+		}
+	}
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(b), resp.Header
+}
+
+const modernMeta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+
+// modernCall is a good tools/call of 2026-07-28, with changes.
+func modernCall(name, args string, header ...[2]string) shot {
+	return shot{
+		header: append([][2]string{{"Mcp-Protocol-Version", modern}, {"Mcp-Method", "tools/call"}, {"Mcp-Name", name}}, header...),
+		body:   `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{` + modernMeta + `,"name":"` + name + `","arguments":` + args + `}}`,
+	}
+}
+
+// legacySession initializes a session and returns its header.
+func legacySession(t testing.TB, url string) [2]string {
+	t.Helper()
+	code, body, h := fire(t, url, shot{body: `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`})
+	require.Equal(t, 200, code, body)
+	id := h.Get("Mcp-Session-Id")
+	require.NotEmpty(t, id)
+	session := [2]string{"Mcp-Session-Id", id}
+	code, body, _ = fire(t, url, shot{header: [][2]string{session}, body: `{"jsonrpc":"2.0","method":"notifications/initialized"}`})
+	require.Equal(t, 202, code, body)
+	return session
+}
+
+func legacyCall(session [2]string, name, args string, header ...[2]string) shot {
+	return shot{
+		header: append([][2]string{session, {"Mcp-Protocol-Version", legacy}}, header...),
+		body:   `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + name + `","arguments":` + args + `}}`,
+	}
+}
+
+// Every row is refused at the door: nothing reaches the upstream, one record
+// has the true reason, and the next good call works.
+func TestRefusedAtTheDoor(t *testing.T) {
+	good := `{"channel":"#engineering","text":"x"}`
+	post := "slack__post_message"
+	edit := func(s shot, old, new string) shot {
+		if !strings.Contains(s.body, old) {
+			panic("no " + old + " in " + s.body)
+		}
+		s.body = strings.Replace(s.body, old, new, 1)
+		return s
+	}
+	with := func(s shot, h ...[2]string) shot { s.header = append(s.header, h...); return s }
+	rows := []struct {
+		name   string
+		change func(shot) shot
+		code   int
+		reason string
+	}{
+		// A1: duplicate keys, at every level, also escaped
+		{"dup argument", func(s shot) shot { return edit(s, `"channel":`, `"channel":"#executive","channel":`) }, 400, audit.GuardStrictJSON},
+		{"dup argument escaped", func(s shot) shot { return edit(s, `"channel":`, `"\u0063hannel":"#executive","channel":`) }, 400, audit.GuardStrictJSON},
+		{"dup name", func(s shot) shot { return edit(s, `"arguments":`, `"name":"slack__delete_message","arguments":`) }, 400, audit.GuardStrictJSON},
+		{"dup arguments", func(s shot) shot { return edit(s, `"arguments":`, `"arguments":{},"arguments":`) }, 400, audit.GuardStrictJSON},
+		{"dup params", func(s shot) shot { return edit(s, `"params":`, `"params":{},"params":`) }, 400, audit.GuardStrictJSON},
+		{"dup method", func(s shot) shot { return edit(s, `"method":`, `"method":"ping","method":`) }, 400, audit.GuardStrictJSON},
+		{"dup id", func(s shot) shot { return edit(s, `"id":1`, `"id":2,"id":1`) }, 400, audit.GuardStrictJSON},
+		{"dup nested", func(s shot) shot { return edit(s, `"text":"x"`, `"text":{"a":1,"a":2}`) }, 400, audit.GuardStrictJSON},
+		// A7, A8, A9: text, depth, framing
+		{"invalid utf-8", func(s shot) shot { return edit(s, `"x"`, "\"\xff\"") }, 400, audit.GuardStrictJSON},
+		{"lone surrogate", func(s shot) shot { return edit(s, `"x"`, `"\ud800"`) }, 400, audit.GuardStrictJSON},
+		{"deep", func(s shot) shot {
+			return edit(s, `"x"`, strings.Repeat("[", 100)+strings.Repeat("]", 100))
+		}, 400, audit.GuardStrictJSON},
+		{"very deep", func(s shot) shot {
+			return edit(s, `"x"`, strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000))
+		}, 400, audit.GuardStrictJSON},
+		{"too large", func(s shot) shot { return edit(s, `"x"`, `"`+strings.Repeat("x", 4<<20)+`"`) }, 413, "too-large"},
+		{"trailing data", func(s shot) shot { s.body += "x"; return s }, 400, audit.GuardStrictJSON},
+		{"two documents", func(s shot) shot { s.body += s.body; return s }, 400, audit.GuardStrictJSON},
+		{"bom", func(s shot) shot { s.body = "\xef\xbb\xbf" + s.body; return s }, 400, audit.GuardStrictJSON},
+		{"empty", func(s shot) shot { s.body = ""; return s }, 400, audit.GuardStrictJSON},
+		{"cut off", func(s shot) shot { s.body = s.body[:len(s.body)-2]; return s }, 400, audit.GuardStrictJSON},
+		{"NaN", func(s shot) shot { return edit(s, `"x"`, `NaN`) }, 400, audit.GuardStrictJSON},
+		{"batch", func(s shot) shot { s.body = "[" + s.body + "]"; return s }, 400, audit.GuardStrictJSON},
+		{"empty batch", func(s shot) shot { s.body = "[]"; return s }, 400, audit.GuardStrictJSON},
+		{"no jsonrpc", func(s shot) shot { return edit(s, `"jsonrpc":"2.0",`, ``) }, 400, audit.GuardStrictJSON},
+		{"array arguments", func(s shot) shot { return edit(s, good, `[1]`) }, 400, audit.GuardStrictJSON},
+		{"string arguments", func(s shot) shot { return edit(s, good, `"x"`) }, 400, audit.GuardStrictJSON},
+		{"null arguments", func(s shot) shot { return edit(s, good, `null`) }, 400, audit.GuardStrictJSON},
+		{"number name", func(s shot) shot { return edit(s, `"`+post+`"`, `7`) }, 400, audit.GuardStrictJSON},
+		{"params array", func(s shot) shot { s.body = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[]}`; return s }, 400, audit.GuardStrictJSON},
+		// ids and kinds of message
+		{"unsafe id", func(s shot) shot { return edit(s, `"id":1`, `"id":9007199254740993`) }, 400, audit.GuardStrictJSON},
+		{"float id", func(s shot) shot { return edit(s, `"id":1`, `"id":1.9`) }, 400, audit.GuardStrictJSON},
+		{"null id", func(s shot) shot { return edit(s, `"id":1`, `"id":null`) }, 400, audit.GuardStrictJSON},
+		{"object id", func(s shot) shot { return edit(s, `"id":1`, `"id":{}`) }, 400, audit.GuardStrictJSON},
+		{"call as notification", func(s shot) shot { return edit(s, `"id":1,`, ``) }, 400, audit.GuardStrictJSON},
+		{"request and response", func(s shot) shot { return edit(s, `"id":1`, `"id":1,"result":{}`) }, 400, audit.GuardStrictJSON},
+		{"response", func(s shot) shot { s.body = `{"jsonrpc":"2.0","id":1,"result":{}}`; return s }, 400, audit.GuardMethod},
+		// H1, H2: headers
+		{"name mismatch", func(s shot) shot { return with(s, [2]string{"Mcp-Name", "github__list_prs"}) }, 400, "headers"},
+		{"method mismatch", func(s shot) shot { return with(s, [2]string{"Mcp-Method", "tools/list"}) }, 400, "headers"},
+		{"name twice", func(s shot) shot {
+			return with(s, [2]string{"Mcp-Name", post}, [2]string{"Mcp-Name", post})
+		}, 400, "headers"},
+		{"version twice", func(s shot) shot {
+			return with(s, [2]string{"Mcp-Protocol-Version", modern}, [2]string{"Mcp-Protocol-Version", modern})
+		}, 400, "headers"},
+		{"two origins", func(s shot) shot {
+			return with(s, [2]string{"Origin", "http://a"}, [2]string{"Origin", "http://b"})
+		}, 400, "headers"},
+		// N2, N3: browsers
+		{"origin", func(s shot) shot { return with(s, [2]string{"Origin", "http://evil.example"}) }, 403, "origin"},
+		{"null origin", func(s shot) shot { return with(s, [2]string{"Origin", "null"}) }, 403, "origin"},
+		{"cross site", func(s shot) shot { return with(s, [2]string{"Sec-Fetch-Site", "cross-site"}) }, 403, "origin"},
+		{"text/plain", func(s shot) shot { return with(s, [2]string{"Content-Type", "text/plain"}) }, 415, "media-type"},
+		{"utf-16", func(s shot) shot { return with(s, [2]string{"Content-Type", "application/json; charset=utf-16"}) }, 415, "media-type"},
+		{"gzip", func(s shot) shot { return with(s, [2]string{"Content-Encoding", "gzip"}) }, 415, "media-type"},
+		{"put", func(s shot) shot { s.method = http.MethodPut; return s }, 405, audit.GuardMethod},
+	}
+	for _, era := range []string{legacy, modern} {
+		w := newWorld(t, nil)
+		url := mcptest.Door(t, w.gateway, bot).URL
+		base := func() shot { return modernCall(post, good) }
+		if era == legacy {
+			session := legacySession(t, url)
+			base = func() shot { return legacyCall(session, post, good) }
+		}
+		for _, row := range rows {
+			t.Run(era+" "+row.name, func(t *testing.T) {
+				n := w.mark()
+				code, body, _ := fire(t, url, row.change(base()))
+				assert.Equal(t, row.code, code, body)
+				recs := w.since(n)
+				require.Len(t, recs, 1)
+				require.NotNil(t, recs[0].Event)
+				assert.Equal(t, audit.KindDenial, recs[0].Event.Kind)
+				assert.Equal(t, row.reason, recs[0].Event.Decision.Reason)
+				assert.Equal(t, bot, recs[0].Event.Actor)
+				assert.Empty(t, w.slack.Calls())
+			})
+		}
+		code, body, _ := fire(t, url, base())
+		assert.Equal(t, 200, code)
+		assert.Contains(t, body, "posted to #engineering")
+		assert.Len(t, w.slack.Calls(), 1)
+	}
+}
+
+// Aliases of keys are not the keys.
+func TestKeyAliases(t *testing.T) {
+	w := newWorld(t, nil)
+	url := mcptest.Door(t, w.gateway, bot).URL
+	s := modernCall("slack__post_message", `{"channel":"#engineering","text":"x"}`)
+	s.body = strings.Replace(s.body, `"name":`, `"Name":"slack__delete_message","NAME":"slack__delete_message","Arguments":{"repo":"x"},"name":`, 1)
+	code, body, _ := fire(t, url, s)
+	require.Equal(t, 200, code, body)
+	assert.Contains(t, body, "posted to")
+	require.Len(t, w.slack.Calls(), 1)
+	assert.Equal(t, "post_message", w.slack.Calls()[0].Tool)
+	assert.NotContains(t, string(w.slack.Seen()), "delete_message")
+}
+
+// What policy did not see does not reach the upstream.
+func TestNothingElseIsForwarded(t *testing.T) {
+	w := newWorld(t, nil)
+	url := mcptest.Door(t, w.gateway, bot).URL
+	s := modernCall("slack__post_message", `{"channel":"#engineering","text":"x"}`,
+		[2]string{"Authorization", "Bearer client-secret-1"}, [2]string{"Cookie", "client-secret-2"},
+		[2]string{"X-Forwarded-User", "client-secret-3"}, [2]string{"X-Vault-Tokens", "client-secret-4"}, [2]string{"X-Mcp-Toolname", "client-secret-5"})
+	s.body = strings.Replace(s.body, `"_meta":{`, `"_meta":{"exfil":"client-secret-6","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",`, 1)
+	code, body, _ := fire(t, url, s)
+	require.Equal(t, 200, code, body)
+	require.Len(t, w.slack.Calls(), 1)
+	assert.NotContains(t, string(w.slack.Seen()), "client-secret")
+	assert.Contains(t, string(w.slack.Seen()), "0af7651916cd43dd8448eb211c80319c")
+	for _, r := range w.log.Records() {
+		if r.Intent != nil {
+			assert.Equal(t, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", r.Intent.Trace)
+		}
+	}
+}
+
+func TestHiddenIsUnknownOnTheWire(t *testing.T) {
+	w := newWorld(t, nil)
+	url := mcptest.Door(t, w.gateway, bot).URL
+	session := legacySession(t, url)
+	for _, call := range []func(name string) shot{
+		func(name string) shot { return modernCall(name, `{}`) },
+		func(name string) shot { return legacyCall(session, name, `{}`) },
+	} {
+		code1, hidden, h1 := fire(t, url, call("snowflake__query"))
+		code2, absent, h2 := fire(t, url, call("snowflake__quera"))
+		assert.Equal(t, code1, code2)
+		assert.Equal(t, hidden, strings.ReplaceAll(absent, "quera", "query"))
+		h1.Del("Date")
+		h2.Del("Date")
+		assert.Equal(t, h1, h2)
+	}
+	// The same bytes as the SDK's own answer.
+	plain := mcptest.NewUpstream(t, mcp.NewServer(&mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}, nil), nil)
+	code1, ours, _ := fire(t, url, modernCall("snowflake__query", `{}`))
+	code2, sdk, _ := fire(t, plain.URL, modernCall("snowflake__query", `{}`))
+	assert.Equal(t, code1, code2)
+	assert.Equal(t, strings.TrimSpace(sdk), strings.TrimSpace(ours))
+}
+
+func TestUnknownMethods(t *testing.T) {
+	for _, era := range []string{legacy, modern} {
+		w := newWorld(t, nil)
+		url := mcptest.Door(t, w.gateway, bot).URL
+		var session [2]string
+		if era == legacy {
+			session = legacySession(t, url)
+		}
+		methods := []string{"Tools/Call", "tools/call ", `tools/call\u0000`, "tools//call", "x/evil", "tasks/get", "sampling/createMessage", "elicitation/create", "roots/list"}
+		if era == legacy {
+			methods = append(methods, "server/discover", "subscriptions/listen")
+		} else {
+			methods = append(methods, "ping", "initialize", "resources/subscribe", "logging/setLevel")
+		}
+		for _, m := range methods {
+			t.Run(era+" "+m, func(t *testing.T) {
+				n := w.mark()
+				s := shot{header: [][2]string{session, {"Mcp-Protocol-Version", legacy}}, body: `{"jsonrpc":"2.0","id":1,"method":"` + m + `","params":{}}`}
+				want := 200
+				if era == modern {
+					s.header = [][2]string{{"Mcp-Protocol-Version", modern}, {"Mcp-Method", strings.TrimSpace(strings.ReplaceAll(m, `\u0000`, ""))}}
+					s.body = `{"jsonrpc":"2.0","id":1,"method":"` + m + `","params":{` + modernMeta + `}}`
+					want = 404
+				}
+				code, body, _ := fire(t, url, s)
+				recs := w.since(n)
+				require.Len(t, recs, 1)
+				if strings.TrimSpace(strings.ReplaceAll(m, `\u0000`, "")) != m && era == modern {
+					assert.Equal(t, 400, code)
+					assert.Equal(t, "headers", recs[0].Event.Decision.Reason)
+					return
+				}
+				assert.Equal(t, want, code, body)
+				assert.Contains(t, body, "-32601")
+				assert.Equal(t, audit.GuardMethod, recs[0].Event.Decision.Reason)
+			})
+		}
+		// Methods of the protocol that this gateway has nothing for.
+		for _, m := range []string{`prompts/get","params":{"name":"x"`, `resources/read","params":{"uri":"x:y"`, `completion/complete","params":{"ref":{"type":"ref/prompt","name":"x"},"argument":{"name":"a","value":"b"}`} {
+			n := w.mark()
+			s := shot{header: [][2]string{session, {"Mcp-Protocol-Version", legacy}}, body: `{"jsonrpc":"2.0","id":1,"method":"` + m + `}}`}
+			if era == modern {
+				continue
+			}
+			code, body, _ := fire(t, url, s)
+			assert.Equal(t, 200, code)
+			assert.Contains(t, body, `"error"`)
+			recs := w.since(n)
+			require.Len(t, recs, 1, m)
+			assert.Equal(t, audit.GuardUnknown, recs[0].Event.Decision.Reason)
+		}
+	}
+}
+
+func TestSessionsBelongToActors(t *testing.T) {
+	w := newWorld(t, nil)
+	mine := mcptest.Door(t, w.gateway, bot).URL
+	theirs := mcptest.Door(t, w.gateway, other).URL
+	session := legacySession(t, mine)
+	for _, s := range []shot{
+		legacyCall(session, "github__big", `{}`),
+		{method: http.MethodGet, header: [][2]string{session}},
+		{method: http.MethodDelete, header: [][2]string{session}},
+		legacyCall([2]string{"Mcp-Session-Id", "made-up"}, "github__big", `{}`),
+	} {
+		n := w.mark()
+		code, body, _ := fire(t, theirs, s)
+		assert.Equal(t, 404, code)
+		assert.True(t, strings.HasPrefix(body, "session not found"), body)
+		recs := w.since(n)
+		require.Len(t, recs, 1)
+		assert.Equal(t, "session", recs[0].Event.Decision.Reason)
+		assert.Equal(t, other, recs[0].Event.Actor)
+	}
+	assert.Empty(t, w.github.Calls())
+	code, body, _ := fire(t, mine, legacyCall(session, "github__big", `{}`))
+	assert.Equal(t, 200, code, body)
+	code, _, _ = fire(t, mine, shot{method: http.MethodDelete, header: [][2]string{session}})
+	assert.Equal(t, 204, code)
+	code, _, _ = fire(t, mine, legacyCall(session, "github__big", `{}`))
+	assert.Equal(t, 404, code, "ended")
+	code, _, _ = fire(t, mine, shot{body: `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`})
+	assert.Equal(t, 400, code, "no session")
+}
+
+// tokens is a verifier: "<agent>" for audience "https://gw.example/mcp".
+type tokens struct{}
+
+func (tokens) Verify(_ context.Context, token, audience string) (audit.Actor, time.Time, error) {
+	if audience != "https://gw.example/mcp" || (token != "bot" && token != "other" && token != "fresh-bot") {
+		return audit.Actor{}, time.Time{}, errors.New("verifier text about " + token)
+	}
+	return audit.Actor{Agent: strings.TrimPrefix(token, "fresh-"), Issuer: "https://issuer.example"}, time.Now().Add(time.Minute), nil
+}
+
+// The context of a stateful session is that of its first request for ever; the
+// actor must be that of each request.
+func TestIdentityIsOfThisRequest(t *testing.T) {
+	w := newWorld(t, &setup{options: func(o *mcpx.GatewayOptions) {
+		o.Resource = "https://gw.example/mcp"
+		o.AuthorizationServers = []string{"https://issuer.example"}
+	}})
+	srv := httptest.NewServer(w.gateway.Handler(tokens{}))
+	defer srv.Close()
+	auth := func(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
+	code, _, h := fire(t, srv.URL, shot{header: [][2]string{auth("bot")}, body: `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`})
+	require.Equal(t, 200, code)
+	session := [2]string{"Mcp-Session-Id", h.Get("Mcp-Session-Id")}
+	fire(t, srv.URL, shot{header: [][2]string{session, auth("bot")}, body: `{"jsonrpc":"2.0","method":"notifications/initialized"}`})
+	post := func(token string) (int, string) {
+		code, body, _ := fire(t, srv.URL, legacyCall(session, "slack__post_message", `{"channel":"#engineering","text":"x"}`, auth(token)))
+		return code, body
+	}
+	code, body := post("fresh-bot")
+	assert.Equal(t, 200, code)
+	assert.Contains(t, body, "posted", "a fresh token of the same agent continues the session")
+	code, _ = post("other")
+	assert.Equal(t, 404, code)
+
+	// The same endpoint, one connection, two actors, without sessions.
+	code, body, _ = fire(t, srv.URL, modernCall("slack__post_message", `{"channel":"#engineering","text":"x"}`, auth("bot")))
+	assert.Equal(t, 200, code)
+	assert.Contains(t, body, "posted")
+	code, body, _ = fire(t, srv.URL, modernCall("slack__post_message", `{"channel":"#engineering","text":"x"}`, auth("other")))
+	assert.Equal(t, 200, code)
+	assert.Contains(t, body, `"reason":"policy"`)
+	assert.Len(t, w.slack.Calls(), 2)
+}
+
+func TestBearer(t *testing.T) {
+	w := newWorld(t, &setup{options: func(o *mcpx.GatewayOptions) {
+		o.Resource = "https://gw.example/mcp"
+		o.AuthorizationServers = []string{"https://issuer.example"}
+	}})
+	srv := httptest.NewServer(w.gateway.Handler(tokens{}))
+	defer srv.Close()
+	const meta = `resource_metadata="https://gw.example/.well-known/oauth-protected-resource/mcp"`
+	for _, c := range []struct {
+		header    []string
+		code      int
+		challenge string
+		reason    string
+	}{
+		{nil, 401, "Bearer " + meta, audit.GuardNoActor},
+		{[]string{"Bearer wrong"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
+		{[]string{"Basic Ym90OmJvdA=="}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
+		{[]string{"Bearer bot other"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
+		{[]string{"Bearer"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
+		{[]string{"Bearer bot", "Bearer other"}, 400, "", "headers"},
+	} {
+		n := w.mark()
+		s := modernCall("github__big", `{}`)
+		for _, h := range c.header {
+			s.header = append(s.header, [2]string{"Authorization", h})
+		}
+		code, body, h := fire(t, srv.URL, s)
+		assert.Equal(t, c.code, code)
+		assert.Equal(t, c.challenge, h.Get("WWW-Authenticate"))
+		assert.NotContains(t, body, "verifier text")
+		recs := w.since(n)
+		require.Len(t, recs, 1)
+		assert.Equal(t, c.reason, recs[0].Event.Decision.Reason)
+	}
+	assert.Empty(t, w.github.Seen())
+
+	code, body, _ := fire(t, srv.URL+"/.well-known/oauth-protected-resource/mcp", shot{method: http.MethodGet})
+	assert.Equal(t, 200, code)
+	assert.JSONEq(t, `{"resource":"https://gw.example/mcp","authorization_servers":["https://issuer.example"],"bearer_methods_supported":["header"]}`, body)
+
+	a := mcptest.Connect(t, srv.URL, &mcptest.ConnectOptions{Token: "bot"})
+	res, err := a.Call(t.Context(), "github__big", `{}`)
+	require.NoError(t, err)
+	assert.False(t, res.IsError)
+	_, err = mcptest.TryConnect(t, srv.URL, &mcptest.ConnectOptions{Token: "wrong"})
+	require.Error(t, err)
+
+	// A session's door and a token must name the same agent.
+	both := mcptest.Door(t, w.gateway.Handler(tokens{}), bot).URL
+	code, _, _ = fire(t, both, modernCall("github__big", `{}`, [2]string{"Authorization", "Bearer other"}))
+	assert.Equal(t, 403, code)
+	den := w.log.Denials()
+	assert.Equal(t, audit.GuardActor, den[len(den)-1].Decision.Reason)
+	code, _, _ = fire(t, both, modernCall("github__big", `{}`, [2]string{"Authorization", "Bearer bot"}))
+	assert.Equal(t, 200, code)
+}
+
+func TestBearerNotSetUp(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, v := range []mcpx.Verifier{nil, tokens{}} {
+		srv := httptest.NewServer(w.gateway.Handler(v))
+		code, _, _ := fire(t, srv.URL, modernCall("github__big", `{}`, [2]string{"Authorization", "Bearer bot"}))
+		assert.Equal(t, 500, code)
+		srv.Close()
+	}
+	assert.Empty(t, w.github.Seen())
+}
+
+// A door without an actor, and gateways without an engine or a log, refuse.
+func TestNobodyAndNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	url := mcptest.Door(t, w.gateway, audit.Actor{}).URL
+	code, _, _ := fire(t, url, modernCall("github__big", `{}`, [2]string{"Authorization", "Bearer bot"}))
+	assert.Equal(t, 401, code, "a token is not looked at here")
+	den := w.log.Denials()
+	require.Len(t, den, 1)
+	assert.Equal(t, audit.GuardNoActor, den[0].Decision.Reason)
+	for _, gw := range []*mcpx.Gateway{mcpx.NewGateway(nil, w.log, nil), mcpx.NewGateway(w.engine, nil, nil)} {
+		code, body, _ := fire(t, mcptest.Door(t, gw, bot).URL, modernCall("github__big", `{}`))
+		assert.Equal(t, 503, code)
+		assert.Contains(t, body, "without one every")
+		gw.Close()
+	}
+}
+
+// Clients that speak a protocol with sessions may hang on a stream; it ends
+// when their agent is revoked.
+func TestStreamEndsWithRevocation(t *testing.T) {
+	w := newWorld(t, nil)
+	url := mcptest.Door(t, w.gateway, bot).URL
+	session := legacySession(t, url)
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	require.NoError(t, err)
+	r.Header.Set("Accept", "text/event-stream")
+	r.Header.Set(session[0], session[1])
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, 200, resp.StatusCode)
+	w.agents.revoke("bot")
+	_, err = io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err, "the stream has ended")
+	code, _, _ := fire(t, url, shot{method: http.MethodGet, header: [][2]string{session}})
+	assert.Equal(t, 403, code)
+}
