@@ -50,11 +50,13 @@ func (s *Session) spec() (*confine.Spec, error) {
 			}
 		}
 	}
-	readOnly, optional := p.Filesystem.ReadOnly, false
+	readOnly := p.Filesystem.ReadOnly
 	if readOnly == nil {
-		readOnly, optional = SystemPaths(), true
+		readOnly = SystemPaths()
 	}
 	for _, path := range readOnly {
+		// Systems differ in which of these they have; any other path must exist.
+		optional := slices.Contains(SystemPaths(), path)
 		spec.Binds = append(spec.Binds, confine.Bind{Source: path, Optional: optional})
 	}
 	for _, path := range p.Filesystem.ReadWrite {

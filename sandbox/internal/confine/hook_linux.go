@@ -31,6 +31,7 @@ type order struct {
 	WorkspaceMount int
 	SelfMount      int
 	KUID           int
+	Inherited      int  // how many mounts there are
 	IDMapped       bool // some of the inherited mounts translate ids
 	HostNS         map[string]string
 }

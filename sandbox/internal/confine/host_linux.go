@@ -186,6 +186,7 @@ func mappingNamespace(uid, gid int, id identity) (*os.File, error) {
 
 // encode returns the sealed file that init reads.
 func (d *delivery) encode(nonce []byte) (int, error) {
+	d.order.Inherited = len(d.mounts)
 	b, err := json.Marshal(&d.order)
 	if err != nil {
 		return -1, err

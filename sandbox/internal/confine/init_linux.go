@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,12 +50,17 @@ func (s *initState) confine() (err error) {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("die with the host: %w", err)
 	}
+	if err := dropDescriptors(fdMounts + s.ord.Inherited); err != nil {
+		return fmt.Errorf("close the host's descriptors: %w", err)
+	}
 	// No signal from inside ends init, and none is inherited as ignored.
 	signal.Notify(make(chan os.Signal, 1))
 	unix.Umask(0)
 
-	if err := unix.Sethostname([]byte(s.ord.Hostname)); err != nil {
-		return &LayerError{Layer: LayerUTS, Step: "set the host name", Err: err}
+	if !slices.Contains(s.ord.Without, LayerUTS) {
+		if err := unix.Sethostname([]byte(s.ord.Hostname)); err != nil {
+			return &LayerError{Layer: LayerUTS, Step: "set the host name", Err: err}
+		}
 	}
 	targets, err := buildRoot(s.ord)
 	if err != nil {
@@ -96,6 +102,26 @@ func (s *initState) confine() (err error) {
 	}
 	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID}
 	return send(fdSocket, &message{Kind: msgReady, Report: report})
+}
+
+// dropDescriptors closes what the host left open for any child, from first on,
+// and makes sure that no command inherits anything. The Go runtime's own
+// descriptors are close-on-exec, which is how they are told apart.
+func dropDescriptors(first int) error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < first {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+	return unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 }
 
 // layer runs one step unless the layer is to be left out, and tolerates its

@@ -98,9 +98,19 @@ func buildRoot(ord *order) (map[string]bool, error) {
 		return nil, step("attach the new root", err)
 	}
 	r := &root{fd: fd}
+	// An open detached mount is a way to it; none stays behind.
+	defer func() {
+		closeAll(append(devs, workspace))
+		for _, s := range sources {
+			closeAll([]int{s.tree})
+		}
+		if self != nil {
+			closeAll([]int{self.tree})
+		}
+	}()
 
 	// The room's own places.
-	for _, d := range []string{"etc", "proc", "dev/pts", "dev/shm", "tmp", "var/tmp", "root", "sandbox", "run/twinward"} {
+	for _, d := range []string{"etc", "proc", "dev/pts", "dev/shm", "tmp", "var", "sandbox", "run/twinward"} {
 		if err := r.mkdir(d); err != nil {
 			return nil, step("make /"+d, err)
 		}
@@ -190,7 +200,7 @@ func (r *root) devices(nodes []int, size uint64) error {
 	}
 	for from, to := range map[string]string{
 		"/dev/ptmx": "pts/ptmx", "/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
-		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2", "/var/run": "/run",
+		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2", "/var/run": "/run", "/var/tmp": "/tmp",
 	} {
 		if err := r.link(from, to); err != nil {
 			return fmt.Errorf("%s: %w", from, err)
