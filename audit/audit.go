@@ -93,7 +93,8 @@ const (
 	StatusCancelled Status = "cancelled" // the agent left or was revoked
 )
 
-// Usage counts the tokens of one model call.
+// Usage counts the tokens of one model call. Input, CacheRead and CacheWrite
+// count different tokens; Reasoning is a part of Output.
 type Usage struct {
 	Model      string `json:"model"`
 	Input      int64  `json:"input"`

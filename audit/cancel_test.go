@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -156,7 +157,7 @@ func TestGroupCommit(t *testing.T) {
 		wg.Go(func() { assert.NoError(t, log.Append(ctx, denial("a", "other"))) })
 	}
 	for log.Pending() < others {
-		// until all are in line; each needs only the processor
+		runtime.Gosched() // until all are in line: each needs only the processor
 	}
 	before := log.m.Syncs()
 	log.release <- struct{}{}
@@ -176,6 +177,7 @@ func TestCloseWhileWriting(t *testing.T) {
 	<-log.arrived
 	go func() { errs <- log.Append(ctx, denial("a", "second")) }()
 	for log.Pending() < 1 {
+		runtime.Gosched()
 	}
 	closed := make(chan error)
 	go func() { closed <- log.Close() }()

@@ -94,7 +94,7 @@ func TestWriteCloseVerifyReopen(t *testing.T) {
 
 func TestConcurrentWritersShareSyncs(t *testing.T) {
 	log := audittest.NewLog(t)
-	const writers, each = 32, 50
+	const writers, each = 16, 24
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {

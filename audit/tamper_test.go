@@ -65,7 +65,7 @@ func (s sample) reopen(data []byte) (*audit.Log, *audittest.Memory, error) {
 }
 
 func TestEveryChangedByteIsFound(t *testing.T) {
-	s := newSample(t, nil, 3, "standup")
+	s := newSample(t, nil, 2, "standup")
 	_, err := s.verify(s.data)
 	require.NoError(t, err)
 	for i := range s.data {
@@ -74,6 +74,9 @@ func TestEveryChangedByteIsFound(t *testing.T) {
 			data[i] ^= mask
 			_, err := s.verify(data)
 			require.ErrorIs(t, err, audit.ErrTampered, "byte %d (%q) ^ %#x", i, s.data[i], mask)
+			if mask != 1 {
+				continue
+			}
 			if _, _, err = s.reopen(data); err == nil {
 				// Open trusts the last signature for all before it.
 				line := bytes.Count(s.data[:i], []byte("\n"))
@@ -85,7 +88,7 @@ func TestEveryChangedByteIsFound(t *testing.T) {
 }
 
 func TestEveryInsertedByteIsFound(t *testing.T) {
-	s := newSample(t, nil, 2, "standup")
+	s := newSample(t, nil, 1, "standup")
 	for i := range len(s.data) + 1 {
 		for _, c := range []byte{'\n', ' ', 0, 'x', '"'}[:soak(3, 5, 5)] {
 			data := slices.Insert(bytes.Clone(s.data), i, c)
