@@ -3,6 +3,7 @@ package audit_test
 import (
 	"context"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -185,4 +186,35 @@ func TestCloseWhileWriting(t *testing.T) {
 	assert.Len(t, log.drain(t, closed), 2)
 	assert.NoError(t, <-errs)
 	assert.NoError(t, <-errs)
+}
+
+// What waits for a stalled disk is bounded: writers beyond that wait outside,
+// and can leave.
+func TestWaitingBytesAreBounded(t *testing.T) {
+	log := newStalled(t)
+	const writers = 20
+	large := denial("a", strings.Repeat("x", 1<<20-2000))
+	errs := make(chan error, writers)
+	for range writers {
+		go func() { errs <- log.Append(ctx, large) }()
+	}
+	<-log.arrived
+	for log.Pending() < 8 {
+		runtime.Gosched()
+	}
+	gone, cancel := context.WithCancel(ctx)
+	left := make(chan error)
+	go func() { left <- log.Append(gone, large) }()
+	cancel()
+	assert.ErrorIs(t, <-left, context.Canceled)
+	assert.LessOrEqual(t, log.Pending(), 8)
+	log.release <- struct{}{}
+	closed := make(chan error)
+	go func() {
+		for range writers {
+			assert.NoError(t, <-errs)
+		}
+		closed <- log.Close()
+	}()
+	assert.Len(t, log.drain(t, closed), writers)
 }

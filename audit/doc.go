@@ -49,7 +49,8 @@
 // its intent in "call". Arguments are not in the log but a [Commitment] to them.
 // Strings hold no raw control characters, line separators or marks that reorder
 // text: they are escaped, so a record is one line for every reader and cannot
-// drive a terminal. A record has at most [MaxRecord] bytes.
+// drive a terminal. A record has at most [MaxRecord] bytes. Readers ignore
+// fields that they do not know, so that later versions can add some.
 //
 // A checkpoint is a C2SP checkpoint (https://c2sp.org/tlog-checkpoint), a signed
 // note as a JSON string. Written out, the last of the example reads
@@ -62,13 +63,20 @@
 //
 //	— audit.example/host7 8X5ufI3+thQ7iopw/LVgzhx7Xwvu+DBrgev+quKYucp5ucyz8KgVzVIxCq6QOAuGbFuxan+dfyvCOmhzl92Q6I93/AE=
 //
-// with the lines: the log's origin, which is also the name of its Ed25519 key;
-// the size, which is the number of records before it; the root of the RFC 6962
-// Merkle tree over them, in which the leaf of a record is the hash of its line
-// without the newline, as [golang.org/x/mod/sumdb/tlog.RecordHash] computes it;
-// and, as extension lines, the number of the checkpoint counted from 1, and
-// "closed" if the writer closed the log there. A checkpoint line carries the
-// log's own signature and no other. There is one spelling of each checkpoint.
+// Its lines are
+//
+//   - the log's origin, which is also the name of its Ed25519 key;
+//   - the size: how many records are before it;
+//   - the root of the RFC 6962 Merkle tree over them. The leaf of a record is the
+//     hash of its line without the newline, as
+//     [golang.org/x/mod/sumdb/tlog.RecordHash] computes it;
+//   - as extension lines, the number of the checkpoint, counted from 1, and
+//     "closed" if the writer closed the log there;
+//   - the signature.
+//
+// In the log, a checkpoint carries the log's own signature and no other; in an
+// anchor there may be more, such as those of witnesses. There is one spelling of
+// each checkpoint, so that no byte of it can change unnoticed.
 //
 // A log starts with a checkpoint of size 0. Records are written in batches; each
 // ends with its checkpoint, in the same write, made durable by the same

@@ -26,8 +26,9 @@ var (
 	ErrInvalid = errors.New("audit: not a valid record")
 	// ErrKey is returned when the key of a log is missing, unsafe or unreadable.
 	ErrKey = errors.New("audit: the log's key cannot be used")
-	// ErrAnchor is returned when a checkpoint could not be published.
-	ErrAnchor = errors.New("audit: the checkpoint could not be published")
+	// ErrAnchor is returned when an anchor is misplaced, cannot be read on opening
+	// or cannot be published to.
+	ErrAnchor = errors.New("audit: an anchor of the log cannot be used")
 )
 
 // failed turns the cause of a failed write into the error that sticks.

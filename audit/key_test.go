@@ -129,3 +129,14 @@ func TestCommitment(t *testing.T) {
 	assert.False(t, c[0].Matches(args, other.Opening(*c[0])))
 	assert.NotContains(t, string(m.Bytes()), "executive")
 }
+
+func TestRelativeFolders(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.Mkdir("here", 0o700))
+	t.Chdir("here")
+	log := openLog(t, ".", nil)
+	require.NoError(t, log.Close())
+	assert.FileExists(t, "../here.key")
+	_, err := audit.Open("", nil)
+	assert.ErrorIs(t, err, audit.ErrInvalid)
+}

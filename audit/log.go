@@ -82,6 +82,10 @@ func Open(dir string, opts *Options) (*Log, error) {
 	if dir == "" {
 		return nil, fmt.Errorf("%w: the log's folder has no name", ErrInvalid)
 	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
 	for _, a := range o.Anchors {
 		if fa, ok := a.(fileAnchor); ok {
 			if err := fa.outside(dir); err != nil {
@@ -90,10 +94,12 @@ func Open(dir string, opts *Options) (*Log, error) {
 		}
 	}
 	if o.KeyFile == "" {
-		o.KeyFile = filepath.Clean(dir) + ".key"
+		o.KeyFile = dir + ".key"
 	}
-	if in, err := inside(dir, o.KeyFile); err != nil || in {
-		return nil, fmt.Errorf("%w: %s lies inside the log's folder: whoever copies the log would have its key (%v)", ErrKey, o.KeyFile, err)
+	if in, err := inside(dir, o.KeyFile); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	} else if in {
+		return nil, fmt.Errorf("%w: %s lies inside the log's folder, so whoever copies the log has it: keep it elsewhere", ErrKey, o.KeyFile)
 	}
 	fst, err := openFileStorage(dir)
 	if err != nil {

@@ -23,12 +23,6 @@ type Filter struct {
 	Seq uint64
 }
 
-// Match reports whether the filter selects a record. It looks at the record
-// alone: an outcome matches only filters that ask nothing of its intent.
-func (f Filter) Match(r Record) bool {
-	return r.Seq >= f.Seq && f.matchTime(r) && f.matchAct(r)
-}
-
 func (f Filter) matchTime(r Record) bool {
 	return (f.From.IsZero() || !r.Time.Before(f.From)) && (f.Until.IsZero() || r.Time.Before(f.Until))
 }

@@ -144,8 +144,9 @@ func escapeControls(enc []byte) []byte {
 
 var errForm = errors.New("not a record")
 
-// parseRecord decodes a line. It is strict: unknown fields, trailing bytes and
-// records that are not exactly one thing are refused.
+// parseRecord decodes a line, and refuses trailing bytes and records that are
+// not exactly one thing. Fields that it does not know are ignored: a record may
+// be of a later version, and its bytes are vouched for by the tree.
 func parseRecord(line []byte) (Record, error) {
 	var r Record
 	if len(line) > MaxRecord {
@@ -155,7 +156,6 @@ func parseRecord(line []byte) (Record, error) {
 		return r, errForm
 	}
 	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
 	if err := dec.Decode(&r); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", errForm, err)
 	}

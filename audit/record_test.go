@@ -88,7 +88,6 @@ func TestRecordsThatAreNone(t *testing.T) {
 		`{"seq":1,` + time + `,"outcome":{}}`,
 		`{"seq":3,` + time + `,"outcome":{},"call":3}`,
 		`{"seq":3,` + time + `,"event":{},"call":2}`,
-		`{"seq":1,` + time + `,"event":{"unknown":1}}`,
 		`{"seq":1,` + time + `,"event":{}} ` + `{}`,
 		`{"seq":-1,` + time + `,"event":{}}`,
 		`{"seq":1.5,` + time + `,"event":{}}`,

@@ -110,14 +110,14 @@ func (l *Log) anchored(ctx context.Context) (checkpoints, error) {
 		}
 		text, err := ar.Latest(ctx)
 		if err != nil {
-			return checkpoints{}, fmt.Errorf("audit: reading an anchor: %w", err)
+			return checkpoints{}, fmt.Errorf("%w: reading its checkpoint: %w", ErrAnchor, err)
 		}
 		if len(bytes.TrimSpace(text)) == 0 {
 			continue
 		}
 		cp, err := ParseCheckpoint(text, l.key.VerifierKey())
 		if err != nil {
-			return checkpoints{}, fmt.Errorf("audit: an anchor of this log holds something else: %w", err)
+			return checkpoints{}, fmt.Errorf("%w: it holds something else than a checkpoint of this log: %w", ErrAnchor, err)
 		}
 		known = append(known, cp)
 	}

@@ -82,10 +82,20 @@ func makeDir(dir string) error {
 
 func (s *fileStorage) Write(p []byte) (int, error)    { return s.f.Write(p) }
 func (s *fileStorage) Sync() error                    { return dataSync(s.f) }
-func (s *fileStorage) Truncate(size int64) error      { return s.f.Truncate(size) }
 func (s *fileStorage) Reader() (StorageReader, error) { return os.Open(s.path) }
 func (s *fileStorage) Close() error                   { return s.f.Close() }
 
+// Truncate implements [Storage]. Without O_APPEND the next write would leave a
+// hole, so the position moves too.
+func (s *fileStorage) Truncate(size int64) error {
+	if err := s.f.Truncate(size); err != nil {
+		return err
+	}
+	_, err := s.f.Seek(size, io.SeekStart)
+	return err
+}
+
+// Size implements [Storage].
 func (s *fileStorage) Size() (int64, error) {
 	st, err := s.f.Stat()
 	if err != nil {

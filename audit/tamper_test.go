@@ -239,7 +239,7 @@ func TestOpenComparesWithItsAnchor(t *testing.T) {
 	require.ErrorIs(t, err, audit.ErrTampered)
 	require.NoError(t, os.WriteFile(filepath.Join(base, "anchor"), []byte("rubbish"), 0o600))
 	_, err = audit.Open(dir, opts)
-	require.Error(t, err)
+	require.ErrorIs(t, err, audit.ErrAnchor)
 }
 
 func TestOtherFilesAreMentioned(t *testing.T) {

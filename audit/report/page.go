@@ -39,6 +39,9 @@ type rows struct {
 	LeftOut int
 }
 
+// Count is how many there are, shown or not.
+func (r rows) Count() int { return len(r.List) + r.LeftOut }
+
 // A tally counts acts by how they ended.
 type tally struct{ OK, Failed, Cancelled, Open, Denied int }
 
