@@ -412,4 +412,3 @@ func TestCatalog(t *testing.T) {
 	_, err = mcpx.ReadCatalog(ctx, "notes", gone)
 	require.ErrorIs(t, err, mcpx.ErrCatalog)
 }
-

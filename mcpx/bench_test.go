@@ -1,0 +1,98 @@
+package mcpx_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/mcpx"
+	"github.com/twinward-dev/twinward/mcpx/mcptest"
+)
+
+// nothing is a log that costs nothing, so that the middleware's own cost shows.
+type nothing struct{}
+
+func (nothing) Begin(context.Context, audit.Intent) (audit.Call, error) { return nothing{}, nil }
+func (nothing) Append(context.Context, audit.Event) error               { return nil }
+func (nothing) Record() uint64                                          { return 1 }
+func (nothing) End(context.Context, audit.Outcome) error                { return nil }
+
+func benchServer(tools int) *mcp.Server {
+	s := mcp.NewServer(&mcp.Implementation{Name: "notes", Version: "1"}, nil)
+	for i := range tools {
+		s.AddTool(&mcp.Tool{Name: "add" + string("abcdefghjkmnp"[i/8]) + string("abcdefgh"[i%8]), Description: "Adds.", InputSchema: json.RawMessage(`{"type":"object","properties":{"text":{"type":"string"}},"required":["text"]}`)},
+			func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+				return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "ok"}}}, nil
+			})
+	}
+	return s
+}
+
+// BenchmarkMiddleware compares a bare server in memory with a governed one; the
+// difference is the cost of governance.
+func BenchmarkMiddleware(b *testing.B) {
+	for _, c := range []struct {
+		name     string
+		governed bool
+		tools    int
+	}{{"bare", false, 1}, {"governed", true, 1}, {"bare 100 tools", false, 100}, {"governed 100 tools", true, 100}} {
+		b.Run(c.name, func(b *testing.B) {
+			server := benchServer(c.tools)
+			if c.governed {
+				catalog, err := mcpx.Catalog(b.Context(), "notes", server)
+				require.NoError(b, err)
+				engine := governance.NewEngine(nothing{}, nil)
+				_, err = engine.Reload(b.Context(), governance.Bundle{
+					Policies: []governance.Source{{Name: "p.cedar", Text: `@id("add") permit (principal, action == Action::"notes__addaa", resource) when { context.args.text like "n*" };`}},
+					Catalog:  []governance.Server{catalog},
+				}, admin)
+				require.NoError(b, err)
+				server.AddReceivingMiddleware(mcpx.Govern(engine, nothing{}, &mcpx.GovernOptions{Identify: as(bot)}))
+			}
+			here, there := mcp.NewInMemoryTransports()
+			_, err := server.Connect(b.Context(), there, nil)
+			require.NoError(b, err)
+			cs, err := mcp.NewClient(&mcp.Implementation{Name: "a", Version: "1"}, nil).Connect(b.Context(), here, &mcp.ClientSessionOptions{ProtocolVersion: legacy})
+			require.NoError(b, err)
+			defer cs.Close()
+			params := &mcp.CallToolParams{Name: "addaa", Arguments: json.RawMessage(`{"text":"note of a hundred bytes or so, as arguments usually are, with some words in it"}`)}
+			b.ReportAllocs()
+			for b.Loop() {
+				res, err := cs.CallTool(b.Context(), params)
+				if err != nil || res.IsError {
+					b.Fatal(err, mcptest.Text(res))
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkGateway is a call through the gateway over HTTP, against the same
+// call made directly.
+func BenchmarkGateway(b *testing.B) {
+	w := newWorld(b, &setup{log: nothing{}})
+	params := `{"channel":"#engineering","text":"x"}`
+	for _, c := range []struct {
+		name string
+		a    *mcptest.Agent
+		tool string
+	}{
+		{"direct", mcptest.Connect(b, w.slack.URL, nil), "post_message"},
+		{"governed", mcptest.Connect(b, mcptest.Door(b, w.gateway, bot).URL, nil), "slack__post_message"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				res, err := c.a.Call(b.Context(), c.tool, params)
+				if err != nil || res.IsError {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
