@@ -85,7 +85,7 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 	if opts.Resource != "" {
 		var err error
 		if r.resource, err = canonicalResource(opts.Resource); err != nil {
-			return nil, fmt.Errorf("Resource: %w", err)
+			return nil, fmt.Errorf("agentid: default resource: %w", err)
 		}
 	}
 	return r, nil
