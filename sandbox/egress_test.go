@@ -314,9 +314,9 @@ func TestNothingElseIsReachable(t *testing.T) {
 		Rule{Host: "*.wild.example.com"},
 	), &Options{Self: true, Resolver: noResolver{t}})
 	require.NoError(t, s.Handle("tools.local", http.NotFoundHandler()))
-	for _, c := range []struct{ what, how, cause string }{
+	cases := []struct{ what, how, cause string }{
 		{"get https://example.com/", "no such host", `unlisted-host Host::"example.com"`},
-		{"get http://localhost:80/", "reset", `raw-address Host::"127.0.0.1"`},
+		{"get http://127.0.0.1/", "reset", `raw-address Host::"127.0.0.1"`},
 		{"lookup a.b.wild.example.com", "no such host", `unlisted-host Host::"a.b.wild.example.com"`},
 		{"lookup x.wild.example.com", "synthetic", ""},
 		{"lookup wild.example.com", "no such host", `unlisted-host Host::"wild.example.com"`},
@@ -328,7 +328,6 @@ func TestNothingElseIsReachable(t *testing.T) {
 		{"tcp [2606:4700::1111]:443", "reset", `raw-address Host::"2606:4700::1111"`},
 		{"tcp [::ffff:1.1.1.1]:443", "reset", `raw-address Host::"1.1.1.1"`},
 		{"tcp [64:ff9b::101:101]:443", "reset", `raw-address Host::"64:ff9b::101:101"`},
-		{"tcp [fe80::1%lo]:443", "reset", ""}, // recorded, or unreachable: the kernel's choice
 		// Allowed names and ports, but not this pair; and ports of nobody.
 		{"tcp tools.local:5432", "reset", `unlisted-port Host::"tools.local"`},
 		{"tcp db.example.com:80", "reset", `unlisted-port Host::"db.example.com"`},
@@ -347,24 +346,19 @@ func TestNothingElseIsReachable(t *testing.T) {
 		{"dns 8.8.8.8:53 c2VjcmV0.evil.com. TXT", "NameError 0", `unlisted-host Host::"c2vjcmv0.evil.com"`},
 		{"dnstcp 8.8.8.8:53 c2VjcmV1.evil.com. TXT", "NameError 0", `unlisted-host Host::"c2vjcmv1.evil.com"`},
 		{"dnstcp 8.8.8.8:53 tools.local. A", "Success 1", ""},
-		{"tcp 8.8.8.8:53", "end", ""}, // "hello\n" is no query
+		{"tcp 8.8.8.8:53", "reset", ""}, // "hello\n" is no query
 		{"tcp 8.8.8.8:853", "refused", ""},
-	} {
-		before := len(log.Denials())
-		how := try(t, s, c.what)
-		if c.what == "tcp [fe80::1%lo]:443" {
-			assert.NotEqual(t, "end", how[0])
-			continue
-		}
-		assert.Equal(t, []string{c.how}, how, c.what)
-		_, denied := connects(log.Records())
-		denied = denied[min(before, len(denied)):]
-		if c.cause == "" {
-			assert.Empty(t, denied, c.what)
-			continue
-		}
-		assert.Equal(t, []string{c.cause}, slices.Compact(denied), c.what)
 	}
+	var what, hows, causes []string
+	for _, c := range cases {
+		what, hows = append(what, c.what), append(hows, c.how)
+		if c.cause != "" {
+			causes = append(causes, c.cause)
+		}
+	}
+	assert.Equal(t, hows, try(t, s, what...))
+	_, denied := connects(log.Records())
+	assert.Equal(t, causes, denied, "each on record once, in order")
 	require.NoError(t, s.Close())
 	allowed, _ := connects(log.Records())
 	assert.Empty(t, allowed)
@@ -402,7 +396,8 @@ func TestRealHosts(t *testing.T) {
 	require.NoError(t, s.Close())
 	allowed, denied := connects(log.Records())
 	require.Len(t, allowed, 3)
-	assert.Contains(t, allowed[0], `Host::"yes.example.com"`)
-	assert.Equal(t, []string{`failed Host::"no.example.com"`, `failed Host::"gone.example.com"`}, allowed[1:])
+	assert.Contains(t, allowed, `failed Host::"no.example.com"`)
+	assert.Contains(t, allowed, `failed Host::"gone.example.com"`)
+	assert.True(t, slices.ContainsFunc(allowed, func(a string) bool { return strings.HasSuffix(a, ` Host::"yes.example.com"`) }))
 	assert.Equal(t, []string{`private-address Host::"no.example.com"`}, denied)
 }

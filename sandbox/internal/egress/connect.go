@@ -113,16 +113,11 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		c.SetReadDeadline(time.Now().Add(helloTimeout))
 		raw, h, err := readHello(c)
 		c.SetReadDeadline(time.Time{})
-		asked, bad := Canonical(h.name)
-		switch {
-		case err != nil:
-			refuse(CauseHello, "error", short(err.Error()))
-			return
-		case h.ech && handler == nil:
-			refuse(CauseECH, "sni", short(h.name))
-			return
-		case bad != nil || asked != name:
-			refuse(CauseSNI, "sni", short(h.name))
+		if handler != nil {
+			h.ech = false // what crypto/tls sees is compared again, and it sees no other hello
+		}
+		if cause := wrongName(h, name, err); cause != "" {
+			refuse(cause, "sni", short(h.name))
 			return
 		}
 		first = raw
@@ -144,6 +139,20 @@ func (d *Door) connection(c net.Conn, port uint16) {
 	if out.Status != audit.StatusOK {
 		reset(c)
 	}
+}
+
+// wrongName says why a ClientHello is not one for name, or "".
+func wrongName(h hello, name string, err error) (cause string) {
+	asked, bad := Canonical(h.name)
+	switch {
+	case err != nil:
+		return CauseHello
+	case h.ech:
+		return CauseECH
+	case bad != nil || asked != name:
+		return CauseSNI
+	}
+	return ""
 }
 
 // claim returns the handler of name. When there is none yet, it notes that c

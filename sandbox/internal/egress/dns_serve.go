@@ -2,7 +2,6 @@ package egress
 
 import (
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -46,10 +45,10 @@ func (d *Door) dnsPackets(s *dnsSocket) {
 	for {
 		n, from, err := s.read(buf)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || d.ctx.Err() != nil {
+			if !d.again(err) {
 				return
 			}
-			continue // an ICMP error of an earlier reply
+			continue
 		}
 		if reply := d.resolve(buf[:n]); reply != nil {
 			s.write(reply, from) // a lost reply is asked for again

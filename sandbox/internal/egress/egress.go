@@ -26,6 +26,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -204,30 +205,47 @@ func (d *Door) Serve(l Listeners) error {
 // acceptAll gives each connection to f, in its own goroutine, until the listener
 // is closed.
 func (d *Door) acceptAll(l net.Listener, f func(net.Conn)) {
-	for pause := time.Duration(0); ; {
+	for {
 		c, err := l.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || d.ctx.Err() != nil {
-				return
-			}
 			// Out of descriptors, most likely: others may be closed in a moment.
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			d.conf.Logger.Error("sandbox: accept", "error", err)
-			select {
-			case <-time.After(pause):
-			case <-d.ctx.Done():
+			if !d.again(err) {
+				return
 			}
 			continue
 		}
-		pause = 0
 		if !d.hold(c, "") {
 			reset(c)
 			continue
 		}
 		go func() {
 			defer d.release(c)
+			defer d.survive()
 			f(c)
 		}()
+	}
+}
+
+// again waits a moment after an error of a socket, and is false when the socket
+// is closed for good.
+func (d *Door) again(err error) bool {
+	if errors.Is(err, net.ErrClosed) || d.ctx.Err() != nil {
+		return false
+	}
+	d.conf.Logger.Error("sandbox: network door", "error", err)
+	select {
+	case <-time.After(20 * time.Millisecond):
+		return true
+	case <-d.ctx.Done():
+		return false
+	}
+}
+
+// survive keeps a panic over one connection from taking the host down. What the
+// connection was about has not happened, or is an intent without an outcome.
+func (d *Door) survive() {
+	if v := recover(); v != nil {
+		d.conf.Logger.Error("sandbox: panic", "value", v, "stack", string(debug.Stack()))
 	}
 }
 

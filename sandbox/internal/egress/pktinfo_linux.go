@@ -40,6 +40,10 @@ func newDNSSocket(c net.PacketConn) (*dnsSocket, error) {
 			opt = err
 		case family == unix.AF_INET6: // serves IPv4 too, as mapped addresses
 			opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+			if opt == nil {
+				// A reply leaves from an address that is on no interface.
+				opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+			}
 		default:
 			opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 		}

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -34,27 +35,64 @@ func (d *Door) relay(c net.Conn, first []byte, t target, r Rule) (out audit.Outc
 		return d.failed("handler-registered"), 0
 	}
 	defer d.release(up)
-	n, err := up.Write(first)
-	sent = int64(n)
-	if err != nil {
-		return d.failed("broken"), sent
-	}
 	down := make(chan error, 1)
+	var received int64
 	go func() {
 		n, err := pipe(c, up)
-		out.Bytes = n
+		received = n
 		down <- err
 	}()
-	more, err := pipe(up, c)
-	sent += more
-	if err = errors.Join(err, <-down); err != nil {
-		received := out.Bytes
+	sent, code, err := d.forth(up, c, first, t)
+	err = errors.Join(err, <-down)
+	switch {
+	case code != "":
+		out = d.failed(code)
+	case err != nil:
 		out = d.failed("broken")
-		out.Bytes = received
-		return out, sent
+	default:
+		out.Status = audit.StatusOK
 	}
-	out.Status = audit.StatusOK
+	out.Bytes = received
 	return out, sent
+}
+
+// forth copies what the program sends. A program that speaks TLS first, on a
+// port where it need not, must speak it for the name of the connection too; a
+// first byte of 22 counts as TLS.
+func (d *Door) forth(up, c net.Conn, first []byte, t target) (sent int64, code string, err error) {
+	if first == nil {
+		first = make([]byte, 2048)
+		n, err := c.Read(first)
+		first = first[:n]
+		if n > 0 && first[0] == 22 {
+			rest := io.MultiReader(bytes.NewReader(bytes.Clone(first)), c)
+			c.SetReadDeadline(time.Now().Add(helloTimeout))
+			raw, h, err := readHello(rest)
+			c.SetReadDeadline(time.Time{})
+			cause := wrongName(h, t.host, err)
+			if cause != "" {
+				d.rec.deny(d.ctx, t, d.rec.refusal(cause), denialsEach, "sni", short(h.name))
+				reset(up)
+				reset(c)
+				return 0, cause, nil
+			}
+			if len(raw) > n {
+				first = raw
+			}
+		} else if err != nil && err != io.EOF {
+			reset(up)
+			reset(c)
+			return 0, "", err
+		}
+	}
+	n, err := up.Write(first)
+	if err != nil {
+		reset(up)
+		reset(c)
+		return int64(n), "", err
+	}
+	more, err := pipe(up, c)
+	return int64(n) + more, "", err
 }
 
 // failed is the outcome of a connection that did not end well by itself.

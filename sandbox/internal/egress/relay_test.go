@@ -188,6 +188,50 @@ func TestRelayRefusesOtherNames(t *testing.T) {
 	assert.Equal(t, "443", in.log.Denials()[0].Detail["port"])
 }
 
+// TLS on any other port is looked at as well, even when it comes byte by byte.
+func TestRelayChecksTLSOnOtherPorts(t *testing.T) {
+	srv, dial, _ := realHost(t)
+	in := newInside(t, []Rule{allow("api.example.com", []uint16{8443})}, func(c *Config) {
+		c.Resolver = fakeResolver{"api.example.com.": ips("93.184.216.34")}
+		c.Dial = dial
+	})
+	body, err := get(srv, in.dial("api.example.com", 8443), "api.example.com")
+	require.NoError(t, err)
+	assert.Contains(t, body, "the real api.example.com")
+	_, err = get(srv, in.dial("api.example.com", 8443), "evil.com")
+	require.Error(t, err)
+	_, err = get(srv, byteByByte{in.dial("api.example.com", 8443)}, "evil.com")
+	require.Error(t, err)
+	body, err = get(srv, byteByByte{in.dial("api.example.com", 8443)}, "api.example.com")
+	require.NoError(t, err)
+	assert.Contains(t, body, "the real api.example.com")
+	in.refused(in.dial("api.example.com", 8443), "\x16\x03\x01\x00\x04\x02\x00\x00\x00")
+	rs := in.closed()
+	api := ` Host::"api.example.com"`
+	assert.Equal(t, []string{CauseSNI + api, CauseSNI + api, CauseHello + api}, causes(rs))
+	outs := ended(t, rs)
+	require.Len(t, outs, 5)
+	refused := 0
+	for _, o := range outs {
+		if o.ErrorCode == CauseSNI || o.ErrorCode == CauseHello {
+			refused++
+			assert.Equal(t, []string{"sent:0"}, o.Checks)
+		}
+	}
+	assert.Equal(t, 3, refused)
+}
+
+type byteByByte struct{ net.Conn }
+
+func (b byteByByte) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := b.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
 func TestRelayUpstreamDown(t *testing.T) {
 	in := newInside(t, []Rule{allow("gone.example.com", []uint16{443, 5432}), allow("down.example.com", []uint16{5432})}, func(c *Config) {
 		c.Resolver = fakeResolver{"down.example.com.": ips("93.184.216.34", "93.184.216.35")}

@@ -22,6 +22,7 @@ const (
 	headerTimeout = 15 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 64 << 10
+	maxStreams    = 100 // of one HTTP/2 connection
 	// handlerGrace is how long Close waits for handlers that do not return.
 	handlerGrace = 5 * time.Second
 )
@@ -54,6 +55,7 @@ func newWeb(d *Door) *web {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		Protocols:         &p,
 		ErrorLog:          log.New(io.Discard, "", 0), // what agents do wrong is not the host's news
 		BaseContext:       func(net.Listener) context.Context { return d.ctx },

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
 )
 
 var bothPorts = []uint16{443, 80}
@@ -287,6 +288,23 @@ func TestNoRecordNoService(t *testing.T) {
 	assert.ErrorIs(t, err, audit.ErrNoActor)
 	_, err = New(Config{Actor: theActor})
 	assert.Error(t, err)
+}
+
+// A panic of what the host gave us is over one connection, and refuses it.
+func TestPanicRefuses(t *testing.T) {
+	in := newInside(t, []Rule{allow("tools.local", bothPorts)}, func(c *Config) {
+		c.Decider = engine(func(governance.Request) (governance.Decision, error) { panic("no") })
+	})
+	reached := false
+	require.NoError(t, in.door.Handle("tools.local", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true })))
+	for range 2 {
+		c := in.dial("tools.local", 80)
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: tools.local\r\n\r\n")
+		b, _ := io.ReadAll(c)
+		assert.Empty(t, b)
+	}
+	in.closed()
+	assert.False(t, reached)
 }
 
 func TestCloseEndsEverything(t *testing.T) {
