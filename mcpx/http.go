@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"mime"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -93,18 +95,24 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 	for _, name := range forwarded {
 		r.Header.Del(name)
 	}
+	seen := &watched{ResponseWriter: w}
+	h, id := g.legacy, r.Header.Get(sessionHeader)
 	if modern(r) {
+		h = g.modern
 		r.Header.Del(sessionHeader)
-		g.modern.ServeHTTP(w, r)
-		return
-	}
-	who := owner(actor)
-	id := r.Header.Get(sessionHeader)
-	g.legacy.ServeHTTP(&headerHook{ResponseWriter: w, hook: func(h http.Header) {
-		if created := h.Get(sessionHeader); created != "" && id == "" {
-			g.owners.add(created, who)
+	} else if id == "" {
+		seen.hook = func(h http.Header) {
+			if created := h.Get(sessionHeader); created != "" {
+				g.owners.add(created, owner(actor))
+			}
 		}
-	}}, r)
+	}
+	h.ServeHTTP(seen, r)
+	if seen.refused() {
+		no := deny(seen.status, guardHeaders, "refused by the MCP SDK")
+		no.m = m
+		g.recordDoor(r, actor, no)
+	}
 	if r.Method == http.MethodDelete {
 		g.owners.drop(id)
 	}
@@ -176,12 +184,27 @@ func checkHeaders(r *http.Request) *httpRefusal {
 			return deny(http.StatusBadRequest, guardHeaders, "header "+name+" occurs more than once")
 		}
 	}
+	// A page that a browser was tricked into loading from a name of this machine.
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if local != nil && loopback(local.String()) && !loopback(r.Host) {
+		return deny(http.StatusForbidden, guardOrigin, "this name is not served here")
+	}
 	check := *r
 	check.Method = http.MethodPost // reading is not safe here: a stream shows results
 	if http.NewCrossOriginProtection().Check(&check) != nil {
 		return deny(http.StatusForbidden, guardOrigin, "cross-origin requests are not accepted")
 	}
 	return nil
+}
+
+// loopback reports whether host, with or without a port, is this machine's own.
+func loopback(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.Trim(host, "[]")
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && ip.Unmap().IsLoopback())
 }
 
 // agree compares the headers that route a request with the body that acts, in
@@ -254,8 +277,8 @@ func (g *Gateway) admitMethod(r *http.Request, m message, who, id string) *httpR
 	return nil
 }
 
-// turnAway records a refusal at the door and answers it.
-func (g *Gateway) turnAway(w http.ResponseWriter, r *http.Request, actor audit.Actor, no *httpRefusal) {
+// recordDoor puts a refusal at the door on record and returns its decision.
+func (g *Gateway) recordDoor(r *http.Request, actor audit.Actor, no *httpRefusal) audit.Decision {
 	d := audit.Refusal(newID(), no.guard)
 	ev := audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorTool, Actor: actor, Decision: &d,
@@ -269,6 +292,12 @@ func (g *Gateway) turnAway(w http.ResponseWriter, r *http.Request, actor audit.A
 		ev.Action = "http"
 	}
 	record(r.Context(), g.gov.log, g.gov.logger, ev)
+	return d
+}
+
+// turnAway records a refusal at the door and answers it.
+func (g *Gateway) turnAway(w http.ResponseWriter, r *http.Request, actor audit.Actor, no *httpRefusal) {
+	d := g.recordDoor(r, actor, no)
 	w.Header().Set("Cache-Control", "no-store")
 	if no.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", "GET, POST, DELETE")

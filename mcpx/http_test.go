@@ -37,6 +37,7 @@ func fire(t testing.TB, url string, s shot) (int, string, http.Header) {
 	require.NoError(t, err)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Accept", "application/json, text/event-stream")
+	r.Header.Set("Authorization", "Bearer session-bot")
 	set := map[string]bool{}
 	for _, h := range s.header {
 		if h[0] == "Host" {
@@ -168,11 +169,15 @@ func TestRefusedAtTheDoor(t *testing.T) {
 		{"text/plain", func(s shot) shot { return with(s, [2]string{"Content-Type", "text/plain"}) }, 415, "media-type"},
 		{"utf-16", func(s shot) shot { return with(s, [2]string{"Content-Type", "application/json; charset=utf-16"}) }, 415, "media-type"},
 		{"gzip", func(s shot) shot { return with(s, [2]string{"Content-Encoding", "gzip"}) }, 415, "media-type"},
+		{"rebound host", func(s shot) shot { return with(s, [2]string{"Host", "evil.example"}) }, 403, "origin"},
+		{"accept", func(s shot) shot { return with(s, [2]string{"Accept", "text/html"}) }, 400, "headers"},
+		{"resumed post", func(s shot) shot { return with(s, [2]string{"Last-Event-Id", "x_1"}) }, 400, "headers"},
 		{"put", func(s shot) shot { s.method = http.MethodPut; return s }, 405, audit.GuardMethod},
 	}
 	for _, era := range []string{legacy, modern} {
-		w := newWorld(t, nil)
-		url := mcptest.Door(t, w.gateway, bot).URL
+		w := newWorld(t, &setup{options: func(o *mcpx.GatewayOptions) { o.Resource = "https://gw.example/mcp" }})
+		// With a token as well, so that the checks of both doors are at work.
+		url := mcptest.Door(t, w.gateway.Handler(botToken{}), bot).URL
 		base := func() shot { return modernCall(post, good) }
 		if era == legacy {
 			session := legacySession(t, url)
@@ -188,7 +193,9 @@ func TestRefusedAtTheDoor(t *testing.T) {
 				require.NotNil(t, recs[0].Event)
 				assert.Equal(t, audit.KindDenial, recs[0].Event.Kind)
 				assert.Equal(t, row.reason, recs[0].Event.Decision.Reason)
-				assert.Equal(t, bot, recs[0].Event.Actor)
+				if row.reason != "headers" && row.reason != "origin" { // those are looked at before the token
+					assert.Equal(t, bot, recs[0].Event.Actor)
+				}
 				assert.Empty(t, w.slack.Calls())
 			})
 		}
@@ -352,6 +359,13 @@ func (tokens) Verify(_ context.Context, token, audience string) (audit.Actor, ti
 	return audit.Actor{Agent: strings.TrimPrefix(token, "fresh-"), Issuer: "https://issuer.example"}, time.Now().Add(time.Minute), nil
 }
 
+// botToken says that every token is bot's.
+type botToken struct{}
+
+func (botToken) Verify(context.Context, string, string) (audit.Actor, time.Time, error) {
+	return bot, time.Now().Add(time.Minute), nil
+}
+
 // The context of a stateful session is that of its first request for ever; the
 // actor must be that of each request.
 func TestIdentityIsOfThisRequest(t *testing.T) {
@@ -409,6 +423,9 @@ func TestBearer(t *testing.T) {
 	} {
 		n := w.mark()
 		s := modernCall("github__big", `{}`)
+		if len(c.header) == 0 {
+			s.header = append(s.header, [2]string{"Authorization", "-"})
+		}
 		for _, h := range c.header {
 			s.header = append(s.header, [2]string{"Authorization", h})
 		}

@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 )
 
@@ -77,27 +78,43 @@ func (o *owners) dropLocked(id string) {
 	}
 }
 
-// A headerHook calls its function once, before the headers of a response are
-// sent.
-type headerHook struct {
+// A watched response calls its hook once, before the headers are sent, and
+// remembers how the SDK refused.
+type watched struct {
 	http.ResponseWriter
-	hook func(http.Header)
-	done bool
+	hook   func(http.Header) // may be nil
+	status int               // 0 until the headers are sent
 }
 
-func (w *headerHook) before() {
-	if !w.done {
-		w.done = true
-		w.hook(w.Header())
+func (w *watched) before(status int) {
+	if w.status == 0 {
+		w.status = status
+		if w.hook != nil {
+			w.hook(w.Header())
+		}
 	}
 }
 
-func (w *headerHook) WriteHeader(status int)      { w.before(); w.ResponseWriter.WriteHeader(status) }
-func (w *headerHook) Write(b []byte) (int, error) { w.before(); return w.ResponseWriter.Write(b) }
-func (w *headerHook) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+// refused reports whether the SDK turned the request away before any MCP
+// handler saw it: it does so in plain text.
+func (w *watched) refused() bool {
+	return w.status >= 400 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain")
+}
+
+func (w *watched) WriteHeader(status int) {
+	w.before(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	w.before(http.StatusOK)
+	return w.ResponseWriter.Write(b)
+}
+
+func (w *watched) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // FlushError implements what http.ResponseController looks for.
-func (w *headerHook) FlushError() error {
-	w.before()
+func (w *watched) FlushError() error {
+	w.before(http.StatusOK)
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
