@@ -27,8 +27,17 @@ type batch struct {
 	err  error         // valid when done
 }
 
-func newBatch() *batch {
-	return &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
+// maxSpare is the largest buffer that is kept for the next batch but one.
+const maxSpare = 1 << 20
+
+// newBatch returns an empty batch. It takes over the memory of spare, which may
+// be nil.
+func newBatch(spare *batch) *batch {
+	b := &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
+	if spare != nil && cap(spare.buf) <= maxSpare {
+		b.buf, b.ends = spare.buf[:0], spare.ends[:0]
+	}
+	return b
 }
 
 // add puts an encoded record in line. It is durable when [Log.wait] for the
@@ -93,13 +102,14 @@ func (l *Log) wait(ctx context.Context, b *batch) error {
 // the token of b.
 func (l *Log) commit(b *batch) {
 	l.mu.Lock()
-	l.open, l.committing = newBatch(), b
+	l.open, l.committing, l.spare = newBatch(l.spare), b, nil
 	l.mu.Unlock()
 
 	b.err = l.flush(b)
 
 	l.mu.Lock()
 	l.committing = nil
+	l.spare = &batch{buf: b.buf, ends: b.ends}
 	close(b.done)
 	next := l.open
 	switch {
@@ -129,9 +139,9 @@ func (l *Log) flush(b *batch) error {
 	if err := cp.sign(l.key.secret.signer); err != nil {
 		return failed(err)
 	}
-	buf := append(cp.appendLine(b.buf), '\n')
-	n, err := l.st.Write(buf)
-	if err == nil && n < len(buf) {
+	b.buf = append(cp.appendLine(b.buf), '\n')
+	n, err := l.st.Write(b.buf)
+	if err == nil && n < len(b.buf) {
 		err = io.ErrShortWrite
 	}
 	if err == nil {
@@ -141,7 +151,7 @@ func (l *Log) flush(b *batch) error {
 		return failed(err)
 	}
 	l.mu.Lock()
-	l.durable += int64(len(buf))
+	l.durable += int64(len(b.buf))
 	l.last = cp
 	l.mu.Unlock()
 	return nil

@@ -141,6 +141,27 @@ func TestTornTailIsRemovedAndRecorded(t *testing.T) {
 	}
 }
 
+// A writer can be killed while it opens a closed log.
+func TestTornOpening(t *testing.T) {
+	s := newSample(t, nil, 1, "standup")
+	log, m, err := s.reopen(s.data)
+	require.NoError(t, err)
+	opening := m.Bytes()[len(s.data):]
+	require.NoError(t, log.Close())
+	for n := 1; n < len(opening); n++ {
+		data := append(bytes.Clone(s.data), opening[:n]...)
+		rep, err := s.verify(data, s.anchor)
+		require.NoError(t, err, "%d bytes", n)
+		assert.Equal(t, int64(n), rep.TornBytes)
+		assert.False(t, rep.Closed)
+		log, m, err := s.reopen(data)
+		require.NoError(t, err)
+		require.NoError(t, log.Close())
+		_, err = s.verify(m.Bytes(), s.anchor)
+		require.NoError(t, err)
+	}
+}
+
 func TestTornFirstLine(t *testing.T) {
 	s := newSample(t, nil, 0, "")
 	first := s.lines()[0]

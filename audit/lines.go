@@ -49,6 +49,8 @@ type damage struct {
 	off  int64
 	err  error
 	tail []byte // from the line to the end, or maxTail+1 bytes of it
+
+	closed bool // it follows a closing checkpoint
 }
 
 func (d *damage) Error() string {
@@ -78,7 +80,7 @@ func (lr *lineReader) next() (item, error) {
 		if _, err := tail.ReadFrom(io.LimitReader(lr.r, int64(maxTail+1-min(len(line), maxTail)))); err != nil {
 			return item{}, err
 		}
-		return item{}, &damage{seq: lr.tree.size + 1, off: lr.off, err: err, tail: tail.Bytes()}
+		return item{}, &damage{seq: lr.tree.size + 1, off: lr.off, err: err, tail: tail.Bytes(), closed: lr.closed()}
 	}
 	lr.off += int64(len(line))
 	return it, nil
@@ -137,7 +139,7 @@ func (lr *lineReader) take(line []byte, end int64) (item, error) {
 	switch {
 	case lr.count == 0:
 		return item{}, fmt.Errorf("%w: a log starts with a checkpoint", errLine)
-	case lr.last.Closed && lr.last.Size == lr.tree.size:
+	case lr.closed():
 		return item{}, fmt.Errorf("%w: something follows the closing checkpoint that its writer did not sign", errLine)
 	}
 	var it item
@@ -155,6 +157,9 @@ func (lr *lineReader) take(line []byte, end int64) (item, error) {
 	return it, nil
 }
 
+// closed reports whether what was read so far ends with a closing checkpoint.
+func (lr *lineReader) closed() bool { return lr.last.Closed && lr.last.Size == lr.tree.size }
+
 // torn reports whether a crash explains the damage: a write that did not get to
 // its end. Such a write leaves a line without an end, or blocks of zeros that
 // never reached the disk; anything else, a person did.
@@ -162,6 +167,8 @@ func (d *damage) torn() bool {
 	switch {
 	case len(d.tail) > maxTail:
 		return false
+	case d.closed && bytes.HasPrefix(d.tail, []byte(recordPrefix[:3])):
+		return false // only the checkpoint of an opening can be torn there
 	case bytes.IndexByte(d.tail, 0) >= 0:
 		// All in one batch: the one before was on the disk when it was written.
 		return holes(d.tail, d.off) && bytes.Count(d.tail, []byte(checkpointPrefix)) <= 1

@@ -53,6 +53,7 @@ type Log struct {
 	next       uint64 // number of the next record
 	open       *batch // takes records
 	committing *batch // on its way to the disk, or nil
+	spare      *batch // memory for a coming batch, or nil
 	busy       bool   // there is a leader, or a token for one
 	failed     error  // sticky
 	closed     bool
@@ -126,7 +127,7 @@ func New(st Storage, opts *Options) (*Log, error) {
 	if opts != nil {
 		o = *opts
 	}
-	l := &Log{key: o.Key, anchors: o.Anchors, clock: o.Clock, st: st, open: newBatch()}
+	l := &Log{key: o.Key, anchors: o.Anchors, clock: o.Clock, st: st, open: newBatch(nil)}
 	if l.clock == nil {
 		l.clock = time.Now
 	}

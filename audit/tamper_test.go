@@ -250,3 +250,30 @@ func TestOtherFilesAreMentioned(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, strings.Join(rep.Caveats, "\n"), "notes.txt")
 }
+
+// Records that no key signed are believed only where a crash can have left them.
+func TestForgedRecords(t *testing.T) {
+	s := newSample(t, nil, 2, "standup")
+	lines := s.lines()
+	forged := func(seq int) []byte {
+		return fmt.Appendf(nil, `{"seq":%d,"time":"2026-01-01T00:00:00.000000000Z","event":{"kind":"probe","door":"","action":"forged","resource":""}}`+"\n", seq)
+	}
+	open := bytes.Join(lines[:5], nil) // not closed
+	for name, data := range map[string][]byte{
+		"after the closing checkpoint": append(bytes.Clone(s.data), forged(3)...),
+		"torn, after closing":          append(bytes.Clone(s.data), forged(3)[:20]...),
+		"out of order":                 append(bytes.Clone(open), forged(4)...),
+		"repeated":                     append(bytes.Clone(open), forged(2)...),
+		"before any checkpoint":        forged(1),
+		"alone and torn":               append(forged(1), `{"seq":`...),
+	} {
+		_, err := s.verify(data)
+		assert.ErrorIs(t, err, audit.ErrTampered, name)
+		_, _, err = s.reopen(data)
+		assert.ErrorIs(t, err, audit.ErrTampered, name)
+	}
+	rep, err := s.verify(append(bytes.Clone(open), forged(3)...))
+	require.NoError(t, err, "nobody can tell it from a crash")
+	assert.Equal(t, uint64(2), rep.Signed)
+	assert.Contains(t, strings.Join(rep.Caveats, "\n"), "Records 3 to 3 are not signed")
+}

@@ -144,10 +144,7 @@ func verifyLines(ctx context.Context, r io.Reader, v note.Verifier, known *check
 	if lr.count == 0 {
 		return tamperedf("there is no signed checkpoint in it")
 	}
-	rep.Closed = lr.last.Closed && lr.last.Size == lr.tree.size
-	if rep.Closed && rep.TornBytes > 0 {
-		return tamperedf("%d bytes follow the closing checkpoint", rep.TornBytes)
-	}
+	rep.Closed = lr.closed() && rep.TornBytes == 0
 	rep.Open = open.list()
 	return known.end(lr)
 }
