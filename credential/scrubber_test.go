@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -112,11 +113,23 @@ func TestScrubberFindsEveryEncoding(t *testing.T) {
 	}
 }
 
+// rounds scales a random test: all of full with TWINWARD_SOAK=1, a tenth with
+// TWINWARD_FULL=1, else a fiftieth.
+func rounds(full int) int {
+	switch {
+	case os.Getenv("TWINWARD_SOAK") == "1":
+		return full
+	case os.Getenv("TWINWARD_FULL") == "1":
+		return full / 10
+	}
+	return full / 50
+}
+
 func TestScrubberRandom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
-	for range 300 {
+	for range rounds(5000) {
 		secret := randomSecret(r, 12+r.IntN(60))
 		other := randomSecret(r, 12+r.IntN(60))
 		s := scrubberOf(t, map[string]string{"one": secret, "two": other})
@@ -241,7 +254,7 @@ func TestScrubberKeepsJSONValid(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 2))
-	for range 500 {
+	for range rounds(5000) {
 		secret := randomSecret(r, 8+r.IntN(20))
 		s := scrubberOf(t, map[string]string{`we"ird\name`: secret})
 		e := encodings[r.IntN(len(encodings))]

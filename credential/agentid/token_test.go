@@ -212,6 +212,10 @@ func TestTokenEndpointIsNoOracle(t *testing.T) {
 		assert.Equal(t, first.Body.String(), w.Body.String())
 		assert.Equal(t, first.Header(), w.Header())
 	}
+	// Also when the request is bad in other ways.
+	for _, auth := range []func(*http.Request){basic("standup", gone), basic("gone", secret), basic("gone", gone)} {
+		assert.Equal(t, first.Body.String(), ask(r, auth, "grant_type=password").Body.String())
+	}
 	// The record tells them apart.
 	var got []string
 	for _, ev := range log.events {
