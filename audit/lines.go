@@ -167,8 +167,8 @@ func (d *damage) torn() bool {
 	switch {
 	case len(d.tail) > maxTail:
 		return false
-	case d.closed && bytes.HasPrefix(d.tail, []byte(recordPrefix[:3])):
-		return false // only the checkpoint of an opening can be torn there
+	case d.closed && !checkpointStart(d.tail):
+		return false // nothing else is written there
 	case bytes.IndexByte(d.tail, 0) >= 0:
 		// All in one batch: the one before was on the disk when it was written.
 		return holes(d.tail, d.off) && bytes.Count(d.tail, []byte(checkpointPrefix)) <= 1
@@ -176,6 +176,12 @@ func (d *damage) torn() bool {
 		return false
 	}
 	return linePrefix(d.tail)
+}
+
+// checkpointStart reports whether b and the line of a checkpoint start alike.
+func checkpointStart(b []byte) bool {
+	n := min(len(b), len(checkpointPrefix))
+	return string(b[:n]) == checkpointPrefix[:n]
 }
 
 // holes reports whether the zeros in tail can be unwritten blocks of a file, in

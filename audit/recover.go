@@ -66,15 +66,15 @@ func (l *Log) recover(ctx context.Context) error {
 	}
 	l.tree, l.next, l.durable, l.batches = lr.tree, lr.tree.size+1, lr.off, lr.last.Batch
 	gap := gapEvent(dam, size-lr.off, lr.last.Size, lr.tree.size)
-	if gap == nil || lr.count == 0 {
-		// A checkpoint for every opening: it starts a new log, takes back the
-		// "closed" of the one before, and syncs what a killed writer left.
+	if gap == nil || lr.count == 0 || lr.closed() {
+		// A checkpoint of its own for the opening: it starts a new log, takes back
+		// the "closed" of the one before, and syncs what a killed writer left.
 		if err := l.flush(&batch{}); err != nil || gap == nil {
 			return err
 		}
 	}
-	// With the gap it is the checkpoint of the same batch, so that nothing is
-	// signed before the repair is on record.
+	// Where there are unsigned records, nothing is signed before the repair is on
+	// record: the opening's checkpoint is that of the gap.
 	enc, err := body{Event: gap}.encode()
 	if err != nil {
 		return err

@@ -265,6 +265,7 @@ func TestForgedRecords(t *testing.T) {
 		"out of order":                 append(bytes.Clone(open), forged(4)...),
 		"repeated":                     append(bytes.Clone(open), forged(2)...),
 		"before any checkpoint":        forged(1),
+		"a line broken in two":         append(bytes.Clone(open), "{\"seq\":3,\n\"time\":"...),
 		"alone and torn":               append(forged(1), `{"seq":`...),
 	} {
 		_, err := s.verify(data)
