@@ -168,7 +168,7 @@ func TestInMemoryUpstream(t *testing.T) {
 		Catalog:  []governance.Server{catalog},
 	}, admin)
 	require.NoError(t, err)
-	gw := mcpx.NewGateway(engine, log, &mcpx.GatewayOptions{CallTimeout: 200 * time.Millisecond})
+	gw := mcpx.NewGateway(engine, log, &mcpx.GatewayOptions{CallTimeout: 2 * time.Second})
 	defer gw.Close()
 	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.InMemory("child", server)))
 	a := mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
