@@ -184,6 +184,7 @@ func TestSmuggling(t *testing.T) {
 		{"too large a decimal", `{"n":922337203685477.5808}`, "arguments"},
 		{"huge decimal", `{"n":1e300}`, "arguments"},
 		{"many digits", `{"n":1.` + strings.Repeat("0", 100) + `1}`, "arguments"},
+		{"many digits in text", `{"any":1.` + strings.Repeat("0", 100) + `1}`, "arguments"},
 		{"pinned as long", `{"id":42}`, `{id:42}`},
 		{"pinned as long, fraction", `{"id":42.5}`, "arguments"},
 		{"enum of numbers", `{"one":1}`, `{one:"1"}`},
