@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +76,7 @@ func (s *initState) confine() (err error) {
 		return err
 	}
 	unix.Umask(0o022)
+	warm()
 	if err := s.layer(LayerRlimits, func() error { return setLimits(s.ord.Limits) }); err != nil {
 		return err
 	}
@@ -102,6 +104,30 @@ func (s *initState) confine() (err error) {
 	}
 	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID}
 	return send(fdSocket, &message{Kind: msgReady, Report: report})
+}
+
+// spareThreads is more than init ever has blocked at one time.
+const spareThreads = 8
+
+// warm makes the Go runtime create threads and keep them. When a workload has
+// used up all processes, a runtime that needs one more thread would end init,
+// and with it the session.
+func warm() {
+	runtime.GOMAXPROCS(2)
+	var here, gone sync.WaitGroup
+	release := make(chan struct{})
+	here.Add(spareThreads)
+	for range spareThreads {
+		gone.Go(func() {
+			runtime.LockOSThread() // one thread each, until all are here
+			here.Done()
+			<-release
+			runtime.UnlockOSThread()
+		})
+	}
+	here.Wait()
+	close(release)
+	gone.Wait()
 }
 
 // dropDescriptors closes what the host left open for any child, from first on,

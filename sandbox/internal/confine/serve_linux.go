@@ -55,8 +55,11 @@ func (s *initState) signal(m *message) {
 	_ = unix.Kill(pid, unix.Signal(m.Signal))
 }
 
-// exec starts one command on the confined thread and answers.
+// exec starts one command on the confined thread and answers. The answer goes
+// out under the lock, so that it comes before the news of the command's end.
 func (s *initState) exec(m *message, fds []int) {
+	s.procs.mu.Lock()
+	defer s.procs.mu.Unlock()
 	answer := &message{Kind: msgStarted, ID: m.ID}
 	pid, err := s.start(m, fds)
 	if err != nil {
@@ -67,6 +70,7 @@ func (s *initState) exec(m *message, fds []int) {
 	_ = send(fdSocket, answer)
 }
 
+// start does the work of exec. The caller holds the lock.
 func (s *initState) start(m *message, fds []int) (int, error) {
 	if len(fds) < 1 || len(m.Null) < 3 {
 		return 0, errors.New("malformed request")
@@ -107,8 +111,6 @@ func (s *initState) start(m *message, fds []int) (int, error) {
 		err error
 	}
 	done := make(chan result)
-	s.procs.mu.Lock()
-	defer s.procs.mu.Unlock()
 	s.worker <- func() {
 		path, err := lookPath(req.Path, env)
 		var pid int
@@ -169,7 +171,6 @@ func (s *initState) reapOne() {
 	if ws.Signaled() {
 		exit.Code, exit.Signal = -1, int(ws.Signal())
 	}
-	// This may overtake the answer to the request; the host copes.
 	_ = send(fdSocket, &message{Kind: msgExited, ID: id, Exit: exit})
 }
 
