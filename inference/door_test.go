@@ -127,7 +127,9 @@ func TestTheKeyNeverComesBack(t *testing.T) {
 				"json": func(w http.ResponseWriter, r *http.Request) {
 					_, _ = io.WriteString(w, `{"x":"`+r.Header.Get("Echo")+`"}`)
 				},
-				"error":  func(w http.ResponseWriter, r *http.Request) { http.Error(w, r.Header.Get("Echo"), 429) },
+				"error": func(w http.ResponseWriter, r *http.Request) {
+					http.Error(w, r.Header.Get("Echo"), http.StatusTooManyRequests)
+				},
 				"header": func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Request-Id", r.Header.Get("Echo")) },
 				"stream": func(w http.ResponseWriter, r *http.Request) {
 					e := r.Header.Get("Echo")
@@ -397,7 +399,9 @@ func TestBackendTroubles(t *testing.T) {
 			w.WriteHeader(401)
 			_, _ = io.WriteString(w, "Incorrect API key provided: cana****Q7")
 		}, 502, "backend-unauthorized", "does not accept the host's credential"},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://example.com/", 307) }, 502, "backend-redirect", "redirect"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://example.com/", http.StatusTemporaryRedirect)
+		}, 502, "backend-redirect", "redirect"},
 		"encoded": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = io.WriteString(w, "x")
@@ -408,7 +412,7 @@ func TestBackendTroubles(t *testing.T) {
 			_, _ = io.WriteString(w, "x")
 		}, 502, "backend-cut", "broke off"},
 		"too large":   {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", 2000)) }, 502, "backend-too-large", "larger"},
-		"rate limits": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "slow down", 429) }, 429, "backend-429", "slow down"},
+		"rate limits": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "slow down", http.StatusTooManyRequests) }, 429, "backend-429", "slow down"},
 		"overloaded":  {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "x", 529) }, 529, "backend-529", "x"},
 	} {
 		h := newHouse(t, &Options{MaxBody: 1000})

@@ -1,0 +1,126 @@
+package inference
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// keyless is a router with one backend that takes no key, answered by rt.
+func keyless(h *house, rt roundTripFunc) http.Handler {
+	router, err := NewRouter(Config{Backends: []Backend{{Name: "openai", BaseURL: "http://backend.example", Models: []string{"good"}}}},
+		h.engine, h.log, &Options{Transport: rt, MaxBody: 1000})
+	require.NoError(h.t, err)
+	return session(router, bot)
+}
+
+// A call that panics on its way still comes to an end on record.
+func TestPanicsAreOnRecord(t *testing.T) {
+	h := newHouse(t, nil)
+	door := keyless(h, func(*http.Request) (*http.Response, error) { panic("a broken transport") })
+	assert.Panics(t, func() {
+		door.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(plainChat)))
+	})
+	assert.Equal(t, audit.StatusFailed, h.outcome().Status)
+	assert.Equal(t, "aborted", h.outcome().ErrorCode)
+}
+
+// A body that says that it is too large is not read at all.
+func TestLargeBodiesAreNotRead(t *testing.T) {
+	h := newHouse(t, nil)
+	door := keyless(h, nil)
+	body := &countingReader{}
+	req := httptest.NewRequest(http.MethodPost, "/v1/chat/completions", body)
+	req.ContentLength = 1001
+	rec := httptest.NewRecorder()
+	door.ServeHTTP(rec, req)
+	assert.Equal(t, http.StatusRequestEntityTooLarge, rec.Code)
+	assert.Zero(t, body.reads)
+	assert.Equal(t, audit.GuardArguments, h.denial().Decision.Reason)
+}
+
+type countingReader struct{ reads int }
+
+func (c *countingReader) Read([]byte) (int, error) { c.reads++; return 0, io.EOF }
+
+// An answer whose bytes cannot be looked into is not passed on.
+func TestEncodedAnswersAreRefused(t *testing.T) {
+	h := newHouse(t, nil)
+	var asked string
+	door := keyless(h, func(r *http.Request) (*http.Response, error) {
+		asked = r.Header.Get("Accept-Encoding")
+		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Encoding": {"br"}}, Body: io.NopCloser(strings.NewReader("xx"))}, nil
+	})
+	rec := httptest.NewRecorder()
+	door.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(plainChat)))
+	assert.Equal(t, http.StatusBadGateway, rec.Code)
+	assert.Equal(t, "identity", asked)
+	assert.Equal(t, "backend-encoding", h.outcome().ErrorCode)
+}
+
+func TestLongHeadersStayBehind(t *testing.T) {
+	in := http.Header{"Anthropic-Beta": {strings.Repeat("x", maxHeader+1), "short"}}
+	assert.Equal(t, []string{"short"}, backendHeader(Anthropic, in)["Anthropic-Beta"])
+}
+
+// A usage chunk that also carries an answer is the client's, asked for or not.
+func TestOnlyTheBareUsageChunkIsTakenOut(t *testing.T) {
+	serve, log := newHouse(t, nil).direct()
+	for _, event := range []string{
+		`data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`,
+		`data: {"usage":{"prompt_tokens":1,"completion_tokens":2}}`,
+		`data: {"choices":null,"usage":{"prompt_tokens":1,"completion_tokens":2}}`,
+	} {
+		stream := event + "\n\ndata: [DONE]\n\n"
+		assert.Equal(t, stream, serve("/v1/chat/completions", chatNoUsage, &cutReader{parts: [][]byte{[]byte(stream)}}))
+		assert.Equal(t, audit.Usage{Model: "good", Input: 1, Output: 2, Final: true}, *log.out.Usage)
+	}
+}
+
+// Events whose data is written on several lines are understood.
+func TestDataOnSeveralLines(t *testing.T) {
+	serve, log := newHouse(t, nil).direct()
+	stream := "data: {\"choices\":[],\ndata: \"usage\"\ndata: :{\"prompt_tokens\":1,\ndata:\"completion_tokens\":2}}\n\ndata: [DONE]\n\n"
+	assert.Equal(t, "data: [DONE]\n\n", serve("/v1/chat/completions", chatNoUsage, &cutReader{parts: [][]byte{[]byte(stream)}}))
+	assert.EqualValues(t, 2, log.out.Usage.Output)
+}
+
+// Counts that make no sense are not taken for tokens.
+func TestOddCounts(t *testing.T) {
+	for body, want := range map[string]audit.Usage{
+		`{"usage":{"prompt_tokens":-5,"completion_tokens":-1}}`:                     {Model: "m", Final: true},
+		`{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}`: {Model: "m", CacheRead: 5, Final: true},
+		`{"usage":{"prompt_tokens":"many"}}`:                                        {Model: "m"},
+		`{"usage":null}`:                                                            {Model: "m"},
+		`nonsense`:                                                                  {Model: "m"},
+	} {
+		m := newMeter(OpenAI, "m")
+		m.whole([]byte(body))
+		assert.Equal(t, want, *m.usage(true), body)
+	}
+}
+
+func FuzzMeter(f *testing.F) {
+	f.Add([]byte(golden(f, "openai.sse")))
+	f.Add([]byte(golden(f, "anthropic.sse")))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		for _, p := range []Protocol{OpenAI, Anthropic} {
+			m := newMeter(p, "m")
+			for ev := range bytes.SplitAfterSeq(stream, []byte("\n\n")) {
+				before := string(ev)
+				m.event(ev)
+				require.Equal(t, before, string(ev), "looking at an event changed it")
+			}
+			u := m.usage(true)
+			require.True(t, u.Input >= 0 && u.Output >= 0 && u.CacheRead >= 0 && u.CacheWrite >= 0)
+		}
+	})
+}
