@@ -191,6 +191,14 @@ func TestUnwrittenBlocksAreTorn(t *testing.T) {
 	assert.Equal(t, uint64(7), log.Size()) // six, and the gap
 	require.NoError(t, log.Close())
 
+	// Before a later batch they are not: it was written after they had been synced.
+	data = bytes.Clone(s.data)
+	clear(data[1024:1536])
+	_, err = s.verify(data)
+	assert.ErrorIs(t, err, audit.ErrTampered)
+	_, _, err = s.reopen(data)
+	assert.ErrorIs(t, err, audit.ErrTampered)
+
 	// Zeros elsewhere are no such thing.
 	data = bytes.Clone(s.data[:signed])
 	clear(data[signed-600 : signed-500])
