@@ -124,6 +124,37 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	return g.base.RoundTrip(r)
 }
 
+// Once a session is open, a call is one request.
+func TestOneRequestPerCall(t *testing.T) {
+	for _, up := range []string{legacy, modern} {
+		w := newWorld(t, nil)
+		counted := &counter{}
+		gw := mcpx.NewGateway(w.engine, w.log, nil)
+		defer gw.Close()
+		u := mcpx.HTTP("slack", mcptest.NewUpstream(t, w.servers["slack"], &mcptest.UpstreamOptions{Legacy: up == legacy}).URL)
+		u.Transport = counted
+		require.NoError(t, gw.AddUpstream(t.Context(), u))
+		a := mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
+		var last int64
+		for i := range 5 {
+			res, err := a.Call(t.Context(), "slack__post_message", `{"channel":"#engineering","text":"x"}`)
+			require.NoError(t, err)
+			require.False(t, res.IsError)
+			if i > 0 {
+				assert.Equal(t, last+1, counted.n.Load())
+			}
+			last = counted.n.Load()
+		}
+	}
+}
+
+type counter struct{ n atomic.Int64 }
+
+func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.n.Add(1)
+	return http.DefaultTransport.RoundTrip(r)
+}
+
 // reload puts a changed bundle into force.
 func reload(t testing.TB, w *world, change func(*governance.Bundle)) {
 	t.Helper()
