@@ -67,7 +67,11 @@ type Network struct {
 	Allow []Rule `json:"allow,omitempty"`
 }
 
-// A Rule allows TCP connections to the hosts that a pattern matches.
+// A Rule allows TCP connections to the hosts that a pattern matches. On port
+// 443, and wherever a program begins with TLS, the name that TLS asks for must be
+// the host's, and must not be hidden (ECH). What is said inside TLS is not seen:
+// a host that answers for many names, such as a content network, can lead to the
+// others. To see requests, serve the name with [Session.Handle].
 type Rule struct {
 	// Host is a name in lower-case ASCII, or a pattern:
 	//

@@ -304,12 +304,6 @@ func (d *Door) Handle(name string, h http.Handler) error {
 	return nil
 }
 
-func (d *Door) handler(name string) http.Handler {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.handlers[name]
-}
-
 // Close ends every listener and connection, waits until their ends are on
 // record, and records what had only been counted. Handlers see their request's
 // context end; Close waits a few seconds for those that do not return. The

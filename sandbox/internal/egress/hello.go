@@ -11,10 +11,7 @@ import (
 // ones, with post-quantum key shares, are below 4 KiB.
 const maxHello = 16 << 10
 
-var (
-	errHello = errors.New("not a TLS ClientHello")
-	errECH   = errors.New("the ClientHello hides its name (ECH)")
-)
+var errHello = errors.New("not a TLS ClientHello")
 
 // A hello is what a ClientHello says about its destination.
 type hello struct {

@@ -95,10 +95,14 @@ func (d *Door) forth(up, c net.Conn, first []byte, t target) (sent int64, code s
 	return int64(n) + more, "", err
 }
 
-// failed is the outcome of a connection that did not end well by itself.
+// failed is the outcome of a connection that did not end well by itself. A
+// refusal is one also when the session ends in the same moment.
 func (d *Door) failed(code string) audit.Outcome {
-	if d.ctx.Err() != nil {
-		return audit.Outcome{Status: audit.StatusCancelled}
+	switch code {
+	case "broken", "name-not-found", "unreachable":
+		if d.ctx.Err() != nil {
+			return audit.Outcome{Status: audit.StatusCancelled}
+		}
 	}
 	return audit.Outcome{Status: audit.StatusFailed, ErrorCode: code}
 }
