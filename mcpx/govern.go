@@ -251,7 +251,8 @@ func (q *query) describe() {
 		if p.Ref != nil {
 			q.name = p.Ref.Name + p.Ref.URI
 		}
-	case *mcp.SetLoggingLevelParams:
+	}
+	if q.method == methodSetLevel {
 		q.name = "logging"
 	}
 	var header http.Header
