@@ -284,6 +284,7 @@ func TestScrubberTakesWholeEscapes(t *testing.T) {
 		{"nabcdefghij", `{"a":"x\nabcdefghij"}`, `{"a":"x[redacted:k]"}`},
 		{`abcdefghij\`, `{"a":"abcdefghij\""}`, `{"a":"[redacted:k]"}`},
 		{"0041abcdefgh", `{"a":"\u0041abcdefgh"}`, `{"a":"[redacted:k]"}`},
+		{`ab\ncdefgh\`, `{"a":"ab\ncdefgh\""}`, `{"a":"[redacted:k]"}`},
 		{"abcdefgh\\u00", `{"a":"abcdefgh\u0041"}`, `{"a":"[redacted:k]"}`},
 	} {
 		s := scrubberOf(t, map[string]string{"k": c.secret})
