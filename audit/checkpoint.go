@@ -150,7 +150,7 @@ func parseCheckpointLine(line []byte) (Checkpoint, error) {
 	}
 	_, sig, _ := strings.Cut(text, "\n\n")
 	name, b64, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(sig, "— "), "\n"), " ")
-	raw, err := base64.StdEncoding.Strict().DecodeString(b64)
+	raw, err := base64.StdEncoding.DecodeString(b64)
 	if !ok || err != nil || "— "+name+" "+base64.StdEncoding.EncodeToString(raw)+"\n" != sig || name != c.Origin {
 		return Checkpoint{}, fmt.Errorf("%w: it must carry exactly the log's own signature", errCheckpointForm)
 	}

@@ -128,6 +128,7 @@ func TestTornTailIsRemovedAndRecorded(t *testing.T) {
 			continue
 		}
 		require.NotNil(t, gap)
+		assert.Equal(t, 6, after.Checkpoints, "3, the gap's, the new record's, the closing one: none before the gap")
 		if rep.TornBytes > 0 {
 			assert.Equal(t, fmt.Sprint(rep.TornBytes), gap.Detail["torn_bytes"])
 		}

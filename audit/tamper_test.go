@@ -203,6 +203,29 @@ func TestBadAnchorsAndKeys(t *testing.T) {
 	assert.ErrorIs(t, err, audit.ErrTampered)
 }
 
+// A checkpoint spelled differently says the same, but it is not what was written.
+func TestOneSpelling(t *testing.T) {
+	s := newSample(t, nil, 1, "standup")
+	for _, c := range [][2]string{
+		{`"audit.test`, `"\u0061udit.test`}, {`{"checkpoint":"`, `{"checkpoint": "`}, {`\n0\n`, `\n00\n`},
+		{`batch 1\n`, `batch 01\n`}, {`batch 1\n`, `batch 1\nmore\n`}, {`=\n"}`, `=\n— x AAAAAAAA\n"}`},
+	} {
+		data := bytes.Replace(s.data, []byte(c[0]), []byte(c[1]), 1)
+		require.NotEqual(t, s.data, data, c[0])
+		_, err := s.verify(data)
+		assert.ErrorIs(t, err, audit.ErrTampered, c[1])
+	}
+}
+
+func TestOpenWithTheKeyOfAnotherLog(t *testing.T) {
+	s := newSample(t, nil, 1, "standup")
+	var err error
+	s.key, err = audit.NewKey("audit.test/another")
+	require.NoError(t, err)
+	_, _, err = s.reopen(s.data)
+	assert.ErrorIs(t, err, audit.ErrKey)
+}
+
 func TestOpenNamesTheDamagedRecord(t *testing.T) {
 	s := newSample(t, nil, 5, "standup")
 	data := bytes.Replace(s.data, []byte("act2"), []byte("actX"), 1)
