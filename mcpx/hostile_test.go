@@ -83,8 +83,12 @@ func TestHostileUpstream(t *testing.T) {
 			w.Header().Set("Location", evil.URL)
 			w.WriteHeader(http.StatusFound)
 		}, "upstream-redirect"},
-		{"server error", func(w http.ResponseWriter, _ json.RawMessage) { http.Error(w, "stack trace", http.StatusInternalServerError) }, "upstream-error"},
-		{"unavailable", func(w http.ResponseWriter, _ json.RawMessage) { http.Error(w, "stack trace", http.StatusServiceUnavailable) }, "upstream-error"},
+		{"server error", func(w http.ResponseWriter, _ json.RawMessage) {
+			http.Error(w, "stack trace", http.StatusInternalServerError)
+		}, "upstream-error"},
+		{"unavailable", func(w http.ResponseWriter, _ json.RawMessage) {
+			http.Error(w, "stack trace", http.StatusServiceUnavailable)
+		}, "upstream-error"},
 		{"not JSON", func(w http.ResponseWriter, _ json.RawMessage) { send(w, `<html>`) }, "upstream-broken"},
 		{"cut off", func(w http.ResponseWriter, _ json.RawMessage) {
 			w.Header().Set("Content-Length", "1000")
