@@ -161,6 +161,8 @@ func TestSmuggling(t *testing.T) {
 		{"one too large", `{"i":9223372036854775808}`, "arguments"},
 		{"one too small", `{"i":-9223372036854775809}`, "arguments"},
 		{"huge", `{"i":1e300}`, "arguments"},
+		{"one after 64 bits are all used", `{"i":18446744073709551617}`, "arguments"},
+		{"the same as a decimal", `{"n":1844674407370955.1617}`, "arguments"},
 		{"far too huge", `{"i":1e999999999}`, "arguments"},
 		{"far too small", `{"n":1e-999999999}`, "arguments"},
 		{"zero with an exponent", `{"i":0e0}`, `{i:0}`},

@@ -75,9 +75,6 @@ func splitPolicies(text string) ([]span, *scanError) {
 			if i >= len(text) {
 				return nil, &scanError{open, "a string does not end", `close it with " on the same line`}
 			}
-			if i-start >= maxPolicy {
-				return nil, &scanError{start, fmt.Sprintf("a policy is longer than %d KiB", maxPolicy>>10), "split it, or move its values into entities"}
-			}
 		case '(', '[', '{':
 			if depth++; depth > maxPolicyDepth {
 				return nil, &scanError{i, fmt.Sprintf("brackets nest deeper than %d", maxPolicyDepth), "simplify the condition"}
