@@ -144,7 +144,7 @@ func resolve(path string) (real string, links [][2]string, err error) {
 // detach clones the tree at a path that has no symbolic link in it. A link that
 // appeared since it was resolved is an error, not a detour.
 func detach(real string) (int, error) {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(unix.AT_FDCWD, real, how)
 	if err != nil {
 		return -1, err
