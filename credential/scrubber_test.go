@@ -296,6 +296,27 @@ func TestScrubberTakesWholeEscapes(t *testing.T) {
 	}
 }
 
+// Characters outside ASCII take two bytes or more, and two escapes beyond the
+// basic plane.
+func TestScrubberUnicode(t *testing.T) {
+	for _, c := range []struct{ secret, escaped string }{
+		{"p\u00e4ssw\u00f6rd-\u00fc", `p\u00e4ssw\u00f6rd-\u00fc`},
+		{"key-0123-\U0001F511", `key-0123-\ud83d\udd11`},
+		{"\U0001F511-key-0123", `\uD83D\uDD11-key-0123`},
+	} {
+		s := scrubberOf(t, map[string]string{"k": c.secret})
+		for _, tail := range []string{"", "after", `\u00e9`} {
+			in := "before " + c.escaped + tail
+			out, found := s.Redact([]byte(in))
+			assert.Equal(t, "before [redacted:k]"+tail, string(out))
+			assert.Equal(t, map[string]int{"k": 1}, found)
+			streamed, err := io.ReadAll(s.Reader(iotest.OneByteReader(strings.NewReader(in))))
+			require.NoError(t, err)
+			assert.Equal(t, string(out), string(streamed))
+		}
+	}
+}
+
 func TestScrubberLengths(t *testing.T) {
 	s := new(Scrubber)
 	require.ErrorIs(t, s.Add("short", NewSecret([]byte("1234567"))), ErrLength)
