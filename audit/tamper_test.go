@@ -217,6 +217,17 @@ func TestOneSpelling(t *testing.T) {
 	}
 }
 
+// The last letter of a base64 text has bits that say nothing.
+func TestUnusedBitsOfASignature(t *testing.T) {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	s := newSample(t, nil, 1, "standup")
+	i := bytes.Index(s.data, []byte(`=\n"}`)) - 1
+	data := bytes.Clone(s.data)
+	data[i] = letters[strings.IndexByte(letters, data[i])^1]
+	_, err := s.verify(data)
+	assert.ErrorIs(t, err, audit.ErrTampered)
+}
+
 func TestOpenWithTheKeyOfAnotherLog(t *testing.T) {
 	s := newSample(t, nil, 1, "standup")
 	var err error
