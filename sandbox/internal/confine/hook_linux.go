@@ -25,9 +25,9 @@ const (
 // An order is what the sealed file tells init to do.
 type order struct {
 	Spec
-	// Mounts says which of the inherited descriptors belongs to which bind;
-	// -1: init opens the path itself.
-	Mounts         []int
+	// Places are the binds. WorkspaceMount and SelfMount are descriptors as in
+	// [place.Mount].
+	Places         []place
 	WorkspaceMount int
 	SelfMount      int
 	KUID           int

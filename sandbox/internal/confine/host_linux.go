@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -68,36 +67,36 @@ type delivery struct {
 
 func (d *delivery) close() { closeAll(d.mounts) }
 
-// prepare does what only a root host can: it detaches the trees that the room's
-// user could not reach, and translates the owner of writable ones to that user.
-func prepare(spec *Spec, id identity) (*delivery, error) {
+// prepare finds what the room is to show. A host that is root also detaches the
+// trees, as the room's user may not be able to reach them, and translates the
+// owner of writable ones to that user.
+func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	d := &delivery{order: order{Spec: *spec, WorkspaceMount: -1, SelfMount: -1, KUID: id.uid, HostNS: readNamespaces()}}
-	d.order.Mounts = slices.Repeat([]int{-1}, len(spec.Binds))
+	d.order.Binds = nil
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.order.Places, err = locate(spec.Binds); err != nil {
+		return nil, err
+	}
+	if d.order.Workspace, _, err = resolve(spec.Workspace); err != nil {
+		return nil, &LayerError{Layer: LayerMount, Step: "find the workspace", Err: err}
+	}
 	if !id.root {
 		return d, nil
 	}
-	for i, b := range spec.Binds {
-		real, _, err := resolve(b.Source)
-		if b.Optional && errors.Is(err, os.ErrNotExist) {
+	for i, p := range d.order.Places {
+		if covered(d.order.Places, i) {
 			continue
 		}
-		var tree int
-		if err == nil {
-			tree, err = d.tree(real, id, b.Writable)
+		if d.order.Places[i].Mount, err = d.tree(p.Real, id, p.Writable); err != nil {
+			return nil, layerErr(LayerMount, "detach "+p.Source, err)
 		}
-		if err != nil {
-			d.close()
-			return nil, layerErr(LayerMount, "detach "+b.Source, err)
-		}
-		d.order.Mounts[i] = tree
 	}
-	real, _, err := resolve(spec.Workspace)
-	if err == nil {
-		d.order.WorkspaceMount, err = d.tree(real, id, true)
-	}
-	if err != nil {
-		d.close()
-		return nil, layerErr(LayerMount, "open the workspace "+spec.Workspace, err)
+	if d.order.WorkspaceMount, err = d.tree(d.order.Workspace, id, true); err != nil {
+		return nil, layerErr(LayerMount, "open the workspace", err)
 	}
 	if spec.Self {
 		d.self()

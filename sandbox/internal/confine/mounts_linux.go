@@ -22,61 +22,67 @@ type root struct {
 
 const mountSafe = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 
-// A source is one bind, resolved and detached from the host's tree.
+// A place is a bind that was found on the host.
+type place struct {
+	Bind
+	Real string // without any symbolic link
+	// Links have to exist in the new root for the bind's own path to work.
+	Links [][2]string `json:",omitempty"`
+	// Mount is the descriptor of the tree in init when the host has detached and
+	// restricted it already, else -1.
+	Mount int
+}
+
+// locate finds binds on the host. Optional ones that are not there are left out.
+func locate(binds []Bind) ([]place, error) {
+	var out []place
+	for _, b := range binds {
+		real, links, err := resolve(b.Source)
+		if b.Optional && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, &LayerError{Layer: LayerMount, Step: "find " + b.Source, Err: err}
+		}
+		out = append(out, place{Bind: b, Real: real, Links: links, Mount: -1})
+	}
+	return out, nil
+}
+
+// A source is a place with its tree.
 type source struct {
-	bind   Bind
+	place
 	target string // without leading slash
-	links  [][2]string
-	tree   int // detached mount, -1 when there is only a link
+	tree   int    // detached mount, -1 when only the links are needed
 	dir    bool
 }
 
-// openSources detaches every bind before anything of the new root exists.
-// inherited are the trees that a root host has prepared.
-func openSources(binds []Bind, inherited []int) ([]source, error) {
+// openSources detaches every place before anything of the new root exists.
+func openSources(places []place) ([]source, error) {
 	var out []source
-	reals := make([]string, len(binds))
-	for i, b := range binds {
-		reals[i], _, _ = resolve(b.Source)
-	}
-	for i, b := range binds {
-		s := source{bind: b, tree: -1}
-		real, links, err := resolve(b.Source)
-		if err != nil {
-			if b.Optional && errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			return nil, &LayerError{Layer: LayerMount, Step: "find " + b.Source, Err: err}
-		}
-		s.target = strings.TrimPrefix(real, "/")
-		if b.Target != "" {
-			s.target = strings.TrimPrefix(b.Target, "/")
-		} else {
-			s.links = links
-		}
-		if b.Target == "" && covered(real, i, binds, reals) {
-			out = append(out, s) // only its links are needed
+	for i, p := range places {
+		s := source{place: p, target: strings.TrimPrefix(p.Real, "/"), tree: p.Mount}
+		if s.tree < 0 && covered(places, i) {
+			out = append(out, s)
 			continue
 		}
-		if i < len(inherited) && inherited[i] >= 0 {
-			s.tree = inherited[i]
-		} else if s.tree, err = detach(real); err != nil {
-			return nil, &LayerError{Layer: LayerMount, Step: "detach " + b.Source, Err: err}
+		if s.tree < 0 {
+			var err error
+			if s.tree, err = detach(p.Real); err != nil {
+				return nil, &LayerError{Layer: LayerMount, Step: "detach " + p.Source, Err: err}
+			}
+			if err := harden(s.tree, p.Writable); err != nil {
+				return nil, &LayerError{Layer: LayerMount, Step: "restrict " + p.Source, Err: err}
+			}
 		}
 		var st unix.Stat_t
 		if err := unix.Fstat(s.tree, &st); err != nil {
-			return nil, &LayerError{Layer: LayerMount, Step: "stat " + b.Source, Err: err}
+			return nil, &LayerError{Layer: LayerMount, Step: "stat " + p.Source, Err: err}
 		}
-		s.dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
-		if kind := st.Mode & unix.S_IFMT; !s.dir && kind != unix.S_IFREG {
-			return nil, &LayerError{Layer: LayerMount, Step: "bind " + b.Source, Err: errors.New("neither a directory nor a regular file")}
-		}
-		if i < len(inherited) && inherited[i] >= 0 {
-			out = append(out, s)
-			continue // the host has restricted it already
-		}
-		if err := harden(s.tree, b.Writable); err != nil {
-			return nil, &LayerError{Layer: LayerMount, Step: "restrict " + b.Source, Err: err}
+		kind := st.Mode & unix.S_IFMT
+		s.dir = kind == unix.S_IFDIR
+		if !s.dir && kind != unix.S_IFREG {
+			return nil, &LayerError{Layer: LayerMount, Step: "bind " + p.Source, Err: errors.New("neither a directory nor a regular file")}
 		}
 		out = append(out, s)
 	}
@@ -87,20 +93,17 @@ func openSources(binds []Bind, inherited []int) ([]source, error) {
 	return out, nil
 }
 
-// covered reports whether another bind shows real already, in the same way: no
-// bind between the two says otherwise.
-func covered(real string, i int, binds []Bind, reals []string) bool {
-	best, at := "", -1
-	for j, other := range reals {
-		if j == i || other == "" || binds[j].Target != "" {
-			continue
-		}
-		under := strings.HasPrefix(real, strings.TrimSuffix(other, "/")+"/") || real == other && j < i
-		if under && len(other) > len(best) {
-			best, at = other, j
+// covered reports whether another place shows this one already, in the same
+// way: no place between the two says otherwise.
+func covered(places []place, i int) bool {
+	real, best := places[i].Real, -1
+	for j, other := range places {
+		under := strings.HasPrefix(real, strings.TrimSuffix(other.Real, "/")+"/") || real == other.Real && j < i
+		if j != i && under && (best < 0 || len(other.Real) > len(places[best].Real)) {
+			best = j
 		}
 	}
-	return at >= 0 && binds[at].Writable == binds[i].Writable
+	return best >= 0 && places[best].Writable == places[i].Writable
 }
 
 // resolve follows the symbolic links in path and returns the real path with the

@@ -46,23 +46,21 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	}
 
 	// Everything that comes from the host is detached first.
-	binds := ord.Binds
-	inherited := ord.Mounts
+	var etc []Bind
 	for _, name := range etcBinds {
-		binds = append(binds, Bind{Source: "/etc/" + name, Optional: true})
-		inherited = append(inherited, -1)
+		etc = append(etc, Bind{Source: "/etc/" + name, Optional: true})
 	}
-	sources, err := openSources(binds, inherited)
+	more, err := locate(etc)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := openSources(append(ord.Places, more...))
 	if err != nil {
 		return nil, err
 	}
 	workspace := ord.WorkspaceMount
 	if workspace < 0 {
-		real, _, err := resolve(ord.Workspace)
-		if err == nil {
-			workspace, err = detach(real)
-		}
-		if err == nil {
+		if workspace, err = detach(ord.Workspace); err == nil {
 			err = harden(workspace, true)
 		}
 		if err != nil {
@@ -122,7 +120,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 		return nil, step("mount /sandbox", err)
 	}
 	for _, s := range sources {
-		for _, l := range s.links {
+		for _, l := range s.Links {
 			if err := r.link(l[0], l[1]); err != nil {
 				return nil, step("link "+l[0], err)
 			}
@@ -156,7 +154,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	}
 	targets := map[string]bool{}
 	for _, s := range sources {
-		targets["/"+s.target] = s.bind.Writable
+		targets["/"+s.target] = s.Writable
 	}
 	return targets, nil
 }

@@ -92,12 +92,11 @@ func (e *LayerError) Error() string {
 
 func (e *LayerError) Unwrap() error { return e.Err }
 
-// A Bind shows a host path inside the room, at the same place unless Target is
-// set.
+// A Bind shows a host path inside the room, at the same place. Symbolic links in
+// the path exist inside as well.
 type Bind struct {
 	Source   string
-	Target   string `json:",omitempty"`
-	Writable bool   `json:",omitempty"`
+	Writable bool `json:",omitempty"`
 	// Optional binds are left out when the source does not exist.
 	Optional bool `json:",omitempty"`
 }

@@ -1,0 +1,208 @@
+//go:build linux && (amd64 || arm64)
+
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit/audittest"
+)
+
+// processes returns those of the whole system whose arguments hold a mark.
+func processes(mark string) []string {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	var out []string
+	for _, f := range all {
+		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(mark)) {
+			out = append(out, strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
+	return out
+}
+
+func mark() string { return fmt.Sprintf("1%08d", rand.IntN(1e8)) } // sleeps for some years
+
+func init() {
+	// A host that starts a session with a daemon in it, says so, and hangs.
+	roles["host"] = func() {
+		s, err := Start(context.Background(), nil, agent, discard{}, nil)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		c := s.Command(context.Background(), "sh", "-c", "setsid sleep $0 >/dev/null & echo up; sleep $0", os.Args[1])
+		c.Stdout = os.Stdout
+		_ = c.Run()
+	}
+}
+
+// TestKilledHost kills hosts with SIGKILL, some when their session is up and
+// some at any moment of its making, and finds no process of theirs.
+func TestKilledHost(t *testing.T) {
+	needSandbox(t)
+	rounds := 6
+	switch {
+	case os.Getenv("TWINWARD_SOAK") == "1":
+		rounds = 200
+	case os.Getenv("TWINWARD_FULL") == "1":
+		rounds = 20
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for i := range rounds {
+		m := mark()
+		host := exec.Command("/proc/self/exe", m)
+		host.Env = append(os.Environ(), roleVar+"=host", "TMPDIR="+t.TempDir())
+		out, err := host.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, host.Start())
+		if i%2 == 0 {
+			line, err := bufio.NewReader(out).ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, "up\n", line)
+			require.NotEmpty(t, processes(m))
+		} else {
+			// A moment, not a synchronisation: whichever it is, the end is the same.
+			time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond)
+		}
+		require.NoError(t, host.Process.Kill())
+		// Everything inside holds the host's standard output, or init itself is
+		// dying: the pipe ends with the last of them.
+		_, _ = bufio.NewReader(out).ReadString(0)
+		_ = host.Wait()
+		// The kernel kills a pid namespace after its init, so give it its time.
+		require.Eventually(t, func() bool { return len(processes(m)) == 0 }, 20*time.Second, time.Millisecond)
+	}
+}
+
+// TestNothingIsLeft counts what a host can leak, before and after sessions.
+func TestNothingIsLeft(t *testing.T) {
+	needSandbox(t)
+	once := func(m string) {
+		s, err := Start(context.Background(), &Policy{Network: Network{Allow: []Rule{{Host: "a.example.com", Ports: []uint16{80, 443}}}}}, agent, audittest.NewLog(t), &Options{Self: true})
+		require.NoError(t, err)
+		c := s.Command(context.Background(), "sh", "-c", "setsid sleep $0 & mkdir -p a/b; touch a/b/c; chmod 000 a/b a; echo up; sleep $0", m)
+		out, err := c.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, c.Start())
+		_, err = bufio.NewReader(out).ReadString('\n')
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+		assert.ErrorIs(t, c.Wait(), ErrEnded)
+		assert.Empty(t, processes(m))
+		assert.NoDirExists(t, s.Workspace())
+	}
+	count := func() (fds int, mounts string) {
+		all, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		b, err := os.ReadFile("/proc/self/mountinfo")
+		require.NoError(t, err)
+		return len(all), string(b)
+	}
+	once(mark()) // what the runtime keeps once and for all
+	fds, mounts := count()
+	for range 5 {
+		once(mark())
+	}
+	after, mountsAfter := count()
+	assert.Equal(t, mounts, mountsAfter)
+	assert.LessOrEqual(t, after, fds)
+}
+
+func TestManySessions(t *testing.T) {
+	needSandbox(t)
+	var all sync.WaitGroup
+	users := make([]int, 8)
+	for i := range users {
+		all.Go(func() {
+			s, err := Start(context.Background(), nil, agent, audittest.NewLog(t), nil)
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer func() { assert.NoError(t, s.Close()) }()
+			out, err := sh(s, fmt.Sprintf("echo %d > mine; ls /sandbox; ls /proc | grep -c '^[0-9]'", i)).Output()
+			assert.NoError(t, err)
+			assert.True(t, strings.HasPrefix(string(out), "mine\n"), string(out))
+			users[i] = s.Report().UID
+		})
+	}
+	all.Wait()
+	if os.Geteuid() == 0 {
+		seen := map[int]bool{}
+		for _, u := range users {
+			assert.GreaterOrEqual(t, u, 0x70000000)
+			assert.False(t, seen[u], "two sessions share a user")
+			seen[u] = true
+		}
+	}
+}
+
+// TestWorkspaceOfTheHost uses a folder that exists: files in it belong to the
+// session's user inside, and to their owner outside, also when that is root.
+func TestWorkspaceOfTheHost(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(dir+"/given", []byte("given\n"), 0o600))
+	extra := t.TempDir()
+	s := box(t, audittest.NewLog(t), &Policy{Filesystem: Filesystem{ReadWrite: []string{extra}}}, &Options{Workspace: dir})
+	out, err := sh(s, "cat given; echo made > made; stat -c %u given made; echo x > "+extra+"/x").CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.Equal(t, "given\n1000\n1000\n", string(out))
+	require.NoError(t, s.Close())
+	for _, f := range []string{dir + "/given", dir + "/made", extra + "/x"} {
+		fi, err := os.Stat(f)
+		require.NoError(t, err, "it is the host's, so Close keeps it")
+		assert.Equal(t, os.Geteuid(), owner(fi), f)
+	}
+	if os.Geteuid() == 0 {
+		assert.Contains(t, s.Report().Layers, LayerIDMap)
+	}
+}
+
+// TestPaths checks what policy shows of the host, and how.
+func TestPaths(t *testing.T) {
+	ro, rw := t.TempDir(), t.TempDir()
+	for _, d := range []string{ro, rw} {
+		require.NoError(t, os.Chmod(d, 0o777))
+		require.NoError(t, os.WriteFile(d+"/file", []byte("text"), 0o666))
+		require.NoError(t, os.Mkdir(d+"/sub", 0o777))
+	}
+	require.NoError(t, os.WriteFile(rw+"/locked", nil, 0o666))
+	s := box(t, audittest.NewLog(t), &Policy{Filesystem: Filesystem{
+		ReadOnly:  append(SystemPaths(), ro, rw+"/locked"),
+		ReadWrite: []string{rw, ro + "/sub"},
+	}}, nil)
+	for script, ok := range map[string]bool{
+		"cat " + ro + "/file":                               true,
+		"echo > " + ro + "/file":                            false,
+		"touch " + ro + "/new":                              false,
+		"echo x > " + ro + "/sub/new":                       true, // the longer path decides
+		"echo x > " + rw + "/new":                           true,
+		"cat " + rw + "/locked":                             true,
+		"echo > " + rw + "/locked":                          false,
+		"rm -f " + rw + "/locked":                           false,
+		"mv " + rw + "/new " + rw + "/sub/moved":            true,
+		"test -e " + filepath.Dir(ro) + "/../../etc/shadow": false,
+	} {
+		err := sh(s, script).Run()
+		assert.Equal(t, ok, err == nil, "%s: %v", script, err)
+	}
+}
+
+// owner returns the user that a file belongs to.
+func owner(fi os.FileInfo) int { return int(fi.Sys().(*syscall.Stat_t).Uid) }
