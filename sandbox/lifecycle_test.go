@@ -187,20 +187,23 @@ func TestPaths(t *testing.T) {
 		ReadOnly:  append(SystemPaths(), ro, rw+"/locked"),
 		ReadWrite: []string{rw, ro + "/sub"},
 	}}, nil)
-	for script, ok := range map[string]bool{
-		"cat " + ro + "/file":                               true,
-		"echo > " + ro + "/file":                            false,
-		"touch " + ro + "/new":                              false,
-		"echo x > " + ro + "/sub/new":                       true, // the longer path decides
-		"echo x > " + rw + "/new":                           true,
-		"cat " + rw + "/locked":                             true,
-		"echo > " + rw + "/locked":                          false,
-		"rm -f " + rw + "/locked":                           false,
-		"mv " + rw + "/new " + rw + "/sub/moved":            true,
-		"test -e " + filepath.Dir(ro) + "/../../etc/shadow": false,
+	for _, c := range []struct {
+		script string
+		ok     bool
+	}{
+		{"cat " + ro + "/file", true},
+		{"echo > " + ro + "/file", false},
+		{"touch " + ro + "/new", false},
+		{"echo x > " + ro + "/sub/new", true}, // the longer path decides
+		{"echo x > " + rw + "/new", true},
+		{"cat " + rw + "/locked", true},
+		{"echo > " + rw + "/locked", false},
+		{"rm -f " + rw + "/locked", false},
+		{"mv " + rw + "/new " + rw + "/sub/moved", true},
+		{"test -e " + filepath.Dir(ro) + "/../../etc/shadow", false},
 	} {
-		err := sh(s, script).Run()
-		assert.Equal(t, ok, err == nil, "%s: %v", script, err)
+		err := sh(s, c.script).Run()
+		assert.Equal(t, c.ok, err == nil, "%s: %v", c.script, err)
 	}
 }
 
