@@ -150,23 +150,31 @@ func takeEnv(name string) string {
 }
 
 // bundle loads the rules. The catalogue of a real upstream is read from it now,
-// as an operator would do once, before review.
+// as an operator would do once, before review; tools that this example's own
+// catalogue knows keep the class that was reviewed for them.
 func (h *host) bundle(ctx context.Context, opts options, rules fs.FS) (governance.Bundle, error) {
 	bundle, err := governance.LoadBundle(rules)
 	if err != nil {
 		return bundle, err
 	}
-	for name, url := range opts.upstreams {
+	for i, reviewed := range bundle.Catalog {
+		url := opts.upstreams[reviewed.Name]
+		if url == "" {
+			continue
+		}
 		fmt.Fprintf(os.Stderr, "standup: trusting the tools that %s shows now; review its catalogue before you rely on it\n", url)
-		server, err := readCatalog(ctx, name, url)
+		live, err := h.readCatalog(ctx, reviewed.Name, url)
 		if err != nil {
 			return bundle, fmt.Errorf("reading the catalogue of %s: %w", url, err)
 		}
-		for i := range bundle.Catalog {
-			if bundle.Catalog[i].Name == name {
-				bundle.Catalog[i] = server
+		for j := range live.Tools {
+			for _, tool := range reviewed.Tools {
+				if tool.Name == live.Tools[j].Name {
+					live.Tools[j].Class = tool.Class
+				}
 			}
 		}
+		bundle.Catalog[i] = live
 	}
 	return bundle, nil
 }
@@ -182,11 +190,7 @@ func (h *host) startTools(ctx context.Context, opts options) error {
 			h.closers = append(h.closers, func() error { s.Close(); return nil })
 			url = s.URL
 		}
-		origin, err := credential.Origin(url)
-		if err != nil {
-			return err
-		}
-		if err := h.vault.Bind(name, credential.Binding{Origin: origin}, deployer); err != nil {
+		if _, err := h.bind(name, url); err != nil {
 			return err
 		}
 		upstream := mcpx.HTTP(name, url)
@@ -196,6 +200,15 @@ func (h *host) startTools(ctx context.Context, opts options) error {
 		}
 	}
 	return nil
+}
+
+// bind says that a vendor's token may be sent to the server at url, and nowhere
+// else.
+func (h *host) bind(name, url string) (origin string, err error) {
+	if origin, err = credential.Origin(url); err != nil {
+		return "", err
+	}
+	return origin, h.vault.Bind(name, credential.Binding{Origin: origin}, deployer)
 }
 
 // startModel sets up the model door, over the scripted model or a real one.

@@ -1,14 +1,6 @@
 package main
 
-import (
-	"context"
-
-	"github.com/modelcontextprotocol/go-sdk/mcp"
-
-	"github.com/twinward-dev/twinward/governance"
-	"github.com/twinward-dev/twinward/inference/inferencetest"
-	"github.com/twinward-dev/twinward/mcpx"
-)
+import "github.com/twinward-dev/twinward/inference/inferencetest"
 
 // script is the default model: it does the standup, then everything that it
 // should not. It wants the host's key.
@@ -20,13 +12,4 @@ func script(key string) *inferencetest.Script {
 	s := inferencetest.NewScript(turns...)
 	s.Key = key
 	return s
-}
-
-// readCatalog lists the tools of a live server.
-func readCatalog(ctx context.Context, name, url string) (governance.Server, error) {
-	text, err := mcpx.ReadCatalog(ctx, name, &mcp.StreamableClientTransport{Endpoint: url, DisableStandaloneSSE: true})
-	if err != nil {
-		return governance.Server{}, err
-	}
-	return governance.ParseCatalog(name, text)
 }

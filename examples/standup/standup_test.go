@@ -230,6 +230,23 @@ func TestTheCatalogueIsWhatTheServersShow(t *testing.T) {
 	}
 }
 
+// A real MCP server can take the place of the example's own.
+func TestAnUpstreamFromElsewhere(t *testing.T) {
+	elsewhere := newVendors(map[string]string{"github": "a-token-from-the-environment"}, "")
+	t.Cleanup(elsewhere.Close)
+	server := serveMCP(servers(elsewhere.URL)["github"])
+	t.Cleanup(server.Close)
+	t.Setenv("GITHUB_TOKEN", "a-token-from-the-environment")
+
+	opts := options{remote: true}
+	require.NoError(t, opts.addUpstream("github="+server.URL))
+	s := tell(t, opts)
+	require.NoError(t, s.err)
+	assert.Equal(t, "allow ", s.outcomes()["pull-requests"])
+	assert.Zero(t, elsewhere.refused)
+	assert.Empty(t, os.Getenv("GITHUB_TOKEN"), "the token must not be left where a child inherits it")
+}
+
 func TestFlagsThatCannotWorkSaySo(t *testing.T) {
 	for _, c := range []struct {
 		opts options
