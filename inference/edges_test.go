@@ -2,11 +2,14 @@ package inference
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -69,6 +72,76 @@ func TestEncodedAnswersAreRefused(t *testing.T) {
 func TestLongHeadersStayBehind(t *testing.T) {
 	in := http.Header{"Anthropic-Beta": {strings.Repeat("x", maxHeader+1), "short"}}
 	assert.Equal(t, []string{"short"}, backendHeader(Anthropic, in)["Anthropic-Beta"])
+}
+
+// A client that does not read cannot keep a revoked agent's call alive, and is
+// not mistaken for one that left.
+func TestRevocationEndsStreamsThatNobodyReads(t *testing.T) {
+	a := &agents{cancel: make(chan context.CancelFunc, 1)}
+	h := newHouse(t, &Options{Agents: a})
+	h.backend = sse("data: {}\n\n")
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	w := &stuckWriter{header: http.Header{}, stuck: make(chan struct{}), freed: make(chan struct{}), leave: leave}
+	ended := make(chan any)
+	go func() {
+		defer func() { ended <- recover() }()
+		req := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/messages", strings.NewReader(messagesStream))
+		session(h.router, bot).ServeHTTP(w, req)
+	}()
+	<-w.stuck
+	(<-a.cancel)()
+	assert.Equal(t, http.ErrAbortHandler, <-ended)
+	assert.Equal(t, audit.StatusCancelled, h.outcome().Status)
+	assert.Equal(t, "revoked", h.outcome().ErrorCode)
+}
+
+// A stuckWriter is a connection whose client does not read. As with net/http, a
+// write that fails cancels the request.
+type stuckWriter struct {
+	header       http.Header
+	stuck, freed chan struct{}
+	leave        context.CancelFunc
+}
+
+func (w *stuckWriter) Header() http.Header { return w.header }
+func (w *stuckWriter) WriteHeader(int)     {}
+func (w *stuckWriter) Flush()              {}
+
+func (w *stuckWriter) Write([]byte) (int, error) {
+	close(w.stuck)
+	<-w.freed
+	w.leave()
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (w *stuckWriter) SetWriteDeadline(time.Time) error { close(w.freed); return nil }
+
+// Counts are final only when the stream came to its end.
+func TestUsageOfACutStreamIsNotFinal(t *testing.T) {
+	serve, log := newHouse(t, nil).direct()
+	upTo, _, _ := strings.Cut(golden(t, "anthropic.sse"), "event: message_stop")
+	assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		serve("/v1/messages", messagesStream, &cutReader{parts: [][]byte{[]byte(upTo)}, err: io.ErrUnexpectedEOF})
+	})
+	want := anthropicUsed
+	want.Final = false
+	assert.Equal(t, want, *log.out.Usage)
+	assert.EqualValues(t, len(upTo), log.out.Bytes)
+}
+
+// An event without an end does not fill the memory.
+func TestEndlessEventsAreNotHeld(t *testing.T) {
+	part := []byte(strings.Repeat("x", 8<<10))
+	s := &splitter{}
+	for range 200 {
+		_, err := s.fill(bytes.NewReader(part))
+		require.NoError(t, err)
+		_, ok := s.next()
+		require.False(t, ok)
+		s.compact()
+		require.LessOrEqual(t, len(s.buf), maxEvent+len(part))
+	}
 }
 
 // A usage chunk that also carries an answer is the client's, asked for or not.

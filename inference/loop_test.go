@@ -91,16 +91,17 @@ func TestIdentifyToken(t *testing.T) {
 		header http.Header
 		token  string
 	}{
-		"bearer":          {http.Header{"Authorization": {"Bearer tok"}}, "tok"},
-		"lower case":      {http.Header{"Authorization": {"bearer tok"}}, "tok"},
-		"key":             {http.Header{"X-Api-Key": {"tok"}}, "tok"},
-		"both":            {http.Header{"X-Api-Key": {"tok"}, "Authorization": {"Bearer tok"}}, "tok"},
-		"two":             {http.Header{"X-Api-Key": {"tok"}, "Authorization": {"Bearer other"}}, ""},
-		"two bearers":     {http.Header{"Authorization": {"Bearer tok", "Bearer tok"}}, ""},
-		"basic":           {http.Header{"Authorization": {"Basic tok"}}, ""},
-		"none":            {http.Header{}, ""},
-		"empty bearer":    {http.Header{"Authorization": {"Bearer "}}, ""},
-		"nothing but key": {http.Header{"X-Api-Key": {""}}, ""},
+		"bearer":             {http.Header{"Authorization": {"Bearer tok"}}, "tok"},
+		"lower case":         {http.Header{"Authorization": {"bearer tok"}}, "tok"},
+		"key":                {http.Header{"X-Api-Key": {"tok"}}, "tok"},
+		"both":               {http.Header{"X-Api-Key": {"tok"}, "Authorization": {"Bearer tok"}}, "tok"},
+		"two":                {http.Header{"X-Api-Key": {"tok"}, "Authorization": {"Bearer other"}}, ""},
+		"two bearers":        {http.Header{"Authorization": {"Bearer tok", "Bearer tok"}}, ""},
+		"two bearers, a key": {http.Header{"X-Api-Key": {"tok"}, "Authorization": {"Bearer tok", "Bearer tok"}}, ""},
+		"basic":              {http.Header{"Authorization": {"Basic tok"}}, ""},
+		"none":               {http.Header{}, ""},
+		"empty bearer":       {http.Header{"Authorization": {"Bearer "}}, ""},
+		"nothing but key":    {http.Header{"X-Api-Key": {""}}, ""},
 	} {
 		v := &verifier{}
 		r := httptest.NewRequest(http.MethodPost, "/v1/messages", http.NoBody)

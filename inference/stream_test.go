@@ -292,23 +292,6 @@ func TestRevocationEndsStreams(t *testing.T) {
 	assert.Equal(t, "revoked", h.outcome().ErrorCode)
 }
 
-// A client that does not read cannot keep a revoked agent's call alive.
-func TestRevocationEndsStreamsThatNobodyReads(t *testing.T) {
-	a := &agents{cancel: make(chan context.CancelFunc, 1)}
-	h := newHouse(t, &Options{Agents: a})
-	h.backend = func(w http.ResponseWriter, r *http.Request) {
-		for r.Context().Err() == nil { // fills every buffer on the way
-			sse("data: "+strings.Repeat("x", 64<<10)+"\n\n")(w, r)
-		}
-	}
-	resp, err := h.door.Client().Do(h.request(http.MethodPost, "/v1/messages", messagesStream))
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	(<-a.cancel)()
-	h.door.Close()
-	assert.Equal(t, "revoked", h.outcome().ErrorCode)
-}
-
 func FuzzSplitter(f *testing.F) {
 	f.Add([]byte(golden(f, "openai.sse")), uint16(7))
 	f.Add([]byte("a\r\n\r\n\n\r\r\n\n"), uint16(1))
