@@ -22,7 +22,7 @@ func TestEngineDecidesExec(t *testing.T) {
 		Policies: []governance.Source{{Name: "exec.cedar", Text: `
 			@id("only-true")
 			permit (principal == Agent::"tester", action == Action::"exec", resource == Sandbox::"ci")
-			when { context.program == "true" };`}},
+			when { context has program && context.program == "true" };`}},
 		Entities: []cedar.Entity{{UID: cedar.NewEntityUID("Agent", "tester")}},
 	}, audit.Change{By: "test", Reason: "test"})
 	require.NoError(t, err)

@@ -4,7 +4,6 @@ package confine
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -39,7 +38,7 @@ func run(t *testing.T, argv0 string, files []*os.File, env ...string) string {
 // is not one: main must run each time.
 func TestHookSleeps(t *testing.T) {
 	nonce := strings.Repeat("n", nonceSize)
-	body, err := json.Marshal(&order{})
+	body, err := (&order{}).encode()
 	require.NoError(t, err)
 	content := []byte(magic + nonce + string(body))
 	memory := func(seals int, content []byte) *os.File {
@@ -79,7 +78,7 @@ func TestHookSleeps(t *testing.T) {
 		"the nonce has not come":   {memory(allSeals, content), socket(unix.SOCK_SEQPACKET, "")},
 		"another nonce":            {memory(allSeals, content), socket(unix.SOCK_SEQPACKET, strings.Repeat("x", nonceSize))},
 		"the nonce and more":       {memory(allSeals, content), socket(unix.SOCK_SEQPACKET, nonce+"n")},
-		"an order that is no JSON": {memory(allSeals, []byte(magic+nonce+"{")), socket(unix.SOCK_SEQPACKET, nonce)},
+		"an order that is no JSON": {memory(allSeals, []byte(magic+nonce+"\x01\x00\x00\x00{")), socket(unix.SOCK_SEQPACKET, nonce)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			assert.Equal(t, "a normal program\n", run(t, "twinward-init", files, "TWINWARD_INIT=1", "twinward-init=1"))
@@ -95,7 +94,7 @@ func TestHookWakesOnlyAsPID1(t *testing.T) {
 	nonce := []byte(strings.Repeat("n", nonceSize))
 	_, err = unix.Write(p[0], nonce)
 	require.NoError(t, err)
-	body, err := json.Marshal(&order{})
+	body, err := (&order{}).encode()
 	require.NoError(t, err)
 	fd, err := sealed("order", append(append([]byte(magic), nonce...), body...))
 	require.NoError(t, err)
@@ -183,6 +182,34 @@ func TestMessageLimits(t *testing.T) {
 	_, _, err = recv(p[1])
 	assert.ErrorIs(t, err, io.EOF)
 	unix.Close(p[1])
+}
+
+func TestOrderRoundTrip(t *testing.T) {
+	in := &order{Spec: Spec{Workspace: "/w", Files: []File{{"/a", []byte("one")}, {"/b", nil}, {"/c", []byte("three")}}}, KUID: 7}
+	b, err := in.encode()
+	require.NoError(t, err)
+	out, err := decode(b)
+	require.NoError(t, err)
+	assert.Equal(t, "/w", out.Workspace)
+	assert.Equal(t, "one", string(out.Files[0].Data))
+	assert.Equal(t, "three", string(out.Files[2].Data))
+	for n := range b {
+		_, err := decode(b[:n])
+		assert.Error(t, err, "cut at %d", n)
+	}
+	_, err = decode(append(b, 0))
+	assert.Error(t, err, "trailing data")
+}
+
+func FuzzOrder(f *testing.F) {
+	b, _ := (&order{Spec: Spec{Files: []File{{"/a", []byte("one")}}}}).encode()
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if ord, err := decode(b); err == nil {
+			_, err := ord.encode()
+			assert.NoError(t, err)
+		}
+	})
 }
 
 func FuzzMessage(f *testing.F) {

@@ -4,7 +4,9 @@ package confine
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -31,8 +33,9 @@ type order struct {
 	WorkspaceMount int
 	SelfMount      int
 	KUID           int
-	Inherited      int  // how many mounts there are
-	IDMapped       bool // some of the inherited mounts translate ids
+	Sizes          []int // of the data of each file
+	Inherited      int   // how many mounts there are
+	IDMapped       bool  // some of the inherited mounts translate ids
 	HostNS         map[string]string
 }
 
@@ -74,11 +77,60 @@ func awake() (*order, bool) {
 	if _, _, err := unix.Recvfrom(fdSocket, got, unix.MSG_DONTWAIT); err != nil {
 		return nil, false
 	}
-	ord := new(order)
-	if err := json.Unmarshal(body, ord); err != nil {
+	ord, err := decode(body)
+	if err != nil {
 		return nil, false
 	}
 	unix.Close(fdOrder)
 	unix.CloseOnExec(fdSocket)
 	return ord, true
+}
+
+// encode returns what decode reads: the length of the JSON, the JSON, and the
+// contents of the files, which are large and need no escaping.
+func (ord *order) encode() ([]byte, error) {
+	ord.Sizes = make([]int, len(ord.Files))
+	for i, f := range ord.Files {
+		ord.Sizes[i] = len(f.Data)
+	}
+	text, err := json.Marshal(ord)
+	if err != nil {
+		return nil, err
+	}
+	b := binary.LittleEndian.AppendUint32(nil, uint32(len(text)))
+	b = append(b, text...)
+	for _, f := range ord.Files {
+		b = append(b, f.Data...)
+	}
+	return b, nil
+}
+
+var errOrder = errors.New("malformed order")
+
+func decode(b []byte) (*order, error) {
+	if len(b) < 4 {
+		return nil, errOrder
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if b = b[4:]; uint64(n) > uint64(len(b)) {
+		return nil, errOrder
+	}
+	ord := new(order)
+	if err := json.Unmarshal(b[:n], ord); err != nil {
+		return nil, err
+	}
+	b = b[n:]
+	if len(ord.Sizes) != len(ord.Files) {
+		return nil, errOrder
+	}
+	for i, size := range ord.Sizes {
+		if size < 0 || size > len(b) {
+			return nil, errOrder
+		}
+		ord.Files[i].Data, b = b[:size:size], b[size:]
+	}
+	if len(b) != 0 {
+		return nil, errOrder
+	}
+	return ord, nil
 }

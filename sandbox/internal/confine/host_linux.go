@@ -5,7 +5,6 @@ package confine
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -186,7 +185,7 @@ func mappingNamespace(uid, gid int, id identity) (*os.File, error) {
 // encode returns the sealed file that init reads.
 func (d *delivery) encode(nonce []byte) (int, error) {
 	d.order.Inherited = len(d.mounts)
-	b, err := json.Marshal(&d.order)
+	b, err := d.order.encode()
 	if err != nil {
 		return -1, err
 	}

@@ -104,7 +104,7 @@ type Bind struct {
 // A File is made by init on the read-only root.
 type File struct {
 	Path string
-	Data []byte
+	Data []byte `json:"-"` // travels beside the JSON
 }
 
 // Limits are the resource limits of each process in the room; zero means the

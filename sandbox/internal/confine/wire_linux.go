@@ -14,7 +14,7 @@ import (
 // environment) travel as a memory file, the first descriptor of the packet.
 
 const (
-	maxPacket = 64 << 10
+	maxPacket = 16 << 10
 	maxFDs    = 250 // the kernel's SCM_MAX_FD is 253
 	maxBody   = 8 << 20
 )
