@@ -53,14 +53,20 @@ type Backend struct {
 	Aliases map[string]string `yaml:"aliases"`
 }
 
-// maxConfig bounds the size of a configuration file.
-const maxConfig = 1 << 20
+// Limits of a configuration file, far above what one needs.
+const (
+	maxConfig      = 256 << 10
+	maxConfigDepth = 16
+)
 
 // ParseConfig reads a configuration from strict YAML: an unknown or repeated
 // key is an error that names file, line and column. Name is used in errors only.
 func ParseConfig(name string, data []byte) (Config, error) {
 	if len(data) > maxConfig {
 		return Config{}, fmt.Errorf("%w: %s is larger than %d bytes", ErrConfig, name, maxConfig)
+	}
+	if line, deep := deepYAML(string(data)); deep {
+		return Config{}, fmt.Errorf("%w: %s:%d:1: nested too deeply", ErrConfig, name, line)
 	}
 	var cfg Config
 	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
@@ -77,6 +83,32 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("%w (in %s)", err, name)
 	}
 	return cfg, nil
+}
+
+// deepYAML looks for nesting that would exhaust the YAML parser, and returns the
+// line on which it goes too far. It counts brackets wherever they stand, also in
+// comments, and the indentation and the list marks that a line begins with.
+func deepYAML(text string) (line int, deep bool) {
+	brackets := 0
+	for l := range strings.SplitSeq(text, "\n") {
+		line++
+		lead := l[:len(l)-len(strings.TrimLeft(l, " \t-?:"))]
+		marks := len(lead) - strings.Count(lead, " ")
+		deep = len(lead)-marks > 4*maxConfigDepth || marks > maxConfigDepth
+		for _, c := range []byte(l) {
+			switch c {
+			case '[', '{':
+				brackets++
+			case ']', '}':
+				brackets = max(0, brackets-1)
+			}
+			deep = deep || brackets > maxConfigDepth
+		}
+		if deep {
+			return line, true
+		}
+	}
+	return 0, false
 }
 
 // position renders a YAML error as file:line:column: message.

@@ -3,6 +3,7 @@ package inference
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -69,6 +70,31 @@ func TestConfigErrorsSayWhereAndWhat(t *testing.T) {
 		assert.ErrorContains(t, err, want, text)
 		assert.NotContains(t, err.Error(), "u:p@x")
 	}
+}
+
+// What would exhaust the YAML parser is refused before it is parsed.
+func TestDeepConfigsAreRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"brackets":      strings.Repeat("[", 60_000),
+		"braces":        strings.Repeat("{a: ", 60_000),
+		"lists":         strings.Repeat("- ", 60_000),
+		"keys":          strings.Repeat("? ", 60_000),
+		"many lines":    "backends:\n" + strings.Repeat("[\n", 60_000),
+		"indentation":   indented(400),
+		"in a document": goodConfig + "\n" + strings.Repeat("- ", 1000),
+	} {
+		_, err := ParseConfig("models.yaml", []byte(text))
+		require.ErrorIs(t, err, ErrConfig, name)
+		assert.ErrorContains(t, err, "nested too deeply", name)
+	}
+}
+
+func indented(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%sa:\n", strings.Repeat(" ", i))
+	}
+	return b.String()
 }
 
 func TestBindings(t *testing.T) {
