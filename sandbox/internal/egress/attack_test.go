@@ -161,3 +161,43 @@ func TestHandleRacesConnections(t *testing.T) {
 		require.False(t, late.Load(), "the real host was reached through a name that is served")
 	}
 }
+
+// The narrowest moment: the handler is registered while the real host is being
+// dialled.
+func TestHandleDuringDial(t *testing.T) {
+	var in *inside
+	heard := make(chan []byte, 1)
+	in = newInside(t, []Rule{allow("api.example.com", []uint16{80, 5432})}, func(c *Config) {
+		c.Resolver = fakeResolver{"api.example.com.": ips("93.184.216.34")}
+		c.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) {
+			near, far, err := tcpPair()
+			if err != nil {
+				return nil, err
+			}
+			go func() {
+				defer near.Close()
+				b, _ := io.ReadAll(near)
+				heard <- b
+			}()
+			return far, in.door.Handle("api.example.com", http.HandlerFunc(echo))
+		}
+	})
+	in.refused(in.dial("api.example.com", 5432), "secret")
+	assert.Empty(t, <-heard)
+	o := ended(t, in.closed())
+	require.Len(t, o, 1)
+	assert.Equal(t, "handler-registered", o[0].ErrorCode)
+}
+
+// Browsers send an ECH extension that means nothing. For a name that is served
+// it is ignored: there is only one hello that this process can read.
+func TestServedNamesIgnoreECH(t *testing.T) {
+	in := newInside(t, []Rule{allow("tools.local", bothPorts)}, nil)
+	require.NoError(t, in.door.Handle("tools.local", http.HandlerFunc(echo)))
+	c := in.dial("tools.local", 443)
+	c.Write(record(append([]byte{1}, vec(3, helloBody(ext(0, vec(2, append([]byte{0}, vec(2, []byte("tools.local"))...))), ext(0xfe0d, []byte{0})))...)))
+	io.ReadAll(c) // crypto/tls wants more than this hello
+	rs := in.closed()
+	assert.Empty(t, causes(rs))
+	assert.Len(t, ended(t, rs), 1)
+}
