@@ -125,6 +125,46 @@ func TestNothingIsLeft(t *testing.T) {
 	assert.LessOrEqual(t, after, fds)
 }
 
+// TestHostThatNobodyElseMayRead starts from an executable that only its owner
+// may read, in a folder that only its owner may enter.
+func TestHostThatNobodyElseMayRead(t *testing.T) {
+	needSandbox(t)
+	exe, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o700))
+	require.NoError(t, os.WriteFile(dir+"/host", exe, 0o700))
+	for _, deleted := range []string{"", "deleted"} {
+		host := exec.Command(dir + "/host")
+		host.Env = append(os.Environ(), roleVar+"=self", "SANDBOX_TEST_DELETE="+deleted)
+		out, err := host.CombinedOutput()
+		require.NoError(t, err, string(out))
+		assert.Equal(t, "hello from inside, uid 1000\n", string(out))
+	}
+}
+
+func init() {
+	roles["self"] = func() {
+		if os.Getenv("SANDBOX_TEST_DELETE") != "" {
+			if exe, err := os.Executable(); err != nil || os.Remove(exe) != nil {
+				panic("cannot delete the executable")
+			}
+		}
+		s, err := Start(context.Background(), nil, agent, discard{}, &Options{Self: true})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		defer s.Close()
+		c := s.Command(context.Background(), Self)
+		c.Env = []string{roleVar + "=greet"}
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		if err := c.Run(); err != nil {
+			fmt.Println(err)
+		}
+	}
+}
+
 func TestManySessions(t *testing.T) {
 	needSandbox(t)
 	var all sync.WaitGroup

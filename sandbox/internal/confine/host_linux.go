@@ -136,13 +136,16 @@ func (d *delivery) tree(real string, id identity, writable bool) (int, error) {
 }
 
 // self detaches the host's executable. When that cannot be done, because it was
-// replaced or deleted since it was started, init copies it.
+// replaced or deleted since it was started or is only for root, init copies it.
 func (d *delivery) self() {
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !forEverybody(fi) {
+		return
+	}
 	if tree, err := detachExecutable(f); err == nil {
 		d.mounts = append(d.mounts, tree)
 		d.order.SelfMount = fdMounts + len(d.mounts) - 1
@@ -192,6 +195,9 @@ func (d *delivery) encode(nonce []byte) (int, error) {
 	return sealed("twinward-order", append(append([]byte(magic), nonce...), b...))
 }
 
+// forEverybody reports whether any user may read and run a file.
+func forEverybody(fi os.FileInfo) bool { return fi.Mode()&0o005 == 0o005 }
+
 // executable returns what init is started from. A root host whose program only
 // root may read gives the room's user a copy in memory.
 func executable(id identity) (path string, closer func(), err error) {
@@ -203,7 +209,7 @@ func executable(id identity) (path string, closer func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if fi.Mode()&0o005 == 0o005 {
+	if forEverybody(fi) {
 		return self, func() {}, nil
 	}
 	in, err := os.Open(self)
@@ -216,7 +222,7 @@ func executable(id identity) (path string, closer func(), err error) {
 		return "", nil, err
 	}
 	out := os.NewFile(uintptr(fd), "twinward-init")
-	if _, err := out.ReadFrom(in); err == nil {
+	if _, err = out.ReadFrom(in); err == nil {
 		err = out.Chmod(0o555)
 	}
 	if err != nil {

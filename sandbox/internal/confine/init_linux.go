@@ -107,7 +107,7 @@ func (s *initState) confine() (err error) {
 }
 
 // spareThreads is more than init ever has blocked at one time.
-const spareThreads = 8
+const spareThreads = 4
 
 // warm makes the Go runtime create threads and keep them. When a workload has
 // used up all processes, a runtime that needs one more thread would end init,

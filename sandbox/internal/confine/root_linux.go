@@ -14,7 +14,7 @@ import (
 const (
 	defaultTmp = 1 << 30
 	defaultShm = 64 << 20
-	rootSize   = 64 << 20 // /etc, directories, and a copy of the host program at worst
+	rootSize   = 16 << 20 // /etc and directories; a copy of the host program comes on top
 )
 
 // canary is a file that exists in the new root and that no Landlock rule
@@ -88,7 +88,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 			Hint: "a container that masks parts of /proc forbids this; start the outer container with an unmasked /proc"}
 	}
 
-	fd, err := newFS("tmpfs", mountSafe, fmt.Sprintf("size=%d", rootSize), "nr_inodes=8192", "mode=0755")
+	fd, err := newFS("tmpfs", mountSafe, fmt.Sprintf("size=%d", rootSize+self.size()), "nr_inodes=8192", "mode=0755")
 	if err != nil {
 		return nil, step("make the new root", err)
 	}
@@ -261,6 +261,18 @@ func selfTree(ord *order) (*selfSource, error) {
 		return &selfSource{tree: tree}, nil
 	}
 	return &selfSource{tree: -1, file: f}, nil
+}
+
+// size returns the room that a copy takes.
+func (s *selfSource) size() int64 {
+	if s == nil || s.file == nil {
+		return 0
+	}
+	fi, err := s.file.Stat()
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
 }
 
 // detachExecutable detaches the file that the link names, and makes sure that
