@@ -107,11 +107,17 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	rc := http.NewResponseController(c.w)
 	// A client that does not read must not keep a revoked agent's call alive.
 	// The failed write will look as if the client had left, so note who it was.
+	cut := make(chan struct{})
 	stop := context.AfterFunc(c.ctx, func() {
+		defer close(cut)
 		c.cutByRevocation.Store(c.req.Context().Err() == nil)
 		_ = rc.SetWriteDeadline(time.Unix(1, 0))
 	})
-	defer stop()
+	defer func() {
+		if !stop() {
+			<-cut // the ResponseWriter is not to be touched once the handler has returned
+		}
+	}()
 
 	buf := c.buffer()
 	defer c.buffers.Put(buf)
