@@ -96,6 +96,45 @@ func TestRevocationEndsStreamsThatNobodyReads(t *testing.T) {
 	assert.Equal(t, "revoked", h.outcome().ErrorCode)
 }
 
+// The one who cuts a stream uses the ResponseWriter, which is dead once the
+// handler has returned: the handler waits for it.
+func TestTheHandlerStaysUntilTheCutIsDone(t *testing.T) {
+	a := &agents{cancel: make(chan context.CancelFunc, 1)}
+	h := newHouse(t, &Options{Agents: a})
+	h.backend = sse("data: {}\n\n")
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	w := &slowCut{stuckWriter{header: http.Header{}, stuck: make(chan struct{}), freed: make(chan struct{}), leave: leave}, make(chan struct{}), make(chan bool, 1)}
+	go func() {
+		defer func() { _ = recover(); close(w.ended) }()
+		req := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/messages", strings.NewReader(messagesStream))
+		session(h.router, bot).ServeHTTP(w, req)
+	}()
+	<-w.stuck
+	(<-a.cancel)()
+	assert.False(t, <-w.orphaned, "the handler returned while its ResponseWriter was in use")
+	<-w.ended
+}
+
+// A slowCut takes its time to set a deadline, and notes if the handler did not
+// wait.
+type slowCut struct {
+	stuckWriter
+	ended    chan struct{}
+	orphaned chan bool
+}
+
+func (w *slowCut) SetWriteDeadline(t time.Time) error {
+	err := w.stuckWriter.SetWriteDeadline(t)
+	select {
+	case <-w.ended:
+		w.orphaned <- true
+	case <-time.After(300 * time.Millisecond): // long enough for a handler that does not wait
+		w.orphaned <- false
+	}
+	return err
+}
+
 // A stuckWriter is a connection whose client does not read. As with net/http, a
 // write that fails cancels the request.
 type stuckWriter struct {
