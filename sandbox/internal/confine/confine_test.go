@@ -87,7 +87,8 @@ func TestHookSleeps(t *testing.T) {
 }
 
 // TestHookWakesOnlyAsPID1 gives the real thing to a process that is not pid 1
-// of anything: it must refuse, and run nothing.
+// of anything: it must refuse, and run nothing. (Were it not to, the check that
+// its namespaces differ from the host's would still stop it: see the next test.)
 func TestHookWakesOnlyAsPID1(t *testing.T) {
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0)
 	require.NoError(t, err)
@@ -108,6 +109,18 @@ func TestHookWakesOnlyAsPID1(t *testing.T) {
 	assert.Equal(t, msgFailed, m.Kind)
 	assert.Equal(t, LayerPID, m.Fail.Layer)
 	unix.Close(p[0])
+}
+
+func TestInitRefusesTheHostsNamespaces(t *testing.T) {
+	for _, host := range []map[string]string{nil, readNamespaces()} {
+		s := &initState{ord: &order{HostNS: host, Spec: Spec{
+			Optional: Layers(), Without: Layers(), // not even then
+		}}}
+		_, err := s.checkNamespaces()
+		var le *LayerError
+		require.ErrorAs(t, err, &le)
+		assert.Equal(t, LayerUser, le.Layer)
+	}
 }
 
 func TestResolve(t *testing.T) {

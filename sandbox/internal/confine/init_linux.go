@@ -46,6 +46,12 @@ func (s *initState) confine() (err error) {
 	if os.Getpid() != 1 {
 		return &LayerError{Layer: LayerPID, Err: errors.New("init is not pid 1")}
 	}
+	// Nothing below may ever happen to the host's own namespaces, so this comes
+	// before the first change.
+	namespaces, err := s.checkNamespaces()
+	if err != nil {
+		return err
+	}
 	// The host may have died before this line; then the control socket is closed
 	// and the first message to it fails.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
@@ -71,9 +77,9 @@ func (s *initState) confine() (err error) {
 	if err := s.network(); err != nil {
 		return err
 	}
-	namespaces, err := s.checkNamespaces()
-	if err != nil {
-		return err
+	s.layers = append(s.layers, LayerProc) // buildRoot does not return without
+	if s.ord.IDMapped {
+		s.layers = append(s.layers, LayerIDMap)
 	}
 	unix.Umask(0o022)
 	warm()
@@ -201,13 +207,19 @@ func (s *initState) network() error {
 }
 
 // checkNamespaces compares with the host's: a namespace that is shared is not a
-// layer, whatever was asked for.
+// layer, whatever was asked for. User, mount and pid namespace are never
+// optional: without them init would rebuild the host itself.
 func (s *initState) checkNamespaces() (map[string]string, error) {
 	mine := readNamespaces()
 	for _, k := range nsKinds {
+		own := mine[k.file] != "" && s.ord.HostNS[k.file] != "" && mine[k.file] != s.ord.HostNS[k.file]
+		vital := k.layer == LayerUser || k.layer == LayerMount || k.layer == LayerPID
+		if vital && !own {
+			return nil, &LayerError{Layer: k.layer, Err: errShared}
+		}
 		err := s.layer(k.layer, func() error {
-			if mine[k.file] == "" || mine[k.file] == s.ord.HostNS[k.file] {
-				return errors.New("the namespace is the host's")
+			if !own {
+				return errShared
 			}
 			return nil
 		})
@@ -215,12 +227,10 @@ func (s *initState) checkNamespaces() (map[string]string, error) {
 			return nil, err
 		}
 	}
-	s.layers = append(s.layers, LayerProc) // buildRoot does not return without
-	if s.ord.IDMapped {
-		s.layers = append(s.layers, LayerIDMap)
-	}
 	return mine, nil
 }
+
+var errShared = errors.New("the namespace is the host's")
 
 // restrict walks the calling thread through the layers that a process puts on
 // itself. The filter comes last and covers all threads of init.
