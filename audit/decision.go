@@ -11,7 +11,7 @@ const (
 // A Decision is the answer to "may this happen?", in the form that goes on
 // record. The zero value denies.
 type Decision struct {
-	// ID is unique, and is what an agent is told about a denial.
+	// ID is unique, and is what an agent is told about a denial. See [NewID].
 	ID     string `json:"id"`
 	Effect Effect `json:"effect"`
 	// Policies are those that determined the effect, sorted by id.
@@ -19,7 +19,9 @@ type Decision struct {
 	// Errors are what policies failed with, sorted. Any error in a forbid
 	// denies.
 	Errors []string `json:"errors,omitempty"`
-	// PolicyHash identifies the snapshot that decided.
+	// PolicyHash identifies the policy that decided, "sha256:" and 64
+	// hexadecimal digits: an engine's snapshot, or a sandbox's own policy where
+	// no engine was asked.
 	PolicyHash string `json:"policy_hash,omitempty"`
 	// Reason is the cause of a denial, never empty for one. It is a policy id,
 	// "not-in-profile:<id>@<hash>", "no-permit", or the guard that refused
@@ -60,21 +62,33 @@ type Obligation struct {
 	Policy string `json:"policy"`
 }
 
-// Guards refuse before policy is asked, or on behalf of it. They are the values
-// of [Decision.Reason] that are not about a policy.
+// The values of [Decision.Reason] that are not about a policy. Guards refuse
+// before policy is asked, or on behalf of it. The network door of a sandbox has
+// more of them, which package sandbox lists as its causes.
 const (
 	ReasonNoPermit = "no-permit"
 	// ReasonNotInProfile is followed by ":<profile>@<hash>".
 	ReasonNotInProfile = "not-in-profile"
 
-	GuardNoActor      = "no-actor"
-	GuardActor        = "actor-conflict"
-	GuardToken        = "bad-token"
-	GuardRevoked      = "revoked"
-	GuardStrictJSON   = "strict-json"
-	GuardArguments    = "arguments"    // do not fit the pinned schema, or cannot be decided exactly
-	GuardMethod       = "method"       // an MCP method or HTTP endpoint that no action covers
-	GuardUnknown      = "unknown"      // a tool, name or model that nobody configured
+	// Who asks.
+	GuardNoActor = "no-actor"
+	GuardActor   = "actor-conflict"
+	GuardToken   = "bad-token"
+	GuardRevoked = "revoked"
+
+	// How it is asked.
+	GuardOrigin     = "origin"      // a browser page of another origin
+	GuardHeaders    = "headers"     // header and body disagree, or a header is repeated
+	GuardSession    = "session"     // an MCP session that is not the caller's
+	GuardLimit      = "limit"       // too many sessions
+	GuardMedia      = "media-type"  // not JSON in UTF-8, or encoded further
+	GuardSize       = "too-large"   // more bytes than can be decided
+	GuardStrictJSON = "strict-json" // text that two parsers could read differently
+	GuardArguments  = "arguments"   // do not fit the pinned schema, or cannot be decided exactly
+	GuardMethod     = "method"      // an MCP method or HTTP endpoint that no action covers
+	GuardUnknown    = "unknown"     // a tool, name or model that nobody configured
+
+	// What stands behind it.
 	GuardPinDrift     = "pin-drift"    // the live definition is not the approved one
 	GuardNoSnapshot   = "no-policy"    // no policy in force
 	GuardPolicyError  = "policy-error" // a forbid failed to evaluate
@@ -86,7 +100,7 @@ const (
 )
 
 // Refusal returns a denying Decision with a guard as its cause, for a door that
-// refuses before any policy was asked.
+// refuses before any policy was asked. The id is most often a [NewID].
 func Refusal(id, guard string) Decision {
 	return Decision{ID: id, Effect: Deny, Reason: guard}
 }
