@@ -103,7 +103,7 @@ func (d ToolDefinition) Pin() (string, error) {
 		return "", fmt.Errorf("governance: pin of tool %q: %w", d.Name, err)
 	}
 	sum := sha256.Sum256(v)
-	return "sha256:" + hex.EncodeToString(sum[:]), nil
+	return hashPrefix + hex.EncodeToString(sum[:]), nil
 }
 
 var (

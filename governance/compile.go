@@ -277,7 +277,7 @@ func (c *compiler) finish() {
 		text, _ := json.Marshal([]any{p.ID, p.Servers, p.Models, p.HostedTools, p.Hosts, p.Credentials})
 		part("profile", text)
 	}
-	c.snap.hash = hex.EncodeToString(h.Sum(nil))
+	c.snap.hash = hashPrefix + hex.EncodeToString(h.Sum(nil))
 }
 
 func sortedEntities(m types.EntityMap) []types.Entity {
@@ -286,8 +286,11 @@ func sortedEntities(m types.EntityMap) []types.Entity {
 	return out
 }
 
-// Hash identifies what decides: 64 hexadecimal digits over policies, schema,
-// entities, profiles and pins.
+// hashPrefix names the hash function, as it does in pins.
+const hashPrefix = "sha256:"
+
+// Hash identifies what decides, policies, schema, entities, profiles and pins:
+// "sha256:" and 64 hexadecimal digits. It is "" for a nil snapshot.
 func (s *Snapshot) Hash() string {
 	if s == nil {
 		return ""

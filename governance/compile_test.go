@@ -265,7 +265,7 @@ func TestHash(t *testing.T) {
 		return b
 	}
 	same := hash(load(nil))
-	assert.Regexp(t, "^[0-9a-f]{64}$", same)
+	assert.Regexp(t, "^sha256:[0-9a-f]{64}$", same)
 	shuffled := load(nil)
 	shuffled.Catalog[0], shuffled.Catalog[2] = shuffled.Catalog[2], shuffled.Catalog[0]
 	assert.Equal(t, same, hash(shuffled))

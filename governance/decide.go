@@ -2,14 +2,10 @@ package governance
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -21,7 +17,7 @@ import (
 // nil only when there was nothing to decide with: no snapshot, no actor, a
 // cancelled context, a panic; the decision denies then too and names the cause.
 func (s *Snapshot) Decide(ctx context.Context, r Request) (d Decision, err error) {
-	start := Decision{Decision: audit.Decision{ID: newID(), Effect: audit.Deny, PolicyHash: s.Hash()}}
+	start := Decision{Decision: audit.Decision{ID: audit.NewID(), Effect: audit.Deny, PolicyHash: s.Hash()}}
 	defer func() {
 		if p := recover(); p != nil {
 			d, err = refuse(start, audit.GuardPanic, hintClosed), fmt.Errorf("%w: %v", ErrPanic, p)
@@ -191,8 +187,11 @@ func (s *Snapshot) ceiling(principal types.EntityUID, t target) *policy {
 func (s *Snapshot) notInProfile(d Decision, p *policy) Decision {
 	d.Hidden = true
 	d.Policies = []audit.Policy{{ID: p.id, Position: p.pos}}
-	return refuse(d, audit.ReasonNotInProfile+":"+p.profile+"@"+s.hash[:12], hintUnknown)
+	return refuse(d, audit.ReasonNotInProfile+":"+p.profile+"@"+shortHash(s.hash), hintUnknown)
 }
+
+// shortHash is the beginning of a snapshot's hash, for people to compare.
+func shortHash(hash string) string { return strings.TrimPrefix(hash, hashPrefix)[:12] }
 
 // conclude joins the verdicts about agent and user: both must allow. A denial
 // names the policies of those who deny, an allowed request those of both.
@@ -291,15 +290,4 @@ func (s *Snapshot) nearest(v *verdict) []string {
 		}
 	}
 	return ids
-}
-
-var idAlphabet = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
-
-// newID is unique, and sorts by the time it was made: 48 bits of milliseconds
-// and 80 random bits, in 26 characters.
-func newID() string {
-	var raw [16]byte
-	binary.BigEndian.PutUint64(raw[:8], uint64(time.Now().UnixMilli())<<16)
-	rand.Read(raw[6:]) // never fails
-	return idAlphabet.EncodeToString(raw[:])
 }

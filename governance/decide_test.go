@@ -304,7 +304,7 @@ func TestProfileCeilings(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, allowed, visible[0] == governance.Always, "%s: %+v", name, c)
 			if !allowed {
-				assert.Equal(t, "not-in-profile:p@"+s.Hash()[:12], d.Reason)
+				assert.Equal(t, "not-in-profile:p@"+s.Hash()[len("sha256:"):][:12], d.Reason)
 				assert.Equal(t, []string{"profile:p:" + c.section}, d.PolicyIDs())
 			}
 			r.Actor = actor("stranger")

@@ -52,7 +52,6 @@ func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report,
 		Action:   "reload",
 		Resource: "Policy::" + strconv.Quote(snap.hash),
 		Change:   &by,
-		Source:   "door",
 		Detail: map[string]string{
 			"policy_hash": snap.hash,
 			"replaces":    e.current.Load().Hash(),

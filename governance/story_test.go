@@ -62,8 +62,8 @@ func TestStory(t *testing.T) {
 		{"slack", "post_message", `[{"channel":"#engineering","text":"hi"}]`, false, "arguments", "", false},
 		{"slack", "read_dm", `{"user":"ceo"}`, false, "no-permit", "", false},
 		{"slack", "delete_message", `{"id":"1"}`, false, "nothing-that-deletes", "nothing-that-deletes", false},
-		{"snowflake", "query", `{"sql":"select 1"}`, false, "not-in-profile:standup@" + s.Hash()[:12], "profile:standup:tools", true},
-		{"snowflake", "query", `{"sql":7}`, false, "not-in-profile:standup@" + s.Hash()[:12], "profile:standup:tools", true},
+		{"snowflake", "query", `{"sql":"select 1"}`, false, "not-in-profile:standup@" + s.Hash()[len("sha256:"):][:12], "profile:standup:tools", true},
+		{"snowflake", "query", `{"sql":7}`, false, "not-in-profile:standup@" + s.Hash()[len("sha256:"):][:12], "profile:standup:tools", true},
 		{"slack", "no_such_tool", `{}`, false, "unknown", "", true},
 		{"nowhere", "query", `{}`, false, "unknown", "", true},
 	} {
