@@ -90,7 +90,7 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 	})
 	if err != nil || call == nil {
 		g.logger.Error("mcpx: the intent of a call could not be recorded, so it is refused", "action", f.decision.Action, "error", err)
-		r := override(f.decision, guardAudit)
+		r := override(f.decision, codeAudit)
 		r.retryable = true
 		r.text = "Nothing was done: the audit log cannot be written, and nothing happens here that is not on record."
 		return q.answer(r)
@@ -100,7 +100,7 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 	settle(&out, ctx, q.outer, res, err)
 	if endErr := call.End(context.WithoutCancel(ctx), out); endErr != nil {
 		g.logger.Error("mcpx: the outcome of a call could not be recorded, so its answer is withheld", "action", f.decision.Action, "intent", call.Record(), "error", endErr)
-		r := override(f.decision, guardAudit)
+		r := override(f.decision, codeAudit)
 		r.text = "The call may have been done, but its outcome could not be recorded, so the answer is withheld. Do not repeat it before an operator has looked."
 		return q.answer(r)
 	}
@@ -234,7 +234,7 @@ func (g *governor) listen(ctx context.Context, q *query) (mcp.Result, error) {
 		})
 		if err != nil || call == nil {
 			g.logger.Error("mcpx: the intent of a subscription could not be recorded", "error", err)
-			return q.answer(override(d, guardAudit))
+			return q.answer(override(d, codeAudit))
 		}
 		defer func() {
 			if err := call.End(context.WithoutCancel(ctx), audit.Outcome{Status: audit.StatusOK}); err != nil {

@@ -28,6 +28,9 @@ var serverName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 //
 // For a server that others wrote, use [ReadCatalog] and review the file.
 func Catalog(ctx context.Context, name string, server *mcp.Server) (governance.Server, error) {
+	if server == nil {
+		return governance.Server{}, fmt.Errorf("%w: server is nil", ErrCatalog)
+	}
 	here, there := mcp.NewInMemoryTransports()
 	ss, err := server.Connect(ctx, there, nil)
 	if err != nil {
@@ -59,6 +62,9 @@ func ReadCatalog(ctx context.Context, server string, t mcp.Transport) ([]byte, e
 
 func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.Server, error) {
 	none := governance.Server{}
+	if t == nil {
+		return none, fmt.Errorf("%w: transport is nil", ErrCatalog)
+	}
 	if !serverName.MatchString(name) {
 		return none, fmt.Errorf("%w: server name %q: use 1 to 32 of a-z, 0-9 and -", ErrCatalog, name)
 	}

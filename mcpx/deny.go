@@ -2,7 +2,6 @@ package mcpx
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,16 +37,11 @@ type Denial struct {
 	NextStep string `json:"next_step"`
 }
 
-// Guards of this package, besides those in [audit].
+// Why an allowed call was not answered, besides the guards in [audit]. These go
+// on record as [audit.Outcome.ErrorCode], if at all.
 const (
-	guardHeaders = "headers" // header and body disagree, or a header is repeated
-	guardOrigin  = "origin"  // a browser page of another origin
-	guardSession = "session" // an MCP session that is not the caller's
-	guardSize    = "too-large"
-	guardMedia   = "media-type"
-	guardLimit   = "limit" // too many sessions
-	guardAudit   = "audit" // what was decided cannot be recorded
-	guardTimeout = "timeout"
+	codeAudit   = "audit" // what was decided cannot be recorded
+	codeTimeout = "timeout"
 )
 
 // A refusal is a no on its way to the record and to the agent.
@@ -60,10 +54,8 @@ type refusal struct {
 
 // refused makes a refusal of a guard that spoke before policy was asked.
 func refused(guard string) refusal {
-	return refusal{Decision: governance.Decision{Decision: audit.Refusal(newID(), guard)}}
+	return refusal{Decision: governance.Decision{Decision: audit.Refusal(audit.NewID(), guard)}}
 }
-
-func newID() string { return rand.Text() }
 
 // denial is what the agent is told. It is derived from the kind of cause only,
 // never from policy text.
@@ -76,11 +68,11 @@ func (r refusal) denial() Denial {
 	switch reason {
 	case "policy":
 		d.NextStep = "Do not repeat this call. Other arguments or another tool may be allowed; otherwise ask the person you work for, and give them the decision id."
-	case "arguments":
+	case audit.GuardArguments:
 		d.NextStep = "Correct the arguments so that they fit the tool's input schema, and call again."
-	case "pin-drift":
+	case audit.GuardPinDrift:
 		d.NextStep = "This tool has changed since it was approved. Use another one; an operator has to review it."
-	case "revoked", "no-actor":
+	case audit.GuardRevoked, audit.GuardNoActor:
 		d.NextStep = "Stop. An operator has to let this agent in again."
 	default:
 		if r.retryable {
@@ -96,13 +88,13 @@ func (r refusal) denial() Denial {
 func agentReason(cause string) string {
 	switch cause {
 	case audit.GuardNoActor, audit.GuardActor, audit.GuardToken:
-		return "no-actor"
+		return audit.GuardNoActor
 	case audit.GuardRevoked, audit.GuardPinDrift, audit.GuardObligation, audit.GuardCredential,
 		audit.GuardMethod, audit.GuardUnknown, audit.GuardNoSnapshot,
-		guardHeaders, guardOrigin, guardSession, guardSize, guardMedia, guardLimit, guardAudit:
+		audit.GuardHeaders, audit.GuardOrigin, audit.GuardSession, audit.GuardSize, audit.GuardMedia, audit.GuardLimit, codeAudit:
 		return cause
 	case audit.GuardStrictJSON, audit.GuardArguments:
-		return "arguments"
+		return audit.GuardArguments
 	case audit.GuardPanic, audit.GuardDeadline:
 		return "internal"
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/oauthex"
 
 	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/governance"
 )
 
 const wellKnown = "/.well-known/oauth-protected-resource"
@@ -142,5 +141,3 @@ func (c withoutLocalAddr) Value(key any) any {
 	}
 	return c.Context.Value(key)
 }
-
-func decisionOf(d audit.Decision) governance.Decision { return governance.Decision{Decision: d} }

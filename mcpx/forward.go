@@ -116,7 +116,7 @@ func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c 
 	}
 	switch {
 	case ctx.Err() != nil:
-		return say(guardTimeout, "The server %q did not answer in time. The call may have been done.", false)
+		return say(codeTimeout, "The server %q did not answer in time. The call may have been done.", false)
 	case errors.Is(err, ErrClosed):
 		return say("closing", "The gateway in front of %q is closing.", true)
 	case errors.Is(broken, errTooLarge):
@@ -259,7 +259,7 @@ func (g *Gateway) leaked(ctx context.Context, f *flight, found map[string]int) e
 		})
 		if err != nil {
 			g.gov.logger.Error("mcpx: a leak could not be recorded, so the answer is withheld", "credential", name, "error", err)
-			return failed(guardAudit, "The answer is withheld: the audit log cannot be written.", false)
+			return failed(codeAudit, "The answer is withheld: the audit log cannot be written.", false)
 		}
 	}
 	return nil

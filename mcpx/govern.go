@@ -48,6 +48,9 @@ type GovernOptions struct {
 	// not asked, since only the verified token of the request counts: see
 	// [TokenVerifier].
 	Identify func(ctx context.Context, req mcp.Request) (audit.Actor, error)
+	// Agents ends the calls of an agent when it is revoked. Nil means that
+	// agents cannot be revoked here.
+	Agents Agents
 	// Logger receives what operators should see; nil discards it.
 	Logger *slog.Logger
 }
@@ -72,6 +75,7 @@ func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) 
 	}
 	g := newGovernor(engine, log, opts.Logger)
 	g.identify = opts.Identify
+	g.agents = opts.Agents
 	g.site = newOwnServer(engine, opts.Server)
 	return g.middleware
 }
@@ -273,7 +277,7 @@ func (g *governor) decide(ctx context.Context, r governance.Request) governance.
 		}
 	}
 	if d.ID == "" {
-		d.ID = newID()
+		d.ID = audit.NewID()
 	}
 	return d
 }

@@ -334,6 +334,22 @@ func TestGovernAuditDown(t *testing.T) {
 }
 
 // Over HTTP the actor comes from the verified token of each request.
+func TestGovernRevoked(t *testing.T) {
+	o, agents := newOwn(t, 0), newAgents()
+	o.server.AddReceivingMiddleware(mcpx.Govern(o.engine, o.log, &mcpx.GovernOptions{Identify: as(bot), Agents: agents}))
+	cs := o.connect(t, modern)
+	add := &mcp.CallToolParams{Name: "add", Arguments: map[string]any{"text": "note 1"}}
+	res, err := cs.CallTool(t.Context(), add)
+	require.NoError(t, err)
+	require.False(t, res.IsError)
+	agents.revoke("bot")
+	res, err = cs.CallTool(t.Context(), add)
+	require.NoError(t, err)
+	assert.Equal(t, audit.GuardRevoked, denial(t, res).Reason)
+	assert.Equal(t, audit.GuardRevoked, o.last(t).Event.Decision.Reason)
+	assert.Equal(t, []string{"add"}, o.ran)
+}
+
 func TestGovernOverHTTP(t *testing.T) {
 	o := newOwn(t, 0)
 	o.server.AddReceivingMiddleware(mcpx.Govern(o.engine, o.log, &mcpx.GovernOptions{
@@ -412,4 +428,8 @@ func TestCatalog(t *testing.T) {
 	defer cancel()
 	_, err = mcpx.ReadCatalog(ctx, "notes", gone)
 	require.ErrorIs(t, err, mcpx.ErrCatalog)
+	_, err = mcpx.Catalog(t.Context(), "notes", nil)
+	assert.ErrorIs(t, err, mcpx.ErrCatalog)
+	_, err = mcpx.ReadCatalog(t.Context(), "notes", nil)
+	assert.ErrorIs(t, err, mcpx.ErrCatalog)
 }

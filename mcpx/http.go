@@ -18,6 +18,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
 )
 
 // modernVersion is the first protocol without sessions. Clients of both eras
@@ -109,7 +110,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 	}
 	h.ServeHTTP(seen, r)
 	if seen.refused() {
-		no := deny(seen.status, guardHeaders, "refused by the MCP SDK")
+		no := deny(seen.status, audit.GuardHeaders, "refused by the MCP SDK")
 		no.m = m
 		g.recordDoor(r, actor, no)
 	}
@@ -133,7 +134,7 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, actor audit.Acto
 	who := owner(actor)
 	id := r.Header.Get(sessionHeader)
 	if !modern(r) && id != "" && !g.owners.holds(id, who) {
-		return m, deny(http.StatusNotFound, guardSession, "session not found")
+		return m, deny(http.StatusNotFound, audit.GuardSession, "session not found")
 	}
 	switch r.Method {
 	case http.MethodPost:
@@ -147,18 +148,18 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, actor audit.Acto
 	}
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if charset := params["charset"]; err != nil || kind != "application/json" || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
-		return m, deny(http.StatusUnsupportedMediaType, guardMedia, "Content-Type must be application/json in UTF-8")
+		return m, deny(http.StatusUnsupportedMediaType, audit.GuardMedia, "Content-Type must be application/json in UTF-8")
 	}
 	if r.Header.Get("Content-Encoding") != "" {
-		return m, deny(http.StatusUnsupportedMediaType, guardMedia, "Content-Encoding is not accepted")
+		return m, deny(http.StatusUnsupportedMediaType, audit.GuardMedia, "Content-Encoding is not accepted")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
-			return m, deny(http.StatusRequestEntityTooLarge, guardSize, "the request body exceeds 4 MiB")
+			return m, deny(http.StatusRequestEntityTooLarge, audit.GuardSize, "the request body exceeds 4 MiB")
 		}
-		return m, deny(http.StatusBadRequest, guardMedia, "the request body could not be read")
+		return m, deny(http.StatusBadRequest, audit.GuardMedia, "the request body could not be read")
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.ContentLength = int64(len(body))
@@ -181,18 +182,18 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, actor audit.Acto
 func checkHeaders(r *http.Request) *httpRefusal {
 	for _, name := range singular {
 		if len(r.Header.Values(name)) > 1 {
-			return deny(http.StatusBadRequest, guardHeaders, "header "+name+" occurs more than once")
+			return deny(http.StatusBadRequest, audit.GuardHeaders, "header "+name+" occurs more than once")
 		}
 	}
 	// A page that a browser was tricked into loading from a name of this machine.
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local != nil && loopback(local.String()) && !loopback(r.Host) {
-		return deny(http.StatusForbidden, guardOrigin, "this name is not served here")
+		return deny(http.StatusForbidden, audit.GuardOrigin, "this name is not served here")
 	}
 	check := *r
 	check.Method = http.MethodPost // reading is not safe here: a stream shows results
 	if http.NewCrossOriginProtection().Check(&check) != nil {
-		return deny(http.StatusForbidden, guardOrigin, "cross-origin requests are not accepted")
+		return deny(http.StatusForbidden, audit.GuardOrigin, "cross-origin requests are not accepted")
 	}
 	return nil
 }
@@ -211,7 +212,7 @@ func loopback(host string) bool {
 // every era of the protocol.
 func agree(r *http.Request, m message) *httpRefusal {
 	mismatch := func(text string) *httpRefusal {
-		no := deny(http.StatusBadRequest, guardHeaders, text)
+		no := deny(http.StatusBadRequest, audit.GuardHeaders, text)
 		no.code = mcp.CodeHeaderMismatch
 		return no
 	}
@@ -235,7 +236,7 @@ func agree(r *http.Request, m message) *httpRefusal {
 		return mismatch("header mismatch: " + headerName + " is missing")
 	}
 	if m.version == "" {
-		no := deny(http.StatusBadRequest, guardHeaders, "_meta names no protocol version")
+		no := deny(http.StatusBadRequest, audit.GuardHeaders, "_meta names no protocol version")
 		no.code = jsonrpc.CodeInvalidParams
 		return no
 	}
@@ -266,20 +267,20 @@ func (g *Gateway) admitMethod(r *http.Request, m message, who, id string) *httpR
 	}
 	if m.method == methodInitialize {
 		if id != "" {
-			return deny(http.StatusBadRequest, guardSession, "this session is initialized already")
+			return deny(http.StatusBadRequest, audit.GuardSession, "this session is initialized already")
 		}
 		if !g.owners.room(who) {
-			return deny(http.StatusTooManyRequests, guardLimit, "too many sessions are open")
+			return deny(http.StatusTooManyRequests, audit.GuardLimit, "too many sessions are open")
 		}
 	} else if id == "" {
-		return deny(http.StatusBadRequest, guardSession, "an Mcp-Session-Id is required; initialize first")
+		return deny(http.StatusBadRequest, audit.GuardSession, "an Mcp-Session-Id is required; initialize first")
 	}
 	return nil
 }
 
 // recordDoor puts a refusal at the door on record and returns its decision.
 func (g *Gateway) recordDoor(r *http.Request, actor audit.Actor, no *httpRefusal) audit.Decision {
-	d := audit.Refusal(newID(), no.guard)
+	d := audit.Refusal(audit.NewID(), no.guard)
 	ev := audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorTool, Actor: actor, Decision: &d,
 		Action: clip(no.m.method, 128), Resource: clip(no.m.name, 256),
@@ -310,7 +311,7 @@ func (g *Gateway) turnAway(w http.ResponseWriter, r *http.Request, actor audit.A
 	if len(id) == 0 {
 		id = json.RawMessage("null")
 	}
-	data, _ := json.Marshal(refusal{Decision: decisionOf(d)}.denial())
+	data, _ := json.Marshal(refusal{Decision: governance.Decision{Decision: d}}.denial())
 	body, _ := json.Marshal(struct {
 		Version string          `json:"jsonrpc"`
 		ID      json.RawMessage `json:"id"`

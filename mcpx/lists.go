@@ -233,7 +233,7 @@ func (g *governor) shown(ctx context.Context, q *query, action string, res mcp.R
 	if server == "" {
 		server = "*"
 	}
-	detail := map[string]string{"shown": strconv.Itoa(n), "of": strconv.Itoa(of), "policy": g.engine.Hash()}
+	detail := map[string]string{"shown": strconv.Itoa(n), "of": strconv.Itoa(of), "policy_hash": g.engine.Hash()}
 	if len(drift) > 0 {
 		detail["drift"] = clip(strings.Join(drift, " "), 512)
 	}
@@ -243,7 +243,7 @@ func (g *governor) shown(ctx context.Context, q *query, action string, res mcp.R
 	})
 	if err != nil {
 		g.logger.Error("mcpx: a list could not be recorded, so it is refused", "action", action, "error", err)
-		r := refused(guardAudit)
+		r := refused(codeAudit)
 		r.retryable = true
 		return q.answer(r)
 	}
