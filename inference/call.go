@@ -3,12 +3,14 @@ package inference
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -46,6 +48,7 @@ type call struct {
 	record audit.Call // the intent on record; nil before
 	ended  bool
 	out    audit.Outcome
+	leaks  map[string]int // secrets found in the answer, by name
 
 	cutByRevocation atomic.Bool
 }
@@ -69,8 +72,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if c.opts.Agents != nil {
 		ctx, cancel, err := c.opts.Agents.Context(c.ctx, actor)
 		if err != nil {
-			c.refuse(refusal{status: http.StatusForbidden, code: "revoked", message: "this agent may no longer act"},
-				actRequest, c.endpoint(), guarded(audit.GuardRevoked))
+			c.refuse(revoked, actRequest, c.endpoint(), guarded(audit.GuardRevoked))
 			return
 		}
 		defer cancel()
@@ -98,7 +100,7 @@ func (c *call) endpoint() string {
 }
 
 // guarded is the decision of a guard.
-func guarded(guard string) audit.Decision { return audit.Refusal(rand.Text(), guard) }
+func guarded(guard string) audit.Decision { return audit.Refusal(audit.NewID(), guard) }
 
 // refuse records a denial and answers with it.
 func (c *call) refuse(ref refusal, action, resource string, d audit.Decision) {
@@ -114,10 +116,14 @@ func (c *call) refuse(ref refusal, action, resource string, d audit.Decision) {
 	ref.write(c.w, c.protocol)
 }
 
-var unrecorded = refusal{
-	status: http.StatusServiceUnavailable, code: "no_audit",
-	message: "the host cannot record this request, so it is not carried out",
-}
+// Answers that several places give.
+var (
+	unrecorded = refusal{
+		status: http.StatusServiceUnavailable, code: "no_audit",
+		message: "the host cannot record this request, so it is not carried out",
+	}
+	revoked = refusal{status: http.StatusForbidden, code: audit.GuardRevoked, message: "this agent may no longer act"}
+)
 
 // invoke is a model call.
 func (c *call) invoke() {
@@ -143,7 +149,7 @@ func (c *call) invoke() {
 	transport, err := c.transport()
 	if err != nil {
 		c.opts.Logger.Error("inference: no credential", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
-		c.fail("credential", fmt.Sprintf("the host has no usable credential for %q", c.route.backend.Name))
+		c.fail(audit.GuardCredential, fmt.Sprintf("the host has no usable credential for %q", c.route.backend.Name))
 		return
 	}
 	if c.lease != nil {
@@ -162,12 +168,12 @@ func (c *call) readBody() bool {
 		return false
 	}
 	if !plainJSON(h) {
-		return reject(http.StatusUnsupportedMediaType, audit.GuardArguments, "unsupported_encoding",
+		return reject(http.StatusUnsupportedMediaType, audit.GuardMedia, "unsupported_encoding",
 			"the body must be application/json in UTF-8 without a content encoding")
 	}
 	tooLarge := fmt.Sprintf("the body must not be larger than %d bytes", c.opts.MaxBody)
 	if c.req.ContentLength > c.opts.MaxBody {
-		return reject(http.StatusRequestEntityTooLarge, audit.GuardArguments, "too_large", tooLarge)
+		return reject(http.StatusRequestEntityTooLarge, audit.GuardSize, "too_large", tooLarge)
 	}
 	var buf bytes.Buffer
 	if n := c.req.ContentLength; n > 0 {
@@ -177,7 +183,7 @@ func (c *call) readBody() bool {
 		return reject(http.StatusBadRequest, audit.GuardArguments, "incomplete_body", "the body could not be read to its end")
 	}
 	if int64(buf.Len()) > c.opts.MaxBody {
-		return reject(http.StatusRequestEntityTooLarge, audit.GuardArguments, "too_large", tooLarge)
+		return reject(http.StatusRequestEntityTooLarge, audit.GuardSize, "too_large", tooLarge)
 	}
 	body := buf.Bytes()
 	if err := scan(c.protocol, body, &c.env); err != nil {
@@ -305,11 +311,21 @@ func (c *call) send(transport http.RoundTripper) {
 	c.relay(resp)
 }
 
-// end makes the outcome durable. It is called once; on an error nothing more may
-// go to the client.
+// end makes the outcome durable, and before it the secrets that were found in
+// the answer. It is called once; on an error nothing more may go to the client.
 func (c *call) end() error {
 	c.ended = true
-	return c.record.End(context.WithoutCancel(c.ctx), c.out)
+	ctx := context.WithoutCancel(c.ctx)
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(c.leaks)) {
+		times := strconv.Itoa(c.leaks[name])
+		c.out.Checks = append(c.out.Checks, "scrubbed:"+name+":"+times)
+		errs = append(errs, c.log.Append(ctx, audit.Event{
+			Kind: audit.KindLeak, Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource,
+			Actor: c.actor, Detail: map[string]string{"credential": name, "found": times},
+		}))
+	}
+	return errors.Join(append(errs, c.record.End(ctx, c.out))...)
 }
 
 // settle ends a call that came to no other end, such as by a panic.
@@ -338,7 +354,7 @@ func (c *call) fail(code, message string) {
 func (c *call) markCancelled() {
 	c.out.Status, c.out.ErrorCode = audit.StatusCancelled, "client-gone"
 	if c.revoked() {
-		c.out.ErrorCode = "revoked"
+		c.out.ErrorCode = audit.GuardRevoked
 	}
 }
 
@@ -357,7 +373,7 @@ func (c *call) cancelled() {
 	if err := c.end(); err != nil {
 		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
 	}
-	refusal{status: http.StatusForbidden, code: "revoked", message: "this agent may no longer act"}.write(c.w, c.protocol)
+	revoked.write(c.w, c.protocol)
 }
 
 // abort records the outcome, if that is not done yet, and cuts the connection.

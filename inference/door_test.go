@@ -152,6 +152,9 @@ func TestTheKeyNeverComesBack(t *testing.T) {
 					assert.Contains(t, seen, "[redacted:", "%s %s %s", name, form, kind)
 					require.NotEmpty(t, h.outcome().Checks)
 					assert.Contains(t, h.outcome().Checks[0], "scrubbed:")
+					records := h.log.Records()
+					require.Equal(t, audit.KindLeak, records[len(records)-2].Event.Kind, "before the outcome")
+					assert.Equal(t, "1", records[len(records)-2].Event.Detail["found"])
 				}
 				line, err := json.Marshal(h.log.Records())
 				require.NoError(t, err)

@@ -47,7 +47,7 @@ func TestLargeBodiesAreNotRead(t *testing.T) {
 	door.ServeHTTP(rec, req)
 	assert.Equal(t, http.StatusRequestEntityTooLarge, rec.Code)
 	assert.Zero(t, body.reads)
-	assert.Equal(t, audit.GuardArguments, h.denial().Decision.Reason)
+	assert.Equal(t, audit.GuardSize, h.denial().Decision.Reason)
 }
 
 type countingReader struct{ reads int }

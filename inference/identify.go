@@ -19,9 +19,13 @@ type Verifier interface {
 // IdentifyToken returns a function for [Options.Identify] that takes the
 // agent's token from where model SDKs send their API key: "Authorization:
 // Bearer", or "X-Api-Key". Both present and different is an error. The token
-// stays here: no header of the agent that could carry it reaches a backend.
+// stays here: no header of the agent that could carry it reaches a backend. A
+// nil v or an empty audience refuses every request.
 func IdentifyToken(v Verifier, audience string) func(*http.Request) (audit.Actor, error) {
 	return func(r *http.Request) (audit.Actor, error) {
+		if v == nil || audience == "" {
+			return audit.Actor{}, errors.New("inference: IdentifyToken needs a Verifier and the audience that tokens must have")
+		}
 		token, err := bearer(r.Header)
 		if err != nil {
 			return audit.Actor{}, err

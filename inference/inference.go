@@ -154,7 +154,7 @@ func (r *Router) Reload(ctx context.Context, cfg Config, by audit.Change) error 
 		return err
 	}
 	err = r.log.Append(ctx, audit.Event{
-		Kind: audit.KindPolicy, Door: audit.DoorAdmin, Action: "load_models", Resource: "inference",
+		Kind: audit.KindPolicy, Door: audit.DoorAdmin, Action: "load_models", Resource: anyProvider,
 		Change: &by, Detail: compiled.summary(),
 	})
 	if err != nil {

@@ -86,6 +86,15 @@ func TestScriptedModel(t *testing.T) {
 	}
 }
 
+func TestIdentifyTokenNeedsAVerifierAndAnAudience(t *testing.T) {
+	r := httptest.NewRequest(http.MethodPost, "/", nil)
+	r.Header.Set("Authorization", "Bearer token")
+	_, err := IdentifyToken(nil, "https://inference.example")(r)
+	assert.ErrorContains(t, err, "needs a Verifier")
+	_, err = IdentifyToken(&verifier{}, "")(r)
+	assert.ErrorContains(t, err, "needs a Verifier")
+}
+
 func TestIdentifyToken(t *testing.T) {
 	for name, tc := range map[string]struct {
 		header http.Header

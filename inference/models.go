@@ -11,6 +11,9 @@ import (
 	"github.com/twinward-dev/twinward/governance"
 )
 
+// anyProvider is the resource of what concerns all backends.
+const anyProvider = `Provider::"*"`
+
 // list answers GET /models with the models that policy could let this actor
 // invoke. No backend is asked.
 func (c *call) list() {
@@ -28,7 +31,7 @@ func (c *call) list() {
 	if err != nil || len(visible) != len(refs) {
 		c.opts.Logger.Warn("inference: policy could not say which models are visible", slog.Any("error", err))
 		c.refuse(refusal{status: http.StatusForbidden, code: "denied", message: "models cannot be listed"},
-			actList, "models", guarded(audit.GuardPolicyError))
+			actList, anyProvider, guarded(audit.GuardPolicyError))
 		return
 	}
 	var shown []*route
@@ -38,8 +41,8 @@ func (c *call) list() {
 		}
 	}
 	err = c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
-		Kind: audit.KindList, Door: audit.DoorModel, Action: actList, Resource: "models", Actor: c.actor,
-		Detail: map[string]string{"shown": strconv.Itoa(len(shown)), "hidden": strconv.Itoa(len(asked) - len(shown))},
+		Kind: audit.KindList, Door: audit.DoorModel, Action: actList, Resource: anyProvider, Actor: c.actor,
+		Detail: map[string]string{"shown": strconv.Itoa(len(shown)), "of": strconv.Itoa(len(asked))},
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a list could not be recorded", slog.Any("error", err))

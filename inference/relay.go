@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -50,17 +48,12 @@ type scrubbed struct {
 	scrub *credential.ScrubReader
 }
 
-// checks says what was found, for the record.
-func (s *scrubbed) checks() []string {
+// found counts the secrets that were found, by name.
+func (s *scrubbed) found() map[string]int {
 	if s.scrub == nil {
 		return nil
 	}
-	found := s.scrub.Found()
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		out = append(out, "scrubbed:"+name+":"+strconv.Itoa(found[name]))
-	}
-	return out
+	return s.scrub.Found()
 }
 
 // whole relays an answer that is not a stream: it is held until its outcome is
@@ -80,7 +73,7 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		return
 	}
 	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
-	c.out.Checks = append(c.out.Checks, body.checks()...)
+	c.leaks = body.found()
 	if resp.StatusCode >= 400 {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-"+strconv.Itoa(resp.StatusCode)
 	} else {
@@ -201,7 +194,7 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 func (c *call) streamOutcome(out *client, m *meter, body *scrubbed, complete bool) {
 	c.out.Status, c.out.Bytes = audit.StatusOK, out.n
 	c.out.Usage = m.usage(complete)
-	c.out.Checks = append(c.out.Checks, body.checks()...)
+	c.leaks = body.found()
 	if m.failed {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-error-event"
 	}
