@@ -171,11 +171,12 @@ var anthropicTop = newTable(map[field]string{
 
 // Fields below the top level.
 var inner = [...]table{
-	inTool:     newTable(map[field]string{fType: "type", fName: "name", fFunction: "function custom"}),
+	inTool: newTable(map[field]string{fType: "type", fName: "name", fFunction: "function custom",
+		fKnown: "description parameters input_schema strict cache_control input_examples defer_loading allowed_callers eager_input_streaming"}),
 	inFunction: newTable(map[field]string{fName: "name"}),
 	inMessage:  newTable(map[field]string{fContent: "content"}),
 	inBlock: newTable(map[field]string{fType: "type", fContent: "content", fSource: "source", fFile: "file", fFileID: "file_id",
-		fMediaURL: "image_url video_url audio_url document_url"}),
+		fMediaURL: "image_url video_url audio_url document_url image video audio"}),
 	inSource:        newTable(map[field]string{fType: "type", fContent: "content", fURL: "url", fFileID: "file_id"}),
 	inURL:           newTable(map[field]string{fURL: "url", fFileID: "file_id"}),
 	inFile:          newTable(map[field]string{fFileID: "file_id", fFileData: "file_data", fURL: "url file_url"}),
@@ -204,6 +205,9 @@ func hostedByField(key string) string {
 // hostedTool says whether a tool of this type runs at the provider, and under
 // which name policy knows it: the type without its date.
 func hostedTool(p Protocol, typ string, hasFunction bool) (string, bool) {
+	if lower := strings.ToLower(typ); lower != typ {
+		return undated(lower), true // one name in policy, should a provider not care
+	}
 	if p == OpenAI {
 		switch {
 		case typ == "function", typ == "custom", typ == "" && hasFunction:

@@ -47,14 +47,8 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fName:
 		return s.word(&m.name)
 	case fSource:
-		if s.peek() != '{' { // a label, as in search results
-			return s.value(anywhere, depth+1)
-		}
-		return s.value(inSource, depth+1)
+		return s.value(inSource, depth+1) // a string is a label, as in search results
 	case fMediaURL:
-		if s.peek() == '"' {
-			return s.mediaURL()
-		}
 		return s.value(inURL, depth+1)
 	case fURL:
 		return s.mediaURL()
@@ -65,13 +59,13 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fFileData:
 		return s.fileData()
 	case fUnknown:
-		return s.unknown(p, key, depth)
+		return s.unknown(p, key, depth, m)
 	}
 	return s.value(anywhere, depth+1)
 }
 
 // unknown consumes a member that no table knows.
-func (s *scanner) unknown(p place, key span, depth int) bool {
+func (s *scanner) unknown(p place, key span, depth int, m *tool) bool {
 	name := key.of(s.b)
 	switch {
 	case p == atTop:
@@ -79,13 +73,25 @@ func (s *scanner) unknown(p place, key span, depth int) bool {
 			return s.fail("a field has too long a name")
 		}
 		return s.unlessEmpty("field:"+string(name), depth)
-	case p == inBlock && len(name) > 3 && bytes.EqualFold(name[len(name)-3:], []byte("url")):
-		if s.peek() == '"' {
-			return s.mediaURL()
-		}
+	case p == inBlock && s.address(name):
 		return s.value(inURL, depth+1)
+	case p == inTool && s.protocol == OpenAI && s.peek() != 'n' && s.peek() != 'f':
+		// Gateways to other providers take "google_search":{} beside a function
+		// for a tool of its own.
+		if len(name) > 64 {
+			return s.fail("a field has too long a name")
+		}
+		m.odd = key
 	}
 	return s.value(anywhere, depth+1)
+}
+
+// address reports whether the name of a member of a content block says that its
+// value is the address of something. In Anthropic's blocks a plain "url" says
+// where a search result was found.
+func (s *scanner) address(name []byte) bool {
+	n := len(name) - len("url")
+	return (n > 0 || n == 0 && s.protocol == OpenAI) && bytes.EqualFold(name[n:], []byte("url"))
 }
 
 func (s *scanner) listOf(p place, depth int) bool {

@@ -88,6 +88,8 @@ func (s *scanner) value(p place, depth int) bool {
 		return s.object(p, depth)
 	case c == '[':
 		return s.array(p, depth)
+	case c == '"' && p == inURL:
+		return s.mediaURL()
 	case c == '"':
 		_, _, ok := s.str()
 		return ok
@@ -232,6 +234,12 @@ func (s *scanner) array(p place, depth int) bool {
 		element = inMessage
 	case inContent:
 		element = inBlock
+	case inURL: // such as the frames of a video
+		element = inURL
+	default:
+		if p.strict() {
+			return s.fail("an object was expected")
+		}
 	}
 	s.i++
 	s.space()
@@ -428,6 +436,7 @@ func (s *scanner) host(name string) bool {
 // tool collects the members of a strict object that are judged together.
 type tool struct {
 	typ, name   span
+	odd         span // a key that no function has
 	hasFunction bool
 }
 
@@ -451,6 +460,9 @@ func (s *scanner) end(p place, m *tool, empty bool) bool {
 	case inTool:
 		if name, hosted := hostedTool(s.protocol, string(m.typ.of(s.b)), m.hasFunction); hosted {
 			return s.host(name)
+		}
+		if !m.odd.empty() && !s.host("field:tools."+string(m.odd.of(s.b))) {
+			return false
 		}
 		if !m.hasFunction {
 			return s.clientTool(m.name)
