@@ -60,7 +60,7 @@ type LeaseRequest struct {
 	Origin string
 	// Tool is "<server>__<tool>", or the name of the model.
 	Tool string
-	// Purpose is "tool", "model" or "proxy".
+	// Purpose is "tool" or "model", or a word of the host's own.
 	Purpose string
 	// Decision is the id of the decision on use_credential.
 	Decision string

@@ -36,7 +36,7 @@ func (s *Session) permit(ctx context.Context, c *Cmd) (audit.Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	decision := audit.Decision{ID: "d-" + randomID(), Effect: audit.Allow, PolicyHash: s.hash}
+	decision := audit.Decision{ID: audit.NewID(), Effect: audit.Allow, PolicyHash: s.hash}
 	if s.opts.Engine != nil {
 		digest := sha256.Sum256(args)
 		d, err := s.opts.Engine.Decide(ctx, governance.Request{

@@ -95,7 +95,8 @@ type Rule struct {
 	// Served says that a handler of the host serves the names ([Session.Handle])
 	// and that they are never dialled, not even before the handler is there.
 	// Names under .local are always meant so. A public name that the host
-	// governs, such as api.github.com behind a credential proxy, wants this word.
+	// governs, such as api.github.com behind a handler that adds the credential,
+	// wants this word.
 	Served bool `json:"served,omitempty"`
 }
 

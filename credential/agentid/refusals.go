@@ -1,7 +1,6 @@
 package agentid
 
 import (
-	"crypto/rand"
 	"strconv"
 	"sync"
 	"time"
@@ -41,7 +40,7 @@ func (f *refusals) note(why *clientError, now time.Time) (ev audit.Event, first 
 	}
 	f.last[*why] = &flood{since: now}
 
-	decision := audit.Refusal(rand.Text(), why.guard)
+	decision := audit.Refusal(audit.NewID(), why.guard)
 	ev = audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorAdmin, Action: "issue_token",
 		Resource: "TokenEndpoint", Decision: &decision,
