@@ -82,6 +82,7 @@ func (s *scanner) unknown(p place, key span, depth int, m *tool) bool {
 			return s.fail("a field has too long a name")
 		}
 		m.odd = key
+		m.odds++
 	}
 	return s.value(anywhere, depth+1)
 }

@@ -436,7 +436,8 @@ func (s *scanner) host(name string) bool {
 // tool collects the members of a strict object that are judged together.
 type tool struct {
 	typ, name   span
-	odd         span // a key that no function has
+	odd         span // the last key that no function has
+	odds        int
 	hasFunction bool
 }
 
@@ -461,7 +462,10 @@ func (s *scanner) end(p place, m *tool, empty bool) bool {
 		if name, hosted := hostedTool(s.protocol, string(m.typ.of(s.b)), m.hasFunction); hosted {
 			return s.host(name)
 		}
-		if !m.odd.empty() && !s.host("field:tools."+string(m.odd.of(s.b))) {
+		if m.odds > 1 {
+			return s.fail("a function has more than one unknown field")
+		}
+		if m.odds == 1 && !s.host("field:tools."+string(m.odd.of(s.b))) {
 			return false
 		}
 		if !m.hasFunction {

@@ -154,6 +154,7 @@ var smuggling = map[string]string{
 	"list of blocks in a block's place": `{"model":"good","messages":[{"role":"user","content":[[{"type":"image_url","image_url":{"url":"https://x"}}]]}]}`,
 	"list of files":                     `{"model":"good","messages":[{"role":"user","content":[{"type":"file","file":[{"file_id":"f"}]}]}]}`,
 	"list of sources":                   `{"model":"good","messages":[{"role":"user","content":[{"type":"image","source":[{"type":"url","url":"https://x"}]}]}]}`,
+	"two fields beside a function":      `{"model":"good","tools":[{"google_search":{},"type":"function","function":{"name":"a"},"x":1}]}`,
 	"function of a tool as a string":    `{"model":"good","tools":[{"type":"function","function":"x"}]}`,
 }
 
@@ -184,7 +185,7 @@ func TestScanRefusesWhatParsersReadDifferently(t *testing.T) {
 // openAIOnly reports cases about fields that Anthropic does not have. There the
 // field itself is a hosted tool.
 func openAIOnly(name string) bool {
-	return name == "n as a string" || name == "function of a tool as a string"
+	return name == "n as a string" || name == "function of a tool as a string" || name == "two fields beside a function"
 }
 
 func TestScanFindsWhatTheProviderWouldDo(t *testing.T) {
@@ -216,7 +217,7 @@ func TestScanFindsWhatTheProviderWouldDo(t *testing.T) {
 		"inline frames":              {OpenAI, `"messages":[{"role":"user","content":[{"type":"video","video":["data:x"]}]}]`, nil},
 		"search beside a function":   {OpenAI, `"tools":[{"google_search":{},"type":"function","function":{"name":"a"}}]`, []string{"field:tools.google_search"}},
 		"notes beside a function":    {OpenAI, `"tools":[{"type":"function","strict":true,"cache_control":{"type":"ephemeral"},"x":null,"function":{"name":"a"}}]`, nil},
-		"settings of a hosted tool":  {OpenAI, `"tools":[{"type":"web_search","search_context_size":"low"}]`, []string{"web_search"}},
+		"settings of a hosted tool":  {OpenAI, `"tools":[{"type":"web_search","search_context_size":"low","user_location":{}}]`, []string{"web_search"}},
 		"tool type in capitals":      {OpenAI, `"tools":[{"type":"Web_Search"}]`, []string{"web_search"}},
 		"Anthropic tool in capitals": {Anthropic, `"tools":[{"type":"WEB_SEARCH_20250305","name":"web_search"}]`, []string{"web_search"}},
 		"search result in a turn":    {Anthropic, `"messages":[{"role":"user","content":[{"type":"web_search_tool_result","content":[{"type":"web_search_result","url":"https://x"}]}]}]`, nil},

@@ -166,6 +166,11 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.
 			return nil, garbage
 		}
 	}
+	if found := g.redactData(c, typed.Content); len(found) > 0 {
+		if err := g.leaked(ctx, f, found); err != nil {
+			return nil, err
+		}
+	}
 	out := &mcp.CallToolResult{Content: typed.Content, IsError: typed.IsError}
 	structured, ok := member(raw, "structuredContent")
 	if !ok {
@@ -195,13 +200,7 @@ func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jso
 	}
 	text, found := g.redact(c, []byte(e.Message))
 	data, more := g.redact(c, e.Data)
-	for name, n := range more {
-		if found == nil {
-			found = make(map[string]int)
-		}
-		found[name] += n
-	}
-	if len(found) > 0 {
+	if found = add(found, more); len(found) > 0 {
 		if err := g.leaked(ctx, f, found); err != nil {
 			return err
 		}
@@ -210,7 +209,11 @@ func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jso
 		data = nil
 	}
 	f.out.Bytes = int64(len(text) + len(data))
-	return &jsonrpc.Error{Code: e.Code, Message: string(text), Data: data}
+	code := e.Code
+	if code == CodeDenied {
+		code, data = jsonrpc.CodeInternalError, nil // nobody else speaks for Twinward
+	}
+	return &jsonrpc.Error{Code: code, Message: string(text), Data: data}
 }
 
 // scrubbers returns what knows the secrets that must not come back: the leased
@@ -232,15 +235,45 @@ func (g *Gateway) redact(c *carriage, b []byte) ([]byte, map[string]int) {
 	var found map[string]int
 	for _, s := range g.scrubbers(c) {
 		clean, n := s.Redact(b)
-		b = clean
-		for name, times := range n {
-			if found == nil {
-				found = make(map[string]int)
-			}
-			found[name] += times
-		}
+		b, found = clean, add(found, n)
 	}
 	return b, found
+}
+
+// redactData scrubs what came base64-encoded once it is decoded. The decoder
+// passes over line breaks, which hid it while it was text, and the agent would
+// get it without them.
+func (g *Gateway) redactData(c *carriage, content []mcp.Content) (found map[string]int) {
+	for _, item := range content {
+		var data *[]byte
+		switch item := item.(type) {
+		case *mcp.ImageContent:
+			data = &item.Data
+		case *mcp.AudioContent:
+			data = &item.Data
+		case *mcp.EmbeddedResource:
+			if item.Resource == nil {
+				continue
+			}
+			data = &item.Resource.Blob
+		default:
+			continue
+		}
+		clean, n := g.redact(c, *data)
+		*data, found = clean, add(found, n)
+	}
+	return found
+}
+
+// add adds counts to found, which may be nil.
+func add(found, more map[string]int) map[string]int {
+	if found == nil {
+		return more
+	}
+	for name, n := range more {
+		found[name] += n
+	}
+	return found
 }
 
 func (g *Gateway) redactText(c *carriage, s string) string {

@@ -50,6 +50,7 @@ type Gateway struct {
 	gov    *governor
 	opts   GatewayOptions
 	server *mcp.Server
+	bare   *mcp.Server // the same without tools
 	owners *owners
 	closed atomic.Bool
 
@@ -77,10 +78,12 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	g.gov.agents = g.opts.Agents
 	g.gov.site = g
 	g.pool = newPool()
-	g.server = mcp.NewServer(&mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}, &mcp.ServerOptions{
-		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
-	})
-	g.server.AddReceivingMiddleware(g.gov.middleware)
+	for _, s := range []**mcp.Server{&g.server, &g.bare} {
+		*s = mcp.NewServer(&mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}, &mcp.ServerOptions{
+			Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
+		})
+		(*s).AddReceivingMiddleware(g.gov.middleware)
+	}
 	g.owners = newOwners(func() map[string]bool {
 		live := make(map[string]bool)
 		for ss := range g.server.Sessions() {

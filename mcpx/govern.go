@@ -141,6 +141,11 @@ type query struct {
 
 func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (res mcp.Result, err error) {
+		if extra := req.GetExtra(); extra != nil && extra.TokenInfo != nil {
+			if v, ok := extra.TokenInfo.Extra[visitKey].(*visit); ok {
+				v.handled.Store(true)
+			}
+		}
 		q := &query{next: next, method: method, req: req, outer: ctx}
 		defer func() {
 			if p := recover(); p != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/auth"
@@ -77,7 +78,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		g.turnAway(w, r, actor, no)
 		return
 	}
-	ctx := context.WithValue(r.Context(), doorKey{}, actor)
+	v := &visit{actor: actor}
+	if modern(r) && m.method == methodCallTool {
+		v.hidden = g.hidden(r.Context(), actor, m.name)
+	}
+	ctx := context.WithValue(r.Context(), doorKey{}, v)
 	if r.Method == http.MethodGet && g.gov.agents != nil {
 		inner, cancel, err := g.gov.agents.Context(ctx, actor)
 		if err != nil {
@@ -109,7 +114,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		}
 	}
 	h.ServeHTTP(seen, r)
-	if seen.refused() {
+	if seen.status >= 400 && !v.handled.Load() {
 		no := deny(seen.status, audit.GuardHeaders, "refused by the MCP SDK")
 		no.m = m
 		g.recordDoor(r, actor, no)
@@ -322,24 +327,53 @@ func (g *Gateway) turnAway(w http.ResponseWriter, r *http.Request, actor audit.A
 	w.Write(body)
 }
 
-// doorKey is where the door puts the actor of one HTTP request for the SDK's
-// token middleware, which is the only way to hand something to each request's
-// handler: contexts of a stateful session are those of its first request.
+// doorKey is where the door puts the visit for the SDK's token middleware, which
+// is the only way to hand something to each request's handler: contexts of a
+// stateful session are those of its first request.
 type doorKey struct{}
+
+// A visit is one HTTP request that was let in.
+type visit struct {
+	actor   audit.Actor
+	hidden  bool        // it calls a tool that the actor must not know about
+	handled atomic.Bool // the middleware saw it; if not, the SDK turned it away
+}
+
+func visitOf(ctx context.Context) *visit {
+	v, _ := ctx.Value(doorKey{}).(*visit)
+	return v
+}
+
+// hidden reports whether a tool must look to the actor as if it did not exist,
+// whatever its arguments.
+func (g *Gateway) hidden(ctx context.Context, actor audit.Actor, name string) bool {
+	server, tool := g.tool(name)
+	d, _ := g.gov.engine.Decide(ctx, governance.Request{Actor: actor, Action: "call_tool", Server: server, Name: tool})
+	return d.Hidden
+}
 
 // handlers builds the SDK's endpoints of both eras over one server.
 func (g *Gateway) handlers() (legacy, modern http.Handler) {
-	get := func(*http.Request) *mcp.Server { return g.server }
+	// The SDK compares Mcp-Param headers with the tool's schema before anybody
+	// is asked. A server without tools has nothing to compare with.
+	get := func(r *http.Request) *mcp.Server {
+		if v := visitOf(r.Context()); v != nil && v.hidden {
+			return g.bare
+		}
+		return g.server
+	}
 	opts := mcp.StreamableHTTPOptions{
 		JSONResponse: true, SessionTimeout: 30 * time.Minute, MaxRequestBodyBytes: maxBody,
 		PropagateRequestCancellation: true,
 	}
 	vouch := auth.RequireBearerToken(func(ctx context.Context, _ string, _ *http.Request) (*auth.TokenInfo, error) {
-		actor, ok := ctx.Value(doorKey{}).(audit.Actor)
-		if !ok {
+		v := visitOf(ctx)
+		if v == nil {
 			return nil, auth.ErrInvalidToken
 		}
-		return tokenInfo(actor, time.Time{}), nil
+		info := tokenInfo(v.actor, time.Time{})
+		info.Extra[visitKey] = v
+		return info, nil
 	}, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true})
 	wrap := func(h http.Handler) http.Handler {
 		inner := vouch(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

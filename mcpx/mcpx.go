@@ -90,6 +90,9 @@ func debugged() bool { return os.Getenv("MCPGODEBUG") != "" }
 // to the middleware with each request.
 const actorKey = "dev.twinward/actor"
 
+// visitKey is where the visit lies there, if a gateway's door let it in.
+const visitKey = "dev.twinward/visit"
+
 // TokenVerifier makes v usable with the go-sdk's auth.RequireBearerToken, for
 // an author who serves a governed server over HTTP without a [Gateway]. Tokens
 // must have been issued for the audience, which is the canonical URL of the

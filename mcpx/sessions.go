@@ -2,7 +2,6 @@ package mcpx
 
 import (
 	"net/http"
-	"strings"
 	"sync"
 )
 
@@ -93,12 +92,6 @@ func (w *watched) before(status int) {
 			w.hook(w.Header())
 		}
 	}
-}
-
-// refused reports whether the SDK turned the request away before any MCP
-// handler saw it: it does so in plain text.
-func (w *watched) refused() bool {
-	return w.status >= 400 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain")
 }
 
 func (w *watched) WriteHeader(status int) {
