@@ -118,6 +118,15 @@ func TestShow(t *testing.T) {
 	}
 	code, _, _ := cli("show", filepath.Join(s.base, "absent"))
 	assert.Equal(t, exitFailed, code)
+	code, out, errs := cli("show", "-door", "tools", s.dir)
+	assert.Equal(t, exitUsage, code)
+	assert.Empty(t, out)
+	assert.Contains(t, errs, "tool, compute, model, admin")
+}
+
+func TestShowTellsWhatAnEventHolds(t *testing.T) {
+	ev := audit.Event{Kind: audit.KindList, Action: "list_tools", Detail: map[string]string{"shown": "2", "of": "5"}}
+	assert.Contains(t, line(audit.Record{Seq: 1, Event: &ev}), "  of=5  shown=2")
 }
 
 func TestReport(t *testing.T) {

@@ -7,7 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -22,6 +24,9 @@ func showCommand() command {
 	denied := fs.Bool("denied", false, "only what was denied")
 	asJSON := fs.Bool("json", false, "print records as JSON, one a line")
 	return command{fs, func(ctx context.Context, dir string, out io.Writer) error {
+		if doors := []string{"", audit.DoorTool, audit.DoorCompute, audit.DoorModel, audit.DoorAdmin}; !slices.Contains(doors, f.Door) {
+			return fmt.Errorf("%w: -door is one of %s", errUsage, strings.Join(doors[1:], ", "))
+		}
 		if *denied {
 			f.Effect = audit.Deny
 		}
@@ -52,7 +57,7 @@ func line(r audit.Record) string {
 	fmt.Fprintf(&b, "%6d  %s  ", r.Seq, r.Time.UTC().Format("2006-01-02 15:04:05.000"))
 	switch {
 	case r.Intent != nil:
-		fmt.Fprintf(&b, "%-7s  %-16s %s %s", "allow", r.Intent.Actor.Agent, r.Intent.Action, r.Intent.Resource)
+		fmt.Fprintf(&b, "%-15s  %-16s %s %s", "allow", r.Intent.Actor.Agent, r.Intent.Action, r.Intent.Resource)
 		if ids := r.Intent.Decision.PolicyIDs(); len(ids) > 0 {
 			fmt.Fprintf(&b, "  [%s]", strings.Join(ids, ", "))
 		}
@@ -60,7 +65,7 @@ func line(r audit.Record) string {
 			fmt.Fprintf(&b, "  credential %s", c.Name)
 		}
 	case r.Outcome != nil:
-		fmt.Fprintf(&b, "%-7s  of record %d, %d bytes, %s", r.Outcome.Status, r.Call, r.Outcome.Bytes, r.Outcome.Latency)
+		fmt.Fprintf(&b, "%-15s  of record %d, %d bytes, %s", r.Outcome.Status, r.Call, r.Outcome.Bytes, r.Outcome.Latency)
 		if r.Outcome.ErrorCode != "" {
 			fmt.Fprintf(&b, "  %s", r.Outcome.ErrorCode)
 		}
@@ -69,12 +74,15 @@ func line(r audit.Record) string {
 		if r.Event.Kind == audit.KindDenial {
 			word = "deny"
 		}
-		fmt.Fprintf(&b, "%-7s  %-16s %s %s", word, r.Event.Actor.Agent, r.Event.Action, r.Event.Resource)
+		fmt.Fprintf(&b, "%-15s  %-16s %s %s", word, r.Event.Actor.Agent, r.Event.Action, r.Event.Resource)
 		if d := r.Event.Decision; d != nil && d.Reason != "" {
 			fmt.Fprintf(&b, "  because %s", d.Reason)
 		}
 		if c := r.Event.Change; c != nil {
 			fmt.Fprintf(&b, "  by %s: %s", c.By, c.Reason)
+		}
+		for _, k := range slices.Sorted(maps.Keys(r.Event.Detail)) {
+			fmt.Fprintf(&b, "  %s=%s", k, r.Event.Detail[k])
 		}
 	}
 	return visible.Text(b.String())
