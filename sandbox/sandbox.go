@@ -31,14 +31,16 @@
 //     without set-id programs and devices, with a small /dev, a /proc that
 //     shows only the session, a synthetic /etc and no /sys.
 //   - Landlock, at the version of the kernel, says once more which files may be
-//     read, written, truncated and controlled, and cuts off signals and abstract
-//     sockets to the outside.
+//     read, written and truncated; from Linux 6.10 on, which devices may be
+//     controlled; and from 6.12 on it cuts off signals and abstract sockets to
+//     the outside, which the namespaces do in any case.
 //   - A seccomp filter that allows what ordinary programs use and refuses the
 //     rest: namespaces, mounts, tracing, keyrings, io_uring, raw sockets, set-id
 //     bits, typing into the terminal.
 //   - No capability in any set, no new privileges, limits on processes, files
 //     and memory file systems, no core dumps.
-//   - An empty environment and no descriptor but those that [Cmd] names.
+//   - Nothing of the host's environment, and no descriptor but those that [Cmd]
+//     names.
 //   - A network in which every address leads to this process.
 //
 // # What does not hold
