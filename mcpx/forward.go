@@ -104,7 +104,7 @@ func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c 
 	if outer.Err() != nil {
 		return outer.Err() // the agent left, or was revoked
 	}
-	if reply != nil && s != nil {
+	if reply != nil && s != nil && ctx.Err() == nil { // not an answer to our own cancelling
 		return g.cleanError(ctx, f, c, reply)
 	}
 	if s != nil && ctx.Err() == nil {
