@@ -346,6 +346,17 @@ func TestUntypableSchemas(t *testing.T) {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(openSchema)}, As: as})
 		assert.ErrorContains(t, err, `"as"`, as)
 	}
+	// Alternatives beside a type leave it the type that it is.
+	narrowed, err := sees(typed(t, `{"type":"object","properties":{"x":{"type":"string","anyOf":[{"minLength":1},{"pattern":"^#"}]}}}`, nil), `{"x":"a"}`)
+	require.NoError(t, err)
+	assert.Equal(t, `{x:"a"}`, narrowed)
+	// A short schema stands for a million types.
+	refs := `{"type":"object","properties":{` + strings.TrimSuffix(strings.Repeat(`"p%d":{"$ref":"#/$defs/a"},`, 30), ",") + `}`
+	for i := range 30 {
+		refs = strings.Replace(refs, "%d", fmt.Sprint(i), 1)
+	}
+	_, _, err = typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(refs + `,"$defs":{"a":` + refs + `}}}`)}})
+	assert.ErrorContains(t, err, "refers to itself too often")
 	// References that run in a circle end as text.
 	at := typed(t, `{"type":"object","properties":{"x":{"$ref":"#/$defs/a"},"y":{"$ref":"#"}},"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}`, nil)
 	got, err := sees(at, `{"x":[1],"y":{}}`)

@@ -53,7 +53,12 @@ type typer struct {
 	as      map[string]string // by JSON Pointer
 	used    map[string]bool   // keys of as that named a number
 	decimal []string          // numbers that nobody pinned
+	made    int               // types so far
 }
+
+// maxTypes bounds the types of one tool's arguments: a short schema that refers
+// to itself everywhere stands for millions.
+const maxTypes = 20_000
 
 // typeArgs makes the type of a tool's arguments.
 func typeArgs(t Tool) (*argType, *typer, error) {
@@ -95,6 +100,9 @@ func (tp *typer) of(s *jsonschema.Schema, path string, depth int) (*argType, err
 	if err != nil {
 		return nil, err
 	}
+	if tp.made++; tp.made > maxTypes {
+		return nil, fmt.Errorf("more than %d types: the schema refers to itself too often", maxTypes)
+	}
 	if s == nil || depth > 16 {
 		return &argType{kind: kindText, nullable: true}, nil
 	}
@@ -107,7 +115,8 @@ func (tp *typer) of(s *jsonschema.Schema, path string, depth int) (*argType, err
 		}
 		name = rest[0]
 	}
-	if alt := slices.Concat(s.AnyOf, s.OneOf); len(alt) > 0 && len(s.Properties) == 0 {
+	// Alternatives beside a type only narrow it.
+	if alt := slices.Concat(s.AnyOf, s.OneOf); len(alt) > 0 && name == "" && len(s.Properties) == 0 {
 		return tp.union(s, alt, nullable, path, depth)
 	}
 	if name == "" {

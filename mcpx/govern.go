@@ -46,7 +46,8 @@ type GovernOptions struct {
 	// Identify names the actor where no HTTP request exists: over stdio and in
 	// memory. It is asked for every request. Nil denies there. Over HTTP it is
 	// not asked, since only the verified token of the request counts: see
-	// [TokenVerifier].
+	// [TokenVerifier]. The SDK's older SSE transport brings no token and is
+	// therefore denied.
 	Identify func(ctx context.Context, req mcp.Request) (audit.Actor, error)
 	// Agents ends the calls of an agent when it is revoked. Nil means that
 	// agents cannot be revoked here.
@@ -230,7 +231,9 @@ func (g *governor) actor(ctx context.Context, req mcp.Request) (audit.Actor, err
 		}
 		return a, nil
 	}
-	if g.identify == nil {
+	// The SDK's older SSE transport brings neither; its connections began in an
+	// HTTP server all the same, whoever is at the other end.
+	if g.identify == nil || ctx.Value(http.ServerContextKey) != nil {
 		return audit.Actor{}, audit.ErrNoActor
 	}
 	a, err := g.identify(ctx, req)

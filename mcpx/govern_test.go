@@ -433,3 +433,22 @@ func TestCatalog(t *testing.T) {
 	_, err = mcpx.ReadCatalog(t.Context(), "notes", nil)
 	assert.ErrorIs(t, err, mcpx.ErrCatalog)
 }
+
+// Identify is for stdio. A client of the SDK's SSE endpoint is not taken for
+// the one at the other end of the pipe.
+func TestIdentifyIsNotAskedOverSSE(t *testing.T) {
+	w := newWorld(t, nil)
+	s := slackServer()
+	s.AddReceivingMiddleware(mcpx.Govern(w.engine, w.log, &mcpx.GovernOptions{
+		Server:   "slack",
+		Identify: func(context.Context, mcp.Request) (audit.Actor, error) { return bot, nil },
+	}))
+	srv := httptest.NewServer(mcp.NewSSEHandler(func(*http.Request) *mcp.Server { return s }, nil))
+	defer srv.Close()
+	cs, err := mcp.NewClient(&mcp.Implementation{Name: "x", Version: "1"}, nil).Connect(t.Context(), &mcp.SSEClientTransport{Endpoint: srv.URL}, nil)
+	require.NoError(t, err)
+	defer cs.Close()
+	res, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: "post_message", Arguments: json.RawMessage(`{"channel":"#engineering","text":"x"}`)})
+	require.NoError(t, err)
+	assert.Equal(t, "no-actor", denial(t, res).Reason)
+}
