@@ -48,9 +48,13 @@ type Source struct {
 //	entities.json       Cedar entities; may be absent
 //
 // Any other file in these folders, and any unknown key in these files, is an
-// error with its position; all of them are reported at once. The error wraps
-// [ErrBundle].
+// error with its position; all of them are reported at once. A folder that is
+// not there, or that holds nothing of this, is an error too: a misspelt path
+// would deny everything. The error wraps [ErrBundle].
 func LoadBundle(fsys fs.FS) (Bundle, error) {
+	if _, err := fs.Stat(fsys, "."); err != nil {
+		return Bundle{}, fmt.Errorf("%w: %w", ErrBundle, err)
+	}
 	var b Bundle
 	stray := func(f Finding) { b.findings = append(b.findings, f) }
 	err := errors.Join(
@@ -92,6 +96,9 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 	rep.sort()
 	if err := rep.Err(); err != nil {
 		return Bundle{}, err
+	}
+	if len(b.Policies)+len(b.Profiles)+len(b.Catalog)+len(b.Entities) == 0 {
+		return Bundle{}, fmt.Errorf("%w: the folder holds none of policies/*.cedar, profiles/*.yaml, catalog/*.json and entities.json: is it the right one?", ErrBundle)
 	}
 	return b, nil
 }
