@@ -56,8 +56,11 @@ func (s *Session) Handle(name string, h http.Handler) error {
 			Fix:     fmt.Sprintf("add   - {host: %s, ports: [443, 80]}   under network: allow:", strings.ToLower(name)),
 		}
 	}
+	if errors.Is(err, egress.ErrClosed) {
+		err = ErrEnded
+	}
 	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
+		return fmt.Errorf("sandbox: handle %s: %w", name, err)
 	}
 	return nil
 }

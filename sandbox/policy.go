@@ -15,7 +15,7 @@ import (
 // empty environment, no network at all.
 //
 // A Policy is plain data. It is checked by [LoadPolicy] and again by [Start],
-// and a running session keeps its own copy.
+// and a running session keeps its own copy. Nil is the zero Policy.
 type Policy struct {
 	// Version is 1; zero means 1. A file must say it.
 	Version     int         `json:"version"`
@@ -170,6 +170,9 @@ func (p *Policy) Hash() string {
 // normal returns a deep copy of p with defaults filled in, in the one order and
 // spelling that [Policy.Hash] sees and that a session works from.
 func (p *Policy) normal() *Policy {
+	if p == nil {
+		p = &Policy{}
+	}
 	n := Policy{
 		Version: 1,
 		Filesystem: Filesystem{

@@ -25,6 +25,9 @@ func (p *Policy) Validate() error {
 // check reports what is wrong, field by field. The names of fields are those of
 // the file, from which [LoadPolicy] finds their place.
 func (p *Policy) check(bad func(field, problem, fix string)) {
+	if p == nil {
+		return
+	}
 	if p.Version != 0 && p.Version != 1 {
 		bad("version", fmt.Sprintf("%d is not a version of this format", p.Version), "write version: 1")
 	}

@@ -55,6 +55,8 @@ network:
 	require.NoError(t, err)
 	assert.Equal(t, &Policy{Version: 1}, p)
 	assert.NoError(t, (&Policy{}).Validate())
+	assert.NoError(t, (*Policy)(nil).Validate())
+	assert.Equal(t, (&Policy{}).Hash(), (*Policy)(nil).Hash())
 	n := p.normal()
 	assert.Equal(t, Process{MaxProcesses: 512, MaxOpenFiles: 4096, MaxFileSize: 4 << 30}, n.Process)
 	assert.EqualValues(t, 256<<20, n.Filesystem.TmpSize)
