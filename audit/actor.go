@@ -48,6 +48,9 @@ var (
 	ErrNoActor = errors.New("audit: no actor: the request came neither through a session's door nor with a verified token")
 	// ErrActorConflict is returned when a session's actor and a token disagree.
 	ErrActorConflict = errors.New("audit: the session's actor and the token's actor differ")
+	// ErrRevoked is wrapped by the errors of a registry about an actor whose
+	// agent was revoked, so that every door records the same [GuardRevoked].
+	ErrRevoked = errors.New("the agent has been revoked")
 )
 
 // Reconcile returns the actor of a request that may have been vouched for by

@@ -287,6 +287,7 @@ func TestNobodyIsRefused(t *testing.T) {
 		"no way to identify": {nil, audit.GuardNoActor},
 		"no token":           {func(*http.Request) (audit.Actor, error) { return audit.Actor{}, audit.ErrNoActor }, audit.GuardNoActor},
 		"bad token":          {func(*http.Request) (audit.Actor, error) { return audit.Actor{}, errors.New("expired") }, audit.GuardToken},
+		"revoked":            {func(*http.Request) (audit.Actor, error) { return audit.Actor{}, audit.ErrRevoked }, audit.GuardRevoked},
 		"two actors":         {func(*http.Request) (audit.Actor, error) { return audit.Actor{}, audit.ErrActorConflict }, audit.GuardActor},
 		"nobody":             {func(*http.Request) (audit.Actor, error) { return audit.Actor{User: "u"}, nil }, audit.GuardNoActor},
 	} {

@@ -80,6 +80,8 @@ func (c *call) identify() (audit.Actor, string, error) {
 		return audit.Actor{}, audit.GuardNoActor, err
 	case errors.Is(err, audit.ErrActorConflict):
 		return audit.Actor{}, audit.GuardActor, err
+	case errors.Is(err, audit.ErrRevoked):
+		return audit.Actor{}, audit.GuardRevoked, err
 	}
 	return audit.Actor{}, audit.GuardToken, err
 }

@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -86,7 +87,11 @@ func (g *Gateway) bearer(r *http.Request, v Verifier) (audit.Actor, *httpRefusal
 	}
 	actor, _, err := v.Verify(r.Context(), token, g.opts.Resource)
 	if err != nil {
-		no := deny(http.StatusUnauthorized, audit.GuardToken, "the token is not valid here")
+		guard := audit.GuardToken
+		if errors.Is(err, audit.ErrRevoked) {
+			guard = audit.GuardRevoked
+		}
+		no := deny(http.StatusUnauthorized, guard, "the token is not valid here")
 		no.detail = strings.ReplaceAll(err.Error(), token, "[token]")
 		return audit.Actor{}, no
 	}
@@ -103,7 +108,7 @@ func (g *Gateway) bearer(r *http.Request, v Verifier) (audit.Actor, *httpRefusal
 // that brought no token gets no error code.
 func (g *Gateway) challenge(guard string) string {
 	c := "Bearer "
-	if guard == audit.GuardToken {
+	if guard != audit.GuardNoActor {
 		c += `error="invalid_token", `
 	}
 	return c + `resource_metadata="` + metadataURL(g.opts.Resource) + `"`

@@ -3,6 +3,7 @@ package mcpx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +23,9 @@ import (
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token, audience string) (audit.Actor, time.Time, error) {
+	if token == "gone" {
+		return audit.Actor{}, time.Time{}, fmt.Errorf("verifier text: %w", audit.ErrRevoked)
+	}
 	if audience != "https://gw.example/mcp" || (token != "bot" && token != "other" && token != "fresh-bot") {
 		return audit.Actor{}, time.Time{}, errors.New("verifier text about " + token)
 	}
@@ -86,6 +90,7 @@ func TestBearer(t *testing.T) {
 		{nil, 401, "Bearer " + meta, audit.GuardNoActor},
 		{[]string{"Bearer wrong"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
 		{[]string{"Basic Ym90OmJvdA=="}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
+		{[]string{"Bearer gone"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardRevoked},
 		{[]string{"Bearer bot other"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
 		{[]string{"Bearer"}, 401, `Bearer error="invalid_token", ` + meta, audit.GuardToken},
 		{[]string{"Bearer bot", "Bearer other"}, 400, "", "headers"},

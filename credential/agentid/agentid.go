@@ -28,6 +28,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 )
 
@@ -87,8 +88,9 @@ var (
 	// ErrExists is returned for an agent that is registered already.
 	ErrExists = errors.New("agentid: the agent is registered already")
 	// ErrRevoked is returned for an agent that was revoked, and for tokens from
-	// before. It is also the cause with which its contexts are cancelled.
-	ErrRevoked = errors.New("agentid: the agent has been revoked")
+	// before. It is also the cause with which its contexts are cancelled. It
+	// wraps [audit.ErrRevoked].
+	ErrRevoked = fmt.Errorf("agentid: %w", audit.ErrRevoked)
 	// ErrActor is returned for an actor that names a registered agent but is
 	// not as registered.
 	ErrActor = errors.New("agentid: the actor's profile is not the one its agent is registered with")
