@@ -60,7 +60,7 @@ func (s *Session) Handle(name string, h http.Handler) error {
 		err = ErrEnded
 	}
 	if err != nil {
-		return fmt.Errorf("sandbox: handle %s: %w", name, err)
+		return fmt.Errorf("sandbox: handle: %w", err)
 	}
 	return nil
 }

@@ -84,7 +84,8 @@ type Session struct {
 // dies, however it dies. Then every process inside is killed by the kernel. An
 // empty Session or Issuer of the actor is filled in.
 //
-// Start needs a log, as nothing may run that is not on record.
+// Start needs a log, as nothing may run that is not on record. A nil policy is
+// the zero [Policy], the tightest one.
 func Start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder, opts *Options) (*Session, error) {
 	s, err := start(ctx, p, actor, log, opts)
 	if err != nil {

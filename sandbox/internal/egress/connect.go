@@ -50,7 +50,7 @@ func (d *Door) decide(t target, r Rule) grant {
 	byRule := audit.Policy{ID: "network.allow:" + r.Host.String()}
 	if d.conf.Decider == nil {
 		g.Decision = audit.Decision{
-			ID: newID(), Effect: audit.Allow, Policies: []audit.Policy{byRule}, PolicyHash: d.conf.PolicyHash,
+			ID: audit.NewID(), Effect: audit.Allow, Policies: []audit.Policy{byRule}, PolicyHash: d.conf.PolicyHash,
 		}
 		return g
 	}
@@ -60,7 +60,7 @@ func (d *Door) decide(t target, r Rule) grant {
 	})
 	g.Decision = got.Decision
 	if err != nil && g.Allowed() {
-		g.Decision = audit.Refusal(newID(), audit.GuardPolicyError)
+		g.Decision = audit.Refusal(audit.NewID(), audit.GuardPolicyError)
 	}
 	if got.Action != "" && got.Resource != "" {
 		g.action, g.resource = got.Action, got.Resource

@@ -89,13 +89,13 @@ type Listeners struct {
 }
 
 // ErrClosed is returned by methods of a door that is closed.
-var ErrClosed = errors.New("egress: the session has ended")
+var ErrClosed = errors.New("the session has ended")
 
 // ErrHandled is returned when a name is given a second handler.
-var ErrHandled = errors.New("egress: the name has a handler already")
+var ErrHandled = errors.New("the name has a handler already")
 
 // ErrNotAllowed is returned for a handler that no rule lets anybody reach.
-var ErrNotAllowed = errors.New("egress: no rule allows the name")
+var ErrNotAllowed = errors.New("no rule allows the name")
 
 // A Door is the way out of one session. Its methods may be called concurrently.
 type Door struct {
@@ -277,10 +277,10 @@ func (d *Door) release(c io.Closer) {
 func (d *Door) Handle(name string, h http.Handler) error {
 	host, err := Canonical(name)
 	if err != nil {
-		return fmt.Errorf("egress: %q: %w", name, err)
+		return fmt.Errorf("%q: %w", name, err)
 	}
 	if h == nil {
-		return fmt.Errorf("egress: %s: nil handler", host)
+		return fmt.Errorf("%s: the handler is nil", host)
 	}
 	_, on443 := d.rule(host, 443)
 	_, on80 := d.rule(host, 80)

@@ -2,8 +2,6 @@ package egress
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -142,7 +140,7 @@ func (r *recorder) append(ctx context.Context, t target, d audit.Decision, detai
 
 // refusal is the decision of a guard of this door.
 func (r *recorder) refusal(cause string) audit.Decision {
-	d := audit.Refusal(newID(), cause)
+	d := audit.Refusal(audit.NewID(), cause)
 	d.PolicyHash = r.hash
 	return d
 }
@@ -185,10 +183,4 @@ func (r *recorder) end(ctx context.Context, call audit.Call, t target, out audit
 	if err := call.End(context.WithoutCancel(ctx), out); err != nil {
 		r.logger.Error("sandbox: the end of a connection could not be recorded", "host", t.host, "record", call.Record(), "error", err)
 	}
-}
-
-func newID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
