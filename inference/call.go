@@ -304,7 +304,7 @@ func (c *call) send(transport http.RoundTripper) {
 			return
 		}
 		c.opts.Logger.Error("inference: backend", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
-		c.fail("backend-down", fmt.Sprintf("the backend %q cannot be reached", c.route.backend.Name))
+		c.fail("upstream-down", fmt.Sprintf("the backend %q cannot be reached", c.route.backend.Name))
 		return
 	}
 	defer resp.Body.Close()
@@ -352,7 +352,7 @@ func (c *call) fail(code, message string) {
 
 // markCancelled says why a call ended before its answer did.
 func (c *call) markCancelled() {
-	c.out.Status, c.out.ErrorCode = audit.StatusCancelled, "client-gone"
+	c.out.Status, c.out.ErrorCode = audit.StatusCancelled, "cancelled"
 	if c.revoked() {
 		c.out.ErrorCode = audit.GuardRevoked
 	}

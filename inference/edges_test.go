@@ -66,7 +66,7 @@ func TestEncodedAnswersAreRefused(t *testing.T) {
 	door.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(plainChat)))
 	assert.Equal(t, http.StatusBadGateway, rec.Code)
 	assert.Equal(t, "identity", asked)
-	assert.Equal(t, "backend-encoding", h.outcome().ErrorCode)
+	assert.Equal(t, "upstream-encoding", h.outcome().ErrorCode)
 }
 
 func TestLongHeadersStayBehind(t *testing.T) {

@@ -21,13 +21,13 @@ func (c *call) relay(resp *http.Response) {
 	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusProxyAuthRequired:
 		// Not for the agent: it has no key that could be wrong, and providers
 		// quote a part of the one that is.
-		c.fail("backend-unauthorized", fmt.Sprintf("the backend %q does not accept the host's credential", name))
+		c.fail("upstream-unauthorized", fmt.Sprintf("the backend %q does not accept the host's credential", name))
 		return
 	case resp.StatusCode < 200, resp.StatusCode >= 300 && resp.StatusCode < 400:
-		c.fail("backend-redirect", fmt.Sprintf("the backend %q answered with a redirect", name))
+		c.fail("upstream-redirect", fmt.Sprintf("the backend %q answered with a redirect", name))
 		return
 	case !identity(resp.Header):
-		c.fail("backend-encoding", fmt.Sprintf("the backend %q encoded its answer although it was asked not to", name))
+		c.fail("upstream-encoding", fmt.Sprintf("the backend %q encoded its answer although it was asked not to", name))
 		return
 	}
 	body := &scrubbed{r: resp.Body}
@@ -66,16 +66,16 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		return
 	case err != nil:
 		c.opts.Logger.Error("inference: the backend's answer broke off", slog.Any("error", err))
-		c.fail("backend-cut", "the backend's answer broke off")
+		c.fail("upstream-broken", "the backend's answer broke off")
 		return
 	case int64(len(data)) > c.opts.MaxBody:
-		c.fail("backend-too-large", fmt.Sprintf("the backend's answer is larger than %d bytes", c.opts.MaxBody))
+		c.fail("upstream-too-large", fmt.Sprintf("the backend's answer is larger than %d bytes", c.opts.MaxBody))
 		return
 	}
 	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
 	c.leaks = body.found()
 	if resp.StatusCode >= 400 {
-		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-"+strconv.Itoa(resp.StatusCode)
+		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-"+strconv.Itoa(resp.StatusCode)
 	} else {
 		m := newMeter(c.protocol, c.route.model)
 		m.whole(data)
@@ -162,7 +162,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			out.write(s.buf)
 			out.flush()
 			c.streamOutcome(out, m, body, false)
-			c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-cut"
+			c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-broken"
 			c.abort()
 		}
 	}
@@ -196,7 +196,7 @@ func (c *call) streamOutcome(out *client, m *meter, body *scrubbed, complete boo
 	c.out.Usage = m.usage(complete)
 	c.leaks = body.found()
 	if m.failed {
-		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "backend-error-event"
+		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-error-event"
 	}
 }
 

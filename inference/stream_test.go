@@ -169,7 +169,7 @@ func TestBackendThatBreaksOff(t *testing.T) {
 	assert.Equal(t, golden(t, "anthropic.sse")[:700], got)
 	out := h.outcome()
 	assert.Equal(t, audit.StatusFailed, out.Status)
-	assert.Equal(t, "backend-cut", out.ErrorCode)
+	assert.Equal(t, "upstream-broken", out.ErrorCode)
 	assert.Equal(t, audit.Usage{Model: "good", Input: 25, CacheRead: 300, CacheWrite: 7, Output: 1}, *out.Usage)
 }
 
@@ -183,7 +183,7 @@ func TestErrorEventsAreFailures(t *testing.T) {
 		_, got := h.post(path, tc.body)
 		assert.Equal(t, tc.stream, got)
 		assert.Equal(t, audit.StatusFailed, h.outcome().Status)
-		assert.Equal(t, "backend-error-event", h.outcome().ErrorCode)
+		assert.Equal(t, "upstream-error-event", h.outcome().ErrorCode)
 		assert.False(t, h.outcome().Usage.Final)
 	}
 }
@@ -253,7 +253,7 @@ func TestAbortReachesTheBackend(t *testing.T) {
 			assert.Error(t, <-answered)
 			h.door.Close() // waits for the handler
 			assert.Equal(t, audit.StatusCancelled, h.outcome().Status)
-			assert.Equal(t, "client-gone", h.outcome().ErrorCode)
+			assert.Equal(t, "cancelled", h.outcome().ErrorCode)
 		})
 	}
 }

@@ -24,22 +24,22 @@ func TestBackendTroubles(t *testing.T) {
 		"unauthorized": {func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(401)
 			_, _ = io.WriteString(w, "Incorrect API key provided: cana****Q7")
-		}, 502, "backend-unauthorized", "does not accept the host's credential"},
+		}, 502, "upstream-unauthorized", "does not accept the host's credential"},
 		"redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://example.com/", http.StatusTemporaryRedirect)
-		}, 502, "backend-redirect", "redirect"},
+		}, 502, "upstream-redirect", "redirect"},
 		"encoded": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = io.WriteString(w, "x")
 		}, 502, "", ""},
-		"hangs up": {func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, 502, "backend-down", "cannot be reached"},
+		"hangs up": {func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, 502, "upstream-down", "cannot be reached"},
 		"breaks off": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "9")
 			_, _ = io.WriteString(w, "x")
-		}, 502, "backend-cut", "broke off"},
-		"too large":   {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", 2000)) }, 502, "backend-too-large", "larger"},
-		"rate limits": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "slow down", http.StatusTooManyRequests) }, 429, "backend-429", "slow down"},
-		"overloaded":  {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "x", 529) }, 529, "backend-529", "x"},
+		}, 502, "upstream-broken", "broke off"},
+		"too large":   {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", 2000)) }, 502, "upstream-too-large", "larger"},
+		"rate limits": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "slow down", http.StatusTooManyRequests) }, 429, "upstream-429", "slow down"},
+		"overloaded":  {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "x", 529) }, 529, "upstream-529", "x"},
 	} {
 		h := newHouse(t, &Options{MaxBody: 1000})
 		h.backend = tc.backend
