@@ -137,6 +137,7 @@ func TestMistakes(t *testing.T) {
 		{"no YAML", profile("id: [x\n"), []string{`profiles/new.yaml:1:`, `error: `}},
 		{"list for a text", profile("id: x\nowner: [a]\n"), []string{`profiles/new.yaml:2:8: error: `}},
 		{"deep YAML", profile("id: " + strings.Repeat("[", 100_000)), []string{`profiles/new.yaml:1:1: error: the document nests too deeply`}},
+		{"deep YAML by tagged dashes", profile("agents: \n" + strings.Repeat("- !t ", 40_000)), []string{`profiles/new.yaml:2:1: error: the document nests too deeply`}},
 		{"deep YAML by dashes", profile("agents: \n" + strings.Repeat("- ", 100_000)), []string{`profiles/new.yaml:2:1: error: the document nests too deeply`}},
 		{"empty file", profile("\n"), []string{`profiles/new.yaml:1:1: error: the profile's id is ""`}},
 		{"odd profile id", profile("id: a/b\n"), []string{`profiles/new.yaml:1:1: error: the profile's id is "a/b"`}},

@@ -147,14 +147,17 @@ func (o *oddYAML) Visit(n ast.Node) ast.Visitor {
 }
 
 // tooDeepYAML bounds flow nesting, block nesting by indentation, and runs of
-// "- - -", before a recursive parser sees them. Brackets inside quotes and
-// comments count too, which only makes the bound stricter.
+// "- - -" or "- !t - !t", before a recursive parser sees them. Brackets inside
+// quotes and comments count too, which only makes the bound stricter.
 func tooDeepYAML(text string) (line int, deep bool) {
 	depth := 0
 	for i, l := range strings.Split(text, "\n") {
 		body := strings.TrimLeft(l, " -?:\t")
 		lead := l[:len(l)-len(body)]
 		if strings.Count(lead, " ") > 4*maxProfileDepth || strings.Count(lead, "-")+strings.Count(lead, "?") > maxProfileDepth {
+			return i + 1, true
+		}
+		if tagsIn(l) > maxProfileDepth {
 			return i + 1, true
 		}
 		for _, c := range l {
@@ -170,4 +173,15 @@ func tooDeepYAML(text string) (line int, deep bool) {
 		}
 	}
 	return 0, false
+}
+
+// tagsIn counts what could be tags and anchors of YAML in a line: they may stand
+// between the signs of nested lists.
+func tagsIn(line string) (n int) {
+	for i, c := range []byte(line) {
+		if (c == '!' || c == '&') && (i == 0 || strings.IndexByte(" \t\r", line[i-1]) >= 0) {
+			n++
+		}
+	}
+	return n
 }

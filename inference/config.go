@@ -95,14 +95,19 @@ func deepYAML(text string) (line int, deep bool) {
 		lead := l[:len(l)-len(strings.TrimLeft(l, " \t-?:"))]
 		marks := len(lead) - strings.Count(lead, " ")
 		deep = len(lead)-marks > 4*maxConfigDepth || marks > maxConfigDepth
-		for _, c := range []byte(l) {
+		tags := 0
+		for i, c := range []byte(l) {
 			switch c {
+			case '!', '&': // tags and anchors may stand between the marks of lists
+				if i == 0 || strings.IndexByte(" \t\r", l[i-1]) >= 0 {
+					tags++
+				}
 			case '[', '{':
 				brackets++
 			case ']', '}':
 				brackets = max(0, brackets-1)
 			}
-			deep = deep || brackets > maxConfigDepth
+			deep = deep || brackets > maxConfigDepth || tags > maxConfigDepth
 		}
 		if deep {
 			return line, true

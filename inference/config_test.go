@@ -79,6 +79,8 @@ func TestDeepConfigsAreRefused(t *testing.T) {
 		"braces":        strings.Repeat("{a: ", 60_000),
 		"lists":         strings.Repeat("- ", 60_000),
 		"keys":          strings.Repeat("? ", 60_000),
+		"tagged lists":  strings.Repeat("- !t ", 40_000),
+		"named lists":   strings.Repeat("- &a ", 40_000),
 		"many lines":    "backends:\n" + strings.Repeat("[\n", 60_000),
 		"indentation":   indented(400),
 		"in a document": goodConfig + "\n" + strings.Repeat("- ", 1000),

@@ -95,6 +95,7 @@ func TestPolicyFileIsBounded(t *testing.T) {
 		"size":         "version: 1\n#" + strings.Repeat("x", maxPolicyFile),
 		"flow nesting": "version: 1\na: " + strings.Repeat("[", 10_000),
 		"block lists":  "version: 1\na:\n  " + strings.Repeat("- ", 10_000),
+		"tagged lists": "version: 1\na:\n  " + strings.Repeat("- !t ", 10_000),
 		"keys":         "version: 1\na:\n  " + strings.Repeat("? ", 10_000),
 		"rules":        "version: 1\nnetwork:\n  allow:\n" + strings.Repeat("    - host: a.example.com\n", maxRules+1),
 		"paths":        "version: 1\nfilesystem:\n  read_only: [" + strings.Repeat("/a, ", maxPaths) + "/a]\n",

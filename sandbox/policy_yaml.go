@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -139,12 +140,14 @@ func (r *policyReader) parse(text []byte) (file *ast.File) {
 		return file
 	}
 	var at *token.Position
-	msg := err.Error()
+	var msg string // not Error, which prints the source, and long lines slowly
 	if e, ok := errors.AsType[yaml.Error](err); ok {
 		msg = e.GetMessage()
 		if t := e.GetToken(); t != nil {
 			at = t.Position
 		}
+	} else {
+		msg = err.Error()
 	}
 	fix := ""
 	if strings.Contains(msg, "already defined") {
@@ -154,14 +157,17 @@ func (r *policyReader) parse(text []byte) (file *ast.File) {
 	return nil
 }
 
-// maxDepth bounds brackets inside each other and the signs of nested block
-// lists on one line, which a parser walks recursively.
+// maxDepth bounds brackets inside each other, and the signs of nested block
+// lists and the tags on one line, which a parser walks recursively.
 const maxDepth = 16
 
 func tooDeep(text []byte) (line int, deep bool) {
-	depth, dashes := 0, 0
+	depth, dashes, tags := 0, 0, 0
 	line = 1
-	for _, c := range text {
+	for i, c := range text {
+		if (c == '!' || c == '&') && (i == 0 || bytes.IndexByte([]byte(" \t\r\n"), text[i-1]) >= 0) {
+			tags++ // they may stand between the signs of lists
+		}
 		switch c {
 		case '[', '{':
 			depth++
@@ -173,11 +179,11 @@ func tooDeep(text []byte) (line int, deep bool) {
 			continue
 		case '\n':
 			line++
-			dashes = 0
+			dashes, tags = 0, 0
 		default:
 			dashes = 0
 		}
-		if depth > maxDepth || dashes > 4*maxDepth {
+		if depth > maxDepth || dashes > 4*maxDepth || tags > maxDepth {
 			return line, true
 		}
 	}
