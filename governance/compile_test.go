@@ -244,6 +244,35 @@ func TestRuleForNoTool(t *testing.T) {
 	assert.Contains(t, rep.Findings[0].String(), `p.cedar:1:1: warning: policy "a": the policy covers no tool at present`)
 }
 
+// A text that is compared with JSON never equals it, which a forbid must not
+// keep to itself.
+func TestComparisonWithJSON(t *testing.T) {
+	schema := `{"type":"object","properties":{"to":{"anyOf":[{"type":"string"},{"type":"integer"}]},"s":{"type":"string"},"o":{"type":"object","properties":{"any":true}}}}`
+	for condition, want := range map[string]string{
+		`context.args has to && context.args.to == "#x"`:                            `context.args.to of s__t is JSON, and never equals "#x" (compare it with "\"#x\"", or use like)`,
+		`context.args has to && "#x" != context.args.to`:                            `context.args.to of s__t is JSON`,
+		`context.args has to && ["#x"].contains(context.args.to)`:                   `context.args.to of s__t is JSON`,
+		`context.args has o && context.args.o has any && context.args.o.any == "t"`: `context.args.o.any of s__t is JSON`,
+		`context.args has to && context.args.to == "\"#x\""`:                        "",
+		`context.args has to && context.args.to == "5"`:                             "",
+		`context.args has to && context.args.to like "*#x*"`:                        "",
+		`context.args has s && context.args.s == "#x"`:                              "",
+	} {
+		_, rep, err := governance.Compile(t.Context(), governance.Bundle{
+			Catalog:  []governance.Server{{Name: "s", Tools: []governance.Tool{{ToolDefinition: governance.ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: governance.Read}}}},
+			Policies: []governance.Source{{Name: "p.cedar", Text: `@id("a") forbid (principal, action == Action::"s__t", resource) when { ` + condition + ` };`}},
+		}, nil)
+		require.NoError(t, err, condition)
+		if want == "" {
+			assert.Empty(t, rep.Findings, condition)
+			continue
+		}
+		require.Len(t, rep.Findings, 1, condition)
+		assert.Equal(t, governance.Warning, rep.Findings[0].Severity)
+		assert.Contains(t, rep.Findings[0].String(), want)
+	}
+}
+
 func TestCompileStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -62,6 +62,9 @@
 //	not in schema     its path is in context.extra; refused if the schema is
 //	                  closed, or if it resembles a name that the schema has
 //
+// [Compile] warns of a comparison with text that is no canonical JSON where the
+// argument is: it would never be true.
+//
 // Types, enum, const, required and additionalProperties of the schema are
 // checked; other keywords are left to the tool. Text that two JSON parsers could
 // read differently (repeated names, invalid UTF-8, half surrogates, trailing

@@ -46,6 +46,49 @@ func (c *compiler) validate(p *policy) {
 		word, fix := explain(msg, c.snap)
 		c.finding(p, Error, word, msg, fix)
 	}
+	c.comparisons(p)
+}
+
+// comparisons warns of those that can never be true, because the argument
+// reaches policy as JSON: a forbid would be none.
+func (c *compiler) comparisons(p *policy) {
+	said := map[string]bool{}
+	for _, cmp := range cedarx.Comparisons(p.cedar) {
+		canonical, err := canonicalJSON(cmp.Text)
+		if err == nil && canonical == cmp.Text {
+			continue
+		}
+		path := strings.Join(cmp.Path, ".")
+		for _, key := range c.asJSON(p, cmp.Path) {
+			msg := fmt.Sprintf("context.args.%s of %s is JSON, and never equals %q", path, key, cmp.Text)
+			if !said[msg] {
+				c.finding(p, Warning, cmp.Path[len(cmp.Path)-1], msg, fmt.Sprintf("compare it with %s, or use like", cedarString(cedarString(cmp.Text))))
+			}
+			said[msg] = true
+		}
+	}
+}
+
+// asJSON returns the tools that p covers in which the argument is JSON, sorted.
+func (c *compiler) asJSON(p *policy, path []string) (keys []string) {
+	for _, t := range c.snap.tools {
+		at := t.args
+		for _, name := range path {
+			i, ok := at.byName[name]
+			if !ok {
+				at = nil
+				break
+			}
+			at = at.fields[i].typ
+		}
+		if at != nil && at.kind == kindText &&
+			p.action.Matches(t.action, ancestors(c.snap.entities, t.action)) &&
+			p.resource.Matches(t.resource, ancestors(c.snap.entities, t.resource)) {
+			keys = append(keys, t.key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // known reports whether the bundle holds an entity that a policy names, and how

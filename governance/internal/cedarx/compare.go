@@ -1,0 +1,84 @@
+package cedarx
+
+import (
+	"slices"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+)
+
+// A Comparison is an argument of a tool that a policy compares, as a whole, with
+// a text.
+type Comparison struct {
+	Path []string // below context.args
+	Text string
+}
+
+// Comparisons returns those that p makes with ==, != and contains.
+func Comparisons(p *cedar.Policy) []Comparison {
+	var out []Comparison
+	compare := func(arg, with ast.IsNode) {
+		if path, ok := argument(arg); ok {
+			for _, text := range texts(with) {
+				out = append(out, Comparison{path, text})
+			}
+		}
+	}
+	for _, c := range (*ast.Policy)(p.AST()).Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			switch n := n.(type) {
+			case ast.NodeTypeEquals:
+				compare(n.Left, n.Right)
+				compare(n.Right, n.Left)
+			case ast.NodeTypeNotEquals:
+				compare(n.Left, n.Right)
+				compare(n.Right, n.Left)
+			case ast.NodeTypeContains:
+				compare(n.Right, n.Left)
+			}
+			return true
+		})
+	}
+	return out
+}
+
+// argument reads context.args.a.b.
+func argument(n ast.IsNode) (path []string, ok bool) {
+	for {
+		access, ok := n.(ast.NodeTypeAccess)
+		if !ok {
+			break
+		}
+		path = append(path, string(access.Value))
+		n = access.Arg
+	}
+	v, ok := n.(ast.NodeTypeVariable)
+	slices.Reverse(path)
+	if !ok || v.Name != "context" || len(path) < 2 || path[0] != "args" {
+		return nil, false
+	}
+	return path[1:], true
+}
+
+// texts reads a string, or the strings of a set that is written out.
+func texts(n ast.IsNode) (out []string) {
+	switch n := n.(type) {
+	case ast.NodeTypeSet:
+		for _, e := range n.Elements {
+			out = append(out, texts(e)...)
+		}
+	case ast.NodeValue:
+		switch v := n.Value.(type) {
+		case types.String:
+			return []string{string(v)}
+		case types.Set:
+			for e := range v.All() {
+				if s, ok := e.(types.String); ok {
+					out = append(out, string(s))
+				}
+			}
+		}
+	}
+	return out
+}
