@@ -15,6 +15,11 @@ const (
 	DoorAdmin   = "admin"   // acts of the people who run the host
 )
 
+// ActionRequest is the action on record of an HTTP request that a door refused
+// before it was known what was asked for. Its resource is method and path, such
+// as "POST /mcp".
+const ActionRequest = "request"
+
 // A Recorder makes records durable. The file log, the memory log and the logs
 // that hosts share implement it. A Recorder is safe for concurrent use.
 //

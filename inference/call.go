@@ -24,7 +24,7 @@ const (
 	actHosted     = "use_hosted_tool"
 	actCredential = "use_credential"
 	actList       = "list_models"
-	actRequest    = "request" // not a Cedar action: an endpoint that no action covers
+	actRequest    = audit.ActionRequest // not a Cedar action
 )
 
 // A call is one request on its way through the door.

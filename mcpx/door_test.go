@@ -110,6 +110,7 @@ func TestBearer(t *testing.T) {
 		recs := w.since(n)
 		require.Len(t, recs, 1)
 		assert.Equal(t, c.reason, recs[0].Event.Decision.Reason)
+		assert.Equal(t, audit.ActionRequest+" POST /", recs[0].Event.Action+" "+recs[0].Event.Resource)
 	}
 	assert.Empty(t, w.github.Seen())
 

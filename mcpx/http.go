@@ -295,7 +295,8 @@ func (g *Gateway) recordDoor(r *http.Request, actor audit.Actor, no *httpRefusal
 		ev.Detail["cause"] = clip(no.detail, 256)
 	}
 	if ev.Action == "" {
-		ev.Action = "http"
+		path := r.URL.EscapedPath() // without the query, where clients put keys
+		ev.Action, ev.Resource = audit.ActionRequest, clip(r.Method, 16)+" "+clip(path, 200)
 	}
 	record(r.Context(), g.gov.log, g.gov.logger, ev)
 	return d
