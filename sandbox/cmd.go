@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/sandbox/internal/confine"
@@ -49,11 +50,16 @@ type Cmd struct {
 
 	childFiles  []*os.File // closed once the program has started
 	parentFiles []io.Closer
+	readers     []*os.File // of what the program writes
 	copiers     []func() error
 	copyErrs    chan error
 	waited      bool
 	stopKill    func() bool
 }
+
+// pipeGrace is how long output is still read when a command was cancelled and
+// has ended, but something that it started goes on holding its pipes.
+const pipeGrace = time.Second
 
 // Command returns a command to run in the session. Cancelling ctx kills the
 // program and its process group.
@@ -84,7 +90,13 @@ func (c *Cmd) Start() error {
 	for _, f := range c.copiers {
 		go func() { c.copyErrs <- f() }()
 	}
-	c.stopKill = context.AfterFunc(c.ctx, func() { _ = c.proc.Signal(syscall.SIGKILL, true) })
+	c.stopKill = context.AfterFunc(c.ctx, func() {
+		_ = c.proc.Signal(syscall.SIGKILL, true)
+		<-c.ended
+		for _, r := range c.readers { // a process that left the group may hold the other end
+			_ = r.SetReadDeadline(time.Now().Add(pipeGrace))
+		}
+	})
 	return nil
 }
 
@@ -132,7 +144,8 @@ func (c *Cmd) start() error {
 // Wait waits for the program to end and for what it wrote to be copied. A
 // program that fails is an [*ExitError]; one that was killed because its
 // context was cancelled is the context's error. Like exec.Cmd's, it waits as
-// long as any process holds the pipes that were given to Stdout and Stderr.
+// long as any process holds the pipes that were given to Stdout and Stderr, but
+// no longer than a second beyond the end of the context.
 func (c *Cmd) Wait() error {
 	if c.proc == nil {
 		return errors.New("sandbox: the command was not started")
@@ -156,7 +169,7 @@ func (c *Cmd) Wait() error {
 	switch {
 	case c.endErr != nil:
 		return fmt.Errorf("sandbox: command %s: record the outcome: %w", c.Path, c.endErr)
-	case c.ctx.Err() != nil && !c.ProcessState.Success():
+	case c.ctx.Err() != nil && (copyErr != nil || !c.ProcessState.Success()):
 		return fmt.Errorf("sandbox: command %s: %w", c.Path, context.Cause(c.ctx))
 	case c.exit.Lost:
 		return fmt.Errorf("sandbox: command %s: %w", c.Path, ErrEnded)
@@ -275,6 +288,7 @@ func (c *Cmd) outPipe(to *io.Writer, name string) (io.ReadCloser, error) {
 	*to = w
 	c.childFiles = append(c.childFiles, w)
 	c.parentFiles = append(c.parentFiles, r)
+	c.readers = append(c.readers, r)
 	return r, nil
 }
 

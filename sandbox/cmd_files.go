@@ -93,6 +93,7 @@ func (c *Cmd) output(to io.Writer) (*os.File, error) {
 	}
 	c.childFiles = append(c.childFiles, w)
 	c.parentFiles = append(c.parentFiles, r)
+	c.readers = append(c.readers, r)
 	c.copiers = append(c.copiers, func() error {
 		_, err := io.Copy(to, r)
 		r.Close() // a program that goes on writing gets SIGPIPE

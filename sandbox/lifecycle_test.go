@@ -247,5 +247,25 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// TestProtectedPathStaysPut moves the way to a read-only folder, which lies in a
+// writable one, and makes another in its place: the host would find that one.
+func TestProtectedPathStaysPut(t *testing.T) {
+	rw := t.TempDir()
+	require.NoError(t, os.MkdirAll(rw+"/repo/.git/hooks", 0o755))
+	require.NoError(t, os.WriteFile(rw+"/repo/.git/hooks/commit", []byte("good"), 0o644))
+	s := box(t, audittest.NewLog(t), &Policy{Filesystem: Filesystem{
+		ReadOnly:  append(SystemPaths(), rw+"/repo/.git/hooks"),
+		ReadWrite: []string{rw},
+	}}, nil)
+	for _, dir := range []string{rw + "/repo/.git", rw + "/repo"} {
+		assert.Error(t, sh(s, "mv "+dir+" "+dir+".old").Run(), "%s was moved", dir)
+	}
+	require.NoError(t, sh(s, "cd "+rw+"/repo/.git && echo x > new && mv new ../moved && rm ../moved").Run())
+	require.NoError(t, s.Close())
+	b, err := os.ReadFile(rw + "/repo/.git/hooks/commit")
+	require.NoError(t, err)
+	assert.Equal(t, "good", string(b))
+}
+
 // owner returns the user that a file belongs to.
 func owner(fi os.FileInfo) int { return int(fi.Sys().(*syscall.Stat_t).Uid) }

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,27 +132,4 @@ func closeListeners(l confine.Listeners) {
 	if l.DNSUDP != nil {
 		l.DNSUDP.Close()
 	}
-}
-
-// removeTree removes a workspace, also when a program took its own permissions
-// away from folders in it. Nothing runs in it any more, and no link is followed.
-func removeTree(dir string) error {
-	if os.RemoveAll(dir) == nil {
-		return nil
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	_ = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
-		if d != nil && d.IsDir() {
-			_ = root.Chmod(path, 0o700)
-		}
-		if err != nil && d != nil && d.IsDir() {
-			return fs.SkipDir
-		}
-		return nil
-	})
-	root.Close()
-	return os.RemoveAll(dir)
 }

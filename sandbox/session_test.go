@@ -288,6 +288,16 @@ func TestCommand(t *testing.T) {
 		assert.ErrorIs(t, c.Wait(), context.Canceled)
 		assert.ErrorIs(t, s.Command(ctx, "true").Run(), context.Canceled)
 	})
+	t.Run("cancelled while one that left the group holds the pipe", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(ctx)
+		c := s.Command(ctx, "sh", "-c", "setsid sleep 1000 & echo up")
+		started := make(chan struct{})
+		c.Stdout = writerFunc(func(b []byte) (int, error) { close(started); return len(b), nil })
+		require.NoError(t, c.Start())
+		<-started
+		cancel()
+		assert.ErrorIs(t, c.Wait(), context.Canceled)
+	})
 	t.Run("misuse", func(t *testing.T) {
 		c := sh(s, "true")
 		assert.Error(t, c.Wait(), "before Start")
@@ -310,6 +320,10 @@ func TestCommand(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestForkBomb(t *testing.T) {
 	s := box(t, audittest.NewLog(t), &Policy{Process: Process{MaxProcesses: 64}}, nil)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -90,8 +91,22 @@ func TestHookSleeps(t *testing.T) {
 // of anything: it must refuse, and run nothing. (Were it not to, the check that
 // its namespaces differ from the host's would still stop it: see the next test.)
 func TestHookWakesOnlyAsPID1(t *testing.T) {
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0)
+	host, files := genuine(t)
+	assert.Empty(t, run(t, "anything", files))
+	for _, f := range files {
+		f.Close()
+	}
+	m, _, err := recv(host)
 	require.NoError(t, err)
+	assert.Equal(t, msgFailed, m.Kind)
+	assert.Equal(t, LayerPID, m.Fail.Layer)
+}
+
+// genuine returns what wakes the hook, and the host's end of its socket.
+func genuine(t *testing.T) (host int, files []*os.File) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { unix.Close(p[0]) })
 	nonce := []byte(strings.Repeat("n", nonceSize))
 	_, err = unix.Write(p[0], nonce)
 	require.NoError(t, err)
@@ -99,16 +114,38 @@ func TestHookWakesOnlyAsPID1(t *testing.T) {
 	require.NoError(t, err)
 	fd, err := sealed("order", append(append([]byte(magic), nonce...), body...))
 	require.NoError(t, err)
-	files := []*os.File{os.NewFile(uintptr(fd), "order"), os.NewFile(uintptr(p[1]), "socket")}
-	assert.Empty(t, run(t, "anything", files))
-	for _, f := range files {
-		f.Close()
+	files = []*os.File{os.NewFile(uintptr(fd), "order"), os.NewFile(uintptr(p[1]), "socket")}
+	t.Cleanup(func() { files[0].Close(); files[1].Close() })
+	return p[0], files
+}
+
+// TestPrivilegedProgramsTakeNoOrders gives the real thing to a set-user-id copy
+// of this program, which has rights that whoever starts it has not.
+func TestPrivilegedProgramsTakeNoOrders(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a program that runs as somebody else")
 	}
-	m, _, err := recv(p[0])
+	dir, err := os.MkdirTemp("/var/tmp", "")
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	require.NoError(t, os.Chmod(dir, 0o755))
+	self, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	copied := dir + "/program"
+	require.NoError(t, os.WriteFile(copied, self, 0o755))
+	require.NoError(t, os.Chown(copied, 54321, 54321))
+	require.NoError(t, os.Chmod(copied, 0o755|os.ModeSetuid))
+	host, files := genuine(t)
+	cmd := exec.Command(copied, "normal")
+	cmd.Dir, cmd.Env, cmd.ExtraFiles = "/", []string{}, files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54322, Gid: 54322}}
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	assert.Empty(t, out)
+	m, _, err := recv(host)
 	require.NoError(t, err)
 	assert.Equal(t, msgFailed, m.Kind)
-	assert.Equal(t, LayerPID, m.Fail.Layer)
-	unix.Close(p[0])
+	assert.Equal(t, LayerUser, m.Fail.Layer)
 }
 
 func TestInitRefusesTheHostsNamespaces(t *testing.T) {

@@ -43,6 +43,10 @@ func (s *initState) confine() (err error) {
 			err = fmt.Errorf("init failed: %v", p)
 		}
 	}()
+	if privileged() {
+		return &LayerError{Layer: LayerUser, Err: errors.New("the host program is set-id or has file capabilities"),
+			Hint: "start it without; such a program takes no orders"}
+	}
 	if os.Getpid() != 1 {
 		return &LayerError{Layer: LayerPID, Err: errors.New("init is not pid 1")}
 	}

@@ -213,6 +213,36 @@ func (r *root) attach(tree int, target string, dir bool) error {
 	return nil
 }
 
+// pin makes mount points of the directories that lie between a writable tree
+// and target. A mount point cannot be renamed, so nobody inside can move target
+// out of the way and leave something else at its path, which the host trusts.
+func (r *root) pin(target string, writable []string) error {
+	for i, c := range target {
+		dir := target[:i]
+		if c != '/' || slices.Contains(r.mounted, dir) {
+			continue
+		}
+		if !slices.ContainsFunc(writable, func(w string) bool { return strings.HasPrefix(dir, w+"/") }) {
+			continue
+		}
+		fd, err := r.open(dir, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		tree, err := detachFD(fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		err = r.attach(tree, dir, true)
+		unix.Close(tree)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *root) open(target string, flags int) (int, error) {
 	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH}
 	return unix.Openat2(r.fd, target, how)

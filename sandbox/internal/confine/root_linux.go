@@ -119,6 +119,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	if err := r.attach(workspace, "sandbox", true); err != nil {
 		return nil, step("mount /sandbox", err)
 	}
+	var writable []string
 	for _, s := range sources {
 		for _, l := range s.Links {
 			if err := r.link(l[0], l[1]); err != nil {
@@ -128,8 +129,14 @@ func buildRoot(ord *order) (map[string]bool, error) {
 		if s.tree < 0 {
 			continue
 		}
+		if err := r.pin(s.target, writable); err != nil {
+			return nil, step("hold the way to /"+s.target, err)
+		}
 		if err := r.attach(s.tree, s.target, s.dir); err != nil {
 			return nil, step("mount /"+s.target, err)
+		}
+		if s.Writable {
+			writable = append(writable, s.target)
 		}
 	}
 	if err := r.devices(devs, or(ord.ShmSize, defaultShm)); err != nil {
