@@ -70,6 +70,7 @@ type telling struct {
 	at     uint64 // the next record to look at
 	seen   map[string][]line
 	ends   map[uint64]audit.Outcome // by the record of the intent
+	actor  audit.Actor              // of the session
 	wrongs []error
 	found  map[string]int // secrets that the agent showed us
 }
@@ -95,6 +96,7 @@ func (t *telling) playInside(ctx context.Context, walls []byte) ([]string, error
 		return nil, err
 	}
 	defer box.Close()
+	t.actor = box.Actor()
 	var layers []string
 	for _, layer := range box.Report().Layers {
 		layers = append(layers, string(layer))
@@ -248,13 +250,10 @@ func (t *telling) recordProbe(ctx context.Context, n notice) error {
 		t.wrong("step %s: the agent could %s %s", n.Step, n.Probe.Action, n.Probe.Target)
 		return nil
 	}
-	actor, err := t.host.registry.Actor(agentName)
-	if err != nil {
-		return err
-	}
-	decision := audit.Refusal("probe-"+n.Step, "sandbox: "+n.Result)
+	decision := audit.Refusal(audit.NewID(), "sandbox")
 	return t.host.log.Append(ctx, audit.Event{Kind: audit.KindProbe, Door: audit.DoorCompute,
-		Action: n.Probe.Action, Resource: n.Probe.Target, Actor: actor, Decision: &decision, Source: "agent"})
+		Action: n.Probe.Action, Resource: fmt.Sprintf("File::%q", n.Probe.Target), Actor: t.actor,
+		Decision: &decision, Source: "agent", Detail: map[string]string{"error": n.Result}})
 }
 
 // catchUp shows every decision that went on record since the last time.

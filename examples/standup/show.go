@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 )
@@ -80,6 +81,14 @@ func (p *printer) decision(l line, says string) {
 	fmt.Fprintf(p.out, "%4d  %s  %-8s %-38s %s\n", l.Record, p.paint(mark, colour), l.Door, says, p.paint(because, "\x1b[2m"))
 }
 
+// short leaves out the folders of a file, which make every row of a table wide.
+func short(resource string) string {
+	if path, ok := strings.CutPrefix(resource, `File::"`); ok {
+		return "…/" + filepath.Base(strings.TrimSuffix(path, `"`))
+	}
+	return resource
+}
+
 func (p *printer) paint(s, colour string) string {
 	if !p.colour {
 		return s
@@ -109,7 +118,7 @@ func (p *printer) close(s summary) {
 		}
 		what := l.Action
 		if l.Door != "tool" {
-			what = l.Action + " " + l.Resource
+			what = l.Action + " " + short(l.Resource)
 		}
 		row := fmt.Sprintf("%s\t%s\t%%d\t%s\t%s\n", l.agent, strings.ReplaceAll(what, "%", "%%"), l.Decision, because)
 		if count[row]++; count[row] == 1 {
