@@ -150,7 +150,7 @@ const (
 	KindPolicy   Kind = "policy.load"     // a snapshot went into force
 	KindIdentity Kind = "identity"        // an agent was registered, revoked, …; Action says which
 	KindLeak     Kind = "credential.leak" // a secret was found in something going back to the agent
-	KindCred     Kind = "credential"      // a credential was bound, rotated, …; Action says which
+	KindCredential     Kind = "credential"      // a credential was bound, rotated, …; Action says which
 	KindGap      Kind = "gap"             // the log was repaired on opening; Detail says how
 )
 

@@ -147,7 +147,7 @@ func (m *Memory) change(name string, event func(version uint64) audit.Event, act
 
 func changed(action, name string, by audit.Change, detail map[string]string) audit.Event {
 	return audit.Event{
-		Kind: audit.KindCred, Door: audit.DoorAdmin, Action: action,
+		Kind: audit.KindCredential, Door: audit.DoorAdmin, Action: action,
 		Resource: "Credential::" + strconv.Quote(name), Change: &by, Detail: detail,
 	}
 }

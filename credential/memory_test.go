@@ -150,7 +150,7 @@ func TestMemoryRecords(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, log.events, 2)
 	assert.Equal(t, audit.Event{
-		Kind: audit.KindCred, Door: audit.DoorAdmin, Action: "bind_credential", Resource: `Credential::"k"`,
+		Kind: audit.KindCredential, Door: audit.DoorAdmin, Action: "bind_credential", Resource: `Credential::"k"`,
 		Change: &by, Detail: map[string]string{"origin": "https://a.example"},
 	}, log.events[0])
 	assert.Equal(t, "rotate_credential", log.events[1].Action)

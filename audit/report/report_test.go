@@ -117,7 +117,7 @@ func TestHostileInputIsText(t *testing.T) {
 	actor := audit.Actor{Agent: hostile, User: hostile}
 	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Door: hostile, Action: hostile, Resource: hostile, Actor: actor, Decision: &d}))
 	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindProbe, Action: hostile, Actor: actor, Source: hostile, Detail: map[string]string{hostile: hostile}}))
-	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindCred, Action: hostile, Change: &audit.Change{By: hostile, Reason: hostile}}))
+	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindCredential, Action: hostile, Change: &audit.Change{By: hostile, Reason: hostile}}))
 	allow := audit.Decision{Effect: audit.Allow, Policies: d.Policies}
 	call(t, log, audit.Intent{Door: hostile, Action: hostile, Actor: actor, Decision: allow, Credential: &audit.CredentialUse{Name: hostile, Decision: allow}},
 		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: hostile}})
