@@ -142,16 +142,16 @@ type Event struct {
 type Kind string
 
 const (
-	KindDenial   Kind = "denial"          // an act that was refused
-	KindProbe    Kind = "probe"           // an attempt that the kernel refused, reported by Source
-	KindList     Kind = "list"            // what an agent was shown
-	KindLaunch   Kind = "sandbox.launch"  // a session started
-	KindExit     Kind = "sandbox.exit"    // a session ended
-	KindPolicy   Kind = "policy.load"     // a snapshot went into force
-	KindIdentity Kind = "identity"        // an agent was registered, revoked, …; Action says which
-	KindLeak     Kind = "credential.leak" // a secret was found in something going back to the agent
-	KindCredential     Kind = "credential"      // a credential was bound, rotated, …; Action says which
-	KindGap      Kind = "gap"             // the log was repaired on opening; Detail says how
+	KindDenial     Kind = "denial"          // an act that was refused
+	KindProbe      Kind = "probe"           // an attempt that the kernel refused, reported by Source
+	KindList       Kind = "list"            // what an agent was shown
+	KindLaunch     Kind = "sandbox.launch"  // a session started
+	KindExit       Kind = "sandbox.exit"    // a session ended
+	KindPolicy     Kind = "policy.load"     // a snapshot went into force
+	KindIdentity   Kind = "identity"        // an agent was registered, revoked, …; Action says which
+	KindLeak       Kind = "credential.leak" // a secret was found in something going back to the agent
+	KindCredential Kind = "credential"      // a credential was bound, rotated, …; Action says which
+	KindGap        Kind = "gap"             // the log was repaired on opening; Detail says how
 )
 
 // A Change is the authority for an administrative act: who did it and why.
