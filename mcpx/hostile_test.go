@@ -240,3 +240,22 @@ func TestParamHeaders(t *testing.T) {
 	assert.Equal(t, 200, code, body)
 	assert.Len(t, w.github.Calls(), 1)
 }
+
+// Parameters that only the SDK takes apart are refused on record too.
+func TestWhatTheSDKRefusesIsOnRecord(t *testing.T) {
+	w := newWorld(t, nil)
+	url := mcptest.Door(t, w.gateway, bot).URL
+	session := legacySession(t, url)
+	for _, params := range []string{`null`, `{"name":"slack__post_message","arguments":{},"_meta":5}`, `{"arguments":{},"name":"x","inputResponses":[]}`} {
+		n := w.mark()
+		_, body, _ := fire(t, url, shot{
+			header: [][2]string{session, {"Mcp-Protocol-Version", legacy}},
+			body:   `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":` + params + `}`,
+		})
+		assert.Contains(t, body, `"error"`, params)
+		require.Len(t, w.since(n), 1, params)
+		assert.Equal(t, "headers", w.since(n)[0].Event.Decision.Reason, params)
+		assert.Equal(t, "tools/call", w.since(n)[0].Event.Action)
+	}
+	assert.Empty(t, w.slack.Calls())
+}

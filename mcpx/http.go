@@ -114,7 +114,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		}
 	}
 	h.ServeHTTP(seen, r)
-	if seen.status >= 400 && !v.handled.Load() {
+	if !v.handled.Load() && (seen.status >= 400 || m.call && seen.status != 0) {
 		no := deny(seen.status, audit.GuardHeaders, "refused by the MCP SDK")
 		no.m = m
 		g.recordDoor(r, actor, no)
