@@ -44,7 +44,7 @@
 // pass by the sandbox and by the tool door. Each is named and decided as
 // "use_hosted_tool"; without a permit it is refused. Request fields that this
 // package does not know are treated the same way, under the name
-// "field:<name>", because some providers choose models or fetch things by them
+// "field:<name>" ("field:tools.<name>" for those beside a function), because some providers choose models or fetch things by them
 // (such as "models", "fallbacks", "plugins").
 package inference
 
