@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -173,6 +172,8 @@ func (c *Cmd) Wait() error {
 		return fmt.Errorf("sandbox: command %s: %w", c.Path, context.Cause(c.ctx))
 	case c.exit.Lost:
 		return fmt.Errorf("sandbox: command %s: %w", c.Path, ErrEnded)
+	case !c.ProcessState.Success() && copyErr != nil:
+		return errors.Join(&ExitError{ProcessState: c.ProcessState}, fmt.Errorf("sandbox: command %s: copy: %w", c.Path, copyErr))
 	case !c.ProcessState.Success():
 		return &ExitError{ProcessState: c.ProcessState}
 	case copyErr != nil:
@@ -189,13 +190,14 @@ func (c *Cmd) Run() error {
 	return c.Wait()
 }
 
-// Output runs the program and returns what it wrote to standard output. When
+// Output runs the program and returns what it wrote to standard output, at most
+// 64 MiB: a program that writes more is cut off, and the error says so. When
 // Stderr is nil, the first 64 KiB of standard error are in the [*ExitError].
 func (c *Cmd) Output() ([]byte, error) {
 	if c.Stdout != nil {
 		return nil, errors.New("sandbox: Stdout is set already")
 	}
-	var out bytes.Buffer
+	var out bounded
 	var head prefix
 	c.Stdout = &out
 	if c.Stderr == nil {
@@ -206,18 +208,35 @@ func (c *Cmd) Output() ([]byte, error) {
 	if errors.As(err, &ee) {
 		ee.Stderr = head.b
 	}
-	return out.Bytes(), err
+	return out.b, err
 }
 
-// CombinedOutput runs the program and returns what it wrote to both outputs.
+// CombinedOutput runs the program and returns what it wrote to both outputs,
+// within the bound of [Cmd.Output].
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	if c.Stdout != nil || c.Stderr != nil {
 		return nil, errors.New("sandbox: Stdout or Stderr is set already")
 	}
-	var out bytes.Buffer
+	var out bounded
 	c.Stdout, c.Stderr = &out, &out
 	err := c.Run()
-	return out.Bytes(), err
+	return out.b, err
+}
+
+const maxOutput = 64 << 20
+
+var errOutput = errors.New("the program wrote more than 64 MiB: set Stdout to take its output piece by piece")
+
+// A bounded keeps what is written to it, and fails rather than fill the host's
+// memory with what a program of a session says.
+type bounded struct{ b []byte }
+
+func (o *bounded) Write(p []byte) (int, error) {
+	if len(o.b)+len(p) > maxOutput {
+		return 0, errOutput
+	}
+	o.b = append(o.b, p...)
+	return len(p), nil
 }
 
 // A prefix keeps the beginning of what is written to it.

@@ -294,6 +294,21 @@ func boundaryProbes() []probe {
 			}
 			return unix.Chmod("/sandbox/tool", 0o4755)
 		}},
+		{"leave a device in the workspace", "seccomp", func(target) error {
+			if err := os.WriteFile("/sandbox/plain", nil, 0o644); err != nil {
+				return err
+			}
+			return unix.Renameat2(unix.AT_FDCWD, "/sandbox/plain", unix.AT_FDCWD, "/sandbox/renamed", unix.RENAME_WHITEOUT)
+		}},
+		{"make the host wait for a file of the workspace", "seccomp", func(target) error {
+			f, err := os.Create("/sandbox/leased")
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+			return err
+		}},
 		{"make a set-id file at once", "seccomp", func(target) error {
 			fd, err := unix.Open("/sandbox/tool2", unix.O_CREAT|unix.O_WRONLY, 0o6755)
 			if err != nil {

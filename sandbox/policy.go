@@ -51,8 +51,9 @@ type Process struct {
 	// 4 GiB.
 	MaxFileSize int64 `json:"max_file_size"`
 	// MaxMemory bounds the private writable memory that one process may map, in
-	// bytes (RLIMIT_DATA). Zero means no limit: runtimes such as Bun reserve far
-	// more than they use.
+	// bytes (RLIMIT_DATA), and is at least 256 MiB, as the session's own first
+	// process lives under it too. Zero means no limit: runtimes such as Bun reserve
+	// far more than they use.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 }
 
@@ -106,6 +107,7 @@ const (
 	defaultMaxProcesses = 512
 	defaultMaxOpenFiles = 4096
 	defaultMaxFileSize  = 4 << 30
+	minMemory           = 256 << 20
 
 	maxPolicyFile = 64 << 10
 	maxPaths      = 256

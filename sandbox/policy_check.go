@@ -110,7 +110,7 @@ func (l *Process) check(bad func(field, problem, fix string)) {
 		{"max_processes", l.MaxProcesses, 1, 1 << 22, "write a number such as 512"},
 		{"max_open_files", l.MaxOpenFiles, 16, 1 << 20, "write a number such as 4096, at least 16"},
 		{"max_file_size", l.MaxFileSize, 1, 1 << 60, "write a size such as 4GiB"},
-		{"max_memory", l.MaxMemory, 1 << 20, 1 << 60, "write a size such as 8GiB, at least 1MiB, or leave it out"},
+		{"max_memory", l.MaxMemory, minMemory, 1 << 60, "write a size such as 8GiB, at least 256MiB, or leave it out"},
 	} {
 		if v.n != 0 && (v.n < v.low || v.n > v.high) {
 			bad("process."+v.name, fmt.Sprintf("%d is out of bounds", v.n), v.fix)

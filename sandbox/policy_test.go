@@ -181,3 +181,10 @@ func FuzzLoadPolicy(f *testing.F) {
 		}
 	})
 }
+
+func TestLittleMemoryIsRefused(t *testing.T) {
+	for size, ok := range map[int64]bool{0: true, minMemory: true, minMemory - 1: false, 1 << 20: false} {
+		err := (&Policy{Process: Process{MaxMemory: size}}).Validate()
+		assert.Equal(t, ok, err == nil, "%d: %v", size, err)
+	}
+}

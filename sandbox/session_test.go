@@ -290,13 +290,21 @@ func TestCommand(t *testing.T) {
 	})
 	t.Run("cancelled while one that left the group holds the pipe", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(ctx)
-		c := s.Command(ctx, "sh", "-c", "setsid sleep 1000 & echo up")
+		c := s.Command(ctx, "sh", "-c", "setsid sh -c 'echo up; exec sleep 1000' &")
 		started := make(chan struct{})
 		c.Stdout = writerFunc(func(b []byte) (int, error) { close(started); return len(b), nil })
 		require.NoError(t, c.Start())
 		<-started
 		cancel()
 		assert.ErrorIs(t, c.Wait(), context.Canceled)
+	})
+	t.Run("more output than the host wants to hold", func(t *testing.T) {
+		out, err := sh(s, "exec cat /dev/zero").Output()
+		assert.ErrorIs(t, err, errOutput)
+		var exit *ExitError
+		require.ErrorAs(t, err, &exit)
+		assert.Equal(t, syscall.SIGPIPE, exit.Signal())
+		assert.Len(t, out, maxOutput)
 	})
 	t.Run("misuse", func(t *testing.T) {
 		c := sh(s, "true")

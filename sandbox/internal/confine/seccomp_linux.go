@@ -103,6 +103,8 @@ var commonRules = []callRule{
 	{unix.SYS_OPENAT, []test{createMode(2, 3)}},
 	{unix.SYS_MKDIRAT, []test{anyBit(2, setID)}},
 	{unix.SYS_MKNODAT, []test{anyBit(2, setID)}},
+	// A lease on a file of the workspace makes the host wait when it opens it.
+	{unix.SYS_FCNTL, []test{noneOf(1, unix.F_SETLEASE)}},
 	// It leaves a character device behind, and Landlock does not ask about that one.
 	{unix.SYS_RENAMEAT2, []test{anyBit(4, unix.RENAME_WHITEOUT)}},
 }

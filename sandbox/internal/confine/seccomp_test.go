@@ -121,6 +121,8 @@ func TestFilterJudgesArguments(t *testing.T) {
 		{"create", unix.SYS_OPENAT, []uint64{0, 0, unix.O_CREAT | unix.O_WRONLY, 0o1777}, true},
 		{"create set-id", unix.SYS_OPENAT, []uint64{0, 0, unix.O_CREAT, 0o2755}, false},
 		{"temporary directory, not a file", unix.SYS_OPENAT, []uint64{0, 0, unix.O_DIRECTORY, 0o6777}, true},
+		{"lock a file", unix.SYS_FCNTL, []uint64{3, unix.F_SETLK}, true},
+		{"lease a file", unix.SYS_FCNTL, []uint64{3, unix.F_SETLEASE, unix.F_WRLCK}, false},
 		{"exchange two files", unix.SYS_RENAMEAT2, []uint64{0, 0, 0, 0, unix.RENAME_EXCHANGE}, true},
 		{"leave a whiteout device", unix.SYS_RENAMEAT2, []uint64{0, 0, 0, 0, unix.RENAME_NOREPLACE | unix.RENAME_WHITEOUT}, false},
 		{"terminal size", unix.SYS_IOCTL, []uint64{0, unix.TIOCGWINSZ}, true},
