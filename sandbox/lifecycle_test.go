@@ -247,6 +247,19 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// TestLinksLeadNowhereReserved shows a link whose target policy may not name.
+func TestLinksLeadNowhereReserved(t *testing.T) {
+	needSandbox(t)
+	for _, to := range []string{"/", "/sys", "/proc/sys", "/dev", "/run"} {
+		link := filepath.Join(t.TempDir(), "link")
+		require.NoError(t, os.Symlink(to, link))
+		_, err := Start(context.Background(), &Policy{Filesystem: Filesystem{ReadOnly: []string{link}}}, agent, audittest.NewLog(t), nil)
+		var le *LayerError
+		require.ErrorAs(t, err, &le, to)
+		assert.ErrorContains(t, le, "makes for itself")
+	}
+}
+
 // TestProtectedPathStaysPut moves the way to a read-only folder, which lies in a
 // writable one, and makes another in its place: the host would find that one.
 func TestProtectedPathStaysPut(t *testing.T) {

@@ -31,7 +31,8 @@ type Policy struct {
 // clean, and never "/", nor under /sandbox, /proc, /sys, /dev or /run.
 type Filesystem struct {
 	// ReadOnly are files and folders that can be read and executed. Nil means
-	// [SystemPaths], those that exist; an empty list means none.
+	// [SystemPaths], those that exist; an empty list means none. A Unix socket in
+	// one of them, on which a service of the host listens, can be connected to.
 	ReadOnly []string `json:"read_only"`
 	// ReadWrite are files and folders that can be changed as well. A path may
 	// lie under one of ReadOnly, and the reverse; the longer path decides.

@@ -48,7 +48,9 @@
 // The kernel is shared: a bug in it that the filter leaves reachable is a way
 // out. Nothing limits CPU time or total memory (that takes cgroups). What policy
 // makes writable, a program may fill with anything, so treat a workspace that
-// an agent has written as untrusted input. A program that policy lets reach a
+// an agent has written as untrusted input. A Unix socket in a folder that policy
+// shows leads to the service that listens on it, also when the folder is
+// read-only: show no folder that holds one. A program that policy lets reach a
 // host can send that host anything that it can read.
 //
 // # Systems

@@ -33,11 +33,22 @@ type place struct {
 	Mount int
 }
 
+// made are the places that the room makes for itself. Policy does not name them;
+// a symbolic link must not lead to them either.
+var made = []string{"/dev", "/proc", "/run", "/sandbox", "/sys"}
+
+func isMade(path string) bool {
+	return path == "/" || slices.ContainsFunc(made, func(m string) bool { return path == m || strings.HasPrefix(path, m+"/") })
+}
+
 // locate finds binds on the host. Optional ones that are not there are left out.
 func locate(binds []Bind) ([]place, error) {
 	var out []place
 	for _, b := range binds {
 		real, links, err := resolve(b.Source)
+		if err == nil && isMade(real) {
+			err = fmt.Errorf("it leads to %s, which the room makes for itself", real)
+		}
 		if b.Optional && errors.Is(err, os.ErrNotExist) {
 			continue
 		}
