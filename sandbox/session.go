@@ -31,7 +31,8 @@ type Options struct {
 	// Workspace is the host directory that is /sandbox inside; "" means a new
 	// empty one, which Close removes. When the host is root, files in it keep
 	// their owner on disk and belong to the session's user inside; that takes a
-	// file system that can be idmapped.
+	// file system that can be idmapped. There must be no set-id program in it then,
+	// as its contents can be changed.
 	Workspace string
 	// Self shows the executable of this very process inside, at [Self], so that
 	// a program can run itself as its own agent.
