@@ -30,19 +30,36 @@ func WithUnknownContext(p *cedar.Policy, entities types.EntityGetter, principal,
 		Resource:  resource,
 		Context:   eval.Variable("context"),
 	}
-	residual, kept := eval.PartialPolicy(env, (*ast.Policy)(p.AST()))
-	if !kept {
-		return Fails
+	// One condition at a time, in order: PartialPolicy drops a policy when any of
+	// its conditions is false, but one that fails with an error before is an error.
+	one := *(*ast.Policy)(p.AST())
+	conditions := one.Conditions
+	one.Conditions = nil
+	if _, kept := eval.PartialPolicy(env, &one); !kept {
+		return Fails // its scope
 	}
 	all := Matches
-	for _, c := range residual.Conditions {
-		o := possible(c.Body)
-		if c.Condition == ast.ConditionUnless {
-			o = not(o)
-		}
-		all = and(all, o)
+	for _, c := range conditions {
+		one.Conditions = []ast.ConditionType{c}
+		all = and(all, condition(eval.PartialPolicy(env, &one)))
 	}
 	return all
+}
+
+// condition returns what the only condition of a policy can come to.
+func condition(residual *ast.Policy, kept bool) Outcomes {
+	switch {
+	case !kept:
+		return Fails
+	case len(residual.Conditions) == 0:
+		return Matches
+	}
+	c := residual.Conditions[0]
+	o := possible(c.Body)
+	if c.Condition == ast.ConditionUnless {
+		o = not(o)
+	}
+	return o
 }
 
 // possible evaluates a residual with the three values match, fail and error,
