@@ -1,5 +1,7 @@
 package audit
 
+import "time"
+
 // An Effect is allow or deny. The zero value is neither and counts as deny.
 type Effect string
 
@@ -31,8 +33,14 @@ type Decision struct {
 	// Nearest are the ids of the permits that came closest, when Reason is
 	// "no-permit".
 	Nearest []string `json:"nearest,omitempty"`
-	// Obligations are what the allowing policies demand of the door.
+	// Obligations are what the permitting policies demand besides. They stand on
+	// a denial too when it is for want of one, such as an approval.
 	Obligations []Obligation `json:"obligations,omitempty"`
+	// Approval is who agreed to this one call, where the decision counted it.
+	Approval *Approval `json:"approval,omitempty"`
+	// Would is what policies that are not enforced would have decided, where
+	// that differs. It changed nothing.
+	Would []Would `json:"would,omitempty"`
 }
 
 // Allowed reports whether the effect is allow.
@@ -52,6 +60,59 @@ type Policy struct {
 	ID string `json:"id"`
 	// Position is file:line:column, for an operator to click.
 	Position string `json:"position,omitempty"`
+	// Severity and Reason are what the policy says about itself: info, low,
+	// medium, high or critical, and why it is there.
+	Severity string `json:"severity,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// A Would is a decision that was made beside the one in force and not applied.
+type Would struct {
+	// Source says whose decision it is.
+	Source WouldSource `json:"source"`
+	// PolicyHash identifies the policy that would have decided.
+	PolicyHash string `json:"policy_hash,omitempty"`
+	Effect     Effect `json:"effect"`
+	// Policies, Reason and Obligations are as in [Decision].
+	Policies    []Policy     `json:"policies,omitempty"`
+	Reason      string       `json:"reason,omitempty"`
+	Obligations []Obligation `json:"obligations,omitempty"`
+}
+
+// A WouldSource says why a decision is not applied.
+type WouldSource string
+
+const (
+	// WouldObserved: some of the policies in force are only observed.
+	WouldObserved WouldSource = "observed"
+	// WouldEnforced: the engine as a whole only observes, and lets pass what its
+	// policies deny.
+	WouldEnforced WouldSource = "enforced"
+	// WouldStaged: the next snapshot, which is not in force yet.
+	WouldStaged WouldSource = "staged"
+)
+
+// String is the decision in a few words, for people.
+func (w Would) String() string {
+	s := string(w.Effect) + " if " + string(w.Source)
+	if w.Reason != "" {
+		return s + ": " + w.Reason
+	}
+	for i, p := range w.Policies {
+		s += []string{": ", ", "}[min(i, 1)] + p.ID
+	}
+	return s
+}
+
+// An Approval is a person's agreement to one call.
+type Approval struct {
+	// ID names it; an approval is good for one call.
+	ID string `json:"id"`
+	// By is who agreed, and Reason why.
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Groups []string  `json:"groups"` // those of By that count here
+	At     time.Time `json:"at"`
 }
 
 // An Obligation is something that a permit demands besides allowing, such as
@@ -95,6 +156,8 @@ const (
 	GuardPanic        = "panic"
 	GuardDeadline     = "deadline"
 	GuardObligation   = "obligation" // the door cannot meet what a permit demands
+	GuardApproval     = "approval"   // a person has to agree first, or did not agree to this
+	GuardRate         = "rate"       // what a permit allows in a span of time is used up
 	GuardCredential   = "credential" // no lease to be had
 	GuardPrivateRange = "private-address"
 )

@@ -38,6 +38,29 @@ func TestHostileStringsStayOnTheirLine(t *testing.T) {
 	}
 }
 
+// Everything that a decision says comes back from the log.
+func TestDecisionRoundTrip(t *testing.T) {
+	log := audittest.NewLog(t)
+	duty := []audit.Obligation{{Kind: "max_bytes", Value: "10", Policy: "p"}}
+	in := intent("a", "b")
+	in.Decision = audit.Decision{
+		ID: "d", Effect: audit.Allow, PolicyHash: "sha256:0", Obligations: duty,
+		Policies: []audit.Policy{{ID: "p", Position: "f:1:1", Severity: "high", Reason: "why"}},
+		Approval: &audit.Approval{ID: "x", By: "ann", Reason: "T-1", Groups: []string{"ops"}, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+		Would: []audit.Would{
+			{Source: audit.WouldObserved, PolicyHash: "sha256:0", Effect: audit.Deny, Reason: "q", Policies: []audit.Policy{{ID: "q"}}},
+			{Source: audit.WouldStaged, PolicyHash: "sha256:1", Effect: audit.Allow, Obligations: duty},
+		},
+	}
+	_, err := log.Begin(ctx, in)
+	require.NoError(t, err)
+	var got audit.Record
+	line, err := json.Marshal(log.Records()[0])
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(line, &got))
+	assert.Equal(t, in.Decision, got.Intent.Decision)
+}
+
 // The JSON of a record that was read is the line it was read from.
 func TestRecordRoundTrip(t *testing.T) {
 	log := audittest.NewLog(t)

@@ -47,7 +47,7 @@ func sampleLog(t *testing.T) *audittest.Log {
 	call(t, log, audit.Intent{Door: "tool", Action: "slack__post_message", Actor: actor, Decision: allowed("posters")}, nil)
 	for _, ev := range []audit.Event{
 		{Kind: audit.KindDenial, Door: "tool", Action: "slack__read_dms", Decision: &audit.Decision{ID: "d-9", Effect: audit.Deny, Reason: "no-dms", Policies: []audit.Policy{{ID: "no-dms"}}}},
-		{Kind: audit.KindDenial, Door: "compute", Action: "connect", Resource: `Host::"example.com"`, Decision: &audit.Decision{Reason: audit.ReasonNoPermit, Nearest: []string{"net"}}},
+		{Kind: audit.KindDenial, Door: "compute", Action: "connect", Resource: `Host::"example.com"`, Decision: &audit.Decision{Reason: audit.ReasonNoPermit, Nearest: []string{"net"}, Would: []audit.Would{{Source: audit.WouldStaged, Effect: audit.Allow}}}},
 		{Kind: audit.KindProbe, Door: "compute", Action: "read", Resource: "/etc/shadow", Source: "agent"},
 		{Kind: audit.KindPolicy, Door: "admin", Action: "reload", Change: &audit.Change{By: "olga", Reason: "T-42"}},
 	} {
@@ -79,7 +79,7 @@ func TestPageAnswersTheQuestions(t *testing.T) {
 	for id, words := range map[string][]string{
 		"summary":     {"3 1 0 1 2 1 1"}, // done failed cancelled open denied probes agents
 		"agents":      {"standup", "tool github__list_prs 1 1 0 0 0", "tool slack__read_dms 0 0 0 0 1", "tool slack__post_message 0 0 0 1 0"},
-		"denials":     {"standup for ann", "slack__read_dms no-dms no-dms d-9", "no-permit; nearest: net"},
+		"denials":     {"standup for ann", "slack__read_dms no-dms no-dms d-9", "no-permit; nearest: net; would allow if staged"},
 		"credentials": {"github standup 2 use-github"},
 		"models":      {"gpt-5 standup 1 1234 567"},
 		"egress":      {"example.com&#34; standup 0 1", "tools.local&#34; standup 1 0"},
@@ -113,7 +113,7 @@ func TestSameLogSamePage(t *testing.T) {
 func TestHostileInputIsText(t *testing.T) {
 	log := audittest.NewLog(t)
 	hostile := "</td><script>alert(1)</script>\x1b[2J\u2028\u202egpj\x00'\"onload=x"
-	d := audit.Decision{ID: hostile, Reason: hostile, Policies: []audit.Policy{{ID: hostile}}, Errors: []string{hostile}, Nearest: []string{hostile}}
+	d := audit.Decision{ID: hostile, Reason: hostile, Policies: []audit.Policy{{ID: hostile}}, Errors: []string{hostile}, Nearest: []string{hostile}, Would: []audit.Would{{Source: audit.WouldSource(hostile), Reason: hostile}}}
 	actor := audit.Actor{Agent: hostile, User: hostile}
 	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Door: hostile, Action: hostile, Resource: hostile, Actor: actor, Decision: &d}))
 	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindProbe, Action: hostile, Actor: actor, Source: hostile, Detail: map[string]string{hostile: hostile}}))

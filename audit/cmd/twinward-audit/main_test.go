@@ -129,6 +129,18 @@ func TestShowTellsWhatAnEventHolds(t *testing.T) {
 	assert.Contains(t, line(audit.Record{Seq: 1, Event: &ev}), "  of=5  shown=2")
 }
 
+func TestShowTellsWhatWasNotApplied(t *testing.T) {
+	would := []audit.Would{
+		{Source: audit.WouldObserved, Effect: audit.Deny, Reason: "no-dms"},
+		{Source: audit.WouldStaged, Effect: audit.Allow, Policies: []audit.Policy{{ID: "p1"}, {ID: "p2"}}},
+	}
+	in := audit.Intent{Decision: audit.Decision{Effect: audit.Allow, Would: would, Approval: &audit.Approval{By: "ann"}}}
+	text := line(audit.Record{Seq: 1, Intent: &in})
+	assert.Contains(t, text, "  approved by ann  (would deny if observed: no-dms)  (would allow if staged: p1, p2)")
+	ev := audit.Event{Kind: audit.KindDenial, Decision: &audit.Decision{Reason: audit.ReasonNoPermit, Would: would[1:]}}
+	assert.Contains(t, line(audit.Record{Seq: 1, Event: &ev}), "because no-permit  (would allow if staged: p1, p2)")
+}
+
 func TestReport(t *testing.T) {
 	s := newStage(t)
 	out := filepath.Join(s.base, "out.html")

@@ -61,6 +61,10 @@ func line(r audit.Record) string {
 		if ids := r.Intent.Decision.PolicyIDs(); len(ids) > 0 {
 			fmt.Fprintf(&b, "  [%s]", strings.Join(ids, ", "))
 		}
+		if a := r.Intent.Decision.Approval; a != nil {
+			fmt.Fprintf(&b, "  approved by %s", a.By)
+		}
+		would(&b, &r.Intent.Decision)
 		if c := r.Intent.Credential; c != nil {
 			fmt.Fprintf(&b, "  credential %s", c.Name)
 		}
@@ -78,6 +82,7 @@ func line(r audit.Record) string {
 		if d := r.Event.Decision; d != nil && d.Reason != "" {
 			fmt.Fprintf(&b, "  because %s", d.Reason)
 		}
+		would(&b, r.Event.Decision)
 		if c := r.Event.Change; c != nil {
 			fmt.Fprintf(&b, "  by %s: %s", c.By, c.Reason)
 		}
@@ -86,4 +91,14 @@ func line(r audit.Record) string {
 		}
 	}
 	return visible.Text(b.String())
+}
+
+// would writes what was decided beside and not applied.
+func would(b *strings.Builder, d *audit.Decision) {
+	if d == nil {
+		return
+	}
+	for _, w := range d.Would {
+		fmt.Fprintf(b, "  (would %s)", w)
+	}
 }
