@@ -373,7 +373,11 @@ func (t *telling) compare() {
 		if !expected(l) {
 			t.wrong("record %d was not in the story: %s %s %s", l.Record, l.Decision, l.Action, l.Resource)
 		}
-		if end, ok := t.ends[l.Record]; ok && end.Status != audit.StatusOK {
+		end, ok := t.ends[l.Record]
+		if l.Action == "connect" && end.Status == audit.StatusCancelled {
+			continue // the session ended before the door saw that the agent had hung up
+		}
+		if ok && end.Status != audit.StatusOK {
 			t.wrong("record %d, step %s: allowed, and then %s (%s)", l.Record, l.Step, end.Status, end.ErrorCode)
 		}
 	}
