@@ -7,14 +7,19 @@ started=$SECONDS
 say() { printf '\n== %4ds  %s\n' $((SECONDS - started)) "$*"; }
 die() { printf '\nFAILED: %s\n' "$*" >&2; exit 1; }
 
-# need TOOL PACKAGE: installs a Debian package when the tool is missing.
-need() {
-	command -v "$1" >/dev/null 2>&1 && return 0
+# apt_install PACKAGE
+apt_install() {
 	if [ -z "${apt_updated:-}" ]; then
 		apt-get update -qq >/dev/null || die "apt-get update failed, and $1 is missing"
 		apt_updated=1
 	fi
-	apt-get install -y -qq --no-install-recommends "$2" >/dev/null || die "cannot install $2, which brings $1"
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null || die "cannot install $1"
+}
+
+# need TOOL PACKAGE: installs a Debian package when the tool is missing.
+need() {
+	command -v "$1" >/dev/null 2>&1 && return 0
+	apt_install "$2"
 	command -v "$1" >/dev/null 2>&1 || die "$2 is installed, yet $1 is missing"
 }
 
@@ -25,8 +30,12 @@ prepare() {
 	need git git
 	need python3 python3
 	need gcc gcc
-	[ -e /usr/include/stdlib.h ] || apt-get install -y -qq --no-install-recommends libc6-dev >/dev/null || die "cannot install libc6-dev"
+	[ -e /usr/include/stdlib.h ] || apt_install libc6-dev
 	need runuser util-linux
+	# Of the tests in full mode: a second Cedar engine, and a real database.
+	need node nodejs
+	need npm npm
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || apt_install postgresql
 	id "$uid_name" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$uid_name" || die "cannot make the ordinary uid $uid_name"
 	work=$(mktemp -d /tmp/twinward-gate.XXXXXX)
 	chmod 755 "$work"
