@@ -14,6 +14,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
+	"github.com/twinward-dev/twinward/governance/internal/index"
 )
 
 // Options change how a snapshot or an engine behaves. nil and the zero value
@@ -21,6 +22,16 @@ import (
 type Options struct {
 	// Clock is asked for the time of a decision; nil is time.Now.
 	Clock func() time.Time
+	// ErrorMode says what a policy that fails does to a decision. The zero value
+	// is DenyOnForbidError.
+	ErrorMode ErrorMode
+}
+
+func (o *Options) orDefault() Options {
+	if o == nil {
+		return Options{}
+	}
+	return *o
 }
 
 func (o *Options) clock() func() time.Time {
@@ -41,9 +52,9 @@ type Snapshot struct {
 	profiles []Profile
 	members  map[string]string // agent → profile
 	entities types.EntityMap
-	above    map[types.EntityUID][]types.EntityUID // ancestors of stored agents and users
 	policies map[types.PolicyID]*policy
-	index    map[types.EntityUID]*actionIndex
+	law      *index.Index // what is enforced
+	errors   ErrorMode
 }
 
 type toolRef struct{ server, name string }
@@ -71,7 +82,7 @@ func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep 
 			snap, err = nil, fmt.Errorf("%w: compiling it failed: %v", ErrBundle, p)
 		}
 	}()
-	c := compiler{bundle: b.sorted(), rep: &rep, snap: &Snapshot{clock: opts.clock()}}
+	c := compiler{bundle: b.sorted(), rep: &rep, snap: &Snapshot{clock: opts.clock(), errors: opts.orDefault().ErrorMode}}
 	for _, step := range []func(context.Context){c.catalog, c.profiles, c.schema, c.entities, c.policies} {
 		if err := ctx.Err(); err != nil {
 			return nil, rep, err
@@ -189,12 +200,6 @@ func (c *compiler) entities(context.Context) {
 		return
 	}
 	c.snap.entities = staticEntities(c.bundle, c.snap.tools)
-	c.snap.above = map[types.EntityUID][]types.EntityUID{}
-	for id := range c.snap.entities {
-		if id.Type == typeAgent || id.Type == typeUser {
-			c.snap.above[id] = ancestors(c.snap.entities, id)
-		}
-	}
 }
 
 func (c *compiler) policies(ctx context.Context) {
@@ -225,7 +230,7 @@ func (c *compiler) policies(ctx context.Context) {
 	for _, p := range c.all {
 		c.snap.policies[types.PolicyID(p.id)] = p
 	}
-	c.snap.index = makeIndex(c.all, c.snap)
+	c.snap.law = c.snap.index(c.all)
 }
 
 // generated parses the ceiling of a profile. Its policies take the position of
@@ -276,6 +281,9 @@ func (c *compiler) finish() {
 	for _, p := range c.bundle.Profiles {
 		text, _ := json.Marshal([]any{p.ID, p.Servers, p.Models, p.HostedTools, p.Hosts, p.Credentials})
 		part("profile", text)
+	}
+	if m := c.snap.errors; m != DenyOnForbidError {
+		part("error-mode", []byte(m.String()))
 	}
 	c.snap.hash = hashPrefix + hex.EncodeToString(h.Sum(nil))
 }

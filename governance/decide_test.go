@@ -227,8 +227,8 @@ func TestNearest(t *testing.T) {
 @id("f") forbid (principal == Agent::"f", action == Action::"s__t", resource);`)
 	d := decide(t, s, toolCall("a", `{}`))
 	assert.Equal(t, audit.ReasonNoPermit, d.Reason)
-	// First what was asked about this principal, then what is there for others.
-	assert.Equal(t, []string{"b", "e", "a"}, d.Nearest)
+	// First what is there for this principal, then what is there for others.
+	assert.Equal(t, []string{"e", "a", "b"}, d.Nearest)
 	d = decide(t, s, governance.Request{Actor: actor("a"), Action: "connect", Name: "x.example"})
 	assert.Equal(t, []string{"c"}, d.Nearest)
 }

@@ -219,7 +219,7 @@ func TestIndexIsExact(t *testing.T) {
 			context, err := req.context(tgt, req.Time)
 			require.NoError(t, err)
 			for _, principal := range []types.EntityUID{uid(typeAgent, req.Actor.Agent), uid(typeUser, "u0")} {
-				got := s.evaluate(principal, tgt, context, req.Claims)
+				got := s.evaluate(s.law, principal, &tgt, context, req.Claims)
 				store := overlay{static: s.entities, resource: tgt.dynamic, principal: s.principal(principal, req.Claims)}
 				effect, diag := cedar.Authorize(all, &store, cedar.Request{Principal: principal, Action: tgt.action, Resource: tgt.resource, Context: types.NewRecord(context)})
 				want, have := map[types.PolicyID]bool{}, map[types.PolicyID]bool{}
@@ -241,9 +241,11 @@ func TestIndexIsExact(t *testing.T) {
 				require.Equal(t, want, have, "%s %+v\n%s", principal, req, lawText(s))
 				require.Equal(t, effect == cedar.Allow && !broken, got.allowed, "%s %+v\n%s", principal, req, lawText(s))
 				different++
-				if len(got.asked) < len(all) {
+				q := s.ask(principal, &tgt, req.Claims)
+				if len(q.find(s.law, &tgt)) < len(all) {
 					fewer++
 				}
+				q.give()
 			}
 		}
 	}

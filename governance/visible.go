@@ -70,40 +70,48 @@ func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, to
 		if err != nil {
 			continue
 		}
-		out[i] = s.could(uid(typeAgent, a.Agent), t)
+		out[i] = s.could(uid(typeAgent, a.Agent), &t)
 		if a.User != "" {
-			out[i] = min(out[i], s.could(uid(typeUser, a.User), t))
+			out[i] = min(out[i], s.could(uid(typeUser, a.User), &t))
 		}
 	}
 	return out, nil
 }
 
 // could joins the possible outcomes of all policies for one principal.
-func (s *Snapshot) could(principal types.EntityUID, t target) Visibility {
-	store := overlay{static: s.entities, resource: t.dynamic, principal: s.principal(principal, nil)}
-	permit, always, forbid := false, false, false
-	for _, p := range s.index[t.action].candidates(principal, s.above[principal]) {
+func (s *Snapshot) could(principal types.EntityUID, t *target) Visibility {
+	q := s.ask(principal, t, nil)
+	defer q.give()
+	permit, always, deny := false, false, false
+	for _, c := range q.find(s.law, t) {
+		p := s.policies[c.ID]
 		var o cedarx.Outcomes
 		if p.readTags {
 			// Tags hold claims, which are unknown too: look at the scope only.
-			o = cedarx.IgnoringConditions(p.cedar, &store, principal, t.action, t.resource)
+			o = cedarx.IgnoringConditions(p.cedar, &q.store, principal, t.action, t.resource)
 		} else {
-			o = cedarx.WithUnknownContext(p.cedar, &store, principal, t.action, t.resource)
+			o = cedarx.WithUnknownContext(p.cedar, &q.store, principal, t.action, t.resource)
 		}
+		denies := cedarx.Outcomes(0)
 		if p.forbid {
-			if o&cedarx.Fails == 0 {
-				return Never // it always applies, or always fails and then denies
-			}
-			forbid = forbid || o != cedarx.Fails
-			continue
+			denies = cedarx.Matches
 		}
-		permit = permit || o&cedarx.Matches != 0
-		always = always || o == cedarx.Matches
+		if s.errors.denies(p) {
+			denies |= cedarx.Errs
+		}
+		if o != 0 && o&^denies == 0 {
+			return Never // whatever comes of it denies
+		}
+		deny = deny || o&denies != 0
+		if !p.forbid {
+			permit = permit || o&cedarx.Matches != 0
+			always = always || o == cedarx.Matches
+		}
 	}
 	switch {
 	case !permit:
 		return Never
-	case always && !forbid:
+	case always && !deny:
 		return Always
 	}
 	return Conditional

@@ -1,0 +1,141 @@
+// Package index finds the policies that a Cedar request is about, without
+// looking at the others.
+//
+// Think of the index at the end of a book of law, kept three times: by who, by
+// what they do, and to what. Each entry lists the numbers of paragraphs. A
+// request looks up itself and everything above it in all three, and the
+// paragraphs that stand in all three answers are those whose scope matches.
+//
+// The index works for any policies and any entities; it knows no vocabulary.
+// It decides nothing: what it finds is evaluated by cedar.Authorize, scope and
+// conditions, so that it could leave a policy out by mistake and never let one
+// in. That it leaves none out is held by tests against cedar.Authorize over all
+// policies.
+package index
+
+import (
+	"cmp"
+	"iter"
+	"math/bits"
+	"slices"
+	"sync"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
+)
+
+// A Policy is a policy and the id under which decisions report it.
+type Policy struct {
+	ID     cedar.PolicyID
+	Policy *cedar.Policy
+}
+
+// An Index holds policies by scope. It is immutable, and safe for concurrent
+// use.
+//
+// Finding takes time in proportion to the policies found, plus one machine word
+// for every 64 policies held; the index takes memory in proportion to the
+// entities that scopes name.
+type Index struct {
+	policies                    []Policy // sorted by id; their places are the numbers in sets
+	principal, action, resource dimension
+	scratch                     sync.Pool // *[2][]uint64
+}
+
+// New makes an index of policies, whose ids must differ, over the entities that
+// requests will be decided with. It keeps no reference to entities, and none to
+// the slice of policies.
+func New(policies []Policy, entities types.EntityMap) *Index {
+	x := &Index{policies: slices.Clone(policies)}
+	slices.SortFunc(x.policies, func(a, b Policy) int { return cmp.Compare(a.ID, b.ID) })
+	for i, p := range x.policies {
+		principal, action, resource := cedarx.Scopes(p.Policy)
+		x.principal.add(int32(i), principal)
+		x.action.add(int32(i), action)
+		x.resource.add(int32(i), resource)
+	}
+	words := (len(policies) + 63) / 64
+	above := newLineage(entities)
+	for _, d := range []*dimension{&x.principal, &x.action, &x.resource} {
+		d.finish(words, entities, above)
+	}
+	x.scratch.New = func() any { return &[2][]uint64{make([]uint64, words), make([]uint64, words)} }
+	return x
+}
+
+// Len returns the number of policies held.
+func (x *Index) Len() int { return len(x.policies) }
+
+// All yields every policy, ordered by id.
+func (x *Index) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] { return Candidates(x.policies).All() }
+
+// Find appends to dst the policies whose scope matches, ordered by id, and
+// returns the extended slice.
+//
+// The parents of an entity are taken from those that the index was made with;
+// only for an entity that is not among them do the parents given here count.
+// Such an entity must not itself be above a known one.
+func (x *Index) Find(dst Candidates, principal, action, resource *types.Entity) Candidates {
+	return x.find(dst, x.principal.matching(principal), x.action.matching(action), x.resource.matching(resource))
+}
+
+// About is Find for whatever principal: every policy whose action and resource
+// match.
+func (x *Index) About(dst Candidates, action, resource *types.Entity) Candidates {
+	return x.find(dst, nil, x.action.matching(action), x.resource.matching(resource))
+}
+
+// find takes nil for a dimension that is not asked about.
+func (x *Index) find(dst Candidates, of ...[]*set) Candidates {
+	buf := x.scratch.Get().(*[2][]uint64)
+	defer x.scratch.Put(buf)
+	all, one := buf[0], buf[1]
+	first := true
+	for _, sets := range of {
+		if sets == nil {
+			continue
+		}
+		into := one
+		if first {
+			into = all
+		}
+		clear(into)
+		for _, s := range sets {
+			s.mark(into)
+		}
+		if !first {
+			for i, w := range one {
+				all[i] &= w
+			}
+		}
+		first = false
+	}
+	n := 0
+	for _, w := range all {
+		n += bits.OnesCount64(w)
+	}
+	dst = slices.Grow(dst, n)
+	for i, w := range all {
+		for ; w != 0; w &= w - 1 {
+			dst = append(dst, x.policies[i<<6+bits.TrailingZeros64(w)])
+		}
+	}
+	return dst
+}
+
+// Candidates are policies to evaluate, ordered by id. It is a
+// cedar.PolicyIterator.
+type Candidates []Policy
+
+// All yields the policies in order.
+func (c Candidates) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
+		for i := range c {
+			if !yield(c[i].ID, c[i].Policy) {
+				return
+			}
+		}
+	}
+}
