@@ -90,6 +90,10 @@ type Outcome struct {
 	CredentialVersion uint64 `json:"credential_version,omitempty"`
 	// Checks are what was found in the result, such as "scrubbed:github:2".
 	Checks []string `json:"checks,omitempty"`
+	// Labels say what kind of data was found in the result, in addition to what
+	// the decision says about the tool. Policies can ask for them later in the
+	// session.
+	Labels []string `json:"labels,omitempty"`
 }
 
 // A Status is how an act ended.

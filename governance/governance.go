@@ -150,6 +150,8 @@ type Decision struct {
 	// Principal is whose denial this is, `Agent::"…"` or `User::"…"`, and ""
 	// for an allowed request or one that a guard refused.
 	Principal string
+
+	hold *hold // what was reserved, until [Decision.Settle]; nil if nothing was
 }
 
 // Errors that come with a denying decision when there was nothing to decide

@@ -40,7 +40,8 @@ type call struct {
 	body     []byte
 	env      envelope
 	route    *route
-	decision governance.Decision // on invoke_model
+	decision governance.Decision   // on invoke_model
+	allowed  []governance.Decision // all of them, to be settled
 	keyUse   *audit.CredentialUse
 	lease    *credential.Lease
 	drop     bool // the stream's usage chunk is not for the client
@@ -127,6 +128,7 @@ var (
 
 // invoke is a model call.
 func (c *call) invoke() {
+	defer c.release(governance.Result{}) // unless end did
 	if !c.readBody() || !c.decide() {
 		return
 	}
@@ -239,6 +241,7 @@ func (c *call) ask(q governance.Request, hidden refusal, message string) (govern
 	q.Actor = c.actor
 	d, err := c.engine.Decide(c.ctx, q)
 	if err == nil && d.Allowed() {
+		c.allowed = append(c.allowed, d)
 		return d, true
 	}
 	if err != nil {
@@ -325,7 +328,16 @@ func (c *call) end() error {
 			Actor: c.actor, Detail: map[string]string{"credential": name, "found": times},
 		}))
 	}
-	return errors.Join(append(errs, c.record.End(ctx, c.out))...)
+	errs = append(errs, c.record.End(ctx, c.out))
+	c.release(governance.ResultOf(c.out))
+	return errors.Join(errs...)
+}
+
+// release settles everything that was allowed for this call.
+func (c *call) release(r governance.Result) {
+	for _, d := range c.allowed {
+		d.Settle(r)
+	}
 }
 
 // settle ends a call that came to no other end, such as by a panic.

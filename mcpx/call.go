@@ -26,7 +26,8 @@ type flight struct {
 	trace      string
 	decision   governance.Decision
 	credential *audit.CredentialUse
-	out        audit.Outcome // Bytes, Checks and CredentialVersion
+	key        governance.Decision // on use_credential
+	out        audit.Outcome       // Bytes, Checks and CredentialVersion
 }
 
 type flightKey struct{}
@@ -54,6 +55,7 @@ func (g *governor) callTool(ctx context.Context, q *query) (mcp.Result, error) {
 	if !d.Allowed() {
 		return g.refuse(ctx, q, refusal{Decision: d})
 	}
+	defer d.Settle(governance.Result{}) // unless act did
 	if guard := g.site.live(ctx, q, server, tool); guard != "" {
 		return g.refuse(ctx, q, override(d, guard))
 	}
@@ -67,7 +69,8 @@ func (g *governor) callTool(ctx context.Context, q *query) (mcp.Result, error) {
 			use.Hidden = false // the tool is known; only its key is refused
 			return g.refuse(ctx, q, refusal{Decision: use})
 		}
-		f.credential = &audit.CredentialUse{Name: name, Decision: use.Decision}
+		defer use.Settle(governance.Result{})
+		f.credential, f.key = &audit.CredentialUse{Name: name, Decision: use.Decision}, use
 	}
 	return g.act(ctx, q, f)
 }
@@ -92,13 +95,17 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 		g.logger.Error("mcpx: the intent of a call could not be recorded, so it is refused", "action", f.decision.Action, "error", err)
 		r := override(f.decision, codeAudit)
 		r.retryable = true
+		f.decision.Settle(governance.Result{})
 		r.text = "Nothing was done: the audit log cannot be written, and nothing happens here that is not on record."
 		return q.answer(r)
 	}
 	res, err := g.run(context.WithValue(ctx, flightKey{}, f), q)
 	out := f.out
 	settle(&out, ctx, q.outer, res, err)
-	if endErr := call.End(context.WithoutCancel(ctx), out); endErr != nil {
+	endErr := call.End(context.WithoutCancel(ctx), out)
+	f.decision.Settle(governance.ResultOf(out))
+	f.key.Settle(governance.ResultOf(out))
+	if endErr != nil {
 		g.logger.Error("mcpx: the outcome of a call could not be recorded, so its answer is withheld", "action", f.decision.Action, "intent", call.Record(), "error", endErr)
 		r := override(f.decision, codeAudit)
 		r.text = "The call may have been done, but its outcome could not be recorded, so the answer is withheld. Do not repeat it before an operator has looked."
@@ -234,9 +241,11 @@ func (g *governor) listen(ctx context.Context, q *query) (mcp.Result, error) {
 		})
 		if err != nil || call == nil {
 			g.logger.Error("mcpx: the intent of a subscription could not be recorded", "error", err)
+			d.Settle(governance.Result{})
 			return q.answer(override(d, codeAudit))
 		}
 		defer func() {
+			d.Settle(governance.Result{OK: true})
 			if err := call.End(context.WithoutCancel(ctx), audit.Outcome{Status: audit.StatusOK}); err != nil {
 				g.logger.Error("mcpx: the end of a subscription could not be recorded", "error", err)
 			}

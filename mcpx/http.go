@@ -349,7 +349,8 @@ func visitOf(ctx context.Context) *visit {
 // whatever its arguments.
 func (g *Gateway) hidden(ctx context.Context, actor audit.Actor, name string) bool {
 	server, tool := g.tool(name)
-	d, _ := g.gov.engine.Decide(ctx, governance.Request{Actor: actor, Action: "call_tool", Server: server, Name: tool})
+	// The snapshot is asked, not the engine: nothing is done yet, so nothing counts.
+	d, _ := g.gov.engine.Snapshot().Decide(ctx, governance.Request{Actor: actor, Action: "call_tool", Server: server, Name: tool})
 	return d.Hidden
 }
 

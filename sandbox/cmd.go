@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
 	"github.com/twinward-dev/twinward/sandbox/internal/confine"
 )
 
@@ -113,7 +114,7 @@ func (c *Cmd) start() error {
 	if err := c.s.begin(); err != nil {
 		return err
 	}
-	call, err := c.s.permit(c.ctx, c)
+	call, decision, err := c.s.permit(c.ctx, c)
 	if err != nil {
 		c.s.commands.Done()
 		return err
@@ -128,13 +129,16 @@ func (c *Cmd) start() error {
 		if errors.Is(err, syscall.ENOENT) {
 			err = fmt.Errorf("%w, or no such directory or interpreter", ErrNotFound)
 		}
+		decision.Settle(governance.Result{})
 		end := call.End(context.WithoutCancel(c.ctx), audit.Outcome{Status: audit.StatusFailed, ErrorCode: "not-started"})
 		return errors.Join(err, end)
 	}
 	go func() {
 		defer c.s.commands.Done()
 		c.exit = c.proc.Wait()
-		c.endErr = call.End(context.WithoutCancel(c.ctx), c.outcome())
+		out := c.outcome()
+		c.endErr = call.End(context.WithoutCancel(c.ctx), out)
+		decision.Settle(governance.ResultOf(out))
 		close(c.ended)
 	}()
 	return nil

@@ -27,34 +27,35 @@ func (s *Session) begin() error {
 
 // permit decides a command and puts its intent on record. Without an engine,
 // having been given the session is the permission.
-func (s *Session) permit(ctx context.Context, c *Cmd) (audit.Call, error) {
+func (s *Session) permit(ctx context.Context, c *Cmd) (audit.Call, governance.Decision, error) {
 	args, err := json.Marshal(struct {
 		Program string   `json:"program"`
 		Args    []string `json:"args"`
 		Dir     string   `json:"dir,omitempty"`
 	}{c.Path, c.Args, c.Dir})
+	decision := governance.Decision{Decision: audit.Decision{ID: audit.NewID(), Effect: audit.Allow, PolicyHash: s.hash}}
 	if err != nil {
-		return nil, err
+		return nil, decision, err
 	}
-	decision := audit.Decision{ID: audit.NewID(), Effect: audit.Allow, PolicyHash: s.hash}
 	if s.opts.Engine != nil {
 		digest := sha256.Sum256(args)
 		d, err := s.opts.Engine.Decide(ctx, governance.Request{
 			Actor: s.actor, Action: "exec", Name: s.opts.Name,
 			Attrs: map[string]any{"program": c.Path, "args_digest": "sha256:" + hex.EncodeToString(digest[:]), "policy_hash": s.hash},
 		})
-		decision = d.Decision
+		decision = d
 		if err != nil || !decision.Allowed() {
-			return nil, s.refuse(ctx, decision, args, err)
+			return nil, decision, s.refuse(ctx, decision.Decision, args, err)
 		}
 	}
 	call, err := s.log.Begin(ctx, audit.Intent{
-		Door: audit.DoorCompute, Action: "exec", Resource: s.resource(), Actor: s.actor, Decision: decision, Args: args,
+		Door: audit.DoorCompute, Action: "exec", Resource: s.resource(), Actor: s.actor, Decision: decision.Decision, Args: args,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("record the intent: %w", err)
+		decision.Settle(governance.Result{})
+		return nil, decision, fmt.Errorf("record the intent: %w", err)
 	}
-	return call, nil
+	return call, decision, nil
 }
 
 func (s *Session) refuse(ctx context.Context, d audit.Decision, args []byte, cause error) error {

@@ -41,6 +41,7 @@ func (d *Door) rule(name string, port uint16) (sum Rule, ok bool) {
 // A grant is a decision and the words in which it goes on record.
 type grant struct {
 	audit.Decision
+	asked            governance.Decision // of the engine, if there is one
 	action, resource string
 }
 
@@ -58,7 +59,7 @@ func (d *Door) decide(t target, r Rule) grant {
 		Actor: d.conf.Actor, Action: "connect", Name: t.host,
 		Attrs: map[string]any{"host": t.host, "port": int64(t.port), "scheme": t.scheme()},
 	})
-	g.Decision = got.Decision
+	g.asked, g.Decision = got, got.Decision
 	if err != nil && g.Allowed() {
 		g.Decision = audit.Refusal(audit.NewID(), audit.GuardPolicyError)
 	}
@@ -103,6 +104,7 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		deny(g.Decision)
 		return
 	}
+	defer g.asked.Settle(governance.Result{}) // unless it is settled below
 	handler := d.claim(c, name)
 	if handler == nil && rule.Served || handler != nil && port != 443 && port != 80 {
 		refuse(CauseNotServed)
@@ -136,6 +138,7 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		out, sent = d.relay(c, first, t, rule)
 	}
 	d.rec.end(d.ctx, call, t, out, sent)
+	g.asked.Settle(governance.ResultOf(out))
 	if out.Status != audit.StatusOK {
 		reset(c)
 	}

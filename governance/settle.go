@@ -1,0 +1,109 @@
+package governance
+
+import (
+	"strings"
+	"sync"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// A Result says how an allowed act ended, for [Decision.Settle]. The zero
+// Result says that nothing was done.
+type Result struct {
+	// OK: the act succeeded. What the decision reserved is used up.
+	OK bool
+	// Unsure: nobody can tell whether the act was done, such as after a
+	// cancelled call. A budget counts it as done, a precondition as not done.
+	Unsure bool
+	// Reached: the act failed, but the other side saw it and may have answered.
+	// What the answer may have told the agent cannot be taken back, so the
+	// labels of the call stay.
+	Reached bool
+	// Labels were found in the result itself, in addition to those that the
+	// catalogue gives the tool. They stay whatever else is said here.
+	Labels []string
+}
+
+// used reports whether a budget counts the act.
+func (r Result) used() bool { return r.OK || r.Unsure }
+
+// ResultOf reads from an outcome how the act ended. Doors settle with it, and a
+// history that is rebuilt from the log reads it the same way.
+//
+//   - ok: OK.
+//   - cancelled: Unsure, or an agent could spend and cancel for ever.
+//   - failed with "timeout", "aborted", "panic", "broken", "revoked",
+//     "upstream-broken", "upstream-too-large" or "upstream-redirect": Unsure.
+//   - failed with "exit-…" or "signal-…": Unsure, since a program chooses its
+//     exit code after doing its work.
+//   - failed with "credential", "upstream-down", "not-started", "not-begun",
+//     "name-not-found" or "unreachable": nothing was done.
+//   - failed with anything else, an MCP tool's own error (isError) among it:
+//     Reached. It uses up no budget.
+func ResultOf(o audit.Outcome) Result {
+	r := Result{Labels: o.Labels}
+	switch o.ErrorCode {
+	case "credential", "upstream-down", "not-started", "not-begun", "name-not-found", "unreachable":
+		if o.Status != audit.StatusOK {
+			return r
+		}
+	}
+	switch {
+	case o.Status == audit.StatusOK:
+		r.OK = true
+	case o.Status != audit.StatusFailed, strings.HasPrefix(o.ErrorCode, "exit-"), strings.HasPrefix(o.ErrorCode, "signal-"):
+		r.Unsure = true
+	default:
+		switch o.ErrorCode {
+		case "timeout", "aborted", audit.GuardPanic, "broken", audit.GuardRevoked, "upstream-broken", "upstream-too-large", "upstream-redirect":
+			r.Unsure = true
+		default:
+			r.Reached = true
+		}
+	}
+	return r
+}
+
+// Settle tells the engine how the act that the decision allowed has ended. What
+// the decision reserved, in facts and rates, is then used up or given back. A
+// door calls it once, after the outcome is on record; the second and later
+// calls, and calls on the zero Decision or a denial, do nothing. It is safe for
+// concurrent use.
+//
+// A decision that is never settled counts as used: forgetting it can only deny
+// too much.
+func (d Decision) Settle(r Result) {
+	if d.hold != nil {
+		d.hold.settle(r)
+	}
+}
+
+// A hold is what an allowing decision has reserved. Copies of a decision share
+// it.
+type hold struct {
+	mu   sync.Mutex
+	done bool
+	ends []func(Result)
+}
+
+// onSettle has end called once when the decision is settled. It must be called
+// before the decision leaves the engine.
+func (d *Decision) onSettle(end func(Result)) {
+	if d.hold == nil {
+		d.hold = &hold{}
+	}
+	d.hold.ends = append(d.hold.ends, end)
+}
+
+func (h *hold) settle(r Result) {
+	h.mu.Lock()
+	ends := h.ends
+	if h.done {
+		ends = nil
+	}
+	h.done, h.ends = true, nil
+	h.mu.Unlock()
+	for _, end := range ends {
+		end(r)
+	}
+}
