@@ -124,8 +124,7 @@ type Obligation struct {
 }
 
 // The values of [Decision.Reason] that are not about a policy. Guards refuse
-// before policy is asked, or on behalf of it. The network door of a sandbox has
-// more of them, which package sandbox lists as its causes.
+// before policy is asked, or on behalf of it. See [IsGuard].
 const (
 	ReasonNoPermit = "no-permit"
 	// ReasonNotInProfile is followed by ":<profile>@<hash>".

@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"credential": {"golang.org/x/oauth2", "github.com/go-jose/go-jose/v4"},
 	"sandbox":    {"golang.org/x/sys", "golang.org/x/net", "github.com/goccy/go-yaml"},
 	"mcpx":       {"github.com/modelcontextprotocol/go-sdk", "github.com/goccy/go-yaml", "github.com/go-json-experiment/json", "github.com/google/jsonschema-go"},
-	"inference":  {"github.com/goccy/go-yaml", "github.com/go-json-experiment/json"},
+	"inference":  {"github.com/go-json-experiment/json"},
 }
 
 type pkg struct {

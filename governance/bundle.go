@@ -28,15 +28,19 @@ type Bundle struct {
 	// Entities are agents, users, teams and roles with their attributes and
 	// memberships. Everything else is generated.
 	Entities []types.Entity
+	// Tests are golden cases for package policytest, in the JSON that the Cedar
+	// CLI's run-tests reads. Compile does not look at them, and they are not in
+	// the snapshot's hash.
+	Tests []Source
 
 	findings []Finding // what LoadBundle could not read
 }
 
-// A Source is one policy file.
+// A Source is the text of one file.
 type Source struct {
 	// Name is what positions refer to, such as "policies/slack.cedar".
 	Name string
-	// Text is in Cedar's policy syntax.
+	// Text is what the file holds, such as policies in Cedar's syntax.
 	Text string
 }
 
@@ -45,6 +49,7 @@ type Source struct {
 //	policies/*.cedar    Cedar policies, each with an @id
 //	profiles/*.yaml     one [Profile] a file
 //	catalog/*.json      one [Server] a file
+//	tests/*.json        golden cases for package policytest
 //	entities.json       Cedar entities; may be absent
 //
 // Any other file in these folders, and any unknown key in these files, is an
@@ -77,6 +82,9 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 			}
 			b.Catalog = append(b.Catalog, s)
 		}),
+		eachFile(fsys, "tests", ".json", maxTestFile, stray, func(name string, text []byte) {
+			b.Tests = append(b.Tests, Source{Name: name, Text: string(text)})
+		}),
 	)
 	if err != nil {
 		return Bundle{}, err
@@ -103,6 +111,9 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 	return b, nil
 }
 
+// maxTestFile bounds one file of golden cases.
+const maxTestFile = 8 << 20
+
 // eachFile calls f for the files of a folder in the order of their names, and
 // stray for what is no such file.
 func eachFile(fsys fs.FS, dir, ext string, limit int64, stray func(Finding), f func(name string, text []byte)) error {
@@ -120,7 +131,7 @@ func eachFile(fsys fs.FS, dir, ext string, limit int64, stray func(Finding), f f
 			continue // an editor's or a version control's
 		}
 		if e.IsDir() || path.Ext(name) != ext {
-			stray(Finding{Severity: Error, File: name, Message: "only *" + ext + " files belong here", Fix: "move or rename it"})
+			stray(Finding{Code: "stray-file", Severity: SeverityError, File: name, Message: "only *" + ext + " files belong here", Fix: "move or rename it"})
 			continue
 		}
 		text, err := readFile(fsys, name, limit)

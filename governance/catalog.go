@@ -128,7 +128,7 @@ func ParseCatalog(file string, text []byte) (Server, error) {
 func parseCatalog(file string, src []byte) (Server, *Finding) {
 	bad := func(offset int64, msg, fix string) (Server, *Finding) {
 		line, col := newLines(string(src)).at(int(offset))
-		return Server{}, &Finding{Severity: Error, File: file, Line: line, Column: col, Message: msg, Fix: fix}
+		return Server{}, &Finding{Code: "syntax", Severity: SeverityError, File: file, Line: line, Column: col, Message: msg, Fix: fix}
 	}
 	if len(src) > maxCatalogFile {
 		return bad(0, fmt.Sprintf("the file has %d bytes", len(src)), fmt.Sprintf("keep a catalogue file under %d MiB", maxCatalogFile>>20))
@@ -186,7 +186,7 @@ func (s Server) finding(rep *Report, name, msg, fix string) {
 	if file == "" {
 		file = "catalog/" + s.Name
 	}
-	rep.add(located(file, s.text, `"`+name+`"`, msg, fix))
+	rep.add(located("catalog", file, s.text, `"`+name+`"`, msg, fix))
 }
 
 // skeletonOf folds what is easily taken for one another in tool names, which

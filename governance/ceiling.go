@@ -139,13 +139,13 @@ func (p Profile) name() string {
 
 // finding reports a mistake at the first place where the profile says word.
 func (p Profile) finding(rep *Report, word, msg, fix string) {
-	rep.add(located(p.name(), p.text, word, msg, fix))
+	rep.add(located("profile", p.name(), p.text, word, msg, fix))
 }
 
 // located is a blocking finding at the first place where text, if known, has
 // word.
-func located(file, text, word, msg, fix string) Finding {
-	f := Finding{Severity: Error, File: file, Message: msg, Fix: fix}
+func located(code, file, text, word, msg, fix string) Finding {
+	f := Finding{Code: code, Severity: SeverityError, File: file, Message: msg, Fix: fix}
 	if text != "" {
 		f.Line, f.Column = newLines(text).at(max(0, strings.Index(text, word)))
 	}

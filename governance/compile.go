@@ -25,6 +25,9 @@ type Options struct {
 	// ErrorMode says what a policy that fails does to a decision. The zero value
 	// is DenyOnForbidError.
 	ErrorMode ErrorMode
+	// WarningsBlock are the codes of warnings that block like errors, such as
+	// "impossible"; "*" stands for all of them. See [Finding.Code].
+	WarningsBlock []string
 }
 
 func (o *Options) orDefault() Options {
@@ -87,7 +90,8 @@ func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep 
 		if err := ctx.Err(); err != nil {
 			return nil, rep, err
 		}
-		if step(ctx); rep.blocked() {
+		step(ctx)
+		if rep.promote(opts.orDefault().WarningsBlock); rep.blocked() {
 			break
 		}
 	}
@@ -189,7 +193,7 @@ func (c *compiler) schema(context.Context) {
 	c.schemaTxt = schemaText(c.bundle.Catalog, args)
 	v, err := cedarx.NewValidator("schema", c.schemaTxt)
 	if err != nil {
-		c.rep.add(Finding{Severity: Error, Message: "the schema of the catalogue: " + err.Error(), Fix: "look for an unusual name in the catalogue"})
+		c.rep.add(Finding{Code: "schema", Severity: SeverityError, Message: "the schema of the catalogue: " + err.Error(), Fix: "look for an unusual name in the catalogue"})
 	}
 	c.validator = v
 }
@@ -210,7 +214,7 @@ func (c *compiler) policies(ctx context.Context) {
 	seen := map[string]*policy{}
 	for _, p := range c.all {
 		if first, twice := seen[p.id]; twice {
-			c.finding(p, Error, "", "the @id is taken by the policy at "+first.pos, "give each policy its own")
+			c.finding(p, "policy-id", SeverityError, "", "the @id is taken by the policy at "+first.pos, "give each policy its own")
 		}
 		seen[p.id] = p
 		if ctx.Err() != nil {
@@ -238,7 +242,7 @@ func (c *compiler) policies(ctx context.Context) {
 func (c *compiler) generated(src *Source, prof Profile) []*policy {
 	spans, scanErr := splitPolicies(src.Text)
 	if scanErr != nil {
-		c.rep.add(Finding{Severity: Error, File: src.Name, Message: "the profile is too large: " + scanErr.msg, Fix: "split it"})
+		c.rep.add(Finding{Code: "limit", Severity: SeverityError, File: src.Name, Message: "the profile is too large: " + scanErr.msg, Fix: "split it"})
 		return nil
 	}
 	var out []*policy

@@ -67,6 +67,10 @@ func TestMistakes(t *testing.T) {
 			[]string{`policies/new.cedar:1:1: error: policy "a b": the @id is not usable`}},
 		{"id of a profile's policy", policy(`@id("profile:standup:tools") permit (principal, action, resource);`),
 			[]string{`policies/new.cedar:1:1: error:`, `the @id is not usable`}},
+		{"id of a guard", policy("@id(\"revoked\") permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:1: error: policy "revoked": the @id is what decisions call a guard's refusal`, `[policy-id]`}},
+		{"id of a reason", policy("@id(\"not-in-profile\") permit (principal, action, resource);"),
+			[]string{`policies/new.cedar:1:1: error: policy "not-in-profile": the @id is what decisions call a guard's refusal`}},
 		{"id taken", policy("// again\n  @id(\"github-read\") permit (principal, action, resource);"),
 			[]string{`error: policy "github-read": the @id is taken by the policy at policies/`}},
 		{"does not parse", policy("@id(\"a\")\npermit (principal, action resource);"),
@@ -133,13 +137,13 @@ func TestMistakes(t *testing.T) {
 			[]string{`profiles/new.yaml:2:8: error: empty value (write [] or {} for none`}},
 		{"empty server", profile("id: x\nservers:\n  slack:\n"), []string{`profiles/new.yaml:3:10: error: empty value`}},
 		{"alias", profile("id: x\nagents: &a [y]\nmodels: *a\n"), []string{`profiles/new.yaml:2:`, `anchors, aliases`}},
-		{"two documents", profile("id: x\n---\nid: y\n"), []string{`profiles/new.yaml:1:1: error: the file has 2 documents`}},
+		{"two documents", profile("id: x\n---\nid: y\n"), []string{`profiles/new.yaml:3:1: error: a second document`}},
 		{"no YAML", profile("id: [x\n"), []string{`profiles/new.yaml:1:`, `error: `}},
 		{"list for a text", profile("id: x\nowner: [a]\n"), []string{`profiles/new.yaml:2:8: error: `}},
-		{"deep YAML", profile("id: " + strings.Repeat("[", 100_000)), []string{`profiles/new.yaml:1:1: error: the document nests too deeply`}},
-		{"deep YAML by tagged dashes", profile("agents: \n" + strings.Repeat("- !t ", 40_000)), []string{`profiles/new.yaml:2:1: error: the document nests too deeply`}},
-		{"deep YAML by dashes", profile("agents: \n" + strings.Repeat("- ", 100_000)), []string{`profiles/new.yaml:2:1: error: the document nests too deeply`}},
-		{"empty file", profile("\n"), []string{`profiles/new.yaml:1:1: error: the profile's id is ""`}},
+		{"deep YAML", profile("id: " + strings.Repeat("[", 100_000)), []string{`profiles/new.yaml:1:1: error: it is nested too deeply`}},
+		{"deep YAML by tagged dashes", profile("agents: \n" + strings.Repeat("- !t ", 40_000)), []string{`profiles/new.yaml:2:1: error: it is nested too deeply`}},
+		{"deep YAML by dashes", profile("agents: \n" + strings.Repeat("- ", 100_000)), []string{`profiles/new.yaml:2:1: error: it is nested too deeply`}},
+		{"empty file", profile("\n"), []string{`profiles/new.yaml:1:1: error: the file is empty`}},
 		{"odd profile id", profile("id: a/b\n"), []string{`profiles/new.yaml:1:1: error: the profile's id is "a/b"`}},
 		{"profile id taken", profile("id: standup\n"), []string{`two profiles have the id "standup"`}},
 		{"agent in two profiles", profile("id: x\nagents: [standup-bot]\n"), []string{`agent "standup-bot" is in the profiles "standup" and "x"`}},
@@ -194,6 +198,9 @@ func TestMistakes(t *testing.T) {
 			}
 			require.Error(t, err)
 			require.ErrorIs(t, err, governance.ErrBundle)
+			for _, f := range rep.Findings {
+				assert.Regexp(t, "^[a-z-]+$", f.Code, "%s", f)
+			}
 			rest := err.Error()
 			for _, want := range c.want {
 				_, after, ok := strings.Cut(rest, want)
@@ -222,10 +229,18 @@ func TestReport(t *testing.T) {
 
 	b.Policies = b.Policies[:1]
 	b.Policies[0].Text = strings.Split(b.Policies[0].Text, "\n")[0]
+	for codes, blocks := range map[string]bool{"": false, "*": true, "unknown-entity": true, "unknown": false} {
+		snap, rep, err := governance.Compile(t.Context(), b, &governance.Options{WarningsBlock: []string{codes}})
+		assert.Equal(t, blocks, err != nil, codes)
+		assert.Equal(t, blocks, snap == nil, codes)
+		require.Len(t, rep.Findings, 1)
+		assert.Equal(t, blocks, rep.Findings[0].Severity == governance.SeverityError, codes)
+	}
 	snap, rep, err := governance.Compile(t.Context(), b, nil)
 	require.NoError(t, err)
 	require.Len(t, rep.Findings, 1)
-	assert.Equal(t, governance.Warning, rep.Findings[0].Severity)
+	assert.Equal(t, governance.SeverityWarning, rep.Findings[0].Severity)
+	assert.Equal(t, "unknown-entity", rep.Findings[0].Code)
 	assert.Equal(t, snap.Hash(), rep.Hash)
 	assert.Equal(t, 1, rep.Policies)
 	assert.Equal(t, 6, rep.Generated)
@@ -268,7 +283,7 @@ func TestComparisonWithJSON(t *testing.T) {
 			continue
 		}
 		require.Len(t, rep.Findings, 1, condition)
-		assert.Equal(t, governance.Warning, rep.Findings[0].Severity)
+		assert.Equal(t, governance.SeverityWarning, rep.Findings[0].Severity)
 		assert.Contains(t, rep.Findings[0].String(), want)
 	}
 }

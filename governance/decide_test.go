@@ -344,7 +344,7 @@ when { context has port && context.port == 443 && context has scheme && context.
 @id("address") permit (principal, action == Action::"connect", resource in Host::"*.1");
 @id("models") permit (principal, action == Action::"invoke_model", resource in Provider::"openai")
 when { context has tools && ["web"].containsAll(context.tools) && context has stream && context.stream };
-@id("session") permit (principal, action == Action::"exec", resource == Sandbox::"box")
+@id("exec") permit (principal, action == Action::"exec", resource == Sandbox::"box")
 when { context has session && context.session == "s1" && context.now > datetime("2026-01-01T00:00:00Z") };`)
 	for _, c := range []struct {
 		r    governance.Request

@@ -18,7 +18,7 @@ const maxEntitiesFile = 16 << 20
 func parseEntities(file string, text []byte) ([]types.Entity, *Finding) {
 	var m types.EntityMap
 	if err := json.Unmarshal(text, &m); err != nil {
-		return nil, &Finding{Severity: Error, File: file, Line: 1, Column: 1, Message: err.Error(),
+		return nil, &Finding{Code: "syntax", Severity: SeverityError, File: file, Line: 1, Column: 1, Message: err.Error(),
 			Fix: "see https://docs.cedarpolicy.com/auth/entities-syntax.html"}
 	}
 	out := slices.Collect(maps.Values(m))
@@ -34,7 +34,7 @@ var ownEntities = []types.EntityType{typeAgent, typeUser, typeTeam, typeRole}
 // only profiles may give.
 func checkEntities(es []types.Entity, v *cedarx.Validator, rep *Report) {
 	bad := func(e types.Entity, msg, fix string) {
-		rep.add(Finding{Severity: Error, File: "entities.json", Message: fmt.Sprintf("%s: %s", e.UID, msg), Fix: fix})
+		rep.add(Finding{Code: "entities", Severity: SeverityError, File: "entities.json", Message: fmt.Sprintf("%s: %s", e.UID, msg), Fix: fix})
 	}
 	seen := map[types.EntityUID]bool{}
 	for _, e := range es {
@@ -56,7 +56,7 @@ func checkEntities(es []types.Entity, v *cedarx.Validator, rep *Report) {
 		}
 	}
 	if cycle := cyclic(es); cycle != "" {
-		rep.add(Finding{Severity: Error, File: "entities.json", Message: cycle + " is its own ancestor", Fix: "break the circle"})
+		rep.add(Finding{Code: "entities", Severity: SeverityError, File: "entities.json", Message: cycle + " is its own ancestor", Fix: "break the circle"})
 	}
 }
 

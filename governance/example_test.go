@@ -83,7 +83,7 @@ permit (principal, action == Action::"slack__post_mesage", resource);
 	// 6 policies, 6 tools, <nil>
 	// true true
 	// governance: the bundle is not usable:
-	// policies/new.cedar:3:39: error: policy "typo": there is no Action::"slack__post_mesage" (did you mean slack__post_message?)
+	// policies/new.cedar:3:39: error: policy "typo": there is no Action::"slack__post_mesage" (did you mean slack__post_message?) [unknown-entity]
 }
 
 // What an agent is shown: a tool that some arguments could make allowed stays

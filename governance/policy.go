@@ -38,13 +38,13 @@ var policyID = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,128}$`)
 // parsePolicies parses one file. Everything that is wrong goes to rep.
 func parsePolicies(src *Source, rep *Report) []*policy {
 	where := newLines(src.Text)
-	bad := func(offset int, id, msg, fix string) {
+	bad := func(code string, offset int, id, msg, fix string) {
 		line, col := where.at(offset)
-		rep.add(Finding{Severity: Error, File: src.Name, Line: line, Column: col, Policy: id, Message: msg, Fix: fix})
+		rep.add(Finding{Code: code, Severity: SeverityError, File: src.Name, Line: line, Column: col, Policy: id, Message: msg, Fix: fix})
 	}
 	spans, scanErr := splitPolicies(src.Text)
 	if scanErr != nil {
-		bad(scanErr.offset, "", scanErr.msg, scanErr.fix)
+		bad("syntax", scanErr.offset, "", scanErr.msg, scanErr.fix)
 		return nil
 	}
 	var out []*policy
@@ -53,7 +53,7 @@ func parsePolicies(src *Source, rep *Report) []*policy {
 		p, err := parseOne(src.Name, text)
 		if err != nil {
 			offset, msg := parseError(text, err)
-			bad(sp.start+offset, "", msg, "see https://docs.cedarpolicy.com/policies/syntax-grammar.html")
+			bad("syntax", sp.start+offset, "", msg, "see https://docs.cedarpolicy.com/policies/syntax-grammar.html")
 			continue
 		}
 		p.start, p.src = sp.start, src
@@ -61,14 +61,17 @@ func parsePolicies(src *Source, rep *Report) []*policy {
 		p.pos = fmt.Sprintf("%s:%d:%d", src.Name, line, col)
 		switch {
 		case p.id == "":
-			bad(sp.start, "", "a policy has no @id", `write @id("what-it-says") before it; decisions and the audit log name it`)
+			bad("policy-id", sp.start, "", "a policy has no @id", `write @id("what-it-says") before it; decisions and the audit log name it`)
 			continue
 		case !policyID.MatchString(p.id):
-			bad(sp.start, p.id, "the @id is not usable", "use 1 to 128 of A-Z, a-z, 0-9, _, ., / and -")
+			bad("policy-id", sp.start, p.id, "the @id is not usable", "use 1 to 128 of A-Z, a-z, 0-9, _, ., / and -")
+			continue
+		case audit.IsGuard(p.id):
+			bad("policy-id", sp.start, p.id, "the @id is what decisions call a guard's refusal", "choose a name that says what the policy is for")
 			continue
 		}
 		for _, problem := range p.annotate() {
-			bad(sp.start+problem.offset, p.id, problem.msg, problem.fix)
+			bad("annotation", sp.start+problem.offset, p.id, problem.msg, problem.fix)
 		}
 		out = append(out, p)
 	}

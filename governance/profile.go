@@ -3,11 +3,8 @@ package governance
 import (
 	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+	"github.com/twinward-dev/twinward/governance/strictyaml"
 )
 
 // A Profile is what an administrator puts together for a set of agents: the
@@ -71,9 +68,6 @@ type Grant struct {
 
 const maxProfileFile = 256 << 10
 
-// maxProfileDepth is far above what a profile needs.
-const maxProfileDepth = 16
-
 // ParseProfile reads one profile from strict YAML: an unknown or repeated key,
 // an empty value, an anchor, an alias or a second document is an error with
 // file, line and column, which wraps [ErrBundle].
@@ -86,102 +80,23 @@ func ParseProfile(file string, text []byte) (Profile, error) {
 }
 
 func parseProfile(file string, text []byte) (Profile, *Finding) {
-	bad := func(line, col int, msg, fix string) (Profile, *Finding) {
-		return Profile{}, &Finding{Severity: Error, File: file, Line: line, Column: col, Message: msg, Fix: fix}
-	}
-	const keys = "keys are id, owner, description, agents, servers, models, hosted_tools, hosts and credentials"
-	if len(text) > maxProfileFile {
-		return bad(1, 1, "the file is too large", fmt.Sprintf("keep a profile under %d KiB", maxProfileFile>>10))
-	}
-	if line, ok := tooDeepYAML(string(text)); ok {
-		return bad(line, 1, "the document nests too deeply", keys)
-	}
-	tree, err := parser.ParseBytes(text, 0)
-	if err == nil && len(tree.Docs) != 1 {
-		return bad(1, 1, fmt.Sprintf("the file has %d documents", len(tree.Docs)), "one profile a file")
-	}
 	var p Profile
-	if err == nil {
-		odd := &oddYAML{}
-		if body := tree.Docs[0].Body; body != nil {
-			ast.Walk(odd, body)
-		}
-		if odd.node != nil {
-			at := odd.node.GetToken().Position
-			return bad(at.Line, at.Column, odd.why, odd.fix)
-		}
-		err = yaml.UnmarshalWithOptions(text, &p, yaml.Strict())
-	}
-	if err != nil {
-		var e yaml.Error
-		if errors.As(err, &e) && e.GetToken() != nil && e.GetToken().Position != nil {
-			at := e.GetToken().Position
-			return bad(at.Line, at.Column, e.GetMessage(), keys)
-		}
-		return bad(1, 1, err.Error(), keys)
+	if err := strictyaml.Unmarshal(file, text, maxProfileFile, &p); err != nil {
+		return Profile{}, yamlFinding(file, err, "keys are id, owner, description, agents, servers, models, hosted_tools, hosts and credentials")
 	}
 	p.file, p.text = file, string(text)
 	return p, nil
 }
 
-// oddYAML finds YAML that a reviewer may read differently from a parser. An
-// empty section in particular must not be taken for one that was left out.
-type oddYAML struct {
-	node     ast.Node
-	why, fix string
-}
-
-func (o *oddYAML) Visit(n ast.Node) ast.Visitor {
-	if o.node != nil {
-		return nil
-	}
-	switch n.(type) {
-	case *ast.NullNode:
-		o.node, o.why, o.fix = n, "empty value", "write [] or {} for none, or leave the key out"
-	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode, *ast.TagNode:
-		o.node, o.why, o.fix = n, "anchors, aliases, merges and tags are not used here", "write the value out"
-	default:
-		return o
-	}
-	return nil
-}
-
-// tooDeepYAML bounds flow nesting, block nesting by indentation, and runs of
-// "- - -" or "- !t - !t", before a recursive parser sees them. Brackets inside
-// quotes and comments count too, which only makes the bound stricter.
-func tooDeepYAML(text string) (line int, deep bool) {
-	depth := 0
-	for i, l := range strings.Split(text, "\n") {
-		body := strings.TrimLeft(l, " -?:\t")
-		lead := l[:len(l)-len(body)]
-		if strings.Count(lead, " ") > 4*maxProfileDepth || strings.Count(lead, "-")+strings.Count(lead, "?") > maxProfileDepth {
-			return i + 1, true
-		}
-		if tagsIn(l) > maxProfileDepth {
-			return i + 1, true
-		}
-		for _, c := range l {
-			switch c {
-			case '[', '{':
-				depth++
-			case ']', '}':
-				depth = max(0, depth-1)
-			}
-			if depth > maxProfileDepth {
-				return i + 1, true
-			}
+// yamlFinding is the finding for a YAML file that cannot be read; fix is used
+// where the reader has no better one.
+func yamlFinding(file string, err error, fix string) *Finding {
+	f := Finding{Code: "syntax", Severity: SeverityError, File: file, Line: 1, Column: 1, Message: err.Error(), Fix: fix}
+	if e, ok := errors.AsType[*strictyaml.Error](err); ok {
+		f.Line, f.Column, f.Message = max(1, e.Line), max(1, e.Column), e.Message
+		if e.Fix != "" {
+			f.Fix = e.Fix
 		}
 	}
-	return 0, false
-}
-
-// tagsIn counts what could be tags and anchors of YAML in a line: they may stand
-// between the signs of nested lists.
-func tagsIn(line string) (n int) {
-	for i, c := range []byte(line) {
-		if (c == '!' || c == '&') && (i == 0 || strings.IndexByte(" \t\r", line[i-1]) >= 0) {
-			n++
-		}
-	}
-	return n
+	return &f
 }

@@ -16,14 +16,23 @@ var ErrBundle = errors.New("governance: the bundle is not usable")
 type Severity string
 
 const (
-	// Error blocks: no snapshot is made.
-	Error Severity = "error"
-	// Warning is worth a look.
-	Warning Severity = "warning"
+	// SeverityError blocks: no snapshot is made.
+	SeverityError Severity = "error"
+	// SeverityWarning is very likely a mistake. It blocks where
+	// [Options.WarningsBlock] says so.
+	SeverityWarning Severity = "warning"
+	// SeverityInfo is worth knowing, and no mistake.
+	SeverityInfo Severity = "info"
 )
+
+// severities from worst to least.
+var severities = []Severity{SeverityError, SeverityWarning, SeverityInfo}
 
 // A Finding is one thing that Compile has to say about a bundle.
 type Finding struct {
+	// Code names the kind of finding, such as "impossible". Codes are stable, so
+	// that a build can refer to them; they are listed at [Compile].
+	Code     string
 	Severity Severity
 	// File, Line and Column say where; Line is 0 when the finding is about the
 	// file as a whole, File is "" when it is about the bundle as a whole.
@@ -47,7 +56,7 @@ func (f Finding) Position() string {
 	return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
 }
 
-// String is one line: position, severity, policy, message and fix.
+// String is one line: position, severity, policy, message, fix and code.
 func (f Finding) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s: ", f.Position(), f.Severity)
@@ -57,6 +66,9 @@ func (f Finding) String() string {
 	b.WriteString(f.Message)
 	if f.Fix != "" {
 		fmt.Fprintf(&b, " (%s)", f.Fix)
+	}
+	if f.Code != "" {
+		fmt.Fprintf(&b, " [%s]", f.Code)
 	}
 	return b.String()
 }
@@ -76,7 +88,7 @@ type Report struct {
 func (r Report) Err() error {
 	var lines []string
 	for _, f := range r.Findings {
-		if f.Severity == Error {
+		if f.Severity == SeverityError {
 			lines = append(lines, f.String())
 		}
 	}
@@ -89,13 +101,23 @@ func (r Report) Err() error {
 func (r *Report) add(f Finding) { r.Findings = append(r.Findings, f) }
 
 func (r *Report) blocked() bool {
-	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Error })
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == SeverityError })
+}
+
+// promote turns the warnings of these codes, or all for "*", into errors.
+func (r *Report) promote(codes []string) {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Severity == SeverityWarning && (slices.Contains(codes, f.Code) || slices.Contains(codes, "*")) {
+			f.Severity = SeverityError
+		}
+	}
 }
 
 func (r *Report) sort() {
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
 		return cmp.Or(
-			strings.Compare(string(a.Severity), string(b.Severity)), // "error" < "warning"
+			slices.Index(severities, a.Severity)-slices.Index(severities, b.Severity),
 			strings.Compare(a.File, b.File),
 			a.Line-b.Line,
 			a.Column-b.Column,

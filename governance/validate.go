@@ -22,7 +22,7 @@ func (c *compiler) validate(p *policy) {
 		if known {
 			continue
 		}
-		c.finding(p, severity, string(e.ID), fmt.Sprintf("there is no %s", e), nearby(string(e.ID), c.snap.idsOf(e.Type)))
+		c.finding(p, "unknown-entity", severity, string(e.ID), fmt.Sprintf("there is no %s", e), nearby(string(e.ID), c.snap.idsOf(e.Type)))
 	}
 	for _, err := range c.validator.Policy(p.cedar) {
 		msg := err.Error()
@@ -33,7 +33,7 @@ func (c *compiler) validate(p *policy) {
 			continue // follows from another mistake
 		case strings.Contains(msg, "unable to find an applicable action") && c.coversGroups(p):
 			// "No destructive tool" is a good rule while there is none.
-			c.finding(p, Warning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
+			c.finding(p, "covers-nothing", SeverityWarning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
 			continue
 		}
 		// Once for each mistake, not for each tool that the policy covers.
@@ -43,8 +43,8 @@ func (c *compiler) validate(p *policy) {
 			continue
 		}
 		said[gist] = true
-		word, fix := explain(msg, c.snap)
-		c.finding(p, Error, word, msg, fix)
+		code, word, fix := explain(msg, c.snap)
+		c.finding(p, code, SeverityError, word, msg, fix)
 	}
 	c.comparisons(p)
 }
@@ -62,7 +62,7 @@ func (c *compiler) comparisons(p *policy) {
 		for _, key := range c.asJSON(p, cmp.Path) {
 			msg := fmt.Sprintf("context.args.%s of %s is JSON, and never equals %q", path, key, cmp.Text)
 			if !said[msg] {
-				c.finding(p, Warning, cmp.Path[len(cmp.Path)-1], msg, fmt.Sprintf("compare it with %s, or use like", cedarString(cedarString(cmp.Text))))
+				c.finding(p, "compares-json", SeverityWarning, cmp.Path[len(cmp.Path)-1], msg, fmt.Sprintf("compare it with %s, or use like", cedarString(cedarString(cmp.Text))))
 			}
 			said[msg] = true
 		}
@@ -98,10 +98,10 @@ func (c *compiler) known(e types.EntityUID) (bool, Severity) {
 	switch e.Type {
 	case typeAction, typeTool, typeServer, typeProfile:
 		_, ok := c.snap.entities[e]
-		return ok, Error
+		return ok, SeverityError
 	case typeTeam, typeRole:
 		_, ok := c.snap.entities[e]
-		return ok, Warning
+		return ok, SeverityWarning
 	}
 	return true, ""
 }
@@ -120,8 +120,8 @@ func (c *compiler) coversGroups(p *policy) bool {
 	return p.action.Bounded && !p.action.Exact
 }
 
-func (c *compiler) finding(p *policy, severity Severity, word, msg, fix string) {
-	f := located(p.src.Name, p.src.Text, "", msg, fix)
+func (c *compiler) finding(p *policy, code string, severity Severity, word, msg, fix string) {
+	f := located(code, p.src.Name, p.src.Text, "", msg, fix)
 	f.Line, f.Column = newLines(p.src.Text).at(p.start + offsetOf(p.text, word))
 	f.Severity, f.Policy = severity, p.id
 	c.rep.add(f)
@@ -152,18 +152,21 @@ func isWord(c byte) bool {
 var quotedName = regexp.MustCompile("`([^`]+)`")
 
 // explain finds the word that a validator's message is about, and what to do.
-func explain(msg string, s *Snapshot) (word, fix string) {
+func explain(msg string, s *Snapshot) (code, word, fix string) {
+	code = "type"
 	fix = "see the package documentation for the vocabulary"
 	m := quotedName.FindStringSubmatch(msg)
 	if m == nil {
-		return "", fix
+		return code, "", fix
 	}
 	path := strings.Trim(m[1], `"`)
 	word = path[strings.LastIndexByte(path, '.')+1:]
 	switch {
 	case strings.Contains(msg, "optional attribute"):
+		code = "unguarded"
 		fix = fmt.Sprintf("it may be absent; test it first: context has %s && …", path)
 	case strings.Contains(msg, "access to tag"):
+		code = "unguarded"
 		fix = fmt.Sprintf("it may be absent; test it first: hasTag(%q) && …", path)
 	case strings.Contains(msg, "not found"):
 		names := s.attributeNames()
@@ -175,7 +178,7 @@ func explain(msg string, s *Snapshot) (word, fix string) {
 	case strings.Contains(msg, "entity type"):
 		fix = nearby(word, typeNames)
 	}
-	return word, fix
+	return code, word, fix
 }
 
 var typeNames = []string{"Action", "Agent", "Credential", "Host", "HostedTool", "Model", "Profile", "Prompt", "Provider", "Resource", "Role", "Sandbox", "Server", "Team", "Tool", "User"}

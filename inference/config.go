@@ -1,10 +1,8 @@
 package inference
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"regexp"
 	"slices"
@@ -12,9 +10,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/governance/strictyaml"
 )
 
 // A Protocol is the wire format that a client speaks and a backend understands.
@@ -53,77 +50,21 @@ type Backend struct {
 	Aliases map[string]string `yaml:"aliases"`
 }
 
-// Limits of a configuration file, far above what one needs.
-const (
-	maxConfig      = 256 << 10
-	maxConfigDepth = 16
-)
+// maxConfig bounds a configuration file, far above what one needs.
+const maxConfig = 256 << 10
 
 // ParseConfig reads a configuration from strict YAML: an unknown or repeated
-// key is an error that names file, line and column. Name is used in errors only.
+// key, an empty value, an alias or a second document is an error that names
+// file, line and column. Name is used in errors only.
 func ParseConfig(name string, data []byte) (Config, error) {
-	if len(data) > maxConfig {
-		return Config{}, fmt.Errorf("%w: %s is larger than %d bytes", ErrConfig, name, maxConfig)
-	}
-	if line, deep := deepYAML(string(data)); deep {
-		return Config{}, fmt.Errorf("%w: %s:%d:1: nested too deeply", ErrConfig, name, line)
-	}
 	var cfg Config
-	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
-	if err := dec.Decode(&cfg); err != nil {
-		if errors.Is(err, io.EOF) {
-			return Config{}, fmt.Errorf("%w: %s is empty", ErrConfig, name)
-		}
-		return Config{}, fmt.Errorf("%w: %s", ErrConfig, position(name, err))
-	}
-	if err := dec.Decode(new(Config)); !errors.Is(err, io.EOF) {
-		return Config{}, fmt.Errorf("%w: %s holds more than one document", ErrConfig, name)
+	if err := strictyaml.Unmarshal(name, data, maxConfig, &cfg); err != nil {
+		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	if _, err := compile(cfg); err != nil {
 		return Config{}, fmt.Errorf("%w (in %s)", err, name)
 	}
 	return cfg, nil
-}
-
-// deepYAML looks for nesting that would exhaust the YAML parser, and returns the
-// line on which it goes too far. It counts brackets wherever they stand, also in
-// comments, and the indentation and the list marks that a line begins with.
-func deepYAML(text string) (line int, deep bool) {
-	brackets := 0
-	for l := range strings.SplitSeq(text, "\n") {
-		line++
-		lead := l[:len(l)-len(strings.TrimLeft(l, " \t-?:"))]
-		marks := len(lead) - strings.Count(lead, " ")
-		deep = len(lead)-marks > 4*maxConfigDepth || marks > maxConfigDepth
-		tags := 0
-		for i, c := range []byte(l) {
-			switch c {
-			case '!', '&': // tags and anchors may stand between the marks of lists
-				if i == 0 || strings.IndexByte(" \t\r", l[i-1]) >= 0 {
-					tags++
-				}
-			case '[', '{':
-				brackets++
-			case ']', '}':
-				brackets = max(0, brackets-1)
-			}
-			deep = deep || brackets > maxConfigDepth || tags > maxConfigDepth
-		}
-		if deep {
-			return line, true
-		}
-	}
-	return 0, false
-}
-
-// position renders a YAML error as file:line:column: message.
-func position(name string, err error) string {
-	var y yaml.Error
-	if errors.As(err, &y) && y.GetToken() != nil && y.GetToken().Position != nil {
-		p := y.GetToken().Position
-		return fmt.Sprintf("%s:%d:%d: %s", name, p.Line, p.Column, y.GetMessage())
-	}
-	return name + ": " + err.Error()
 }
 
 // A Preset is what is known about a provider.

@@ -47,7 +47,7 @@ func TestConfigErrorsSayWhereAndWhat(t *testing.T) {
 		"\tbackends: 1":                         "models.yaml:1:",
 		"":                                      "empty",
 		"backends: []":                          "no backends",
-		"backends: [{name: a, base_url: 'https://x', models: [m]}]\n---\nbackends: []\n":             "more than one document",
+		"backends: [{name: a, base_url: 'https://x', models: [m]}]\n---\nbackends: []\n":             "models.yaml:3:1: a second document",
 		"backends: [{name: A, base_url: 'https://x', models: [m]}]":                                  `name "A" must be`,
 		"backends: [{name: a, models: [m]}]":                                                         "base_url is missing",
 		"backends: [{name: a, base_url: 'https://x'}]":                                               "models is empty",

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -10,10 +9,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/twinward-dev/twinward/governance/strictyaml"
 )
 
 // LoadPolicy reads a policy file of at most 64 KiB. name is what errors call it.
@@ -93,101 +92,22 @@ func (r *policyReader) place(field string) *token.Position {
 }
 
 func (r *policyReader) read(text []byte) *Policy {
-	if len(text) > maxPolicyFile {
-		r.bad(nil, "", fmt.Sprintf("the file has %d bytes", len(text)), fmt.Sprintf("keep it under %d KiB", maxPolicyFile>>10))
-		return nil
-	}
-	file := r.parse(text)
-	if file == nil {
+	body, err := strictyaml.Parse(r.file, text, maxPolicyFile)
+	if err != nil {
+		e, ok := errors.AsType[*strictyaml.Error](err)
+		if !ok {
+			e = &strictyaml.Error{Message: err.Error()}
+		}
+		var at *token.Position
+		if e.Line > 0 {
+			at = &token.Position{Line: e.Line, Column: e.Column}
+		}
+		r.bad(at, "", e.Message, e.Fix)
 		return nil
 	}
 	var p Policy
-	var body ast.Node
-	docs := 0
-	for _, d := range file.Docs {
-		if d.Body != nil {
-			body = d.Body
-			docs++
-		}
-	}
-	switch {
-	case docs == 0:
-		r.bad(nil, "version", "the file is empty", "write version: 1")
-		return nil
-	case docs > 1:
-		r.bad(position(body), "", "a second document", "keep one policy a file")
-		return nil
-	}
 	r.policy(body, &p)
 	return &p
-}
-
-// parse returns the syntax tree, or nil after reporting why there is none.
-func (r *policyReader) parse(text []byte) (file *ast.File) {
-	defer func() {
-		// The parser is not ours, and the text may come from anywhere.
-		if v := recover(); v != nil {
-			r.bad(nil, "", "it is not YAML", "see https://yaml.org/spec/1.2.2")
-			file = nil
-		}
-	}()
-	if line, deep := tooDeep(text); deep {
-		r.bad(&token.Position{Line: line, Column: 1}, "", "it is nested too deeply", "a policy has four levels")
-		return nil
-	}
-	file, err := parser.ParseBytes(text, 0)
-	if err == nil {
-		return file
-	}
-	var at *token.Position
-	var msg string // not Error, which prints the source, and long lines slowly
-	if e, ok := errors.AsType[yaml.Error](err); ok {
-		msg = e.GetMessage()
-		if t := e.GetToken(); t != nil {
-			at = t.Position
-		}
-	} else {
-		msg = err.Error()
-	}
-	fix := ""
-	if strings.Contains(msg, "already defined") {
-		fix = "keep one of them"
-	}
-	r.bad(at, "", msg, fix)
-	return nil
-}
-
-// maxDepth bounds brackets inside each other, and the signs of nested block
-// lists and the tags on one line, which a parser walks recursively.
-const maxDepth = 16
-
-func tooDeep(text []byte) (line int, deep bool) {
-	depth, dashes, tags := 0, 0, 0
-	line = 1
-	for i, c := range text {
-		if (c == '!' || c == '&') && (i == 0 || bytes.IndexByte([]byte(" \t\r\n"), text[i-1]) >= 0) {
-			tags++ // they may stand between the signs of lists
-		}
-		switch c {
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth = max(0, depth-1)
-		case '-', '?', ':', '&', '!':
-			dashes++
-		case ' ', '\t':
-			continue
-		case '\n':
-			line++
-			dashes, tags = 0, 0
-		default:
-			dashes = 0
-		}
-		if depth > maxDepth || dashes > 4*maxDepth || tags > maxDepth {
-			return line, true
-		}
-	}
-	return 0, false
 }
 
 // A setter reads the value of one key.

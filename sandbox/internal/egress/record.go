@@ -16,16 +16,16 @@ import (
 // The causes of refusals here, beside those of a policy engine. They are the
 // values of [audit.Decision.Reason].
 const (
-	CauseName      = "unlisted-host"        // no rule allows the name
-	CausePort      = "unlisted-port"        // the name is allowed, the port is not
-	CauseAddress   = "raw-address"          // the program dialled an address, not a name
-	CauseNotServed = "not-served"           // the host must serve the name, and does not (yet), or not on this port
-	CauseHello     = "bad-client-hello"     // port 443, and no TLS ClientHello came
-	CauseSNI       = "sni-mismatch"         // TLS for another name, or for none
-	CauseECH       = "encrypted-hello"      // TLS whose true name cannot be seen
-	CauseHost      = "host-mismatch"        // HTTP request for another host
-	CauseLimit     = "too-many-connections" // of this session at once
-	CauseNames     = "too-many-names"       // of this session
+	CauseName      = audit.GuardUnlistedHost // no rule allows the name
+	CausePort      = audit.GuardUnlistedPort // the name is allowed, the port is not
+	CauseAddress   = audit.GuardRawAddress   // the program dialled an address, not a name
+	CauseNotServed = audit.GuardNotServed    // the host must serve the name, and does not (yet), or not on this port
+	CauseHello     = audit.GuardClientHello  // port 443, and no TLS ClientHello came
+	CauseSNI       = audit.GuardSNI          // TLS for another name, or for none
+	CauseECH       = audit.GuardECH          // TLS whose true name cannot be seen
+	CauseHost      = audit.GuardHost         // HTTP request for another host
+	CauseLimit     = audit.GuardConnections  // of this session at once
+	CauseNames     = audit.GuardNames        // of this session
 	// CausePrivate is for a name that leads to an address which must not be
 	// dialled.
 	CausePrivate = audit.GuardPrivateRange

@@ -1,0 +1,43 @@
+package audit
+
+import (
+	"slices"
+	"strings"
+)
+
+// The guards of a sandbox's network door, which works below any policy engine.
+const (
+	GuardUnlistedHost   = "unlisted-host"        // no rule allows the name
+	GuardUnlistedPort   = "unlisted-port"        // the name is allowed, the port is not
+	GuardRawAddress     = "raw-address"          // the program dialled an address, not a name
+	GuardNotServed      = "not-served"           // the host must serve the name, and does not (yet), or not on this port
+	GuardClientHello    = "bad-client-hello"     // port 443, and no TLS ClientHello came
+	GuardSNI            = "sni-mismatch"         // TLS for another name, or for none
+	GuardECH            = "encrypted-hello"      // TLS whose true name cannot be seen
+	GuardHost           = "host-mismatch"        // HTTP request for another host
+	GuardConnections    = "too-many-connections" // of this session at once
+	GuardNames          = "too-many-names"       // of this session
+	reasonProfilePrefix = "profile:"
+)
+
+// guards are all that may stand in [Decision.Reason] without being a policy's
+// id. A test compares them with the constants of this package.
+var guards = []string{
+	ReasonNoPermit, ReasonNotInProfile,
+	GuardNoActor, GuardActor, GuardToken, GuardRevoked,
+	GuardOrigin, GuardHeaders, GuardSession, GuardLimit, GuardMedia, GuardSize,
+	GuardStrictJSON, GuardArguments, GuardMethod, GuardUnknown,
+	GuardPinDrift, GuardNoSnapshot, GuardPolicyError, GuardPanic, GuardDeadline,
+	GuardObligation, GuardCredential, GuardPrivateRange,
+	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
+	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames,
+}
+
+// IsGuard reports whether a text is, or begins like, a reason that is not about
+// a policy that people wrote: a guard, "no-permit", "not-in-profile:…" or
+// "profile:…". A policy of that name could pass for it on record.
+func IsGuard(reason string) bool {
+	return slices.Contains(guards, reason) ||
+		strings.HasPrefix(reason, ReasonNotInProfile) ||
+		strings.HasPrefix(reason, reasonProfilePrefix)
+}
