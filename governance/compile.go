@@ -28,6 +28,11 @@ type Options struct {
 	// WarningsBlock are the codes of warnings that block like errors, such as
 	// "impossible"; "*" stands for all of them. See [Finding.Code].
 	WarningsBlock []string
+	// Tape is given every request that the engine decided, with the decision,
+	// before the door has it. It is called on the deciding goroutine, possibly
+	// by many at once; what it is given is its own. nil records nothing. A tape
+	// holds arguments in clear: see [Recorded].
+	Tape func(Recorded)
 }
 
 func (o *Options) orDefault() Options {
@@ -58,6 +63,7 @@ type Snapshot struct {
 	policies map[types.PolicyID]*policy
 	law      *index.Index // what is enforced
 	errors   ErrorMode
+	schema   string
 }
 
 type toolRef struct{ server, name string }
@@ -289,6 +295,7 @@ func (c *compiler) finish() {
 	if m := c.snap.errors; m != DenyOnForbidError {
 		part("error-mode", []byte(m.String()))
 	}
+	c.snap.schema = c.schemaTxt
 	c.snap.hash = hashPrefix + hex.EncodeToString(h.Sum(nil))
 }
 

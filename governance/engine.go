@@ -116,7 +116,15 @@ func (e *Engine) Snapshot() *Snapshot {
 // Decide answers a request by the snapshot in force: see [Snapshot.Decide]. An
 // error always comes with a denying decision that names its cause.
 func (e *Engine) Decide(ctx context.Context, r Request) (Decision, error) {
-	return e.Snapshot().Decide(ctx, r)
+	if e == nil || e.opts == nil || e.opts.Tape == nil {
+		return e.Snapshot().Decide(ctx, r)
+	}
+	if r.Time.IsZero() {
+		r.Time = e.opts.clock()()
+	}
+	d, err := e.Snapshot().Decide(ctx, r)
+	e.opts.Tape(recorded(r, d))
+	return d, err
 }
 
 // Visible answers for each tool, in order, whether the actor could ever call

@@ -124,7 +124,7 @@ func parseError(text string, err error) (offset int, msg string) {
 // Annotations that mean something. Any other is an error: a misspelt
 // obligation would otherwise be one that nobody asks for.
 var (
-	notes       = []string{"id", "reason", "severity", "owner", "description"}
+	notes       = []string{"id", "reason", "severity", "owner", "description", "generated"}
 	obligations = []string{"approval", "redact", "rate", "max_bytes"}
 )
 

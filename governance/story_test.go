@@ -17,11 +17,16 @@ var bot = actor("standup-bot")
 
 func actor(agent string) audit.Actor { return audit.Actor{Agent: agent, Issuer: "session"} }
 
-func standup(t testing.TB) *governance.Snapshot {
+func loadStandup(t testing.TB) governance.Bundle {
 	t.Helper()
 	b, err := governance.LoadBundle(os.DirFS("testdata/standup"))
 	require.NoError(t, err)
-	snap, rep, err := governance.Compile(t.Context(), b, nil)
+	return b
+}
+
+func standup(t testing.TB) *governance.Snapshot {
+	t.Helper()
+	snap, rep, err := governance.Compile(t.Context(), loadStandup(t), nil)
 	require.NoError(t, err, "%v", rep)
 	return snap
 }

@@ -1,0 +1,59 @@
+package governance
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go/types"
+)
+
+// PolicyInfo describes one policy of a snapshot.
+type PolicyInfo struct {
+	// ID and Position are as decisions name them.
+	ID, Position string
+	// Text is the policy as it was written, or as it was generated.
+	Text string
+	// Forbid: it is a forbid and no permit.
+	Forbid bool
+	// Profile is the profile that the policy was generated from, "" for those
+	// that people wrote.
+	Profile string
+	// Annotations are those in the text, by name.
+	Annotations map[string]string
+}
+
+// Policies returns all policies, sorted by id.
+func (s *Snapshot) Policies() []PolicyInfo {
+	if s == nil {
+		return nil
+	}
+	out := make([]PolicyInfo, 0, len(s.policies))
+	for _, p := range s.policies {
+		info := PolicyInfo{ID: p.id, Position: p.pos, Text: p.text, Forbid: p.forbid, Profile: p.profile, Annotations: map[string]string{}}
+		for k, v := range p.cedar.Annotations() {
+			info.Annotations[string(k)] = string(v)
+		}
+		out = append(out, info)
+	}
+	slices.SortFunc(out, func(a, b PolicyInfo) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Schema is the Cedar schema that policies were checked against, in Cedar's
+// own syntax: every action, with the types of its context.
+func (s *Snapshot) Schema() string {
+	if s == nil {
+		return ""
+	}
+	return s.schema
+}
+
+// Entities returns a copy of all entities that are there for every request:
+// those of the bundle, and those generated from its profiles and catalogue.
+func (s *Snapshot) Entities() types.EntityMap {
+	if s == nil {
+		return nil
+	}
+	return maps.Clone(s.entities)
+}
