@@ -1,6 +1,8 @@
 package governance
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -47,9 +49,12 @@ type cedarArgs struct {
 // cannot carry is refused, a null is listed in nulls, a property that the
 // schema does not name in extra. The text must have passed checkStrict.
 func convertArgs(t *argType, src string) (cedarArgs, *argError) {
-	c := converter{cursor: cursor{src: src}}
+	c := converter{cursor: cursor{src: src}, steps: maxSteps}
 	if c.kind() != '{' {
 		return cedarArgs{}, &argError{err: errors.New("the arguments are not an object")}
+	}
+	if err := c.check(t, ""); err != nil {
+		return cedarArgs{}, err
 	}
 	rec, err := c.record(t, "")
 	if err != nil {
@@ -60,6 +65,7 @@ func convertArgs(t *argType, src string) (cedarArgs, *argError) {
 
 type converter struct {
 	cursor
+	steps        int // left for rules
 	nulls, extra []types.Value
 }
 
@@ -87,7 +93,7 @@ func (c *converter) record(t *argType, path string) (types.Record, *argError) {
 		f := &t.fields[i]
 		at := f.path
 		if c.kind() == 'n' {
-			if f.required && !f.typ.nullable {
+			if f.required && (!f.typ.nullable || c.check(f.typ, at) != nil) {
 				return types.Record{}, &argError{at, errors.New("null, but it is required"), "send a value"}
 			}
 			c.word()
@@ -131,28 +137,50 @@ func (c *converter) unknown(t *argType, path, name string) *argError {
 	return nil
 }
 
+// check holds the value at the cursor against the rule of its type.
+func (c *converter) check(t *argType, path string) *argError {
+	if t.rule == nil {
+		return nil
+	}
+	at := c.cursor
+	if f := t.rule.check(&at, &c.steps, 0); f != nil {
+		return &argError{path + f.path, f.err, ""}
+	}
+	return nil
+}
+
 func (c *converter) value(t *argType, path string) (types.Value, *argError) {
+	if err := c.check(t, path); err != nil {
+		return nil, err
+	}
 	k := c.kind()
 	switch t.kind {
-	case kindString:
+	case kindString, kindTime, kindDate, kindIPv4, kindIPv6:
 		if k != '"' {
 			return nil, mismatch(path, k, "a string")
 		}
 		s := c.text()
 		if len(s) > maxText {
-			return nil, &argError{path, fmt.Errorf("a text of %d bytes", len(s)), fmt.Sprintf("at most %d can be decided on", maxText)}
+			return nil, tooLong(path, "text", len(s))
 		}
 		if t.enum != nil && !t.enum[s] {
-			return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+			return nil, &argError{path, errEnum, ""}
 		}
-		return types.String(s), nil
+		if t.kind == kindString {
+			return types.String(s), nil
+		}
+		v, err := formatted(t.kind, s)
+		if err != nil {
+			return nil, &argError{path, err, `an operator can pin it with "as": "text" in the catalogue`}
+		}
+		return v, nil
 	case kindBool:
 		if k != 't' && k != 'f' {
 			return nil, mismatch(path, k, "true or false")
 		}
 		w := c.word()
 		if t.enum != nil && !t.enum[w] {
-			return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+			return nil, &argError{path, errEnum, ""}
 		}
 		return types.Boolean(k == 't'), nil
 	case kindLong, kindDecimal:
@@ -167,18 +195,47 @@ func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 			return nil, mismatch(path, k, "an object")
 		}
 		return c.nested(t, path)
+	case kindLarge:
+		return c.large(t, k, path)
+	}
+	if t.numeric && !isNumeric(k) {
+		return nil, mismatch(path, k, "a number")
 	}
 	out, err := c.canonical(nil)
 	if err != nil {
 		return nil, &argError{path, err, ""}
 	}
 	if len(out) > maxText {
-		return nil, &argError{path, fmt.Errorf("a value of %d bytes", len(out)), fmt.Sprintf("at most %d can be decided on", maxText)}
-	}
-	if t.enum != nil && !t.enum[string(out)] {
-		return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+		return nil, tooLong(path, "value", len(out))
 	}
 	return types.String(out), nil
+}
+
+func tooLong(path, what string, n int) *argError {
+	return &argError{path, fmt.Errorf("a %s of %d bytes", what, n), fmt.Sprintf(`at most %d can be decided on; an operator can pin it with "as": "large" in the catalogue`, maxText)}
+}
+
+// large shows policy the length in bytes and the hash of a value: of a string
+// itself, and of anything else as canonical JSON.
+func (c *converter) large(t *argType, k byte, path string) (types.Value, *argError) {
+	var sum [sha256.Size]byte
+	var n int
+	if t.whole {
+		if k != '"' {
+			return nil, mismatch(path, k, "a string")
+		}
+		s := c.text()
+		n, sum = len(s), sha256.Sum256([]byte(s))
+	} else {
+		out, err := c.canonical(nil)
+		if err != nil {
+			return nil, &argError{path, err, ""}
+		}
+		n, sum = len(out), sha256.Sum256(out)
+	}
+	return types.NewRecord(types.RecordMap{
+		"length": types.Long(n), "sha256": types.String(hex.EncodeToString(sum[:])),
+	}), nil
 }
 
 // nested keeps the interface conversion of records out of record.
@@ -199,18 +256,21 @@ func (c *converter) number(t *argType, k byte, path string) (types.Value, *argEr
 		return nil, &argError{path, err, ""}
 	}
 	if t.enum != nil && !t.enum[string(n.append(nil))] {
-		return nil, &argError{path, errors.New("not one of the values that the tool allows"), ""}
+		return nil, &argError{path, errEnum, ""}
 	}
 	if t.kind == kindLong {
-		v, err := n.long()
-		if err != nil {
+		v, err := n.scaled(t.scale)
+		switch {
+		case err == errNotWhole && t.scale > 0:
+			return nil, &argError{path, fmt.Errorf("has more than %d decimal places", t.scale), ""}
+		case err != nil:
 			return nil, &argError{path, err, "a whole number of 64 bits can be decided on"}
 		}
-		return v, nil
+		return types.Long(v), nil
 	}
 	v, err := n.decimal()
 	if err != nil {
-		return nil, &argError{path, err, `a number of up to four decimal places can be decided on; an operator can pin whole numbers with "as": "long" in the catalogue`}
+		return nil, &argError{path, err, `a number of up to four decimal places can be decided on; an operator can pin another form with "as" in the catalogue`}
 	}
 	return v, nil
 }

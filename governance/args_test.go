@@ -189,8 +189,8 @@ func TestSmuggling(t *testing.T) {
 		{"many digits in text", `{"any":1.` + strings.Repeat("0", 100) + `1}`, "arguments"},
 		{"pinned as long", `{"id":42}`, `{id:42}`},
 		{"pinned as long, fraction", `{"id":42.5}`, "arguments"},
-		{"enum of numbers", `{"one":1}`, `{one:"1"}`},
-		{"enum of numbers, other spelling", `{"one":1.0e0}`, `{one:"1"}`},
+		{"enum of numbers", `{"one":1}`, `{one:1}`},
+		{"enum of numbers, other spelling", `{"one":1.0e0}`, `{one:1}`},
 		{"not in enum of numbers", `{"one":3}`, "arguments"},
 
 		// Booleans.
@@ -342,7 +342,7 @@ func TestUntypableSchemas(t *testing.T) {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(schema)}})
 		assert.ErrorContains(t, err, want, schema)
 	}
-	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}} {
+	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}, {"/objs/*/k": "large"}} {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(openSchema)}, As: as})
 		assert.ErrorContains(t, err, `"as"`, as)
 	}
@@ -351,17 +351,27 @@ func TestUntypableSchemas(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, `{x:"a"}`, narrowed)
 	// A short schema stands for a million types.
-	refs := `{"type":"object","properties":{` + strings.TrimSuffix(strings.Repeat(`"p%d":{"$ref":"#/$defs/a"},`, 30), ",") + `}`
-	for i := range 30 {
-		refs = strings.Replace(refs, "%d", fmt.Sprint(i), 1)
+	level := func(to string) string {
+		var props []string
+		for i := range 30 {
+			props = append(props, fmt.Sprintf(`"p%d":{"$ref":"#/$defs/%s"}`, i, to))
+		}
+		return `{"type":"object","properties":{` + strings.Join(props, ",") + `}`
 	}
-	_, _, err = typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(refs + `,"$defs":{"a":` + refs + `}}}`)}})
+	_, _, err = typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(
+		level("a") + `,"$defs":{"a":` + level("b") + `},"b":` + level("c") + `},"c":` + level("d") + `},"d":{"type":"string"}}}`)}})
 	assert.ErrorContains(t, err, "refers to itself too often")
-	// References that run in a circle end as text.
-	at := typed(t, `{"type":"object","properties":{"x":{"$ref":"#/$defs/a"},"y":{"$ref":"#"}},"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}`, nil)
-	got, err := sees(at, `{"x":[1],"y":{}}`)
+	// Within itself a type is text, and still checked.
+	at := typed(t, `{"type":"object","properties":{"y":{"$ref":"#"},"z":{"$ref":"#/$defs/a"}},"$defs":{"a":{"type":"object","properties":{"a":{"$ref":"#/$defs/a"}}}}}`, nil)
+	got, err := sees(at, `{"y":{"y":{"zz":1}},"z":{"a":{"a":{}}}}`)
 	require.NoError(t, err)
-	assert.Equal(t, `{x:"[1]" y:"{}"}`, got)
+	assert.Equal(t, `{y:"{\"y\":{\"zz\":1}}" z:{a:"{\"a\":{}}"}}`, got)
+	got, _ = sees(at, `{"z":{"a":{"a":1}}}`)
+	assert.Equal(t, "arguments", got)
+	// References that lead nowhere allow nothing.
+	at = typed(t, `{"type":"object","properties":{"x":{"$ref":"#/$defs/a"}},"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}`, nil)
+	_, err = sees(at, `{"x":[1]}`)
+	assert.ErrorContains(t, err, "takes too long")
 }
 
 // FuzzArgs: what the strict check accepts, encoding/json reads with the same
@@ -487,7 +497,7 @@ func sameValue(v any, got types.Value) bool {
 func TestArgErrorText(t *testing.T) {
 	at := typed(t, openSchema, nil)
 	_, err := sees(at, `{"n":0.00001}`)
-	assert.EqualError(t, err, `argument /n: has more than four decimal places (a number of up to four decimal places can be decided on; an operator can pin whole numbers with "as": "long" in the catalogue)`)
+	assert.EqualError(t, err, `argument /n: has more than four decimal places (a number of up to four decimal places can be decided on; an operator can pin another form with "as" in the catalogue)`)
 	var ae *argError
 	assert.True(t, errors.As(err, &ae))
 }

@@ -1,13 +1,13 @@
 package governance
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/google/jsonschema-go/jsonschema"
 	"golang.org/x/text/unicode/norm"
 )
 
@@ -17,9 +17,14 @@ type kind uint8
 const (
 	kindText    kind = iota // String: the value as canonical JSON
 	kindString              // String
-	kindLong                // Long, exact
+	kindLong                // Long, exact, times 10^scale
 	kindDecimal             // decimal, exact in four digits
 	kindBool                // Bool
+	kindTime                // datetime: a string of format date-time
+	kindDate                // datetime: a string of format date
+	kindIPv4                // ipaddr: a string of format ipv4
+	kindIPv6                // ipaddr: a string of format ipv6
+	kindLarge               // {length: Long, sha256: String}
 	kindSet                 // Set of a scalar kind
 	kindRecord              // Record
 )
@@ -32,7 +37,11 @@ const maxRecordDepth = 4
 type argType struct {
 	kind     kind
 	nullable bool
+	numeric  bool            // a text that is a number
+	whole    bool            // a large value that is a string, not JSON
+	scale    int             // of a Long
 	enum     map[string]bool // allowed values: strings as they are, others as canonical JSON
+	rule     *rule           // what else the schema demands
 	elem     *argType        // of a set
 	fields   []argField      // of a record, sorted by name
 	byName   map[string]int  // index into fields
@@ -47,13 +56,36 @@ type argField struct {
 	required bool
 }
 
+// A pin is an operator's word on how one value reaches policy.
+type pin struct {
+	as    string // long, text, large
+	scale int
+	used  bool
+}
+
+var scaledPin = regexp.MustCompile(`^scaled\(([1-9][0-9]?)\)$`)
+
+func parsePin(s string) (*pin, bool) {
+	switch s {
+	case "long", "text", "large":
+		return &pin{as: s}, true
+	}
+	if m := scaledPin.FindStringSubmatch(s); m != nil {
+		if n, _ := strconv.Atoi(m[1]); n <= 18 {
+			return &pin{as: "long", scale: n}, true
+		}
+	}
+	return nil, false
+}
+
 // A typer turns one tool's inputSchema into an argType.
 type typer struct {
-	root    *jsonschema.Schema
-	as      map[string]string // by JSON Pointer
-	used    map[string]bool   // keys of as that named a number
-	decimal []string          // numbers that nobody pinned
-	made    int               // types so far
+	doc     *schemaDoc
+	rules   ruler
+	pins    map[string]*pin  // by JSON Pointer
+	decimal []string         // numbers that nobody pinned
+	open    map[*schema]bool // what references lead to that is being typed
+	made    int              // types so far
 }
 
 // maxTypes bounds the types of one tool's arguments: a short schema that refers
@@ -62,102 +94,115 @@ const maxTypes = 20_000
 
 // typeArgs makes the type of a tool's arguments.
 func typeArgs(t Tool) (*argType, *typer, error) {
-	if err := checkStrict(t.InputSchema); err != nil {
-		return nil, nil, fmt.Errorf("inputSchema: %w", err)
-	}
-	var s jsonschema.Schema
-	if err := json.Unmarshal(t.InputSchema, &s); err != nil {
-		return nil, nil, fmt.Errorf("inputSchema: %w", err)
-	}
-	tp := &typer{root: &s, as: map[string]string{}, used: map[string]bool{}}
-	for k, v := range t.As {
-		if v != "long" {
-			return nil, nil, fmt.Errorf(`"as" says %q for %q; the only value is "long"`, v, k)
-		}
-		if !strings.HasPrefix(k, "/") {
-			k = "/" + k
-		}
-		tp.as[k] = v
-	}
-	if s.Type != "object" {
-		return nil, nil, fmt.Errorf(`inputSchema: its type is not "object"`)
-	}
-	root, err := tp.object(&s, "", 0)
+	doc, err := parseSchema(t.InputSchema)
 	if err != nil {
 		return nil, nil, fmt.Errorf("inputSchema: %w", err)
 	}
-	for k := range tp.as {
-		if !tp.used[k] {
-			return nil, nil, fmt.Errorf(`"as" names %q, which is no number in the inputSchema`, k)
+	tp := &typer{doc: doc, pins: map[string]*pin{}, open: map[*schema]bool{}}
+	tp.rules = ruler{doc: doc, made: map[*schema]*rule{}, left: map[string]bool{}}
+	for k, v := range t.As {
+		p, ok := parsePin(v)
+		if !ok {
+			return nil, nil, fmt.Errorf(`"as" says %q for %q; say "long", "scaled(N)" with N from 1 to 18, "text" or "large"`, v, k)
+		}
+		tp.pins["/"+strings.TrimPrefix(k, "/")] = p
+	}
+	if s := doc.root; len(s.Type) != 1 || s.Type[0] != "object" {
+		return nil, nil, fmt.Errorf(`inputSchema: its type is not "object"`)
+	}
+	root, err := tp.object(doc.root, "", 0)
+	if err == nil {
+		root, err = tp.ruled(root, doc.root)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("inputSchema: %w", err)
+	}
+	for _, k := range slices.Sorted(maps.Keys(tp.pins)) {
+		if !tp.pins[k].used {
+			return nil, nil, fmt.Errorf(`"as" pins %q as %q, and the inputSchema has no such value that it is for: numbers can be "long", "scaled(N)" or "text", text with a format "text", strings and JSON "large"`, k, t.As[strings.TrimPrefix(k, "/")]+t.As[k])
 		}
 	}
+	slices.Sort(tp.decimal)
+	tp.decimal = slices.Compact(tp.decimal)
 	return root, tp, nil
 }
 
-// of types the value that path leads to.
-func (tp *typer) of(s *jsonschema.Schema, path string, depth int) (*argType, error) {
-	s, err := tp.follow(s)
-	if err != nil {
-		return nil, err
+// pin takes the operator's word for path, if it is one of those.
+func (tp *typer) pin(path string, as ...string) *pin {
+	p := tp.pins[path]
+	if p == nil || !slices.Contains(as, p.as) {
+		return nil
 	}
+	p.used = true
+	return p
+}
+
+// of types the value that path leads to.
+func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 	if tp.made++; tp.made > maxTypes {
 		return nil, fmt.Errorf("more than %d types: the schema refers to itself too often", maxTypes)
 	}
-	if s == nil || depth > 16 {
-		return &argType{kind: kindText, nullable: true}, nil
+	if s == nil || s.is != nil || s.DynamicRef != "" || depth > 16 {
+		return tp.text(s, path)
 	}
-	name, nullable := s.Type, false
-	if len(s.Types) > 0 {
-		rest := slices.DeleteFunc(slices.Clone(s.Types), func(t string) bool { return t == "null" })
-		nullable = len(rest) < len(s.Types)
-		if len(rest) != 1 {
-			return tp.enumerate(&argType{kind: kindText, nullable: nullable}, s)
+	if s.Ref != "" {
+		to, err := tp.doc.lookup(s.Ref)
+		if err != nil {
+			return nil, err
 		}
+		if tp.open[to] || to == tp.doc.root {
+			return tp.text(s, path) // within itself
+		}
+		tp.open[to] = true
+		t, err := tp.of(to, path, depth)
+		delete(tp.open, to)
+		if err != nil || !s.narrows() && !s.shapes() {
+			return t, err
+		}
+		t.rule, err = tp.rules.of(s)
+		return t, err
+	}
+	var name string
+	nullable := slices.Contains(s.Type, "null")
+	switch rest := slices.DeleteFunc(slices.Clone(s.Type), func(t string) bool { return t == "null" }); {
+	case len(rest) == 1:
 		name = rest[0]
-	}
-	// Alternatives beside a type only narrow it.
-	if alt := slices.Concat(s.AnyOf, s.OneOf); len(alt) > 0 && name == "" && len(s.Properties) == 0 {
-		return tp.union(s, alt, nullable, path, depth)
-	}
-	if name == "" {
-		switch {
-		case len(s.Properties) > 0:
-			name = "object"
-		case allStrings(s):
-			name = "string"
-		}
+	case len(rest) == 2 && slices.Contains(rest, "integer") && slices.Contains(rest, "number"):
+		name = "number"
+	case len(s.Type) > 0:
+		return tp.text(s, path)
+	case len(s.Properties) > 0:
+		name = "object"
+	case s.AnyOf != nil || s.OneOf != nil || s.AllOf != nil:
+		return tp.union(s, path, depth)
+	default:
+		name = typeOfValues(s)
 	}
 	t := &argType{nullable: nullable}
 	switch name {
 	case "string":
-		t.kind = kindString
+		tp.str(t, s, path)
 	case "boolean":
 		t.kind = kindBool
-	case "integer":
-		t.kind = kindLong
-		tp.used[path] = true
-	case "number":
-		t.kind = kindDecimal
-		if tp.as[path] == "long" {
-			t.kind = kindLong
-			tp.used[path] = true
-		} else {
-			tp.decimal = append(tp.decimal, path)
-		}
+	case "integer", "number":
+		tp.number(t, name, path)
 	case "array":
-		elem, err := tp.of(s.Items, path+"/*", depth+1)
-		if err != nil {
-			return nil, err
-		}
-		switch elem.kind {
-		case kindString, kindBool, kindLong, kindDecimal:
-			if !elem.nullable && len(s.PrefixItems) == 0 {
-				t.kind, t.elem = kindSet, elem
+		elem := &argType{}
+		forget := tp.trial()
+		if s.Items != nil && s.Items.all != nil && s.PrefixItems == nil {
+			var err error
+			if elem, err = tp.of(s.Items.all, path+"/*", depth+1); err != nil {
+				return nil, err
 			}
 		}
+		if elem.kind == kindText && !elem.numeric || elem.kind >= kindLarge || elem.nullable {
+			forget()
+			return tp.text(s, path)
+		}
+		t.kind, t.elem = kindSet, elem
 	case "object":
 		if len(s.Properties) == 0 || depth >= maxRecordDepth {
-			break
+			return tp.text(s, path)
 		}
 		rec, err := tp.object(s, path, depth)
 		if err != nil {
@@ -166,137 +211,207 @@ func (tp *typer) of(s *jsonschema.Schema, path string, depth int) (*argType, err
 		rec.nullable = nullable
 		t = rec
 	default:
-		t.nullable = nullable || name == ""
+		return tp.text(s, path)
 	}
-	return tp.enumerate(t, s)
+	return tp.ruled(t, s)
+}
+
+// text types what has no Cedar type of its own.
+func (tp *typer) text(s *schema, path string) (*argType, error) {
+	t := &argType{nullable: true}
+	if tp.pin(path, "large") != nil {
+		t.kind = kindLarge
+	}
+	return tp.ruled(t, s)
+}
+
+func (tp *typer) str(t *argType, s *schema, path string) {
+	t.kind = kindString
+	if tp.pin(path, "large") != nil {
+		t.kind, t.whole = kindLarge, true
+		return
+	}
+	format, ok := formatKinds[s.Format]
+	if ok && tp.pin(path, "text") == nil {
+		t.kind = format
+	}
+}
+
+// formatKinds are the formats that have a Cedar type. All others are text.
+var formatKinds = map[string]kind{"date-time": kindTime, "date": kindDate, "ipv4": kindIPv4, "ipv6": kindIPv6}
+
+func (tp *typer) number(t *argType, name, path string) {
+	switch p := tp.pin(path, "long", "text"); {
+	case p != nil && p.as == "text":
+		t.kind, t.numeric = kindText, true
+	case p != nil:
+		t.kind, t.scale = kindLong, p.scale
+	case name == "integer":
+		t.kind = kindLong
+	default:
+		t.kind = kindDecimal
+		tp.decimal = append(tp.decimal, path)
+	}
+}
+
+// ruled adds what s demands besides the type, as far as the conversion does not
+// see to it.
+func (tp *typer) ruled(t *argType, s *schema) (*argType, error) {
+	if s == nil {
+		return t, nil
+	}
+	values, listed := s.values()
+	if listed && (t.kind == kindString || t.kind == kindLong && t.scale == 0 || t.kind == kindDecimal || t.kind == kindBool) {
+		t.enum = make(map[string]bool, len(values))
+		for _, v := range values {
+			text, err := canonicalJSON(string(v))
+			switch {
+			case err != nil:
+				return nil, fmt.Errorf("enum: %w", err)
+			case text == "null":
+				t.nullable = true
+			case t.kind == kindString && text[0] == '"':
+				text = (&cursor{src: text}).text()
+				fallthrough
+			case t.kind != kindString:
+				t.enum[text] = true
+			}
+		}
+		listed = false
+	}
+	covered := t.scalar() || t.kind == kindRecord || t.kind == kindSet
+	open := s.AdditionalProperties
+	if covered && !listed && !s.narrows() && (t.kind != kindRecord || open == nil || open.is != nil) {
+		return t, nil
+	}
+	var err error
+	t.rule, err = tp.rules.of(s)
+	return t, err
 }
 
 // object makes a record of an object schema.
-func (tp *typer) object(s *jsonschema.Schema, path string, depth int) (*argType, error) {
+func (tp *typer) object(s *schema, path string, depth int) (*argType, error) {
 	t := &argType{
 		kind:   kindRecord,
 		byName: make(map[string]int, len(s.Properties)),
 		folded: make(map[string]bool, len(s.Properties)),
-		closed: s.AdditionalProperties != nil && isFalse(s.AdditionalProperties),
+		closed: s.AdditionalProperties.isFalse() && s.PatternProperties == nil,
 	}
-	for i, name := range slices.Sorted(maps.Keys(s.Properties)) {
-		at := join(path, name)
-		ft, err := tp.of(s.Properties[name], at, depth+1)
+	add := func(name string, typ *argType) {
+		t.byName[name] = len(t.fields)
+		t.folded[foldName(name)] = true
+		t.fields = append(t.fields, argField{name: name, path: join(path, name), typ: typ, required: slices.Contains(s.Required, name)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
+		ft, err := tp.of(s.Properties[name], join(path, name), depth+1)
 		if err != nil {
 			return nil, err
 		}
-		t.fields = append(t.fields, argField{name: name, path: at, typ: ft, required: slices.Contains(s.Required, name)})
-		t.byName[name] = i
-		t.folded[foldName(name)] = true
+		add(name, ft)
 	}
-	for _, r := range s.Required {
-		if _, ok := t.byName[r]; !ok {
-			t.fields = append(t.fields, argField{name: r, path: join(path, r), typ: &argType{kind: kindText}, required: true})
-			t.byName[r] = len(t.fields) - 1
-			t.folded[foldName(r)] = true
+	for _, name := range s.Required {
+		if _, ok := t.byName[name]; !ok {
+			add(name, &argType{kind: kindText})
 		}
 	}
 	return t, nil
 }
 
-// union types anyOf and oneOf: one alternative besides null is that
-// alternative, anything else is text.
-func (tp *typer) union(s *jsonschema.Schema, alt []*jsonschema.Schema, nullable bool, path string, depth int) (*argType, error) {
-	var rest []*jsonschema.Schema
-	for _, a := range alt {
-		if a != nil && a.Type == "null" {
+// union types anyOf, oneOf and allOf: alternatives that all become the same
+// scalar are that scalar, one alternative besides null is that alternative,
+// anything else is text.
+func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
+	var rest []*schema
+	nullable := false
+	for _, a := range slices.Concat(s.AnyOf, s.OneOf, s.AllOf) {
+		if a != nil && slices.Equal(a.Type, nameList{"null"}) {
 			nullable = true
 			continue
 		}
 		rest = append(rest, a)
 	}
-	if len(rest) != 1 || len(s.AllOf) > 0 {
-		return &argType{kind: kindText, nullable: true}, nil
+	kinds := 0
+	for _, list := range [][]*schema{s.AnyOf, s.OneOf, s.AllOf} {
+		if list != nil {
+			kinds++
+		}
 	}
-	t, err := tp.of(rest[0], path, depth+1)
-	if err != nil {
-		return nil, err
+	if len(rest) == 0 || kinds > 1 || len(rest) > 64 || s.If != nil || s.Not != nil {
+		return tp.text(s, path)
 	}
-	one := *t
-	one.nullable = one.nullable || nullable
-	return &one, nil
-}
-
-// enumerate notes the values that enum and const allow.
-func (tp *typer) enumerate(t *argType, s *jsonschema.Schema) (*argType, error) {
-	values := s.Enum
-	if s.Const != nil {
-		values = []any{*s.Const}
+	forget := tp.trial()
+	var t *argType
+	for _, a := range rest {
+		one, err := tp.of(a, path, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		if t == nil {
+			t = one
+		}
+		nullable = nullable || one.nullable
+		if len(rest) > 1 && (!one.scalar() || one.kind != t.kind || one.scale != t.scale || one.numeric != t.numeric) {
+			forget()
+			return tp.text(s, path)
+		}
 	}
-	if len(values) == 0 || t.kind == kindRecord || t.kind == kindSet {
+	t.nullable = nullable
+	bare := *s
+	bare.AnyOf, bare.OneOf, bare.AllOf = nil, nil, nil
+	if len(rest) == 1 && len(s.AllOf) < 2 && !bare.narrows() && !bare.shapes() {
 		return t, nil
 	}
-	t.enum = make(map[string]bool, len(values))
+	if len(rest) > 1 {
+		t.enum = nil // each alternative has its own
+	}
+	var err error
+	t.rule, err = tp.rules.of(s)
+	return t, err
+}
+
+// scalar reports whether values of the type have no parts.
+func (t *argType) scalar() bool { return t.kind < kindLarge && (t.kind != kindText || t.numeric) }
+
+// trial returns what takes back the notes made since, for types that policy
+// will not see.
+func (tp *typer) trial() (forget func()) {
+	numbers := len(tp.decimal)
+	var free []*pin
+	for _, p := range tp.pins {
+		if !p.used {
+			free = append(free, p)
+		}
+	}
+	return func() {
+		tp.decimal = tp.decimal[:numbers]
+		for _, p := range free {
+			p.used = false
+		}
+	}
+}
+
+// typeOfValues is the JSON type that all values of enum or const have, or "".
+func typeOfValues(s *schema) (name string) {
+	values, _ := s.values()
 	for _, v := range values {
-		if str, ok := v.(string); ok && t.kind == kindString {
-			t.enum[str] = true
-			continue
+		one := ""
+		switch k := v.Kind(); k {
+		case '"':
+			one = "string"
+		case 't', 'f':
+			one = "boolean"
+		case '0':
+			one = "integer"
+			if n, err := parseNumber(string(v)); err != nil || n.point < len(n.digits) {
+				one = "number"
+			}
 		}
-		if v == nil {
-			t.nullable = true
-			continue
+		if one == "" || name != "" && name != one {
+			return ""
 		}
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return nil, fmt.Errorf("enum: %w", err)
-		}
-		text, err := canonicalJSON(string(raw))
-		if err != nil {
-			return nil, fmt.Errorf("enum: %w", err)
-		}
-		t.enum[text] = true
+		name = one
 	}
-	return t, nil
-}
-
-// follow resolves a $ref within the schema. nil means "cannot be typed".
-func (tp *typer) follow(s *jsonschema.Schema) (*jsonschema.Schema, error) {
-	for range 16 {
-		if s == nil || s.Ref == "" && s.DynamicRef == "" {
-			return s, nil
-		}
-		if s.DynamicRef != "" || s.Ref == "#" {
-			return nil, nil
-		}
-		var next *jsonschema.Schema
-		if name, ok := strings.CutPrefix(s.Ref, "#/$defs/"); ok {
-			next = tp.root.Defs[name]
-		} else if name, ok := strings.CutPrefix(s.Ref, "#/definitions/"); ok {
-			next = tp.root.Definitions[name]
-		} else if !strings.HasPrefix(s.Ref, "#") {
-			return nil, fmt.Errorf("$ref %q leaves the schema; nothing is fetched: write the definition into $defs", s.Ref)
-		} else {
-			return nil, nil
-		}
-		if next == nil {
-			return nil, fmt.Errorf("$ref %q names no definition", s.Ref)
-		}
-		s = next
-	}
-	return nil, nil
-}
-
-// isFalse reports whether s is the schema "false", which allows nothing.
-func isFalse(s *jsonschema.Schema) bool {
-	return s.Not != nil && s.Not.Type == "" && len(s.Not.Properties) == 0
-}
-
-func allStrings(s *jsonschema.Schema) bool {
-	values := s.Enum
-	if s.Const != nil {
-		values = []any{*s.Const}
-	}
-	for _, v := range values {
-		if _, ok := v.(string); !ok {
-			return false
-		}
-	}
-	return len(values) > 0
+	return name
 }
 
 // foldName makes names equal that a careless reader takes for one another:
@@ -320,6 +435,12 @@ func (t *argType) cedarType(b *strings.Builder) {
 		b.WriteString("decimal")
 	case kindBool:
 		b.WriteString("Bool")
+	case kindTime, kindDate:
+		b.WriteString("datetime")
+	case kindIPv4, kindIPv6:
+		b.WriteString("ipaddr")
+	case kindLarge:
+		b.WriteString("{length: Long, sha256: String}")
 	case kindSet:
 		b.WriteString("Set<")
 		t.elem.cedarType(b)
@@ -339,4 +460,23 @@ func (t *argType) cedarType(b *strings.Builder) {
 		}
 		b.WriteString("}")
 	}
+}
+
+// A note is what the report says about a tool's schema.
+type note struct {
+	severity       Severity
+	code, msg, fix string
+}
+
+// notes lists what an operator should know about the types.
+func (tp *typer) notes() (list []note) {
+	if n := len(tp.decimal); n > 0 {
+		list = append(list, note{SeverityInfo, "numbers-as-decimal", "numbers that reach policy as decimal, exact in four places: " + strings.Join(tp.decimal, ", "),
+			fmt.Sprintf(`pin each that is a whole number or finer, such as "as": {%q: "long"}; "scaled(7)" or "text" suit coordinates`, tp.decimal[0])})
+	}
+	if len(tp.rules.left) > 0 {
+		list = append(list, note{SeverityWarning, "schema-unchecked", "its inputSchema demands what cannot be checked here: " + tp.rules.describe(),
+			"it is left to the tool; rely on no policy that needs it"})
+	}
+	return list
 }

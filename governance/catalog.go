@@ -42,11 +42,21 @@ type Tool struct {
 	ToolDefinition
 	// Class is required.
 	Class Class `json:"class"`
-	// As pins how numbers reach policy, by JSON Pointer into the arguments
-	// ("/amount"; a bare top-level name is accepted). The only value is "long":
-	// the parameter is a whole number, although its schema says "number". A
-	// number that is not pinned reaches policy as a Cedar decimal.
+	// As pins how values reach policy, by JSON Pointer into the arguments
+	// ("/amount", "/ids/*" for the elements of a list; a bare top-level name is
+	// accepted):
+	//
+	//	long       a number is a whole number, although its schema says "number"
+	//	scaled(N)  a number × 10^N is a whole number, N from 1 to 18: a Long
+	//	text       a number, or text with a format, is a String as written;
+	//	           numbers in the one form that JSON text has in policies
+	//	large      a string or JSON text is {length: Long, sha256: String},
+	//	           and may be longer than 64 KiB
+	//
+	// A number that is not pinned reaches policy as a Cedar decimal.
 	As map[string]string `json:"as,omitempty"`
+	// Derived are facets of arguments, by their names in context.derived.
+	Derived map[string]Derived `json:"derived,omitempty"`
 }
 
 // A ToolDefinition is what a pin covers: name, description, schemas, annotations.
@@ -139,7 +149,7 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 		s.file, s.text = file, string(src)
 		return s, nil
 	}
-	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as"}]}`
+	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived"}]}`
 	switch e := err.(type) {
 	case *jsonv2.SemanticError:
 		msg := "unexpected value"
@@ -187,6 +197,13 @@ func (s Server) finding(rep *Report, name, msg, fix string) {
 		file = "catalog/" + s.Name
 	}
 	rep.add(located("catalog", file, s.text, `"`+name+`"`, msg, fix))
+}
+
+// note reports what is worth knowing about a tool.
+func (s Server) note(rep *Report, n note, tool string) {
+	before := len(rep.Findings)
+	s.finding(rep, tool, fmt.Sprintf("tool %q of server %q: %s", tool, s.Name, n.msg), n.fix)
+	rep.Findings[before].Severity, rep.Findings[before].Code = n.severity, n.code
 }
 
 // skeletonOf folds what is easily taken for one another in tool names, which

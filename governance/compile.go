@@ -77,6 +77,8 @@ type tool struct {
 	resource types.EntityUID
 	label    string // the resource, printed
 	args     *argType
+	derived  []derivation
+	notes    []note // on its schema, for the report
 }
 
 // Compile checks a bundle as a whole and makes a snapshot of it. Everything
@@ -144,6 +146,9 @@ func (c *compiler) catalog(context.Context) {
 			}
 			c.snap.tools[toolRef{s.Name, d.Name}] = t
 			c.rep.Tools++
+			for _, n := range t.notes {
+				s.note(c.rep, n, d.Name)
+			}
 		}
 	}
 }
@@ -156,7 +161,11 @@ func makeTool(server string, d Tool) (*tool, error) {
 	if len(d.InputSchema) == 0 {
 		return nil, fmt.Errorf("no inputSchema")
 	}
-	args, _, err := typeArgs(d)
+	args, typer, err := typeArgs(d)
+	if err != nil {
+		return nil, err
+	}
+	derived, err := typer.derive(d.Derived)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +176,7 @@ func makeTool(server string, d Tool) (*tool, error) {
 		}
 	}
 	key := toolKey(server, d.Name)
-	t := &tool{def: d, pin: pin, key: key, args: args, action: uid(typeAction, key), resource: uid(typeTool, key)}
+	t := &tool{def: d, pin: pin, key: key, args: args, derived: derived, notes: typer.notes(), action: uid(typeAction, key), resource: uid(typeTool, key)}
 	t.label = t.resource.String()
 	return t, nil
 }
@@ -192,11 +201,7 @@ func (c *compiler) profiles(context.Context) {
 }
 
 func (c *compiler) schema(context.Context) {
-	args := map[string]*argType{}
-	for _, t := range c.snap.tools {
-		args[t.key] = t.args
-	}
-	c.schemaTxt = schemaText(c.bundle.Catalog, args)
+	c.schemaTxt = schemaText(c.bundle.Catalog, c.snap.tools)
 	v, err := cedarx.NewValidator("schema", c.schemaTxt)
 	if err != nil {
 		c.rep.add(Finding{Code: "schema", Severity: SeverityError, Message: "the schema of the catalogue: " + err.Error(), Fix: "look for an unusual name in the catalogue"})
@@ -287,6 +292,12 @@ func (c *compiler) finish() {
 			text = fmt.Append(nil, e)
 		}
 		part("entity", text)
+	}
+	for _, s := range c.bundle.Catalog {
+		for _, t := range s.Tools {
+			text, _ := json.Marshal([]any{toolKey(s.Name, t.Name), t.As, t.Derived}) // maps are sorted
+			part("catalogue", text)
+		}
 	}
 	for _, p := range c.bundle.Profiles {
 		text, _ := json.Marshal([]any{p.ID, p.Servers, p.Models, p.HostedTools, p.Hosts, p.Credentials})

@@ -171,7 +171,7 @@ func TestMistakes(t *testing.T) {
 			[]string{`catalog/slack.json:27:15: error: tool "delete_message" of server "slack": inputSchema: $ref "https://example.com/id" leaves the schema`}},
 		{"schema that is no object", catalog(`"inputSchema": {"type": "object", "properties": {"id"`, `"inputSchema": {"type": "array", "properties": {"id"`),
 			[]string{`inputSchema: its type is not "object"`}},
-		{"odd pin", catalog(`"class": "write"`, `"class": "write", "as": {"/channel": "long"}`), []string{`"as" names "/channel", which is no number`}},
+		{"odd pin", catalog(`"class": "write"`, `"class": "write", "as": {"/channel": "long"}`), []string{`"as" pins "/channel" as "long", and the inputSchema has no such value`}},
 		{"odd annotations", catalog(`{"destructiveHint": true}`, `{"destructiveHint": "yes"}`), []string{`tool "delete_message" of server "slack": annotations:`}},
 
 		{"entities: not JSON", map[string]string{"entities.json": `[{]`}, []string{`entities.json:1:1: error: `}},

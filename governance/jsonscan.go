@@ -26,8 +26,10 @@ var errStrict = errors.New("not strict JSON")
 // checkStrict accepts exactly one JSON value within the limits, in which no
 // object names a member twice (however it is escaped), all text is valid UTF-8
 // and every escaped surrogate is half of a pair.
-func checkStrict(src []byte) error {
-	if err := checkLimits(src); err != nil {
+func checkStrict(src []byte) error { return checkStrictUpTo(src, maxArgsNodes) }
+
+func checkStrictUpTo(src []byte, maxNodes int) error {
+	if err := checkLimits(src, maxNodes); err != nil {
 		return err
 	}
 	if jsontext.Value(src).IsValid() {
@@ -48,7 +50,7 @@ func checkStrict(src []byte) error {
 
 // checkLimits bounds size, nesting and the number of values without parsing:
 // it knows strings and brackets only.
-func checkLimits(src []byte) error {
+func checkLimits(src []byte, maxNodes int) error {
 	if len(src) > maxArgs {
 		return fmt.Errorf("%w: %d bytes, the limit is %d", errStrict, len(src), maxArgs)
 	}
@@ -74,8 +76,8 @@ func checkLimits(src []byte) error {
 		if depth > maxArgsDepth {
 			return fmt.Errorf("%w: nested deeper than %d", errStrict, maxArgsDepth)
 		}
-		if nodes > maxArgsNodes {
-			return fmt.Errorf("%w: more than %d values", errStrict, maxArgsNodes)
+		if nodes > maxNodes {
+			return fmt.Errorf("%w: more than %d values", errStrict, maxNodes)
 		}
 	}
 	return nil

@@ -1,8 +1,10 @@
 package governance
 
 import (
+	"cmp"
 	"errors"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 
@@ -132,4 +134,41 @@ func (n number) append(dst []byte) []byte {
 	}
 	dst = append(dst, 'e')
 	return strconv.AppendInt(dst, int64(n.point-1), 10)
+}
+
+// cmp compares exactly: -1, 0 or 1.
+func (n number) cmp(m number) int {
+	sign := func(x number) int {
+		switch {
+		case x.digits == "":
+			return 0
+		case x.neg:
+			return -1
+		}
+		return 1
+	}
+	s := sign(n)
+	if c := cmp.Compare(s, sign(m)); c != 0 || s == 0 {
+		return c
+	}
+	// No zero at either end: the digits compare as text.
+	return s * cmp.Or(cmp.Compare(n.point, m.point), strings.Compare(n.digits, m.digits))
+}
+
+// multipleOf reports whether n is a whole multiple of m, which is above 0.
+// Numbers so far apart that telling takes long are none.
+func (n number) multipleOf(m number) bool {
+	if n.digits == "" {
+		return true
+	}
+	// n and m as whole numbers of the smaller of their units.
+	unit := min(n.point-len(n.digits), m.point-len(m.digits))
+	if n.point-unit > 512 || m.point-unit > 512 {
+		return false
+	}
+	whole := func(x number) *big.Int {
+		i, _ := new(big.Int).SetString(x.digits+strings.Repeat("0", x.point-len(x.digits)-unit), 10)
+		return i
+	}
+	return new(big.Int).Rem(whole(n), whole(m)).Sign() == 0
 }

@@ -203,6 +203,13 @@ func (r *Request) context(t target, now time.Time) (types.RecordMap, error) {
 		return nil, argErr
 	}
 	m["args"], m["nulls"], m["extra"] = a.args, a.nulls, a.extra
+	if len(t.tool.derived) > 0 {
+		d, argErr := deriveAll(t.tool.derived, src)
+		if argErr != nil {
+			return nil, argErr
+		}
+		m["derived"] = d
+	}
 	return m, nil
 }
 

@@ -197,7 +197,7 @@ func (s *Snapshot) idsOf(t types.EntityType) []string {
 
 // attributeNames are all names that some context has.
 func (s *Snapshot) attributeNames() []string {
-	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "args": true, "nulls": true, "extra": true}
+	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "args": true, "nulls": true, "extra": true, "derived": true}
 	for _, v := range verbs {
 		for a := range v.attrs {
 			set[a] = true
@@ -206,6 +206,9 @@ func (s *Snapshot) attributeNames() []string {
 	for _, t := range s.tools {
 		for _, f := range t.args.fields {
 			set[f.name] = true
+		}
+		for _, d := range t.derived {
+			set[d.name] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(set))

@@ -89,7 +89,7 @@ action "read", "write", "destructive" in ["call_tool"];
 `
 
 // schemaText is the Cedar schema of a catalogue. It depends on nothing else.
-func schemaText(servers []Server, args map[string]*argType) string {
+func schemaText(servers []Server, tools map[toolRef]*tool) string {
 	var b strings.Builder
 	b.WriteString(fixedSchema)
 	for _, name := range slices.Sorted(maps.Keys(verbs)) {
@@ -105,9 +105,23 @@ func schemaText(servers []Server, args map[string]*argType) string {
 			fmt.Fprintf(&b, "action %q in [%q];\n", classAction(s.Name, c), c)
 		}
 		for _, t := range s.Tools {
-			key := toolKey(s.Name, t.Name)
+			of, key := tools[toolRef{s.Name, t.Name}], toolKey(s.Name, t.Name)
 			fmt.Fprintf(&b, "action %q in [%q] appliesTo { principal: [Agent, User], resource: [Tool], context: { %s, nulls: Set<String>, extra: Set<String>, args: ", key, classAction(s.Name, t.Class), commonContext)
-			args[key].cedarType(&b)
+			of.args.cedarType(&b)
+			if len(of.derived) > 0 {
+				b.WriteString(", derived: {")
+				for i, d := range of.derived {
+					if i > 0 {
+						b.WriteString(", ")
+					}
+					b.WriteString(cedarString(d.name))
+					if d.optional {
+						b.WriteString("?")
+					}
+					fmt.Fprintf(&b, ": %s", d.cedarType())
+				}
+				b.WriteString("}")
+			}
 			b.WriteString(" } };\n")
 		}
 	}

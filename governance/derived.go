@@ -1,0 +1,311 @@
+package governance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go/types"
+)
+
+// A Facet is a pure function of an argument. One that cannot be computed exactly
+// refuses the call: a guess is what an attacker writes arguments for.
+type Facet string
+
+// The facets. Those of text take a string of at most 64 KiB.
+const (
+	// CleanPath is a String: a path with "//", "." and ".." resolved as text. It
+	// follows no links. A path that systems read differently is refused:
+	// backslashes, percent escapes, "~", a scheme or drive letter, control or
+	// invisible characters, look-alikes of "/" and ".", parts that end in a dot
+	// or space, text that is not in Unicode's form C.
+	CleanPath Facet = "path"
+	// URLScheme, URLHost (String) and URLPort (Long) take a URL with an
+	// authority. The host is in lower case without a final dot; an IP address is
+	// in its usual form, whether it was written decimal, hexadecimal, shortened
+	// or as IPv6-mapped. The port is that of the scheme if none is given.
+	// Refused: user info, backslashes, white space, percent escapes in the
+	// authority, octal that other readers take for decimal, and names that are
+	// not ASCII once their compatibility forms are resolved; send those as xn--.
+	URLScheme Facet = "url_scheme"
+	URLHost   Facet = "url_host"
+	URLPort   Facet = "url_port"
+	// EmailDomains is a Set<String>: the domains of one address or several
+	// separated by commas, each alone or as Name <address>.
+	EmailDomains Facet = "email_domains"
+	// SQLVerb is a String: the first word of a single statement, in capitals,
+	// after comments. Text with a semicolon anywhere but at its end is refused.
+	// It knows dialects that need the semicolon between statements, so not
+	// Transact-SQL. WITH is a verb of its own, and so is EXPLAIN.
+	SQLVerb Facet = "sql_verb"
+	// Count is a Long: the elements of a list, or the members of an object.
+	Count Facet = "count"
+	// SHA256 is a String of 64 hexadecimal digits: the hash of a string of any
+	// length, or of anything else as canonical JSON.
+	SHA256 Facet = "sha256"
+	// Folded is a String: text in lower case, in Unicode's form KC, without
+	// invisible characters. Look-alikes of other scripts stay what they are.
+	Folded Facet = "folded"
+)
+
+// A Derived is one attribute of context.derived.
+type Derived struct {
+	// From is the JSON Pointer of the argument; * stands for every element of a
+	// list ("/files/*/path"), and makes the attribute a set. "" is all arguments.
+	From string `json:"from"`
+	// Facet says what of it.
+	Facet Facet `json:"facet"`
+}
+
+// facets says what each makes, and of what.
+var facets = map[Facet]struct {
+	makes string
+	takes typeSet
+	of    func(s string) (types.Value, error) // those of text
+}{
+	CleanPath:    {"String", isString, cleanPath},
+	URLScheme:    {"String", isString, urlFacet(func(u urlParts) (types.Value, error) { return types.String(u.scheme), nil })},
+	URLHost:      {"String", isString, urlFacet(func(u urlParts) (types.Value, error) { return types.String(u.host), nil })},
+	URLPort:      {"Long", isString, urlFacet(urlParts.number)},
+	EmailDomains: {"Set<String>", isString, emailDomains},
+	SQLVerb:      {"String", isString, sqlVerb},
+	Folded:       {"String", isString, folded},
+	Count:        {"Long", isArray | isObject, nil},
+	SHA256:       {"String", 0, nil},
+}
+
+// maxDerived bounds the facets of one tool.
+const maxDerived = 32
+
+// A derivation is a Derived, checked against the schema.
+type derivation struct {
+	name     string
+	path     []string
+	from     string // for messages
+	facet    Facet
+	each     bool // over a list: a set
+	optional bool
+}
+
+func (d *derivation) cedarType() string {
+	makes := facets[d.facet].makes
+	if d.each && !strings.HasPrefix(makes, "Set") {
+		return "Set<" + makes + ">"
+	}
+	return makes
+}
+
+var derivedName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+
+// derive checks what a catalogue derives against the schema of the tool.
+func (tp *typer) derive(m map[string]Derived) (list []derivation, err error) {
+	if len(m) > maxDerived {
+		return nil, fmt.Errorf(`"derived" has %d facets, at most %d are allowed`, len(m), maxDerived)
+	}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		f, ok := facets[m[name].Facet]
+		switch {
+		case !derivedName.MatchString(name):
+			return nil, fmt.Errorf(`"derived" has the name %q; use letters, digits and _`, name)
+		case !ok:
+			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].Facet, facetNames())
+		}
+		d := derivation{name: name, from: m[name].From, facet: m[name].Facet}
+		if d.from != "" {
+			from, ok := strings.CutPrefix(d.from, "/")
+			if !ok {
+				return nil, fmt.Errorf(`"derived" %q: from is %q, and a JSON Pointer begins with "/"`, name, d.from)
+			}
+			d.path = strings.Split(from, "/")
+		}
+		if d.each = slices.Contains(d.path, "*"); d.each && d.facet == Count {
+			return nil, fmt.Errorf(`"derived" %q: a count is of one list`, name)
+		}
+		leads, found, err := tp.lead(tp.doc.root, d.path, 0)
+		if err != nil {
+			return nil, fmt.Errorf(`"derived" %q: %w`, name, err)
+		}
+		if !leads {
+			return nil, fmt.Errorf(`"derived" %q: %q leads to no argument in the inputSchema`, name, d.from)
+		}
+		if f.takes != 0 && found != 0 && found&f.takes == 0 {
+			return nil, fmt.Errorf(`"derived" %q: %q is no value that facet %q is for`, name, d.from, d.facet)
+		}
+		d.optional = !tp.sure(tp.doc.root, d.path)
+		for i, p := range d.path {
+			d.path[i] = pointerUnescape.Replace(p)
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+var pointerUnescape = strings.NewReplacer("~1", "/", "~0", "~")
+
+func facetNames() string {
+	var names []string
+	for f := range facets {
+		names = append(names, string(f))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// lead reports whether a path can lead to a value in s, and the types that it
+// may have there; 0 is any.
+func (tp *typer) lead(s *schema, path []string, depth int) (leads bool, found typeSet, err error) {
+	if s == nil || depth > maxArgsDepth {
+		return false, 0, nil
+	}
+	if len(path) == 0 {
+		for _, t := range s.Type {
+			found |= typeBits[t]
+		}
+		if s.Ref == "" || found != 0 {
+			return true, found, nil
+		}
+	}
+	next := slices.Concat(s.AllOf, s.AnyOf, s.OneOf)
+	if s.Ref != "" {
+		to, err := tp.doc.lookup(s.Ref)
+		if err != nil {
+			return false, 0, err
+		}
+		next = append(next, to)
+	}
+	for _, n := range next {
+		if leads, found, err = tp.lead(n, path, depth+1); leads || err != nil {
+			return leads, found, err
+		}
+	}
+	if len(path) == 0 {
+		return true, 0, nil
+	}
+	if path[0] == "*" {
+		if s.Items == nil || s.Items.all == nil {
+			return false, 0, nil
+		}
+		return tp.lead(s.Items.all, path[1:], depth+1)
+	}
+	return tp.lead(s.Properties[pointerUnescape.Replace(path[0])], path[1:], depth+1)
+}
+
+// sure reports whether arguments that pass the schema have a value at path.
+func (tp *typer) sure(s *schema, path []string) bool {
+	if len(path) == 0 || path[0] == "*" { // of no elements, the set is empty
+		return true
+	}
+	name := pointerUnescape.Replace(path[0])
+	next := s.Properties[name]
+	return slices.Contains(s.Required, name) && next != nil && len(next.Type) == 1 && next.Type[0] != "null" && tp.sure(next, path[1:])
+}
+
+// deriveAll computes context.derived from arguments that the conversion
+// accepted. What is absent or null has no facet.
+func deriveAll(list []derivation, src string) (types.Record, *argError) {
+	m := make(types.RecordMap, len(list))
+	for i := range list {
+		d := &list[i]
+		var found []types.Value
+		present := false
+		if err := d.walk(&cursor{src: src}, d.path, &present, &found); err != nil {
+			return types.Record{}, &argError{d.from, err, "write it in its plainest form"}
+		}
+		switch {
+		case !present:
+		case d.each && len(found) > maxSet:
+			return types.Record{}, &argError{d.from, fmt.Errorf("a list of more than %d", maxSet), "split the call"}
+		case d.each:
+			m[types.String(d.name)] = types.NewSet(found...)
+		default:
+			m[types.String(d.name)] = found[0]
+		}
+	}
+	return types.NewRecord(m), nil
+}
+
+// walk reads the value at the cursor, and adds the facet of what path leads to.
+func (d *derivation) walk(c *cursor, path []string, present *bool, found *[]types.Value) error {
+	switch k := c.kind(); {
+	case k == 'n':
+		c.word()
+		return nil
+	case len(path) == 0:
+		*present = true
+		v, err := d.compute(c, k)
+		if err != nil {
+			return err
+		}
+		if set, ok := v.(types.Set); ok && d.each {
+			for e := range set.All() {
+				*found = append(*found, e)
+			}
+			return nil
+		}
+		*found = append(*found, v)
+		return nil
+	case path[0] == "*" && k == '[':
+		*present = true
+		for c.open(); c.more(); {
+			if err := d.walk(c, path[1:], present, found); err != nil {
+				return err
+			}
+		}
+		return nil
+	case path[0] != "*" && k == '{':
+		for c.open(); c.more(); {
+			if c.text() != path[0] {
+				c.skip()
+				continue
+			}
+			if err := d.walk(c, path[1:], present, found); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return errors.New("has another form than the one that is decided on")
+}
+
+func (d *derivation) compute(c *cursor, k byte) (types.Value, error) {
+	switch f := facets[d.facet]; {
+	case f.of != nil:
+		if k != '"' {
+			return nil, errors.New("not a string")
+		}
+		s := c.text()
+		if len(s) > maxText {
+			return nil, fmt.Errorf("a text of %d bytes; at most %d can be decided on", len(s), maxText)
+		}
+		return f.of(s)
+	case d.facet == Count:
+		if k != '[' && k != '{' {
+			return nil, errors.New("not a list")
+		}
+		n := 0
+		for c.open(); c.more(); n++ {
+			if k == '{' {
+				c.text()
+			}
+			c.skip()
+		}
+		return types.Long(n), nil
+	}
+	text := ""
+	if k == '"' {
+		text = c.text()
+	} else {
+		out, err := c.canonical(nil)
+		if err != nil {
+			return nil, err
+		}
+		text = string(out)
+	}
+	sum := sha256.Sum256([]byte(text))
+	return types.String(hex.EncodeToString(sum[:])), nil
+}
