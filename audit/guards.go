@@ -28,7 +28,7 @@ var guards = []string{
 	GuardOrigin, GuardHeaders, GuardSession, GuardLimit, GuardMedia, GuardSize,
 	GuardStrictJSON, GuardArguments, GuardMethod, GuardUnknown,
 	GuardPinDrift, GuardNoSnapshot, GuardPolicyError, GuardPanic, GuardDeadline,
-	GuardObligation, GuardCredential, GuardPrivateRange,
+	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
 	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames,
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 	"github.com/twinward-dev/twinward/governance/internal/index"
 )
@@ -267,6 +268,7 @@ func (c *compiler) generated(src *Source, prof Profile) []*policy {
 		if prof.text != "" {
 			p.pos = src.Name + ":1:1"
 		}
+		p.ref = audit.Policy{ID: p.id, Position: p.pos}
 		out = append(out, p)
 	}
 	c.rep.Generated += len(out)

@@ -102,7 +102,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 
 func (s *Snapshot) notInProfile(d Decision, p *policy) Decision {
 	d.Hidden = true
-	d.Policies = []audit.Policy{{ID: p.id, Position: p.pos}}
+	d.Policies = []audit.Policy{p.ref}
 	return refuse(d, audit.ReasonNotInProfile+":"+p.profile+"@"+shortHash(s.hash), hintUnknown)
 }
 
@@ -125,7 +125,7 @@ func (s *Snapshot) conclude(d Decision, r *Request, t *target, verdicts ...verdi
 		if v := &verdicts[i]; v.allowed == (denied == nil) {
 			for _, p := range v.reasons {
 				if v.allowed || p.forbid {
-					d.Policies = append(d.Policies, audit.Policy{ID: p.id, Position: p.pos})
+					d.Policies = append(d.Policies, p.ref)
 				}
 			}
 			d.Policies = append(d.Policies, v.errs...)

@@ -77,7 +77,7 @@ func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *targ
 		v.messages = append(v.messages, fmt.Sprintf("%s at %s: %s", p.id, p.pos, e.Message))
 		if s.errors.denies(p) {
 			v.allowed = false
-			v.errs = append(v.errs, audit.Policy{ID: p.id, Position: p.pos})
+			v.errs = append(v.errs, p.ref)
 		}
 	}
 	return v

@@ -3,10 +3,8 @@ package governance
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/cedar-policy/cedar-go"
 
@@ -23,8 +21,10 @@ type policy struct {
 	src      *Source
 	pos      string
 	forbid   bool
-	profile  string // the profile whose ceiling this is, "" for what people wrote
+	profile  string       // the profile whose ceiling this is, "" for what people wrote
+	ref      audit.Policy // how decisions name it
 	duties   []audit.Obligation
+	observed bool // evaluated and never applied
 	readTags bool
 
 	principal, action, resource cedarx.Scope
@@ -119,58 +119,6 @@ func parseError(text string, err error) (offset int, msg string) {
 	}
 	msg = parsePos.ReplaceAllString(msg, "")
 	return min(offset, len(text)), strings.TrimSpace(strings.Replace(msg, "parse error at", "does not parse at", 1))
-}
-
-// Annotations that mean something. Any other is an error: a misspelt
-// obligation would otherwise be one that nobody asks for.
-var (
-	notes       = []string{"id", "reason", "severity", "owner", "description", "generated"}
-	obligations = []string{"approval", "redact", "rate", "max_bytes"}
-)
-
-// annotate reads the annotations and returns what is wrong with them.
-func (p *policy) annotate() []scanError {
-	var bad []scanError
-	for key, value := range p.cedar.Annotations() {
-		k, v := string(key), string(value)
-		at := max(0, strings.Index(p.text, "@"+k))
-		switch {
-		case slices.Contains(notes, k):
-		case !slices.Contains(obligations, k):
-			bad = append(bad, scanError{at, fmt.Sprintf("unknown annotation @%s", k), nearby(k, append(slices.Clone(notes), obligations...))})
-		case p.forbid:
-			bad = append(bad, scanError{at, fmt.Sprintf("@%s on a forbid demands nothing", k), "put it on the permit"})
-		default:
-			if why := badObligation(k, v); why != "" {
-				bad = append(bad, scanError{at, fmt.Sprintf("@%s(%q): %s", k, v, why), "see the package documentation"})
-			}
-			p.duties = append(p.duties, audit.Obligation{Kind: k, Value: v, Policy: p.id})
-		}
-	}
-	slices.SortFunc(p.duties, func(a, b audit.Obligation) int { return strings.Compare(a.Kind, b.Kind) })
-	slices.SortFunc(bad, func(a, b scanError) int { return a.offset - b.offset })
-	return bad
-}
-
-func badObligation(kind, value string) string {
-	switch kind {
-	case "max_bytes":
-		if n, err := strconv.ParseInt(value, 10, 64); err != nil || n <= 0 {
-			return "want a number of bytes above 0"
-		}
-	case "rate":
-		count, per, ok := strings.Cut(value, "/")
-		n, err := strconv.ParseInt(count, 10, 64)
-		d, err2 := time.ParseDuration(per)
-		if !ok || err != nil || err2 != nil || n <= 0 || d <= 0 {
-			return `want a count and a duration, such as "10/1m"`
-		}
-	default:
-		if value == "" {
-			return "want a value"
-		}
-	}
-	return ""
 }
 
 // nearby is a fix hint that names the known word closest to word.
