@@ -1,0 +1,125 @@
+package cedarx
+
+import (
+	"encoding/json"
+
+	"github.com/cedar-policy/cedar-go"
+	publicast "github.com/cedar-policy/cedar-go/ast"
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+)
+
+type publicPolicy = publicast.Policy
+
+// A Mention is a constant that a policy compares with something of the request.
+type Mention struct {
+	// Path is what it is compared with, as in [Term].
+	Path []string
+	// Op is how: "==", "!=", "<", "<=", ">", ">=", "in", "like", "has",
+	// "contains" (the term holds Value), "one of" (Value, a set, holds the term),
+	// "containsAll", "containsAny", or the name of an extension function.
+	Op string
+	// Value is the constant; nil for "has" and "like".
+	Value types.Value
+	// Parts are the texts before, between and after the wildcards of "like".
+	Parts []string
+}
+
+// Mentions returns those of all conditions of p, in order.
+func Mentions(p *cedar.Policy) []Mention {
+	var out []Mention
+	for _, c := range (*ast.Policy)(p.AST()).Conditions {
+		out = append(out, mentions(c.Body)...)
+	}
+	return out
+}
+
+// Mentions returns those of one clause.
+func (c Clause) Mentions() []Mention { return mentions(c.node) }
+
+func mentions(n ast.IsNode) (out []Mention) {
+	pair := func(op, mirrored string, b ast.BinaryNode) {
+		if path, ok := pathOf(b.Left); ok {
+			if v := constant(b.Right); v != nil {
+				out = append(out, Mention{Path: path, Op: op, Value: v})
+			}
+		}
+		if path, ok := pathOf(b.Right); ok && mirrored != "" {
+			if v := constant(b.Left); v != nil {
+				out = append(out, Mention{Path: path, Op: mirrored, Value: v})
+			}
+		}
+	}
+	ast.Inspect(ast.NewNode(n), func(n ast.IsNode) bool {
+		switch v := n.(type) {
+		case ast.NodeTypeEquals:
+			pair("==", "==", v.BinaryNode)
+		case ast.NodeTypeNotEquals:
+			pair("!=", "!=", v.BinaryNode)
+		case ast.NodeTypeLessThan:
+			pair("<", ">", v.BinaryNode)
+		case ast.NodeTypeLessThanOrEqual:
+			pair("<=", ">=", v.BinaryNode)
+		case ast.NodeTypeGreaterThan:
+			pair(">", "<", v.BinaryNode)
+		case ast.NodeTypeGreaterThanOrEqual:
+			pair(">=", "<=", v.BinaryNode)
+		case ast.NodeTypeIn:
+			pair("in", "", v.BinaryNode)
+		case ast.NodeTypeContains:
+			pair("contains", "one of", v.BinaryNode)
+		case ast.NodeTypeContainsAll:
+			pair("containsAll", "containsAll", v.BinaryNode)
+		case ast.NodeTypeContainsAny:
+			pair("containsAny", "containsAny", v.BinaryNode)
+		case ast.NodeTypeIsIn:
+			if path, ok := pathOf(v.Left); ok {
+				if c := constant(v.Entity); c != nil {
+					out = append(out, Mention{Path: path, Op: "in", Value: c})
+				}
+			}
+		case ast.NodeTypeLike:
+			if path, ok := pathOf(v.Arg); ok {
+				out = append(out, Mention{Path: path, Op: "like", Parts: parts(v.Value)})
+			}
+		case ast.NodeTypeHas:
+			if path, ok := pathOf(v.Arg); ok {
+				out = append(out, Mention{Path: append(path, string(v.Value)), Op: "has"})
+			}
+		case ast.NodeTypeHasTag:
+			if path, ok := pathOf(v.Left); ok {
+				if name, ok := constant(v.Right).(types.String); ok {
+					out = append(out, Mention{Path: append(path, "tag:"+string(name)), Op: "has"})
+				}
+			}
+		case ast.NodeTypeExtensionCall:
+			if len(v.Args) == 2 {
+				pair(string(v.Name), string(v.Name), ast.BinaryNode{Left: v.Args[0], Right: v.Args[1]})
+			}
+		}
+		return true
+	})
+	return out
+}
+
+// parts reads a pattern, which shows its inside only as JSON.
+func parts(p types.Pattern) []string {
+	text, err := p.MarshalJSON()
+	if err != nil {
+		return nil
+	}
+	var list []any
+	if json.Unmarshal(text, &list) != nil {
+		return nil
+	}
+	out := []string{""}
+	for _, c := range list {
+		if m, ok := c.(map[string]any); ok {
+			s, _ := m["Literal"].(string)
+			out[len(out)-1] += s
+			continue
+		}
+		out = append(out, "")
+	}
+	return out
+}
