@@ -101,10 +101,15 @@ func BenchmarkVisible(b *testing.B) {
 }
 
 func BenchmarkCompile(b *testing.B) {
-	w := world(1000)
-	for b.Loop() {
-		if _, _, err := governance.Compile(b.Context(), w, nil); err != nil {
-			b.Fatal(err)
-		}
+	for _, n := range []int{1000, 10_000} {
+		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
+			w := world(n)
+			for b.Loop() {
+				if _, rep, err := governance.Compile(b.Context(), w, nil); err != nil {
+					b.Fatal(rep, err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/policy")
+		})
 	}
 }

@@ -22,7 +22,8 @@ import (
 
 // A Validator checks policies and entities against one schema, strictly.
 type Validator struct {
-	v *validate.Validator
+	v *validate.Validator // of the whole schema
+	s *slicer
 }
 
 // NewValidator parses a schema in Cedar's own syntax.
@@ -37,15 +38,39 @@ func NewValidator(name, text string) (*Validator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolve schema: %w", err)
 	}
-	return &Validator{v: validate.New(r, validate.WithStrict())}, nil
+	return &Validator{v: validate.New(r, validate.WithStrict()), s: newSlicer(r)}, nil
 }
 
-// Policy returns what is wrong with p, one error each.
+// Policy returns what is wrong with p, one error each. Its cost depends on how
+// many kinds of actions p is about, and not on how many there are.
 //
 // The validator types every when and unless clause on its own, so that a "has"
 // test in one clause does not help the next. The clauses are one conjunction in
 // Cedar, therefore they are folded into one before they are checked.
 func (v *Validator) Policy(p *cedar.Policy) []error {
+	folded := fold(p)
+	return flatten(v.s.For(folded).Policy("", folded))
+}
+
+// Impossible reports whether the types alone say that the conditions of p never
+// hold: for every action, principal and resource that its scope matches, they
+// are false or fail. It means something only for a policy without errors.
+func (v *Validator) Impossible(p *cedar.Policy) bool {
+	folded := fold(p)
+	if len(folded.Conditions) == 0 {
+		return false
+	}
+	// The type checker does not tell what it found, but leaves out what follows a
+	// condition that is false: an obvious mistake there stays unseen.
+	cond := ast.NewNode(clause(folded.Conditions[0]))
+	folded.Conditions = []ast.ConditionType{{
+		Condition: ast.ConditionWhen,
+		Body:      ast.IfThenElse(cond, ast.Not(ast.Long(1)), ast.True()).AsIsNode(),
+	}}
+	return v.s.For(folded).Policy("", folded) == nil
+}
+
+func fold(p *cedar.Policy) *ast.Policy {
 	folded := *(*ast.Policy)(p.AST())
 	if len(folded.Conditions) > 1 {
 		body := clause(folded.Conditions[0])
@@ -54,7 +79,7 @@ func (v *Validator) Policy(p *cedar.Policy) []error {
 		}
 		folded.Conditions = []ast.ConditionType{{Condition: ast.ConditionWhen, Body: body}}
 	}
-	return flatten(v.v.Policy("", &folded))
+	return &folded
 }
 
 // Entity returns what is wrong with e, or nil.
