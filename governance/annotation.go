@@ -118,6 +118,9 @@ func (p *policy) annotate() []scanError {
 		switch {
 		case a.permits:
 			p.duties = append(p.duties, audit.Obligation{Kind: k, Value: v, Policy: p.id})
+			if k == ObligationRate {
+				p.rate, _ = ParseRate(v) // checked above
+			}
 		case k == "mode":
 			p.observed = v == modeObserve
 		case k == "severity":

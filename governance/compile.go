@@ -23,6 +23,11 @@ import (
 type Options struct {
 	// Clock is asked for the time of a decision; nil is time.Now.
 	Clock func() time.Time
+	// Mode says whether what policies deny is denied. The zero value is Enforce.
+	Mode Mode
+	// Rates counts what policies with @rate permit; nil is [NewRateLimiter]. An
+	// engine asks it, a snapshot alone does not.
+	Rates RateLimiter
 	// ErrorMode says what a policy that fails does to a decision. The zero value
 	// is DenyOnForbidError.
 	ErrorMode ErrorMode
@@ -63,6 +68,10 @@ type Snapshot struct {
 	entities types.EntityMap
 	policies map[types.PolicyID]*policy
 	law      *index.Index // what is enforced
+	observed *index.Index // what is not: nil if everything is
+	whole    *index.Index // both together, where there is something to observe
+	permits  *index.Index // of law, when the mode is Observe
+	mode     Mode
 	errors   ErrorMode
 	schema   string
 }
@@ -246,7 +255,7 @@ func (c *compiler) policies(ctx context.Context) {
 	for _, p := range c.all {
 		c.snap.policies[types.PolicyID(p.id)] = p
 	}
-	c.snap.law = c.snap.index(c.all)
+	c.snap.laws(c.all)
 }
 
 // generated parses the ceiling of a profile. Its policies take the position of

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cedar-policy/cedar-go/types"
+
 	"github.com/twinward-dev/twinward/audit"
 )
 
@@ -45,6 +47,8 @@ const (
 	hintUnknown  = "There is no such thing here."
 	hintNoPermit = "This is not permitted to you."
 	hintForbid   = "This is forbidden, at least with these arguments."
+	hintApprove  = "A person has to agree to this first."
+	hintApproval = "The approval does not count: "
 )
 
 func refuse(d Decision, guard, hint string) Decision {
@@ -76,30 +80,38 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 	if now.IsZero() {
 		now = s.clock()
 	}
-	agent := uid(typeAgent, r.Actor.Agent)
+	guard := audit.GuardArguments
 	ctx, err := r.context(t, now)
+	if a := r.Approval; a != nil && err == nil {
+		if why := a.check(s, r, now); why != nil {
+			guard, err = audit.GuardApproval, fmt.Errorf("%s%w.", hintApproval, why)
+		} else {
+			d.Approval, ctx["approval"] = a.record(), a.value(r)
+		}
+	}
 	if err != nil {
 		// What is outside the profile stays unknown, whatever was asked of it.
-		if hit := s.ceiling(agent, &t); hit != nil {
+		if hit := s.ceiling(uid(typeAgent, r.Actor.Agent), &t); hit != nil {
 			return s.notInProfile(d, hit)
 		}
-		guard := audit.GuardArguments
 		if errors.Is(err, errStrict) {
 			guard = audit.GuardStrictJSON
 		}
 		return refuse(d, guard, err.Error())
 	}
-	if r.Actor.User == "" {
-		return s.conclude(d, r, &t, s.evaluate(s.law, agent, &t, ctx, r.Claims))
+	var askers [2]asker
+	var verdicts [2]verdict
+	who := r.askers(askers[:0])
+	out := s.conclude(d, r, &t, s.verdicts(verdicts[:0], s.law, who, &t, ctx))
+	if s.observes(who, &t) && !r.beside {
+		whole := s.tried(d, r, who, &t, ctx)
+		out.compare(&whole, audit.WouldObserved)
 	}
-	user := uid(typeUser, r.Actor.User)
-	ctx["user"] = user
-	first := s.evaluate(s.law, agent, &t, ctx, r.Claims)
-	delete(ctx, "user")
-	ctx["agent"] = agent
-	return s.conclude(d, r, &t, first, s.evaluate(s.law, user, &t, ctx, nil))
+	if s.mode == Observe && out.byPolicy {
+		return s.lift(out, r, s.verdicts(verdicts[:0], s.permits, who, &t, ctx), &t)
+	}
+	return out
 }
-
 func (s *Snapshot) notInProfile(d Decision, p *policy) Decision {
 	d.Hidden = true
 	d.Policies = []audit.Policy{p.ref}
@@ -111,7 +123,7 @@ func shortHash(hash string) string { return strings.TrimPrefix(hash, hashPrefix)
 
 // conclude joins the verdicts about agent and user: both must allow. A denial
 // names the policies of those who deny, an allowed request those of both.
-func (s *Snapshot) conclude(d Decision, r *Request, t *target, verdicts ...verdict) Decision {
+func (s *Snapshot) conclude(d Decision, r *Request, t *target, verdicts []verdict) Decision {
 	var denied *verdict
 	for i := range verdicts {
 		v := &verdicts[i]
@@ -142,17 +154,40 @@ func (s *Snapshot) conclude(d Decision, r *Request, t *target, verdicts ...verdi
 	}
 	for i := range verdicts {
 		for _, p := range verdicts[i].reasons {
-			for _, o := range p.duties {
-				if !slices.Contains(d.Obligations, o) {
-					d.Obligations = append(d.Obligations, o)
-				}
-			}
+			d.demand(p, verdicts[i].principal)
 		}
 	}
-	for _, o := range d.Obligations {
-		if !slices.Contains(r.Enforces, o.Kind) {
-			return refuse(d, audit.GuardObligation, "This needs something that is not available here.")
+	return d.oblige(r)
+}
+
+// demand adds what a permit demands besides for this principal.
+func (d *Decision) demand(p *policy, principal types.EntityUID) {
+	for _, o := range p.duties {
+		if !slices.Contains(d.Obligations, o) {
+			d.Obligations = append(d.Obligations, o)
 		}
+	}
+	if p.rate.Count > 0 {
+		d.uses = append(d.uses, RateUse{p.id, principal.String(), p.rate})
+	}
+}
+
+// oblige allows if all that is demanded is met, or will be by the door.
+func (d Decision) oblige(r *Request) Decision {
+	suspended := false
+	for _, o := range d.Obligations {
+		switch {
+		case o.Kind == ObligationRate && r.counted:
+		case o.Kind == ObligationApproval && r.Approval != nil && slices.Contains(r.Approval.Groups, o.Value):
+		case !slices.Contains(r.Enforces, o.Kind):
+			return refuse(d, audit.GuardObligation, "This needs something that is not available here.")
+		case o.Kind == ObligationApproval:
+			suspended = true
+		}
+	}
+	if suspended {
+		d.Call = r.call()
+		return refuse(d, audit.GuardApproval, hintApprove)
 	}
 	d.Effect = audit.Allow
 	return d
@@ -175,10 +210,12 @@ func (s *Snapshot) denial(d Decision, t *target, v *verdict, all []verdict) Deci
 	d.Principal = v.principal.String()
 	switch {
 	case len(v.reasons) > 0 && v.reasons[0].forbid:
+		d.byPolicy = !slices.ContainsFunc(all, func(v verdict) bool { return len(v.errs) > 0 })
 		return refuse(d, v.reasons[0].id, hintForbid)
 	case len(v.errs) > 0:
 		return refuse(d, audit.GuardPolicyError, hintForbid)
 	}
+	d.byPolicy = !slices.ContainsFunc(all, func(v verdict) bool { return len(v.errs) > 0 })
 	d.Nearest = s.nearest(v.principal, t)
 	return refuse(d, audit.ReasonNoPermit, hintNoPermit)
 }

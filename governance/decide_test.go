@@ -200,8 +200,8 @@ func TestObligations(t *testing.T) {
 		{`{"i":1}`, "", nil, "", ""},
 		{`{"x":""}`, "", nil, "obligation", "approval=lead by b, max_bytes=1000 by b"},
 		{`{"x":""}`, "", []string{"approval"}, "obligation", "approval=lead by b, max_bytes=1000 by b"},
-		{`{"x":""}`, "", []string{"approval", "max_bytes"}, "", "approval=lead by b, max_bytes=1000 by b"},
-		{`{"x":"","i":1}`, "", nil, "obligation", "approval=lead by b, max_bytes=1000 by b"}, // the free permit does not lift what the other demands
+		{`{"x":""}`, "", []string{"approval", "max_bytes"}, "approval", "approval=lead by b, max_bytes=1000 by b"}, // the door can ask a person
+		{`{"x":"","i":1}`, "", nil, "obligation", "approval=lead by b, max_bytes=1000 by b"},                       // the free permit does not lift what the other demands
 		{`{"i":1}`, "ann", all, "", "rate=10/1m by a"},
 	} {
 		r := toolCall("a", c.args)

@@ -17,6 +17,10 @@ type Engine struct {
 	log     audit.Recorder
 	opts    *Options
 	current atomic.Pointer[Snapshot]
+	staged  atomic.Pointer[Snapshot] // decides beside it, or nil
+
+	rates     RateLimiter
+	approvals usedApprovals
 
 	reload sync.Mutex // one at a time: on record in the order of taking effect
 	mu     sync.Mutex // guards subs
@@ -27,7 +31,12 @@ type Engine struct {
 // NewEngine returns an engine that denies everything until the first Reload.
 // Reloads go on record in log; with a nil log there can be none.
 func NewEngine(log audit.Recorder, opts *Options) *Engine {
-	return &Engine{log: log, opts: opts}
+	e := &Engine{log: log, opts: opts, rates: opts.orDefault().Rates}
+	if e.rates == nil {
+		e.rates = NewRateLimiter()
+	}
+	e.approvals.since = opts.clock()()
+	return e
 }
 
 // Reload puts a bundle into force. It compiles first, then records who did it
@@ -117,12 +126,12 @@ func (e *Engine) Snapshot() *Snapshot {
 // error always comes with a denying decision that names its cause.
 func (e *Engine) Decide(ctx context.Context, r Request) (Decision, error) {
 	if e == nil || e.opts == nil || e.opts.Tape == nil {
-		return e.Snapshot().Decide(ctx, r)
+		return e.decide(ctx, r)
 	}
 	if r.Time.IsZero() {
 		r.Time = e.opts.clock()()
 	}
-	d, err := e.Snapshot().Decide(ctx, r)
+	d, err := e.decide(ctx, r)
 	e.opts.Tape(recorded(r, d))
 	return d, err
 }

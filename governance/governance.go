@@ -132,6 +132,11 @@ type Request struct {
 	// Enforces are the kinds of obligation that the door can meet. A permit
 	// that demands any other denies.
 	Enforces []string
+	// Approval is set when the request is decided again after a person agreed.
+	Approval *Approval
+
+	counted bool // rates are met by who asks
+	beside  bool // on behalf of a snapshot that is not in force
 }
 
 // A Decision is audit.Decision plus what only the caller in this process needs.
@@ -147,9 +152,15 @@ type Decision struct {
 	// Action and Resource are what was decided, for the record, such as
 	// "slack__post_message" and `Tool::"slack__post_message"`.
 	Action, Resource string
+	// Call identifies actor, action, target and arguments, when the reason is
+	// "approval": see [Decision.Approve].
+	Call string
 	// Principal is whose denial this is, `Agent::"…"` or `User::"…"`, and ""
 	// for an allowed request or one that a guard refused.
 	Principal string
+
+	byPolicy bool      // no permit or a forbid, which Observe lets pass
+	uses     []RateUse // to be counted
 
 	hold *hold // what was reserved, until [Decision.Settle]; nil if nothing was
 }

@@ -24,6 +24,7 @@ type policy struct {
 	profile  string       // the profile whose ceiling this is, "" for what people wrote
 	ref      audit.Policy // how decisions name it
 	duties   []audit.Obligation
+	rate     Rate // of duties
 	observed bool // evaluated and never applied
 	readTags bool
 

@@ -82,7 +82,10 @@ func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, to
 func (s *Snapshot) could(principal types.EntityUID, t *target) Visibility {
 	q := s.ask(principal, t, nil)
 	defer q.give()
-	permit, always, deny := false, false, false
+	// Where policies are only observed, their forbids and missing permits do not
+	// deny, and all others do.
+	observe := s.mode == Observe
+	permit, always, deny := observe, observe, false
 	for _, c := range q.find(s.law, t) {
 		p := s.policies[c.ID]
 		var o cedarx.Outcomes
@@ -93,7 +96,7 @@ func (s *Snapshot) could(principal types.EntityUID, t *target) Visibility {
 			o = cedarx.WithUnknownContext(p.cedar, &q.store, principal, t.action, t.resource)
 		}
 		denies := cedarx.Outcomes(0)
-		if p.forbid {
+		if p.forbid && (!observe || p.profile != "") {
 			denies = cedarx.Matches
 		}
 		if s.errors.denies(p) {

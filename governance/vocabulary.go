@@ -67,9 +67,10 @@ var (
 // commonContext is in the context of every action. The other half of an agent
 // that acts for a user is there by name: user when the agent is decided, agent
 // when the user is.
-const commonContext = `now: datetime, session?: String, user?: User, agent?: Agent`
+const commonContext = `now: datetime, session?: String, user?: User, agent?: Agent, approval?: Approval`
 
-const fixedSchema = `entity Profile { owner?: String, description?: String };
+const fixedSchema = `type Approval = { by: User, groups: Set<String>, at: datetime, args: String, policy: String };
+entity Profile { owner?: String, description?: String };
 entity Team in [Team];
 entity Role in [Role];
 entity User in [Team, Role] { email?: String } tags String;
