@@ -2,7 +2,6 @@ package governance
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
 
@@ -118,21 +117,13 @@ func (d *Decision) strict(source audit.WouldSource) audit.Would {
 // effect or has another cause.
 func (d *Decision) compare(other *Decision, source audit.WouldSource) {
 	is, would := d.strict(source), other.strict(source)
-	if is.Effect == would.Effect && gist(is.Reason) == gist(would.Reason) &&
+	if is.Effect == would.Effect && cause(is.Reason) == cause(would.Reason) &&
 		slices.EqualFunc(is.Policies, would.Policies, func(a, b audit.Policy) bool { return a.ID == b.ID }) &&
 		slices.Equal(is.Obligations, would.Obligations) {
 		return
 	}
 	// A decision's list may be shared with a copy of it.
 	d.Would = append(slices.Clip(d.Would), would)
-}
-
-// gist is a reason without the hash of the snapshot that gave it.
-func gist(reason string) string {
-	if strings.HasPrefix(reason, audit.ReasonNotInProfile) {
-		reason, _, _ = strings.Cut(reason, "@")
-	}
-	return reason
 }
 
 // An asker is a principal that a request is decided for.

@@ -71,6 +71,9 @@ func Replay(ctx context.Context, s *Snapshot, tape iter.Seq2[Recorded, error]) (
 		if err != nil {
 			return rep, err
 		}
+		// Rates have room, and approvals count although they were given for other
+		// policies: an engine saw to both.
+		r.Request.counted, r.Request.beside = true, true
 		d, err := s.Decide(ctx, r.Request)
 		if ctx.Err() != nil {
 			return rep, ctx.Err()

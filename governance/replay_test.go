@@ -85,8 +85,8 @@ func TestReplay(t *testing.T) {
 // What a permit demands besides is a change too.
 func TestReplaySeesObligations(t *testing.T) {
 	plain := law(t, `@id("p") permit (principal, action == Action::"s__t", resource);`)
-	strict := law(t, `@id("p") @approval("lead") permit (principal, action == Action::"s__t", resource);`)
-	tape := record(t, strict, governance.Request{Actor: actor("a"), Action: "call_tool", Server: "s", Name: "t", Enforces: []string{"approval"}})
+	strict := law(t, `@id("p") @max_bytes("10") permit (principal, action == Action::"s__t", resource);`)
+	tape := record(t, strict, governance.Request{Actor: actor("a"), Action: "call_tool", Server: "s", Name: "t", Enforces: []string{"max_bytes"}})
 	require.True(t, tape[0].Decision.Allowed())
 	rep, err := governance.Replay(t.Context(), plain, tapeOf(tape...))
 	require.NoError(t, err)
