@@ -112,6 +112,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 	}
 	return out
 }
+
 func (s *Snapshot) notInProfile(d Decision, p *policy) Decision {
 	d.Hidden = true
 	d.Policies = []audit.Policy{p.ref}

@@ -55,7 +55,7 @@ func (q *question) find(law *index.Index, t *target) index.Candidates {
 
 // evaluate asks Cedar about one principal. The law is a set of policies that
 // are decided on together: s.law, or another index of policies of s.
-func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *target, context types.RecordMap, claims map[string]string) verdict {
+func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *target, context types.Record, claims map[string]string) verdict {
 	q := s.ask(principal, t, claims)
 	defer q.give()
 	q.find(law, t)
@@ -63,7 +63,7 @@ func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *targ
 		Principal: principal,
 		Action:    t.action,
 		Resource:  t.resource,
-		Context:   types.NewRecord(context),
+		Context:   context,
 	})
 	v := verdict{principal: principal, allowed: effect == cedar.Allow}
 	if len(diag.Reasons) > 0 {

@@ -147,7 +147,7 @@ func (s *Snapshot) situations(r *Request) ([]situation, *target, bool) {
 	of := func(id types.EntityUID, claims map[string]string) situation {
 		store := &overlay{static: s.entities, resource: t.dynamic, principal: s.principal(id, claims)}
 		store.resource.UID = t.resource
-		v := s.evaluate(s.law, id, &t, m, claims)
+		v := s.evaluate(s.law, id, &t, types.NewRecord(m), claims)
 		return situation{
 			principal: id,
 			env:       cedarx.Env{Entities: store, Principal: id, Action: t.action, Resource: t.resource, Context: types.NewRecord(m)},

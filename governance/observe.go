@@ -150,7 +150,7 @@ func (s *Snapshot) verdicts(out []verdict, law *index.Index, principals []asker,
 		if a.other != "" {
 			context[a.other] = a.half
 		}
-		out = append(out, s.evaluate(law, a.uid, t, context, a.claims))
+		out = append(out, s.evaluate(law, a.uid, t, types.NewRecord(context), a.claims))
 		delete(context, a.other)
 	}
 	return out

@@ -219,7 +219,7 @@ func TestIndexIsExact(t *testing.T) {
 			context, err := req.context(tgt, req.Time)
 			require.NoError(t, err)
 			for _, principal := range []types.EntityUID{uid(typeAgent, req.Actor.Agent), uid(typeUser, "u0")} {
-				got := s.evaluate(s.law, principal, &tgt, context, req.Claims)
+				got := s.evaluate(s.law, principal, &tgt, types.NewRecord(context), req.Claims)
 				store := overlay{static: s.entities, resource: tgt.dynamic, principal: s.principal(principal, req.Claims)}
 				effect, diag := cedar.Authorize(all, &store, cedar.Request{Principal: principal, Action: tgt.action, Resource: tgt.resource, Context: types.NewRecord(context)})
 				want, have := map[types.PolicyID]bool{}, map[types.PolicyID]bool{}

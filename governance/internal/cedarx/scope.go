@@ -2,6 +2,7 @@ package cedarx
 
 import (
 	"github.com/cedar-policy/cedar-go"
+	publicast "github.com/cedar-policy/cedar-go/ast"
 	"github.com/cedar-policy/cedar-go/types"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 )
@@ -65,6 +66,14 @@ func scope(n ast.IsScopeNode) Scope {
 	default: // ast.ScopeTypeAll, and anything new is treated as matching: a superset is safe
 		return Scope{}
 	}
+}
+
+// WithoutScope returns p with a scope that matches everything, for requests
+// that are known to match the scope of p.
+func WithoutScope(p *cedar.Policy) *cedar.Policy {
+	bare := *(*ast.Policy)(p.AST())
+	bare.Principal, bare.Action, bare.Resource = ast.ScopeTypeAll{}, ast.ScopeTypeAll{}, ast.ScopeTypeAll{}
+	return cedar.NewPolicyFromAST((*publicast.Policy)(&bare))
 }
 
 // ReadsTags reports whether a condition of p asks for an entity's tags.

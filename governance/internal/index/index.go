@@ -7,10 +7,11 @@
 // paragraphs that stand in all three answers are those whose scope matches.
 //
 // The index works for any policies and any entities; it knows no vocabulary.
-// It decides nothing: what it finds is evaluated by cedar.Authorize, scope and
-// conditions, so that it could leave a policy out by mistake and never let one
-// in. That it leaves none out is held by tests against cedar.Authorize over all
-// policies.
+// What it finds is exact: a policy is found if and only if its scope matches.
+// Therefore it hands out policies without their scope, and what is left of them,
+// the conditions, is evaluated by cedar.Authorize and nothing else. That this
+// gives the decisions, reasons and errors of cedar.Authorize over all policies
+// is held by tests on cedar-go's corpus and on random worlds.
 package index
 
 import (
@@ -39,7 +40,7 @@ type Policy struct {
 // for every 64 policies held; the index takes memory in proportion to the
 // entities that scopes name.
 type Index struct {
-	policies                    []Policy // sorted by id; their places are the numbers in sets
+	policies                    []Policy // without scope, sorted by id; their places are the numbers in sets
 	principal, action, resource dimension
 	scratch                     sync.Pool // *[2][]uint64
 }
@@ -55,6 +56,7 @@ func New(policies []Policy, entities types.EntityMap) *Index {
 		x.principal.add(int32(i), principal)
 		x.action.add(int32(i), action)
 		x.resource.add(int32(i), resource)
+		x.policies[i].Policy = cedarx.WithoutScope(p.Policy)
 	}
 	words := (len(policies) + 63) / 64
 	above := newLineage(entities)
@@ -67,9 +69,6 @@ func New(policies []Policy, entities types.EntityMap) *Index {
 
 // Len returns the number of policies held.
 func (x *Index) Len() int { return len(x.policies) }
-
-// All yields every policy, ordered by id.
-func (x *Index) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] { return Candidates(x.policies).All() }
 
 // Find appends to dst the policies whose scope matches, ordered by id, and
 // returns the extended slice.
@@ -125,7 +124,8 @@ func (x *Index) find(dst Candidates, of ...[]*set) Candidates {
 	return dst
 }
 
-// Candidates are policies to evaluate, ordered by id. It is a
+// Candidates are the policies whose scope matches a request, ordered by id.
+// Their scope is left out: they are for evaluating that request only. It is a
 // cedar.PolicyIterator.
 type Candidates []Policy
 
