@@ -24,8 +24,8 @@ type Mutant struct {
 	Snapshot *Snapshot
 }
 
-// Mutants yields the mutants of all policies that people wrote, in a fixed
-// order: by policy id, the removed policy first.
+// Mutants yields the mutants of all policies that people wrote and that are
+// enforced, in a fixed order: by policy id, the removed policy first.
 func (s *Snapshot) Mutants() iter.Seq[Mutant] {
 	return func(yield func(Mutant) bool) {
 		if s == nil {
@@ -33,11 +33,10 @@ func (s *Snapshot) Mutants() iter.Seq[Mutant] {
 		}
 		for _, id := range slices.Sorted(maps.Keys(s.policies)) {
 			p := s.policies[id]
-			if p.profile != "" {
+			if p.profile != "" || p.observed {
 				continue
 			}
-			ref := audit.Policy{ID: p.id, Position: p.pos}
-			if !yield(Mutant{ref, "removed", s.with(id, nil)}) {
+			if !yield(Mutant{p.ref, "removed", s.with(id, nil)}) {
 				return
 			}
 			for _, m := range cedarx.Mutants(p.cedar) {
@@ -46,7 +45,7 @@ func (s *Snapshot) Mutants() iter.Seq[Mutant] {
 				changed.text = string(m.Policy.MarshalCedar())
 				changed.readTags = cedarx.ReadsTags(m.Policy)
 				changed.principal, changed.action, changed.resource = cedarx.Scopes(m.Policy)
-				if !yield(Mutant{ref, m.Change, s.with(id, &changed)}) {
+				if !yield(Mutant{p.ref, m.Change, s.with(id, &changed)}) {
 					return
 				}
 			}
@@ -66,6 +65,6 @@ func (s *Snapshot) with(id types.PolicyID, p *policy) *Snapshot {
 	for _, id := range slices.Sorted(maps.Keys(c.policies)) {
 		all = append(all, c.policies[id])
 	}
-	c.law = c.index(all)
+	c.laws(all)
 	return &c
 }

@@ -89,6 +89,7 @@ type own struct {
 	Claims   map[string]string `json:"claims"`
 	Time     time.Time         `json:"time"`
 	Enforces []string          `json:"enforces"`
+	Approved []string          `json:"approved"`
 	Expect   audit.Effect      `json:"expect"`
 	Reason   string            `json:"reason"`
 	Policies []string          `json:"policies"`
@@ -100,7 +101,7 @@ func parseOwn(v jsontext.Value) (Case, error) {
 	if err := jsonv2.Unmarshal(v, &o, jsonv2.RejectUnknownMembers(true)); err != nil {
 		return Case{}, err
 	}
-	c := Case{Name: o.Name, Expect: o.Expect, Reason: o.Reason, Policies: o.Policies}
+	c := Case{Name: o.Name, Expect: o.Expect, Reason: o.Reason, Policies: o.Policies, Approved: o.Approved}
 	r := &c.Request
 	*r = governance.Request{
 		Actor:  audit.Actor{Agent: o.Agent, User: o.User, Session: o.Session},

@@ -30,7 +30,8 @@
 // Its members are name; agent, user and session, who asks; tool, or action with
 // server and resource, what is asked for; args, attrs, claims and time, how;
 // enforces, the obligations that the door can meet, all of them when it is left
-// out; expect, "allow" or "deny"; reason, the cause of the denial, without a
+// out; approved, groups of which a person has agreed to just this call, without
+// which a call that needs it is denied with the reason "approval"; expect, "allow" or "deny"; reason, the cause of the denial, without a
 // hash; and policies, ids of which all must be among those that determined the
 // answer.
 //
@@ -59,6 +60,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/governance"
@@ -71,6 +73,8 @@ type Case struct {
 	// Request is what is asked. A nil Enforces stands for every kind of
 	// obligation, unlike at a door: a case is about the policy.
 	Request governance.Request
+	// Approved are groups of which a person has agreed to just this call.
+	Approved []string
 	// Expect is the effect. Required.
 	Expect audit.Effect
 	// Reason is the cause of the denial, without the hash of a snapshot; ""
@@ -98,7 +102,9 @@ func (c Case) String() string {
 }
 
 // everything is what a door that can meet any obligation says of itself.
-var everything = []string{"approval", "max_bytes", "rate", "redact"}
+var everything = []string{
+	governance.ObligationApproval, governance.ObligationMaxBytes, governance.ObligationRate, governance.ObligationRedact,
+}
 
 // A Failure is a case with another answer than expected.
 type Failure struct {
@@ -180,7 +186,7 @@ func Check(ctx context.Context, s *governance.Snapshot, cases []Case) Report {
 		}
 	}
 	for _, p := range s.Policies() {
-		if p.Profile == "" && !decisive[p.ID] {
+		if p.Profile == "" && !p.Observed && !decisive[p.ID] {
 			r.NeverDecisive = append(r.NeverDecisive, audit.Policy{ID: p.ID, Position: p.Position})
 		}
 	}
@@ -211,7 +217,16 @@ func (a *asker) ask(ctx context.Context, c Case) (policies []string, problem str
 	if r.Enforces == nil {
 		r.Enforces = everything
 	}
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
 	d, err := a.snap.Decide(ctx, r)
+	if c.Approved != nil && d.Reason == audit.GuardApproval {
+		by := audit.Change{By: "policytest", Reason: "the case says that it was approved"}
+		if r.Approval, err = d.Approve(by, c.Approved, r.Time, time.Hour); err == nil {
+			d, err = a.snap.Decide(ctx, r)
+		}
+	}
 	policies = d.PolicyIDs()
 	reason, _, _ := strings.Cut(d.Reason, "@")
 	switch {

@@ -47,7 +47,9 @@ permit (principal, action == Action::"connect", resource) when { context has por
 
 const own = `[
 {"name":"standup", "agent":"bot", "tool":"slack__post_message", "args":{"channel":"#engineering","text":"x"}, "expect":"allow", "policies":["engineering"]},
-{"name":"duties are met", "agent":"bot", "tool":"slack__post_message", "args":{"channel":"#news","text":"x"}, "expect":"allow"},
+{"name":"it waits", "agent":"bot", "tool":"slack__post_message", "args":{"channel":"#news","text":"x"}, "expect":"deny", "reason":"approval", "policies":["approved"]},
+{"name":"for the lead", "agent":"bot", "tool":"slack__post_message", "args":{"channel":"#news","text":"x"}, "approved":["lead"], "expect":"allow"},
+{"name":"and nobody else", "agent":"bot", "tool":"slack__post_message", "args":{"channel":"#news","text":"x"}, "approved":["intern"], "expect":"deny"},
 {"name":"unless the case says not", "agent":"bot", "tool":"slack__post_message", "args":{"channel":"#news","text":"x"}, "enforces":[], "expect":"deny", "reason":"obligation"},
 {"agent":"bot", "tool":"slack__post_message", "args":{"channel":"#other","text":"x"}, "expect":"deny", "reason":"no-permit"},
 {"agent":"bot", "tool":"slack__post_message", "args":{"channel":"#broken","text":"x"}, "expect":"deny", "reason":"policy-error"},
@@ -81,7 +83,7 @@ func TestRunPasses(t *testing.T) {
 		Request: governance.Request{Actor: audit.Actor{Agent: "bot"}, Action: "call_tool", Server: "slack", Name: "no_such"},
 		Expect:  audit.Deny, Reason: "unknown",
 	})
-	assert.Equal(t, 12, rep.Cases)
+	assert.Equal(t, 14, rep.Cases)
 	assert.NoError(t, rep.Err())
 	assert.Empty(t, rep.NeverDecisive)
 }
