@@ -40,6 +40,7 @@ var annotations = map[string]annotation{
 	"generated":        {want: anything},
 	"reason":           {want: short},
 	"severity":         {want: oneOfWords(gravities...)},
+	"expires":          {want: parses(parseExpiry)},
 	"mode":             {want: oneOfWords(modeObserve, modeEnforce)},
 	ObligationApproval: {permits: true, want: group},
 	ObligationRate:     {permits: true, want: parses(ParseRate)},
@@ -123,6 +124,8 @@ func (p *policy) annotate() []scanError {
 			}
 		case k == "mode":
 			p.observed = v == modeObserve
+		case k == "expires":
+			p.expires, _ = parseExpiry(v)
 		case k == "severity":
 			p.ref.Severity = v
 		case k == "reason":

@@ -190,13 +190,17 @@ func checkServer(s Server, rep *Report) {
 	}
 }
 
+// fileName is what positions refer to.
+func (s Server) fileName() string {
+	if s.file == "" {
+		return "catalog/" + s.Name
+	}
+	return s.file
+}
+
 // finding reports a mistake at the first place where the file has a name.
 func (s Server) finding(rep *Report, name, msg, fix string) {
-	file := s.file
-	if file == "" {
-		file = "catalog/" + s.Name
-	}
-	rep.add(located("catalog", file, s.text, `"`+name+`"`, msg, fix))
+	rep.add(located("catalog", s.fileName(), s.text, `"`+name+`"`, msg, fix))
 }
 
 // note reports what is worth knowing about a tool.

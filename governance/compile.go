@@ -133,6 +133,12 @@ type compiler struct {
 	schemaTxt string
 	validator *cedarx.Validator
 	all       []*policy
+
+	// What the lints remember.
+	covered map[string][]*tool
+	common  map[string]bool
+	groups  map[types.EntityUID]bool
+	insides map[types.EntityUID]map[types.EntityUID]bool
 }
 
 func (c *compiler) catalog(context.Context) {
@@ -156,6 +162,11 @@ func (c *compiler) catalog(context.Context) {
 			}
 			c.snap.tools[toolRef{s.Name, d.Name}] = t
 			c.rep.Tools++
+			if _, r := hiddenIn(d.Description); r != 0 {
+				f := located("hidden-character", s.fileName(), s.text, `"`+d.Name+`"`, fmt.Sprintf("the description of %q: %s", d.Name, hiddenMessage(r)), "it may hold words for a model that a reviewer does not see; read it in hexadecimal before approving the tool")
+				f.Severity = SeverityWarning
+				c.rep.add(f)
+			}
 			for _, n := range t.notes {
 				s.note(c.rep, n, d.Name)
 			}
@@ -197,6 +208,11 @@ func (c *compiler) profiles(context.Context) {
 	seen := map[string]bool{}
 	for _, p := range c.bundle.Profiles {
 		p.check(c.servers, c.rep)
+		if at, r := hiddenIn(p.text); at >= 0 {
+			f := located("hidden-character", p.name(), "", "", hiddenMessage(r), "remove it")
+			f.Line, f.Column = newLines(p.text).at(at)
+			c.rep.add(f)
+		}
 		if seen[p.ID] {
 			p.finding(c.rep, "id:", fmt.Sprintf("two profiles have the id %q", p.ID), "rename one")
 		}
@@ -227,6 +243,10 @@ func (c *compiler) entities(context.Context) {
 	c.snap.entities = staticEntities(c.bundle, c.snap.tools)
 }
 
+// maxFindings bounds a report: whoever gets more than that has made one mistake
+// many times.
+const maxFindings = 1000
+
 func (c *compiler) policies(ctx context.Context) {
 	for i := range c.bundle.Policies {
 		c.all = append(c.all, parsePolicies(&c.bundle.Policies[i], c.rep)...)
@@ -241,11 +261,18 @@ func (c *compiler) policies(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.validate(p)
+		if len(c.rep.Findings) > maxFindings {
+			c.rep.add(Finding{Code: "limit", Severity: SeverityError, Message: fmt.Sprintf("more than %d findings; the other policies were not looked at", maxFindings), Fix: "correct these first"})
+			return
+		}
+		if c.validate(p) {
+			c.lint(p)
+		}
 	}
 	if c.rep.blocked() {
 		return
 	}
+	c.denylists()
 	for _, prof := range c.bundle.Profiles {
 		src := &Source{Name: prof.name(), Text: prof.ceiling()}
 		c.all = append(c.all, c.generated(src, prof)...)

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cedar-policy/cedar-go"
 
@@ -27,6 +28,8 @@ type policy struct {
 	rate     Rate // of duties
 	observed bool // evaluated and never applied
 	readTags bool
+	expires  time.Time // from @expires; zero is never
+	where    *lines    // of its file
 
 	principal, action, resource cedarx.Scope
 }
@@ -48,6 +51,9 @@ func parsePolicies(src *Source, rep *Report) []*policy {
 		bad("syntax", scanErr.offset, "", scanErr.msg, scanErr.fix)
 		return nil
 	}
+	if at, r := hiddenIn(src.Text); at >= 0 {
+		bad("hidden-character", at, "", hiddenMessage(r), fmt.Sprintf(`remove it, or write \u{%x} in a text`, r))
+	}
 	var out []*policy
 	for _, sp := range spans {
 		text := src.Text[sp.start:sp.end]
@@ -57,7 +63,7 @@ func parsePolicies(src *Source, rep *Report) []*policy {
 			bad("syntax", sp.start+offset, "", msg, "see https://docs.cedarpolicy.com/policies/syntax-grammar.html")
 			continue
 		}
-		p.start, p.src = sp.start, src
+		p.start, p.src, p.where = sp.start, src, &where
 		line, col := where.at(sp.start)
 		p.pos = fmt.Sprintf("%s:%d:%d", src.Name, line, col)
 		switch {
@@ -74,6 +80,7 @@ func parsePolicies(src *Source, rep *Report) []*policy {
 		for _, problem := range p.annotate() {
 			bad("annotation", sp.start+problem.offset, p.id, problem.msg, problem.fix)
 		}
+		p.expire()
 		out = append(out, p)
 	}
 	return out
@@ -131,6 +138,9 @@ func nearby(word string, known []string) string {
 		}
 	}
 	if best == "" {
+		if len(known) == 0 {
+			return "there are none"
+		}
 		if len(known) > 12 {
 			return fmt.Sprintf("there are %d known ones; check the spelling", len(known))
 		}

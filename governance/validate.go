@@ -13,8 +13,9 @@ import (
 )
 
 // validate reports what is wrong with a policy that parses: what the schema
-// does not allow, and names of things that are not in the bundle.
-func (c *compiler) validate(p *policy) {
+// does not allow, and names of things that are not in the bundle. It is false
+// when the policy is wrong.
+func (c *compiler) validate(p *policy) bool {
 	before := len(c.rep.Findings)
 	said := map[string]bool{}
 	for _, e := range cedarx.Entities(p.cedar) {
@@ -33,7 +34,7 @@ func (c *compiler) validate(p *policy) {
 			continue // follows from another mistake
 		case strings.Contains(msg, "unable to find an applicable action") && c.coversGroups(p):
 			// "No destructive tool" is a good rule while there is none.
-			c.finding(p, "covers-nothing", SeverityWarning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
+			c.finding(p, "never-applies", SeverityWarning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
 			continue
 		}
 		// Once for each mistake, not for each tool that the policy covers.
@@ -47,6 +48,7 @@ func (c *compiler) validate(p *policy) {
 		c.finding(p, code, SeverityError, word, msg, fix)
 	}
 	c.comparisons(p)
+	return !slices.ContainsFunc(c.rep.Findings[before:], func(f Finding) bool { return f.Severity == SeverityError || f.Code == "never-applies" })
 }
 
 // comparisons warns of those that can never be true, because the argument
@@ -71,23 +73,11 @@ func (c *compiler) comparisons(p *policy) {
 
 // asJSON returns the tools that p covers in which the argument is JSON, sorted.
 func (c *compiler) asJSON(p *policy, path []string) (keys []string) {
-	for _, t := range c.snap.tools {
-		at := t.args
-		for _, name := range path {
-			i, ok := at.byName[name]
-			if !ok {
-				at = nil
-				break
-			}
-			at = at.fields[i].typ
-		}
-		if at != nil && at.kind == kindText &&
-			p.action.Matches(t.action, ancestors(c.snap.entities, t.action)) &&
-			p.resource.Matches(t.resource, ancestors(c.snap.entities, t.resource)) {
+	for _, t := range c.covers(p) {
+		if at := t.args.at(path); at != nil && at.kind == kindText {
 			keys = append(keys, t.key)
 		}
 	}
-	slices.Sort(keys)
 	return keys
 }
 
@@ -121,8 +111,8 @@ func (c *compiler) coversGroups(p *policy) bool {
 }
 
 func (c *compiler) finding(p *policy, code string, severity Severity, word, msg, fix string) {
-	f := located(code, p.src.Name, p.src.Text, "", msg, fix)
-	f.Line, f.Column = newLines(p.src.Text).at(p.start + offsetOf(p.text, word))
+	f := located(code, p.src.Name, "", "", msg, fix)
+	f.Line, f.Column = p.where.at(p.start + offsetOf(p.text, word))
 	f.Severity, f.Policy = severity, p.id
 	c.rep.add(f)
 }
@@ -155,6 +145,9 @@ var quotedName = regexp.MustCompile("`([^`]+)`")
 func explain(msg string, s *Snapshot) (code, word, fix string) {
 	code = "type"
 	fix = "see the package documentation for the vocabulary"
+	if strings.Contains(msg, "applicable action") {
+		return "never-applies", "", "no action of the scope applies to such a principal and resource; " + fix
+	}
 	m := quotedName.FindStringSubmatch(msg)
 	if m == nil {
 		return code, "", fix

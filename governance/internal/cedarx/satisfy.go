@@ -258,7 +258,8 @@ func (f *facts) order(low, high ast.IsNode, want, strict bool) (string, bool) {
 	if n, ok := long(high); ok {
 		if strict {
 			if n == math.MinInt64 {
-				return fmt.Sprint(n), false
+				_, name, _ := place(low)
+				return name, false
 			}
 			n--
 		}
@@ -267,7 +268,8 @@ func (f *facts) order(low, high ast.IsNode, want, strict bool) (string, bool) {
 	if n, ok := long(low); ok {
 		if strict {
 			if n == math.MaxInt64 {
-				return fmt.Sprint(n), false
+				_, name, _ := place(high)
+				return name, false
 			}
 			n++
 		}
