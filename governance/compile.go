@@ -103,7 +103,7 @@ func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep 
 			snap, err = nil, fmt.Errorf("%w: compiling it failed: %v", ErrBundle, p)
 		}
 	}()
-	c := compiler{bundle: b.sorted(), rep: &rep, snap: &Snapshot{clock: opts.clock(), errors: opts.orDefault().ErrorMode}}
+	c := compiler{bundle: b.sorted(), rep: &rep, snap: &Snapshot{clock: opts.clock(), mode: opts.orDefault().Mode, errors: opts.orDefault().ErrorMode}}
 	for _, step := range []func(context.Context){c.catalog, c.profiles, c.schema, c.entities, c.policies} {
 		if err := ctx.Err(); err != nil {
 			return nil, rep, err
