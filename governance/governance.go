@@ -72,11 +72,33 @@
 //
 // # Obligations
 //
-// Annotations on a permit demand something of the door besides: @approval,
-// @redact, @rate("10/1m"), @max_bytes("65536"). A door says what it can meet in
-// [Request].Enforces; what it cannot meet denies. The annotations @reason,
-// @severity, @owner and @description are notes. Any other is an error, because a
-// misspelt obligation would be none.
+// Annotations on a permit demand something besides. What one of the permits
+// demands that allow a request is demanded, whatever the others say; combined,
+// the strictest wins: see [Decision.Demands].
+//
+//	@approval("group")    a person of the group agrees first: see [Approval]
+//	@rate("10/1m")        no more than 10 in any minute, for each principal that
+//	                      the policy permits; the engine counts
+//	@max_bytes("65536")   a larger answer is withheld
+//	@redact("$..ssn")     blanked in the answer: see [ParseRedaction]
+//
+// A door says in [Request].Enforces what it can meet; what it cannot meet
+// denies. @severity (info, low, medium, high or critical) and @reason go on
+// record with the policy; @owner and @description are notes. Any other
+// annotation is an error, because a misspelt obligation would be none.
+//
+// # Trying out
+//
+// Three ways to see what policies would do, weakest last:
+//
+//   - Engine.Stage holds the next bundle beside the one in force; Promote puts
+//     it into force.
+//   - @mode("observe") on a policy, permit or forbid: it is evaluated and not
+//     applied, and neither hides nor shows a tool.
+//   - [Options].Mode [Observe] lets pass whatever policies deny.
+//
+// Where one of them would have decided otherwise, or for another cause, the
+// decision says so in Would, which goes on record with it.
 package governance
 
 import (
