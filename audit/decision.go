@@ -41,6 +41,8 @@ type Decision struct {
 	// Would is what policies that are not enforced would have decided, where
 	// that differs. It changed nothing.
 	Would []Would `json:"would,omitempty"`
+	// Facts are what the act adds to the history, for an allowed one.
+	Facts *Facts `json:"facts,omitempty"`
 }
 
 // Allowed reports whether the effect is allow.
@@ -153,6 +155,7 @@ const (
 	GuardNoSnapshot   = "no-policy"    // no policy in force
 	GuardPolicyError  = "policy-error" // a forbid failed to evaluate
 	GuardPanic        = "panic"
+	GuardFacts        = "facts" // the history that policies ask about is full, or not at hand
 	GuardDeadline     = "deadline"
 	GuardObligation   = "obligation" // the door cannot meet what a permit demands
 	GuardApproval     = "approval"   // a person has to agree first, or did not agree to this

@@ -27,7 +27,7 @@ var guards = []string{
 	GuardNoActor, GuardActor, GuardToken, GuardRevoked,
 	GuardOrigin, GuardHeaders, GuardSession, GuardLimit, GuardMedia, GuardSize,
 	GuardStrictJSON, GuardArguments, GuardMethod, GuardUnknown,
-	GuardPinDrift, GuardNoSnapshot, GuardPolicyError, GuardPanic, GuardDeadline,
+	GuardPinDrift, GuardNoSnapshot, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
 	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames,

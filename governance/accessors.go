@@ -19,8 +19,6 @@ type PolicyInfo struct {
 	// Profile is the profile that the policy was generated from, "" for those
 	// that people wrote.
 	Profile string
-	// Observed: it is evaluated and never applied.
-	Observed bool
 	// Annotations are those in the text, by name.
 	Annotations map[string]string
 }
@@ -32,7 +30,7 @@ func (s *Snapshot) Policies() []PolicyInfo {
 	}
 	out := make([]PolicyInfo, 0, len(s.policies))
 	for _, p := range s.policies {
-		info := PolicyInfo{ID: p.id, Position: p.pos, Text: p.text, Forbid: p.forbid, Profile: p.profile, Observed: p.observed, Annotations: map[string]string{}}
+		info := PolicyInfo{ID: p.id, Position: p.pos, Text: p.text, Forbid: p.forbid, Profile: p.profile, Annotations: map[string]string{}}
 		for k, v := range p.cedar.Annotations() {
 			info.Annotations[string(k)] = string(v)
 		}

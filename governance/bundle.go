@@ -28,6 +28,8 @@ type Bundle struct {
 	// Entities are agents, users, teams and roles with their attributes and
 	// memberships. Everything else is generated.
 	Entities []types.Entity
+	// Facts are what policies can ask about earlier acts.
+	Facts []Fact
 	// Tests are golden cases for package policytest, in the JSON that the Cedar
 	// CLI's run-tests reads. Compile does not look at them, and they are not in
 	// the snapshot's hash.
@@ -49,6 +51,7 @@ type Source struct {
 //	policies/*.cedar    Cedar policies, each with an @id
 //	profiles/*.yaml     one [Profile] a file
 //	catalog/*.json      one [Server] a file
+//	facts/*.yaml        lists of [Fact]
 //	tests/*.json        golden cases for package policytest
 //	entities.json       Cedar entities; may be absent
 //
@@ -81,6 +84,14 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 				return
 			}
 			b.Catalog = append(b.Catalog, s)
+		}),
+		eachFile(fsys, "facts", ".yaml", maxFactFile, stray, func(name string, text []byte) {
+			f, bad := parseFacts(name, text)
+			if bad != nil {
+				b.findings = append(b.findings, *bad)
+				return
+			}
+			b.Facts = append(b.Facts, f...)
 		}),
 		eachFile(fsys, "tests", ".json", maxTestFile, stray, func(name string, text []byte) {
 			b.Tests = append(b.Tests, Source{Name: name, Text: string(text)})
@@ -160,11 +171,13 @@ func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	return text, nil
 }
 
-// sorted returns the catalogue and profiles by name, so that what a bundle
+// sorted returns the catalogue, facts and profiles by name, so that what a bundle
 // means does not depend on the order in which it was put together.
 func (b Bundle) sorted() Bundle {
 	b.Catalog = slices.Clone(b.Catalog)
 	slices.SortStableFunc(b.Catalog, func(x, y Server) int { return strings.Compare(x.Name, y.Name) })
+	b.Facts = slices.Clone(b.Facts)
+	slices.SortStableFunc(b.Facts, func(x, y Fact) int { return strings.Compare(x.Name, y.Name) })
 	b.Profiles = slices.Clone(b.Profiles)
 	slices.SortStableFunc(b.Profiles, func(x, y Profile) int { return strings.Compare(x.ID, y.ID) })
 	return b

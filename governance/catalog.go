@@ -57,6 +57,9 @@ type Tool struct {
 	As map[string]string `json:"as,omitempty"`
 	// Derived are facets of arguments, by their names in context.derived.
 	Derived map[string]Derived `json:"derived,omitempty"`
+	// Labels say what kind of data the tool returns, such as "crm". After a call
+	// of it they are in context.labels for the rest of the session.
+	Labels []string `json:"labels,omitempty"`
 }
 
 // A ToolDefinition is what a pin covers: name, description, schemas, annotations.

@@ -39,6 +39,10 @@ type Options struct {
 	// by many at once; what it is given is its own. nil records nothing. A tape
 	// holds arguments in clear: see [Recorded].
 	Tape func(Recorded)
+	// FactKey keys the hashes by which values of arguments stand in records of
+	// facts: at least 32 secret bytes. With it, a history can be rebuilt after a
+	// restart; nil is a random key, which ends with the engine.
+	FactKey []byte
 }
 
 func (o *Options) orDefault() Options {
@@ -74,6 +78,10 @@ type Snapshot struct {
 	mode     Mode
 	errors   ErrorMode
 	schema   string
+	facts    map[types.EntityUID]*actionFacts
+	defs     map[defID]*factDef
+	// remembers: some decision asks about history or adds to it.
+	remembers bool
 }
 
 type toolRef struct{ server, name string }
@@ -130,6 +138,7 @@ type compiler struct {
 	snap      *Snapshot
 	rep       *Report
 	servers   map[string]Server
+	factTypes factTypes
 	schemaTxt string
 	validator *cedarx.Validator
 	all       []*policy
@@ -227,7 +236,8 @@ func (c *compiler) profiles(context.Context) {
 }
 
 func (c *compiler) schema(context.Context) {
-	c.schemaTxt = schemaText(c.bundle.Catalog, c.snap.tools)
+	c.facts()
+	c.schemaTxt = schemaText(c.bundle.Catalog, c.snap.tools, c.factTypes)
 	v, err := cedarx.NewValidator("schema", c.schemaTxt)
 	if err != nil {
 		c.rep.add(Finding{Code: "schema", Severity: SeverityError, Message: "the schema of the catalogue: " + err.Error(), Fix: "look for an unusual name in the catalogue"})
@@ -283,6 +293,7 @@ func (c *compiler) policies(ctx context.Context) {
 		c.snap.policies[types.PolicyID(p.id)] = p
 	}
 	c.snap.laws(c.all)
+	c.factUse()
 }
 
 // generated parses the ceiling of a profile. Its policies take the position of
@@ -333,9 +344,12 @@ func (c *compiler) finish() {
 	}
 	for _, s := range c.bundle.Catalog {
 		for _, t := range s.Tools {
-			text, _ := json.Marshal([]any{toolKey(s.Name, t.Name), t.As, t.Derived}) // maps are sorted
+			text, _ := json.Marshal([]any{toolKey(s.Name, t.Name), t.As, t.Derived, t.Labels}) // maps are sorted
 			part("catalogue", text)
 		}
+	}
+	for _, f := range c.bundle.Facts {
+		part("fact", append([]byte(f.Name+" "), f.canonical(f.Counts)...))
 	}
 	for _, p := range c.bundle.Profiles {
 		text, _ := json.Marshal([]any{p.ID, p.Servers, p.Models, p.HostedTools, p.Hosts, p.Credentials})

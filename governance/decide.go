@@ -99,6 +99,13 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 		}
 		return refuse(d, guard, err.Error())
 	}
+	if d.look, err = s.look(r, &t, ctx, now); err != nil {
+		if hit := s.ceiling(uid(typeAgent, r.Actor.Agent), &t); hit != nil {
+			return s.notInProfile(d, hit)
+		}
+		d.Errors = append(d.Errors, err.Error())
+		return refuse(d, audit.GuardFacts, hintClosed)
+	}
 	var askers [2]asker
 	var verdicts [2]verdict
 	who := r.askers(askers[:0])

@@ -21,6 +21,7 @@ type Engine struct {
 
 	rates     RateLimiter
 	approvals usedApprovals
+	past      *past
 
 	reload sync.Mutex // one at a time: on record in the order of taking effect
 	mu     sync.Mutex // guards subs
@@ -31,7 +32,7 @@ type Engine struct {
 // NewEngine returns an engine that denies everything until the first Reload.
 // Reloads go on record in log; with a nil log there can be none.
 func NewEngine(log audit.Recorder, opts *Options) *Engine {
-	e := &Engine{log: log, opts: opts, rates: opts.orDefault().Rates}
+	e := &Engine{log: log, opts: opts, rates: opts.orDefault().Rates, past: newPast(opts)}
 	if e.rates == nil {
 		e.rates = NewRateLimiter()
 	}
@@ -50,6 +51,9 @@ func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report,
 	if err := by.Validate(); err != nil {
 		return Report{}, fmt.Errorf("governance: reload: %w", err)
 	}
+	if err := checkFactKey(e.opts); err != nil {
+		return Report{}, err
+	}
 	snap, rep, err := Compile(ctx, b, e.opts)
 	if err != nil {
 		return rep, err
@@ -61,16 +65,16 @@ func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report,
 		Action:   "reload",
 		Resource: "Policy::" + strconv.Quote(snap.hash),
 		Change:   &by,
-		Detail: map[string]string{
+		Detail: e.noteNew(snap, map[string]string{
 			"policy_hash": snap.hash,
 			"replaces":    e.current.Load().Hash(),
 			"policies":    strconv.Itoa(rep.Policies),
 			"generated":   strconv.Itoa(rep.Generated),
 			"tools":       strconv.Itoa(rep.Tools),
-		},
+		}),
 	})
 	if err == nil {
-		e.current.Store(snap)
+		e.past.forget(e.current.Swap(snap).dropped(snap))
 	}
 	e.reload.Unlock()
 	if err != nil {

@@ -156,9 +156,14 @@ type Request struct {
 	Enforces []string
 	// Approval is set when the request is decided again after a person agreed.
 	Approval *Approval
+	// History is what policies are told about earlier acts, instead of what the
+	// engine knows: for replay and tests. Nothing is counted then. nil is the
+	// engine's; a bare [Snapshot] knows none, and denies what asks for some.
+	History *History
 
-	counted bool // rates are met by who asks
-	beside  bool // on behalf of a snapshot that is not in force
+	counted bool   // rates are met by who asks
+	beside  bool   // on behalf of a snapshot that is not in force
+	past    *visit // the engine's memory, while it decides
 }
 
 // A Decision is audit.Decision plus what only the caller in this process needs.
@@ -184,6 +189,7 @@ type Decision struct {
 	byPolicy bool      // no permit or a forbid, which Observe lets pass
 	uses     []RateUse // to be counted
 
+	look *look // what was seen of history
 	hold *hold // what was reserved, until [Decision.Settle]; nil if nothing was
 }
 

@@ -17,6 +17,9 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 		return s.Decide(ctx, r)
 	}
 	r.counted = e.rates != nil
+	next := e.staged.Load()
+	v := e.visit(&r, s, next)
+	defer v.close()
 	d, err = s.Decide(ctx, r)
 	if err != nil {
 		return d, err
@@ -27,10 +30,13 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 			d, err = d.withdraw(audit.GuardPanic, hintClosed), fmt.Errorf("%w: %v", ErrPanic, p)
 		}
 	}()
-	if next := e.staged.Load(); next != nil {
-		other := next.beside(r)
+	var other Decision
+	if next != nil {
+		other = next.beside(r)
 		d.compare(&other, audit.WouldStaged)
 	}
+	v.reserve(&d, s, other.look)
+	v.close()
 	if d.Allowed() && (len(d.uses) > 0 || r.Approval != nil) {
 		return e.meet(ctx, &r, d)
 	}
@@ -66,6 +72,7 @@ func (e *Engine) meet(ctx context.Context, r *Request, d Decision) (Decision, er
 // withdraw turns an allowed decision into a denial and gives back what it holds.
 func (d Decision) withdraw(guard, hint string) Decision {
 	d.Settle(Result{})
+	d.Facts = nil
 	return refuse(d, guard, hint)
 }
 

@@ -57,7 +57,7 @@ func (e *Engine) Staged() *Snapshot {
 // [ErrNotStaged]. Who promoted it and why goes on record first; if it cannot,
 // nothing happens.
 func (e *Engine) Promote(ctx context.Context, hash string, by audit.Change) error {
-	if err := e.swap(ctx, "promote", hash, by, func(s *Snapshot) { e.current.Store(s) }); err != nil {
+	if err := e.swap(ctx, "promote", hash, by, func(s *Snapshot) { e.past.forget(e.current.Swap(s).dropped(s)) }); err != nil {
 		return err
 	}
 	e.tell()
@@ -66,7 +66,7 @@ func (e *Engine) Promote(ctx context.Context, hash string, by audit.Change) erro
 
 // Unstage gives the staged snapshot up. The hash and by are as for Promote.
 func (e *Engine) Unstage(ctx context.Context, hash string, by audit.Change) error {
-	return e.swap(ctx, "unstage", hash, by, func(*Snapshot) {})
+	return e.swap(ctx, "unstage", hash, by, func(s *Snapshot) { e.past.forget(s.dropped(e.current.Load())) })
 }
 
 func (e *Engine) swap(ctx context.Context, action, hash string, by audit.Change, do func(*Snapshot)) error {

@@ -66,8 +66,8 @@ var (
 
 // commonContext is in the context of every action. The other half of an agent
 // that acts for a user is there by name: user when the agent is decided, agent
-// when the user is.
-const commonContext = `now: datetime, session?: String, user?: User, agent?: Agent, approval?: Approval`
+// when the user is. labels are those of the session: see [Tool].Labels.
+const commonContext = `now: datetime, session?: String, user?: User, agent?: Agent, approval?: Approval, labels: Set<String>`
 
 const fixedSchema = `type Approval = { by: User, groups: Set<String>, at: datetime, args: String, policy: String };
 entity Profile { owner?: String, description?: String };
@@ -89,17 +89,19 @@ action "call_tool";
 action "read", "write", "destructive" in ["call_tool"];
 `
 
-// schemaText is the Cedar schema of a catalogue. It depends on nothing else.
-func schemaText(servers []Server, tools map[toolRef]*tool) string {
+// schemaText is the Cedar schema of a catalogue and of facts. It depends on
+// nothing else.
+func schemaText(servers []Server, tools map[toolRef]*tool, facts factTypes) string {
 	var b strings.Builder
 	b.WriteString(fixedSchema)
+	b.WriteString(facts.declare())
 	for _, name := range slices.Sorted(maps.Keys(verbs)) {
 		v := verbs[name]
 		fmt.Fprintf(&b, "action %q appliesTo { principal: [Agent, User], resource: [%s], context: { %s", name, v.resource, commonContext)
 		for _, a := range slices.Sorted(maps.Keys(v.attrs)) {
 			fmt.Fprintf(&b, ", %s?: %s", a, v.attrs[a])
 		}
-		b.WriteString(" } };\n")
+		b.WriteString(facts.attr(name) + " } };\n")
 	}
 	for _, s := range servers {
 		for _, c := range classes {
@@ -123,7 +125,7 @@ func schemaText(servers []Server, tools map[toolRef]*tool) string {
 				}
 				b.WriteString("}")
 			}
-			b.WriteString(" } };\n")
+			b.WriteString(facts.attr(key) + " } };\n")
 		}
 	}
 	return b.String()

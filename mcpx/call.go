@@ -78,7 +78,7 @@ func (g *governor) callTool(ctx context.Context, q *query) (mcp.Result, error) {
 // override turns an allowing decision into the refusal of a guard, keeping its
 // id and what it was about.
 func override(d governance.Decision, guard string) refusal {
-	d.Effect, d.Reason = audit.Deny, guard
+	d.Effect, d.Reason, d.Facts = audit.Deny, guard, nil
 	d.Hidden = guard == audit.GuardUnknown
 	return refusal{Decision: d}
 }

@@ -1,0 +1,625 @@
+package governance_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// A clock that stands still until it is told otherwise.
+type clock struct{ ns atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.ns.Store(time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC).UnixNano())
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()).UTC() }
+func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+
+// shop is a catalogue with tools whose calls can be counted.
+func shop(facts, policies string) governance.Bundle {
+	fs, err := governance.ParseFacts("facts/f.yaml", []byte(facts))
+	if err != nil {
+		panic(err)
+	}
+	labelled := tool("read", `{"type":"object"}`)
+	labelled.Class, labelled.Labels = governance.Read, []string{"crm"}
+	return governance.Bundle{
+		Catalog: []governance.Server{
+			{Name: "bank", Tools: []governance.Tool{
+				tool("pay", `{"type":"object","properties":{"amount":{"type":"integer"},"to":{"type":"string"},"urgent":{"type":"boolean"}},"required":["amount"]}`),
+				tool("audit", `{"type":"object"}`),
+			}},
+			{Name: "crm", Tools: []governance.Tool{labelled}},
+			{Name: "chat", Tools: []governance.Tool{
+				tool("post", `{"type":"object","properties":{"channel":{"type":"string"},"to":{"type":"array","items":{"type":"string"}},"text":{"type":"string"}}}`),
+				tool("edit", `{"type":"object","properties":{"channel":{"type":"string"}}}`),
+			}},
+		},
+		Facts:    fs,
+		Policies: []governance.Source{{Name: "p.cedar", Text: "@id(\"all\") permit (principal, action, resource);\n" + policies}},
+	}
+}
+
+// A teller is an engine, its clock, and an agent to ask for.
+type teller struct {
+	*governance.Engine
+	*clock
+	t     testing.TB
+	actor audit.Actor
+}
+
+func newTeller(t testing.TB, b governance.Bundle) *teller {
+	t.Helper()
+	c := newClock()
+	e := governance.NewEngine(&recorder{}, &governance.Options{Clock: c.now})
+	_, err := e.Reload(t.Context(), b, change)
+	require.NoError(t, err)
+	return &teller{Engine: e, clock: c, t: t, actor: audit.Actor{Agent: "a", Session: "s1"}}
+}
+
+func (x *teller) ask(tool, args string) governance.Decision {
+	x.t.Helper()
+	server, name, _ := strings.Cut(tool, "__")
+	d, err := x.Decide(x.t.Context(), governance.Request{Actor: x.actor, Action: "call_tool", Server: server, Name: name, Args: []byte(args)})
+	require.NoError(x.t, err)
+	return d
+}
+
+// call asks, and settles what was allowed.
+func (x *teller) call(tool, args string, r governance.Result) bool {
+	x.t.Helper()
+	d := x.ask(tool, args)
+	d.Settle(r)
+	return d.Allowed()
+}
+
+// value is the one fact that a decision about a tool sees.
+func (x *teller) value(tool, args, fact string) any {
+	x.t.Helper()
+	d := x.ask(tool, args)
+	d.Settle(governance.Result{}) // nothing was done
+	require.NotNil(x.t, d.History(), "%+v", d)
+	v, ok := d.History().Facts[fact]
+	require.True(x.t, ok, fact)
+	return v
+}
+
+var (
+	done    = governance.Result{OK: true}
+	unsure  = governance.Result{Unsure: true}
+	reached = governance.Result{Reached: true}
+	nothing = governance.Result{}
+)
+
+// reading makes every action read the facts, so that they are computed.
+func reading(conditions ...string) string {
+	var b strings.Builder
+	for i, c := range conditions {
+		fmt.Fprintf(&b, "@id(\"r%d\") forbid (principal, action, resource) when { %s };\n", i, c)
+	}
+	return b.String()
+}
+
+func TestSpendLimit(t *testing.T) {
+	x := newTeller(t, shop(`
+facts:
+  - name: spent_1h
+    kind: sum_within
+    on: [bank__pay]
+    of: /amount
+    window: 1h
+    per: agent
+`, `@id("spend") forbid (principal, action == Action::"bank__pay", resource)
+when { context.facts.spent_1h + context.args.amount > 1000 };`))
+	assert.True(t, x.call("bank__pay", `{"amount":600}`, done))
+	d := x.ask("bank__pay", `{"amount":401}`)
+	assert.False(t, d.Allowed())
+	assert.Equal(t, "spend", d.Reason)
+	assert.Nil(t, d.Facts, "a denial adds nothing")
+	assert.True(t, x.call("bank__pay", `{"amount":400}`, reached), "the denied call burned no budget")
+	assert.True(t, x.call("bank__pay", `{"amount":400}`, nothing), "the failed one neither")
+	assert.True(t, x.call("bank__pay", `{"amount":400}`, unsure))
+	assert.False(t, x.call("bank__pay", `{"amount":1}`, done), "a cancelled call may have been done")
+	assert.True(t, x.call("bank__pay", `{"amount":-900}`, done))
+	assert.False(t, x.call("bank__pay", `{"amount":1}`, done), "nobody earns budget back")
+
+	x.advance(time.Hour - 1)
+	assert.False(t, x.call("bank__pay", `{"amount":1}`, done))
+	x.advance(1)
+	assert.True(t, x.call("bank__pay", `{"amount":1000}`, done), "an hour old is too old")
+	assert.Equal(t, int64(1000), x.value("bank__pay", `{"amount":0}`, "spent_1h"))
+
+	other := *x
+	other.actor.Agent = "b"
+	assert.True(t, other.call("bank__pay", `{"amount":1000}`, done), "another agent has its own budget")
+}
+
+func TestSumSaturates(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: s, kind: sum_within, on: [bank__pay], of: /amount, window: 1h, per: agent}]
+`, reading(`context.facts.s < 0`)))
+	const most = `{"amount":9223372036854775807}`
+	for range 3 {
+		require.True(t, x.call("bank__pay", most, done))
+	}
+	assert.Equal(t, int64(1<<63-1), x.value("bank__pay", `{"amount":0}`, "s"))
+	d := x.ask("bank__pay", most)
+	x.advance(30 * time.Minute)
+	x.call("bank__pay", `{"amount":5}`, done)
+	d.Settle(nothing)
+	x.advance(30 * time.Minute)
+	assert.Equal(t, int64(5), x.value("bank__pay", `{"amount":0}`, "s"), "what went in comes out")
+}
+
+func TestDistinct(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: to_1h, kind: distinct_within, on: [chat__post], of: /to, window: 1h, per: session}]
+`, reading(`context.facts.to_1h > 100`)))
+	count := func() any { return x.value("bank__audit", `{}`, "to_1h") }
+	assert.Equal(t, int64(0), count())
+	x.call("chat__post", `{"to":["a","b"]}`, done)
+	x.call("chat__post", `{}`, done)
+	assert.Equal(t, int64(2), count())
+	d := x.ask("chat__post", `{"to":["b","c","d"]}`)
+	assert.Equal(t, int64(4), count(), "under way")
+	d.Settle(nothing)
+	assert.Equal(t, int64(2), count(), "taken back whole")
+	x.advance(30 * time.Minute)
+	x.call("chat__post", `{"to":["b"]}`, done)
+	x.advance(30 * time.Minute)
+	assert.Equal(t, int64(1), count(), "b is still there")
+}
+
+func TestCorrelation(t *testing.T) {
+	x := newTeller(t, shop(`
+facts:
+  - name: here
+    kind: count_within
+    on: ["chat:write"]
+    key: [/channel]
+    window: 10m
+    per: session
+`, `@id("calm") forbid (principal, action in Action::"chat:write", resource) when { context.facts.here >= 2 };`))
+	for _, ch := range []string{`"#a"`, `"#b"`} {
+		assert.True(t, x.call("chat__post", `{"channel":`+ch+`}`, done))
+		assert.True(t, x.call("chat__edit", `{"channel":`+ch+`}`, done))
+		assert.False(t, x.call("chat__post", `{"channel":`+ch+`}`, done))
+	}
+	assert.True(t, x.call("chat__post", `{}`, done), "no channel is a channel of its own")
+	assert.True(t, x.call("chat__post", `{}`, done))
+	assert.False(t, x.call("chat__post", `{}`, done))
+	x.actor.Session = "s2"
+	assert.True(t, x.call("chat__post", `{"channel":"#a"}`, done), "another session")
+	assert.True(t, x.call("bank__pay", `{"amount":1}`, done), "no channel, no such fact")
+}
+
+func TestWhere(t *testing.T) {
+	x := newTeller(t, shop(`
+facts:
+  - name: n
+    kind: count_within
+    on: [bank__pay]
+    where: {/urgent: [true], /to: [ann, bob]}
+    window: 10m
+    per: agent
+`, reading(`context.facts.n > 9`)))
+	for _, args := range []string{`{"amount":1}`, `{"amount":1,"urgent":true}`, `{"amount":1,"urgent":false,"to":"ann"}`, `{"amount":1,"urgent":true,"to":"Ann"}`} {
+		x.call("bank__pay", args, done)
+	}
+	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "n"))
+	x.call("bank__pay", `{"amount":1,"urgent":true,"to":"bob"}`, done)
+	assert.Equal(t, int64(1), x.value("bank__audit", `{}`, "n"))
+}
+
+func TestFormerlySinceLast(t *testing.T) {
+	x := newTeller(t, shop(`
+facts:
+  - {name: paid, kind: formerly, on: [bank__pay], window: 1h, per: session, counts: started}
+  - {name: audited, kind: since, on: [bank__audit], reset: [bank__pay], window: 1h, per: session, counts: succeeded}
+  - {name: dirty, kind: since, on: [bank__pay], reset: [bank__audit], window: 1h, per: session, counts: started}
+  - {name: last_pay, kind: last, on: [bank__pay], window: 1h, per: session, counts: succeeded}
+`, reading(`context.facts.paid && context.facts.audited && context.facts.dirty && context.facts has last_pay && context.facts.last_pay < datetime("2020-01-01")`)))
+	see := func(paid, audited, dirty bool, last any) {
+		t.Helper()
+		d := x.ask("crm__read", `{}`)
+		d.Settle(nothing)
+		assert.Equal(t, map[string]any{"paid": paid, "audited": audited, "dirty": dirty, "last_pay": last}, d.History().Facts)
+	}
+	see(false, false, false, nil)
+
+	d := x.ask("bank__audit", `{}`)
+	see(false, false, false, nil) // not done yet
+	d.Settle(unsure)
+	see(false, false, false, nil) // nor known to be
+	x.call("bank__audit", `{}`, done)
+	see(false, true, false, nil)
+
+	x.advance(time.Second)
+	d = x.ask("bank__pay", `{"amount":1}`)
+	see(true, false, true, nil) // it may be happening
+	d.Settle(nothing)
+	see(false, true, false, nil) // as if it never was
+
+	first := x.now()
+	x.call("bank__pay", `{"amount":1}`, done)
+	see(true, false, true, first)
+	x.advance(time.Second)
+	d = x.ask("bank__audit", `{}`)
+	see(true, false, true, first)
+	d.Settle(done)
+	see(true, true, false, first)
+	d = x.ask("bank__pay", `{"amount":1}`) // in the same instant
+	see(true, false, true, first)
+	d.Settle(unsure)
+	see(true, false, true, first)
+
+	x.advance(time.Hour - time.Second)
+	see(true, false, true, nil) // the second payment is younger than the first
+	x.advance(time.Second)
+	see(false, false, false, nil)
+}
+
+// What is read and what is reserved must not fall apart, or parallel calls
+// overdraw.
+func TestParallelBudget(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, `@id("ten") forbid (principal, action == Action::"chat__post", resource) when { context.facts.n >= 10 };`))
+	var allowed atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			d := x.ask("chat__post", fmt.Sprintf(`{"text":"%d"}`, i))
+			if d.Allowed() {
+				allowed.Add(1)
+				d.Settle(done)
+			}
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, int64(10), allowed.Load())
+}
+
+// Half of the calls fail: however they overlap, ten are done in the end and no
+// more than ten are ever under way or done.
+func TestParallelBudgetWithFailures(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, `@id("ten") forbid (principal, action == Action::"chat__post", resource) when { context.facts.n >= 10 };`))
+	var succeeded, held atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			for {
+				d := x.ask("chat__post", `{}`)
+				if !d.Allowed() {
+					if succeeded.Load() == 10 {
+						return
+					}
+					continue
+				}
+				assert.LessOrEqual(t, held.Add(1), int64(10))
+				if i%2 == 0 {
+					succeeded.Add(1)
+					d.Settle(done)
+					return
+				}
+				held.Add(-1)
+				d.Settle(nothing)
+				return
+			}
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, int64(10), succeeded.Load())
+}
+
+func TestUnsettledCounts(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, reading(`context.facts.n > 100`)))
+	d := x.ask("chat__post", `{}`)
+	x.advance(time.Hour - 1)
+	assert.Equal(t, int64(1), x.value("bank__audit", `{}`, "n"), "forgotten is used")
+	x.advance(1)
+	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "n"))
+	d.Settle(nothing)
+	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "n"), "too late to matter")
+}
+
+func TestAgentAndUserCountOnce(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, reading(`context.facts.n >= 2`)))
+	x.actor.User = "ann"
+	assert.True(t, x.call("chat__post", `{}`, done))
+	assert.True(t, x.call("chat__post", `{}`, done))
+	assert.False(t, x.call("chat__post", `{}`, done))
+}
+
+func TestLabels(t *testing.T) {
+	x := newTeller(t, shop("facts: []", `
+@id("no-leak") forbid (principal, action in Action::"chat:write", resource)
+when { context.labels.contains("crm") };`))
+	assert.True(t, x.call("chat__post", `{}`, done))
+	d := x.ask("crm__read", `{}`)
+	require.NotNil(t, d.Facts)
+	assert.Equal(t, []string{"crm"}, d.Facts.Labels)
+	assert.False(t, x.call("chat__post", `{}`, done), "the answer may be on its way")
+	d.Settle(nothing)
+	assert.True(t, x.call("chat__post", `{}`, done), "it was never made")
+	assert.True(t, x.call("crm__read", `{}`, reached))
+	assert.False(t, x.call("chat__post", `{}`, done), "an error may have told something")
+	x.advance(1000 * time.Hour)
+	assert.False(t, x.call("chat__post", `{}`, done), "labels stay")
+	x.call("crm__read", `{}`, nothing)
+	assert.False(t, x.call("chat__post", `{}`, done), "one more call that did not happen takes nothing away")
+
+	x.actor.Session = "s2"
+	assert.True(t, x.call("chat__post", `{}`, done))
+	assert.True(t, x.call("bank__audit", `{}`, governance.Result{OK: true, Labels: []string{"pii"}}))
+	assert.True(t, x.call("chat__post", `{}`, done), "no tool here is known to be about that")
+	x.actor.Session = "s3"
+	d = x.ask("chat__edit", `{}`)
+	d.Settle(governance.Result{Labels: []string{"crm"}})
+	assert.False(t, x.call("chat__post", `{}`, done), "what was found in a result stays")
+}
+
+func TestSessionlessActorsAreInstances(t *testing.T) {
+	x := newTeller(t, shop("facts: []", reading(`context.labels.contains("crm")`)))
+	x.actor = audit.Actor{Agent: "a", Instance: "1"}
+	assert.True(t, x.call("crm__read", `{}`, done))
+	assert.False(t, x.call("chat__post", `{}`, done))
+	x.actor.Instance = "2"
+	assert.True(t, x.call("chat__post", `{}`, done))
+	x.actor = audit.Actor{Agent: "a", Session: "1"}
+	assert.True(t, x.call("chat__post", `{}`, done), "a session is no instance")
+}
+
+func TestReloadKeepsHistory(t *testing.T) {
+	const facts = `
+facts:
+  - {name: %s, kind: count_within, on: [chat__post], window: %s, per: agent}
+`
+	bundle := func(name, window string) governance.Bundle {
+		return shop(fmt.Sprintf(facts, name, window), reading(`context.facts.`+name+` > 100`))
+	}
+	x := newTeller(t, bundle("n", "1h"))
+	reload := func(b governance.Bundle) {
+		_, err := x.Reload(t.Context(), b, change)
+		require.NoError(t, err)
+	}
+	x.call("chat__post", `{}`, done)
+	d := x.ask("chat__post", `{}`)
+	reload(bundle("n", "1h"))
+	assert.Equal(t, int64(2), x.value("bank__audit", `{}`, "n"))
+	d.Settle(nothing)
+	assert.Equal(t, int64(1), x.value("bank__audit", `{}`, "n"), "a call from before is settled after")
+	reload(bundle("m", "1h"))
+	assert.Equal(t, int64(1), x.value("bank__audit", `{}`, "m"), "a new name is not a new fact")
+	reload(bundle("m", "2h"))
+	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "m"), "another window is")
+	x.call("chat__post", `{}`, done)
+	reload(bundle("m", "1h"))
+	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "m"), "half a history is none")
+}
+
+// A snapshot has no history: it denies what asks for some, unless it is given.
+func TestSnapshotWithoutHistory(t *testing.T) {
+	x := newTeller(t, shop(`
+facts:
+  - {name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}
+  - {name: when, kind: last, on: [chat__post], window: 1h, per: agent, counts: started}
+`, `@id("ten") forbid (principal, action == Action::"chat__post", resource)
+when { context.facts.n >= 10 || context.facts has when && context.now.durationSince(context.facts.when) < duration("1s") };
+@id("l") forbid (principal, action == Action::"chat__edit", resource) when { context.labels.contains("crm") };`))
+	s := x.Snapshot()
+	post := governance.Request{Actor: x.actor, Action: "call_tool", Server: "chat", Name: "post", Time: x.now()}
+	edit := post
+	edit.Name = "edit"
+	ask := func(r governance.Request, h *governance.History) governance.Decision {
+		r.History = h
+		d, err := s.Decide(t.Context(), r)
+		require.NoError(t, err)
+		return d
+	}
+	for _, h := range []*governance.History{
+		nil,
+		{},
+		{Facts: map[string]any{"n": int64(1)}},
+		{Facts: map[string]any{"n": true, "when": nil}},
+		{Facts: map[string]any{"n": "1", "when": nil}},
+		{Facts: map[string]any{"n": nil, "when": nil}},
+		{Facts: map[string]any{"n": 1, "when": 1}},
+	} {
+		d := ask(post, h)
+		assert.Equal(t, audit.GuardFacts, d.Reason, "%+v", h)
+		assert.False(t, d.Allowed())
+	}
+	assert.True(t, ask(post, &governance.History{Facts: map[string]any{"n": 1, "when": nil}}).Allowed())
+	assert.Equal(t, "ten", ask(post, &governance.History{Facts: map[string]any{"n": int64(10), "when": nil}}).Reason)
+	assert.Equal(t, "ten", ask(post, &governance.History{Facts: map[string]any{"n": 1, "when": x.now()}}).Reason)
+	assert.Equal(t, audit.GuardFacts, ask(edit, nil).Reason)
+	assert.True(t, ask(edit, &governance.History{}).Allowed())
+	assert.Equal(t, "l", ask(edit, &governance.History{Labels: []string{"crm"}}).Reason)
+	read := post
+	read.Server, read.Name = "crm", "read"
+	assert.True(t, ask(read, nil).Allowed(), "nothing about it asks for history")
+
+	// What an engine's decision saw decides the same again.
+	x.call("chat__post", `{}`, done)
+	d := x.ask("chat__post", `{}`)
+	require.False(t, d.Allowed())
+	assert.Equal(t, d.Reason, ask(post, d.History()).Reason)
+	// With a history of its own, an engine counts nothing.
+	post.History = &governance.History{Facts: map[string]any{"n": 1, "when": nil}}
+	d, err := x.Decide(t.Context(), post)
+	require.NoError(t, err)
+	assert.True(t, d.Allowed())
+	assert.Nil(t, d.Facts)
+	assert.Equal(t, int64(1), x.ask("chat__post", `{}`).History().Facts["n"])
+}
+
+func TestVisibleWithFacts(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, `@id("n") forbid (principal, action == Action::"chat__post", resource) when { context.facts.n >= 1 };
+@id("l") forbid (principal, action == Action::"chat__edit", resource) when { context.labels.contains("crm") };`))
+	tools := []governance.ToolRef{{Server: "chat", Name: "post"}, {Server: "chat", Name: "edit"}, {Server: "bank", Name: "pay"}}
+	x.call("chat__post", `{}`, done)
+	x.call("crm__read", `{}`, done)
+	got, err := x.Visible(t.Context(), x.actor, "call_tool", tools)
+	require.NoError(t, err)
+	assert.Equal(t, []governance.Visibility{governance.Conditional, governance.Conditional, governance.Always}, got)
+}
+
+func TestVerbsHaveFacts(t *testing.T) {
+	x := newTeller(t, shop(`
+facts: [{name: here, kind: count_within, on: [connect], key: [/host], window: 1h, per: session}]
+`, `@id("n") forbid (principal, action == Action::"connect", resource) when { context.facts.here >= 1 };`))
+	connect := func(host string) bool {
+		d, err := x.Decide(t.Context(), governance.Request{Actor: x.actor, Action: "connect", Name: host, Attrs: map[string]any{"host": host}})
+		require.NoError(t, err)
+		d.Settle(done)
+		return d.Allowed()
+	}
+	assert.True(t, connect("a.example"))
+	assert.False(t, connect("a.example"))
+	assert.True(t, connect("b.example"))
+}
+
+func TestFactFindings(t *testing.T) {
+	const good = `{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}`
+	use := reading(`context.facts.n > 100`)
+	for _, c := range []struct{ facts, policies, want string }{
+		{`{name: N, kind: count_within, on: [chat__post], window: 1h, per: agent}`, "", `a fact is called "N"`},
+		{`{name: in, kind: count_within, on: [chat__post], window: 1h, per: agent}`, "", `a fact is called "in"`},
+		{`{name: n, kind: counts, on: [chat__post], window: 1h, per: agent}`, "", `has kind "counts"`},
+		{`{name: n, kind: count_within, on: [], window: 1h, per: agent}`, "", `watches nothing`},
+		{`{name: n, kind: count_within, on: [chat__pots], window: 1h, per: agent}`, "", `did you mean chat__post`},
+		{`{name: n, kind: count_within, on: [chat__post], window: 25h, per: agent}`, "", `a window of 25h`},
+		{`{name: n, kind: count_within, on: [chat__post], window: 1ms, per: agent}`, "", `a window of 1ms`},
+		{`{name: n, kind: count_within, on: [chat__post], per: agent}`, "", `a window of 0s`},
+		{`{name: n, kind: count_within, on: [chat__post], window: 1h}`, "", `is per ""`},
+		{`{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent, of: /text}`, "", `of and kind`},
+		{`{name: n, kind: sum_within, on: [bank__pay], window: 1h, per: agent}`, "", `of and kind`},
+		{`{name: n, kind: sum_within, of: /to, on: [bank__pay], window: 1h, per: agent}`, "", `cannot be summed`},
+		{`{name: n, kind: sum_within, of: amount, on: [bank__pay], window: 1h, per: agent}`, "", `no JSON Pointer`},
+		{`{name: n, kind: distinct_within, of: /nix, on: [bank__pay], window: 1h, per: agent}`, "", `cannot be told apart`},
+		{`{name: n, kind: formerly, on: [chat__post], window: 1h, per: agent}`, "", `counts ""`},
+		{`{name: n, kind: since, on: [chat__post], window: 1h, per: agent, counts: started}`, "", `reset and kind`},
+		{`{name: n, kind: count_within, key: [/to], on: [chat__post], window: 1h, per: agent}`, "", `no argument with one value`},
+		{`{name: n, kind: count_within, key: [/to], on: [chat__edit, bank__pay], window: 1h, per: agent}`, "", `no argument with one value`},
+		{`{name: n, kind: count_within, where: {/text: [1]}, on: [chat__post], window: 1h, per: agent}`, "", `cannot be 1`},
+		{`{name: n, kind: count_within, where: {/text: []}, on: [chat__post], window: 1h, per: agent}`, "", `no value to compare`},
+		{good + `, ` + good, use, `two facts are called "n"`},
+		{good + `, ` + strings.Replace(good, "name: n", "name: m", 1), use, `are the same`},
+		{good, reading(`context.facts.m > 1`), `m`},
+		{good, "", `no policy reads the fact "n"`},
+		{good, use + reading(`context.labels.contains("crn")`), `did you mean crm`},
+		// A fact that is kept apart by an argument is there only where it is.
+		{`{name: n, kind: count_within, key: [/channel], on: [chat__post], window: 1h, per: agent}`, use, `n`},
+	} {
+		b := shop("facts: ["+c.facts+"]", c.policies)
+		for i := range b.Policies { // ids must differ
+			b.Policies[i].Text = strings.Replace(b.Policies[i].Text, `@id("r0")`, `@id("first")`, 1)
+		}
+		_, rep, err := governance.Compile(t.Context(), b, &governance.Options{WarningsBlock: []string{"*"}})
+		require.ErrorIs(t, err, governance.ErrBundle, c.facts)
+		var text strings.Builder
+		for _, f := range rep.Findings {
+			text.WriteString(f.String() + "\n")
+			assert.NotEmpty(t, f.Code, f.String())
+			assert.NotZero(t, f.Line, f.String())
+		}
+		assert.Contains(t, text.String(), c.want)
+	}
+	// Policies about a group of which some tool lacks the key.
+	_, _, err := governance.Compile(t.Context(), shop(`
+facts: [{name: n, kind: count_within, key: [/channel], on: ["chat:write"], window: 1h, per: agent}]`,
+		`@id("x") forbid (principal, action in Action::"chat:write", resource) when { context.facts.n > 3 };`), nil)
+	assert.NoError(t, err)
+}
+
+func TestFactsInFolder(t *testing.T) {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	b, err := governance.LoadBundle(fstest.MapFS{
+		"catalog/s.json":   file(`{"server":"s","tools":[{"name":"t","inputSchema":{"type":"object"},"class":"write","labels":["crm"]}]}`),
+		"facts/n.yaml":     file("facts:\n  - name: n\n    kind: count_within\n    on: [s__t]\n    window: 90m\n    per: agent\n"),
+		"policies/p.cedar": file(`@id("p") permit (principal, action == Action::"s__t", resource) when { context.facts.n < 3 };`),
+	})
+	require.NoError(t, err)
+	require.Len(t, b.Facts, 1)
+	assert.Equal(t, 90*time.Minute, b.Facts[0].Window)
+	_, rep, err := governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	assert.Empty(t, rep.Findings)
+
+	_, err = governance.LoadBundle(fstest.MapFS{"facts/n.yaml": file("facts:\n  - name: n\n    kinds: x\n")})
+	require.ErrorIs(t, err, governance.ErrBundle)
+	assert.Contains(t, err.Error(), "facts/n.yaml:3:")
+}
+
+func TestFactsAreInTheHash(t *testing.T) {
+	hash := func(facts string, change func(*governance.Bundle)) string {
+		b := shop(facts, "")
+		if change != nil {
+			change(&b)
+		}
+		s, _, err := governance.Compile(t.Context(), b, nil)
+		require.NoError(t, err)
+		return s.Hash()
+	}
+	const f = `{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}`
+	seen := map[string]bool{}
+	for _, h := range []string{
+		hash("facts: []", nil),
+		hash("facts: ["+f+"]", nil),
+		hash("facts: ["+strings.Replace(f, "1h", "2h", 1)+"]", nil),
+		hash("facts: ["+strings.Replace(f, "agent", "session", 1)+"]", nil),
+		hash("facts: []", func(b *governance.Bundle) { b.Catalog[1].Tools[0].Labels = nil }),
+	} {
+		assert.False(t, seen[h])
+		seen[h] = true
+	}
+}
+
+func FuzzParseFacts(f *testing.F) {
+	f.Add([]byte("facts:\n  - name: n\n    kind: count_within\n    on: [s__t]\n    window: 90m\n    per: agent\n"))
+	f.Add([]byte("facts: [{name: n, kind: since, on: [a], reset: [b], where: {/x: [1, a, true]}, key: [/a/b], window: 1h, per: session, counts: started}]"))
+	f.Add([]byte("facts: [{window: 1}]"))
+	f.Add([]byte("facts: [{where: {/x: [1.5, [a], {b: c}]}}]"))
+	f.Add([]byte("facts: {a: b}"))
+	base := shop("facts: []", "")
+	f.Fuzz(func(t *testing.T, text []byte) {
+		facts, err := governance.ParseFacts("f.yaml", text)
+		if err != nil {
+			require.ErrorIs(t, err, governance.ErrBundle)
+			return
+		}
+		b := base
+		b.Facts = facts
+		s, rep, err := governance.Compile(t.Context(), b, nil)
+		if err != nil {
+			require.ErrorIs(t, err, governance.ErrBundle)
+			require.NotEmpty(t, rep.Findings)
+			return
+		}
+		again, _, err := governance.Compile(t.Context(), b, nil)
+		require.NoError(t, err)
+		require.Equal(t, s.Hash(), again.Hash())
+	})
+}
