@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -143,20 +144,91 @@ type Event struct {
 }
 
 // A Kind says what an [Event] is about.
+//
+// Allowed acts are not events: a call of a tool or a model, a command and a
+// connection out of the sandbox are an [Intent] and its [Outcome], whose
+// decision, approval, credential and token counts they carry. The lease of a
+// credential is [Intent.Credential], and the version that was sent is
+// [Outcome.CredentialVersion].
+//
+// Below is what each kind fills besides Kind, Door and Action, and what is in
+// Detail. Only KindGap is written by the log itself.
 type Kind string
 
 const (
-	KindDenial     Kind = "denial"          // an act that was refused
-	KindProbe      Kind = "probe"           // an attempt that the kernel refused, reported by Source
-	KindList       Kind = "list"            // what an agent was shown
-	KindLaunch     Kind = "sandbox.launch"  // a session started
-	KindExit       Kind = "sandbox.exit"    // a session ended
-	KindPolicy     Kind = "policy.load"     // a snapshot went into force
-	KindIdentity   Kind = "identity"        // an agent was registered, revoked, …; Action says which
-	KindLeak       Kind = "credential.leak" // a secret was found in something going back to the agent
-	KindCredential Kind = "credential"      // a credential was bound, rotated, …; Action says which
-	KindGap        Kind = "gap"             // the log was repaired on opening; Detail says how
+	// KindDenial is an act that was refused: Door, Action and Resource are what
+	// was asked for (or [ActionRequest]), Actor is who asked, zero if nobody
+	// could be identified, Decision is why. Args and ToolPin as in [Intent].
+	// Detail: "repeated" and "more_before" (see [Event.Count]); from the compute
+	// door "protocol" and "port"; from the HTTP door "http", "text" and "cause",
+	// which are what the client was answered and the error behind it.
+	KindDenial Kind = "denial"
+	// KindProbe is an attempt that something below the doors refused, such as
+	// the kernel; Source says who saw it.
+	KindProbe Kind = "probe"
+	// KindList is what an agent was shown: Action is list_tools, list_models and
+	// the like. Detail: "shown" and "of" count entries, [DetailPolicyHash],
+	// "drift" names tools that are not the approved ones any more.
+	KindList Kind = "list"
+	// KindLaunch and KindExit are the begin and the end of a sandbox session,
+	// Resource. Detail: [DetailPolicyHash] of the sandbox's own policy; "layers",
+	// "landlock_abi" and "uid" of the launch; "commands" of the exit, which
+	// counts those that were run.
+	KindLaunch Kind = "sandbox.launch"
+	KindExit   Kind = "sandbox.exit"
+	// KindPolicy is a set of rules that went into force, with Change. Action
+	// "reload" is an engine's snapshot; Detail: [DetailPolicyHash], "replaces"
+	// (the hash before), and "policies", "generated" and "tools", which are
+	// counts. Action "load_models" is a model router's configuration.
+	KindPolicy Kind = "policy.load"
+	// KindIdentity is about the agent in Resource. Action "register_agent",
+	// "revoke_agent" and "reinstate_agent" have a Change; Detail: [DetailOwner],
+	// [DetailProfile], and "cancelled", which counts what a revocation ended.
+	// "issue_token" has no Change, the agent asked for it; Detail: "audience"
+	// and "ttl".
+	KindIdentity Kind = "identity"
+	// KindLeak is a secret that was found in something going back to the agent,
+	// and taken out. Detail: "credential" is its name, "found" counts.
+	KindLeak Kind = "credential.leak"
+	// KindCredential is a credential, Resource, that was bound to where it may
+	// go ("bind_credential", Detail "origin") or given a new value
+	// ([ActionRotateCredential], Detail "version"), with Change.
+	KindCredential Kind = "credential"
+	// KindGap is a repair of the log on opening; Detail says what was found.
+	KindGap Kind = "gap"
 )
+
+// ActionRotateCredential is the action of a [KindCredential] event that put a
+// new value in place.
+const ActionRotateCredential = "rotate_credential"
+
+// Keys of [Event.Detail] that "who authorised it" is answered from.
+const (
+	// DetailOwner is who answers for an agent.
+	DetailOwner = "owner"
+	// DetailProfile is the profile that an agent is registered with.
+	DetailProfile = "profile"
+	// DetailPolicyHash is as [Decision.PolicyHash].
+	DetailPolicyHash = "policy_hash"
+)
+
+// Count is how many acts the event stands for, at least 1. Doors write a flood
+// of like denials as one record of the first and counts later: Detail "repeated"
+// says that the record is such a count, "more_before" that as many came before
+// this one and were only counted.
+func (e Event) Count() uint64 {
+	if e.Kind != KindDenial {
+		return 1
+	}
+	const most = 1e12 // nobody counts further; sums cannot overflow
+	if n, err := strconv.ParseUint(e.Detail["repeated"], 10, 64); err == nil && n > 0 {
+		return min(n, most)
+	}
+	if n, err := strconv.ParseUint(e.Detail["more_before"], 10, 64); err == nil {
+		return 1 + min(n, most)
+	}
+	return 1
+}
 
 // A Change is the authority for an administrative act: who did it and why.
 // "Who authorised it" is answered from these, so neither may be empty.

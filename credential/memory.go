@@ -97,7 +97,7 @@ func (m *Memory) Rotate(name string, s Secret, by audit.Change) (Ref, error) {
 	if err == nil {
 		err = m.change(name, func(version uint64) audit.Event {
 			ref.Version = version + 1
-			return changed("rotate_credential", name, by, map[string]string{"version": strconv.FormatUint(ref.Version, 10)})
+			return changed(audit.ActionRotateCredential, name, by, map[string]string{"version": strconv.FormatUint(ref.Version, 10)})
 		}, func(e *entry) {
 			// Known to the scrubber before anybody can send it.
 			if err = m.scrubber.Add(name, s); err == nil {

@@ -1,236 +1,251 @@
 package report
 
 import (
-	"cmp"
-	"maps"
-	"slices"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 
-	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
+
+var (
+	//go:embed page.html.tmpl
+	pageText string
+	//go:embed page.css
+	pageStyle string
+	//go:embed page.js
+	pageScript string
+)
+
+func pageTemplate() (*template.Template, error) {
+	return template.New("page").Funcs(template.FuncMap{
+		"show": show, "when": when, "words": words, "few": few, "short": short, "inc": func(i int) int { return i + 1 },
+	}).Parse(pageText)
+}
+
+// policyOf is a Content-Security-Policy for a page with just this style and this
+// script, and with what more allows.
+func policyOf(style, script, more string) string {
+	return "default-src 'none'; style-src '" + hashOf(style) + "'; script-src '" + hashOf(script) + "'; " + more + "base-uri 'none'; form-action 'none'"
+}
+
+func hashOf(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
 
 // A page is what the template shows.
 type page struct {
-	Options
-	Records     int
-	First, Last time.Time
+	*Summary
+	CSP    string
+	Style  template.CSS
+	Script template.JS
 
-	Total     tally
-	Agents    []agentOps
-	Denials   rows
-	Creds     []credUse
-	Models    []modelUse
-	Egress    []egressUse
-	Probes    rows
-	Admin     rows
-	Gaps      rows
-	OpenCalls rows
-
-	ops    map[opKey]*tally
-	creds  map[credKey]*credUse
-	models map[modelKey]*modelUse
-	egress map[egressKey]*egressUse
-	open   map[uint64]audit.Record
+	origins map[string]int
+	listed  map[string]bool // ids of the records that have a row
+	given   map[string]bool // ids on the page so far
 }
 
-// rows are single records, no more than the limit.
-type rows struct {
-	List    []audit.Record
-	LeftOut int
+func newPage(s *Summary) *page {
+	p := &page{
+		Summary: s, CSP: policyOf(pageStyle, pageScript, ""), Style: template.CSS(pageStyle), Script: template.JS(pageScript),
+		origins: map[string]int{}, listed: map[string]bool{}, given: map[string]bool{},
+	}
+	for i, l := range s.Logs {
+		p.origins[l.Origin] = i
+	}
+	for _, rows := range []Rows{s.DenialRows, s.ProbeRows, s.OpenRows, s.AdminRows, s.GapRows, s.CitedRows} {
+		for _, r := range rows.List {
+			p.listed[p.id(r.Ref())] = true
+		}
+	}
+	return p
 }
 
-// Count is how many there are, shown or not.
-func (r rows) Count() int { return len(r.List) + r.LeftOut }
-
-// A tally counts acts by how they ended.
-type tally struct{ OK, Failed, Cancelled, Open, Denied int }
-
-type (
-	opKey     struct{ agent, door, action string }
-	credKey   struct{ name, agent string }
-	modelKey  struct{ model, agent string }
-	egressKey struct{ resource, agent string }
-
-	agentOps struct {
-		Agent string
-		Ops   []opTally
-	}
-	opTally struct {
-		Door, Action string
-		tally
-	}
-	credUse struct {
-		Name, Agent string
-		Uses        int
-		Policies    []string
-	}
-	modelUse struct {
-		Model, Agent          string
-		Calls, Partial        int
-		Input, Output         int64
-		CacheRead, CacheWrite int64
-		Reasoning             int64
-	}
-	egressUse struct {
-		Resource, Agent string
-		Allowed, Denied int
-	}
-)
-
-func newPage(o Options) *page {
-	return &page{
-		Options: o,
-		ops:     map[opKey]*tally{},
-		creds:   map[credKey]*credUse{},
-		models:  map[modelKey]*modelUse{},
-		egress:  map[egressKey]*egressUse{},
-		open:    map[uint64]audit.Record{},
-	}
+func (p *page) id(r Ref) string {
+	return "r" + strconv.Itoa(p.origins[r.Origin]) + "-" + strconv.FormatUint(r.Seq, 10)
 }
 
-func (p *page) keep(to *rows, r audit.Record) {
-	if len(to.List) >= p.MaxRows {
-		to.LeftOut++
-		return
+// A link leads to a record's row, or nowhere if it has none.
+type link struct{ ID, Text string }
+
+// Link is for a reference. Among several logs it names the log.
+func (p *page) Link(r Ref) link {
+	l := link{ID: p.id(r), Text: strconv.FormatUint(r.Seq, 10)}
+	if len(p.Logs) > 1 {
+		l.Text = show(r.Origin) + " " + l.Text
 	}
-	to.List = append(to.List, r)
+	if !p.listed[l.ID] {
+		l.ID = ""
+	}
+	return l
 }
 
-// at returns the entry of a map, made if absent.
-func at[K comparable, V any](m map[K]*V, k K) *V {
-	v, ok := m[k]
-	if !ok {
-		v = new(V)
-		m[k] = v
-	}
-	return v
+// A record is a row's JSON, to be unfolded.
+type record struct {
+	link
+	JSON string
 }
 
-func (p *page) add(r audit.Record) {
-	p.Records++
-	if p.First.IsZero() {
-		p.First = r.Time
+// Raw is the record of a row as the log holds it. The first row of a record is
+// where links to it lead.
+func (p *page) Raw(r Row) record {
+	text, err := r.Record.MarshalJSON()
+	if err != nil {
+		text = []byte(err.Error())
 	}
-	p.Last = r.Time
+	rec := record{p.Link(r.Ref()), show(string(text))}
+	if p.given[rec.ID] {
+		rec.ID = "" // an id is given once
+	}
+	p.given[rec.ID] = true
+	return rec
+}
+
+// A table is a number of single calls.
+type table struct {
+	Rows         Rows
+	How, Caption string
+	Page         *page
+}
+
+// Table lists calls that ended in a way.
+func (p *page) Table(rows Rows, how, caption string) table { return table{rows, how, caption, p} }
+
+// A linkedAct is an administrative act with the link to its record.
+type linkedAct struct {
+	Act  *Act
+	Link link
+}
+
+// Act is an administrative act, which may be nil.
+func (p *page) Act(a *Act) linkedAct {
+	if a == nil {
+		return linkedAct{}
+	}
+	return linkedAct{a, p.Link(a.Ref)}
+}
+
+// Headline is the total in words.
+func (p *page) Headline() string {
+	t := p.Total
+	s := fmt.Sprintf("%d done, %d blocked", t.Done, t.Denied)
+	for _, more := range []struct {
+		n    uint64
+		word string
+	}{{t.Failed, "failed"}, {t.Cancelled, "cancelled"}, {t.Open, "open"}} {
+		if more.n > 0 {
+			s += fmt.Sprintf(", %d %s", more.n, more.word)
+		}
+	}
+	return s
+}
+
+// Period is what was asked for, in words.
+func (p *page) Period() string {
 	switch {
-	case r.Intent != nil:
-		p.intent(r)
-	case r.Outcome != nil:
-		p.outcome(r)
-	case r.Event != nil:
-		p.event(r)
+	case p.From.IsZero() && p.To.IsZero():
+		return "everything on record"
+	case p.To.IsZero():
+		return "from " + when(p.From)
+	case p.From.IsZero():
+		return "before " + when(p.To)
 	}
+	return "from " + when(p.From) + " to before " + when(p.To)
 }
 
-func (p *page) intent(r audit.Record) {
-	in := r.Intent
-	p.open[r.Seq] = r
-	if c := in.Credential; c != nil {
-		u := at(p.creds, credKey{c.Name, in.Actor.Agent})
-		u.Uses++
-		for _, id := range c.Decision.PolicyIDs() {
-			if i, found := slices.BinarySearch(u.Policies, id); !found {
-				u.Policies = slices.Insert(u.Policies, i, id)
-			}
-		}
-	}
-	if isEgress(in.Door, in.Action) {
-		at(p.egress, egressKey{in.Resource, in.Actor.Agent}).Allowed++
-	}
+// A bar is a slice of the timeline in the units of the drawing.
+type bar struct {
+	X, Width           float64
+	AllowedY, AllowedH float64
+	DeniedY, DeniedH   float64
+	Label              string
+	Slice              Slice
 }
 
-func (p *page) outcome(r audit.Record) {
-	in, ok := p.open[r.Call]
-	if !ok {
-		return // its intent lies before the records that were asked for
+// The drawing's size.
+const drawWidth, drawHeight = 960.0, 120.0
+
+// Bars draw the timeline: denied on top of allowed.
+func (p *page) Bars() []bar {
+	t := p.Timeline
+	if len(t.Slices) == 0 {
+		return nil
 	}
-	delete(p.open, r.Call)
-	op := at(p.ops, opKey{in.Intent.Actor.Agent, in.Intent.Door, in.Intent.Action})
-	switch r.Outcome.Status {
-	case audit.StatusOK:
-		op.OK++
-	case audit.StatusCancelled:
-		op.Cancelled++
-	default:
-		op.Failed++
+	var most uint64
+	for _, s := range t.Slices {
+		most = max(most, s.Allowed+s.Denied)
 	}
-	if u := r.Outcome.Usage; u != nil {
-		m := at(p.models, modelKey{u.Model, in.Intent.Actor.Agent})
-		m.Calls++
-		if !u.Final {
-			m.Partial++
+	first := t.Slices[0].Start
+	n := float64(t.Slices[len(t.Slices)-1].Start.Unix()-first.Unix())/t.Width.Seconds() + 1
+	width := min(drawWidth/n, 40)
+	bars := make([]bar, 0, len(t.Slices))
+	for _, s := range t.Slices {
+		b := bar{Slice: s, Width: max(width-1, 0.5)}
+		b.X = float64(s.Start.Unix()-first.Unix()) / t.Width.Seconds() * width
+		scale := drawHeight / float64(most)
+		b.AllowedH, b.DeniedH = float64(s.Allowed)*scale, float64(s.Denied)*scale
+		if s.Denied > 0 {
+			b.DeniedH = max(b.DeniedH, 2) // one denial among thousands is seen
 		}
-		m.Input += u.Input
-		m.Output += u.Output
-		m.CacheRead += u.CacheRead
-		m.CacheWrite += u.CacheWrite
-		m.Reasoning += u.Reasoning
+		b.AllowedH = min(b.AllowedH, drawHeight-b.DeniedH)
+		b.AllowedY = drawHeight - b.AllowedH
+		b.DeniedY = b.AllowedY - b.DeniedH
+		for _, v := range []*float64{&b.X, &b.Width, &b.AllowedY, &b.AllowedH, &b.DeniedY, &b.DeniedH} {
+			*v = math.Round(*v*100) / 100
+		}
+		b.Label = fmt.Sprintf("%s: %d allowed, %d denied", s.Start.UTC().Format("2006-01-02 15:04"), s.Allowed, s.Denied)
+		bars = append(bars, b)
 	}
+	return bars
 }
 
-func (p *page) event(r audit.Record) {
-	ev := r.Event
-	switch {
-	case ev.Kind == audit.KindDenial:
-		at(p.ops, opKey{ev.Actor.Agent, ev.Door, ev.Action}).Denied++
-		p.keep(&p.Denials, r)
-		if isEgress(ev.Door, ev.Action) {
-			at(p.egress, egressKey{ev.Resource, ev.Actor.Agent}).Denied++
-		}
-	case ev.Kind == audit.KindProbe || ev.Kind == audit.KindLeak:
-		p.keep(&p.Probes, r)
-	case ev.Kind == audit.KindGap:
-		p.keep(&p.Gaps, r)
-	case ev.Change != nil:
-		p.keep(&p.Admin, r)
+// SliceWidth is the width of a slice in words.
+func (p *page) SliceWidth() string {
+	unit, name := 24*time.Hour, "day"
+	switch d := p.Timeline.Width; {
+	case d < time.Hour:
+		unit, name = time.Minute, "minute"
+	case d < 24*time.Hour:
+		unit, name = time.Hour, "hour"
 	}
+	if n := p.Timeline.Width / unit; n != 1 {
+		return fmt.Sprintf("%d %ss", n, name)
+	}
+	return name
 }
 
-func isEgress(door, action string) bool { return door == audit.DoorCompute && action == "connect" }
+// show makes what cannot be seen visible: control characters, and marks that
+// reorder or hide text, become escapes such as \u001b.
+func show(v any) string { return visible.Text(fmt.Sprint(v)) }
 
-// finish turns what was counted into sorted tables.
-func (p *page) finish() {
-	if p.Now.IsZero() {
-		p.Now = p.Last
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "never"
 	}
-	for _, seq := range slices.Sorted(maps.Keys(p.open)) {
-		r := p.open[seq]
-		at(p.ops, opKey{r.Intent.Actor.Agent, r.Intent.Door, r.Intent.Action}).Open++
-		p.keep(&p.OpenCalls, r)
+	return t.UTC().Format("2006-01-02 15:04:05.000 UTC")
+}
+
+func words(s []string) string { return show(strings.Join(s, ", ")) }
+
+func few(f Few) string {
+	s := words(f.List)
+	if f.More {
+		s += ", …"
 	}
-	keys := slices.SortedFunc(maps.Keys(p.ops), func(a, b opKey) int {
-		return cmp.Or(cmp.Compare(a.agent, b.agent), cmp.Compare(a.door, b.door), cmp.Compare(a.action, b.action))
-	})
-	for _, k := range keys {
-		t := *p.ops[k]
-		p.Total.OK += t.OK
-		p.Total.Failed += t.Failed
-		p.Total.Cancelled += t.Cancelled
-		p.Total.Open += t.Open
-		p.Total.Denied += t.Denied
-		if n := len(p.Agents); n == 0 || p.Agents[n-1].Agent != k.agent {
-			p.Agents = append(p.Agents, agentOps{Agent: k.agent})
-		}
-		a := &p.Agents[len(p.Agents)-1]
-		a.Ops = append(a.Ops, opTally{k.door, k.action, t})
+	return s
+}
+
+// short cuts a hash to what tells it apart.
+func short(hash string) string {
+	if rest, ok := strings.CutPrefix(hash, "sha256:"); ok && len(rest) > 12 {
+		return "sha256:" + show(rest[:12]) + "…"
 	}
-	for k, u := range p.creds {
-		u.Name, u.Agent = k.name, k.agent
-		p.Creds = append(p.Creds, *u)
-	}
-	for k, m := range p.models {
-		m.Model, m.Agent = k.model, k.agent
-		p.Models = append(p.Models, *m)
-	}
-	for k, e := range p.egress {
-		e.Resource, e.Agent = k.resource, k.agent
-		p.Egress = append(p.Egress, *e)
-	}
-	slices.SortFunc(p.Creds, func(a, b credUse) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Agent, b.Agent)) })
-	slices.SortFunc(p.Models, func(a, b modelUse) int {
-		return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Agent, b.Agent))
-	})
-	slices.SortFunc(p.Egress, func(a, b egressUse) int {
-		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Agent, b.Agent))
-	})
+	return show(hash)
 }

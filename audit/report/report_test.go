@@ -2,8 +2,11 @@ package report_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"html"
 	"iter"
 	"regexp"
 	"strings"
@@ -39,8 +42,8 @@ func sampleLog(t *testing.T) *audittest.Log {
 	actor := audit.Actor{Agent: "standup", User: "ann"}
 	ok := &audit.Outcome{Status: audit.StatusOK, Bytes: 10}
 	cred := &audit.CredentialUse{Name: "github", Decision: allowed("use-github")}
-	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, ok)
-	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, &audit.Outcome{Status: audit.StatusFailed})
+	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, &audit.Outcome{Status: audit.StatusOK, Bytes: 10, CredentialVersion: 3})
+	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, &audit.Outcome{Status: audit.StatusFailed, CredentialVersion: 4})
 	call(t, log, audit.Intent{Door: "model", Action: "invoke_model", Actor: actor, Decision: allowed("models")},
 		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: "gpt-5", Input: 1234, Output: 567, Final: true}})
 	call(t, log, audit.Intent{Door: "compute", Action: "connect", Resource: `Host::"tools.local"`, Actor: actor, Decision: allowed("net")}, ok)
@@ -78,9 +81,11 @@ func TestPageAnswersTheQuestions(t *testing.T) {
 	p := page(t, log, &report.Options{Title: "Q4", Verified: &rep})
 	for id, words := range map[string][]string{
 		"summary":     {"3 1 0 1 2 1 1"}, // done failed cancelled open denied probes agents
-		"agents":      {"standup", "tool github__list_prs 1 1 0 0 0", "tool slack__read_dms 0 0 0 0 1", "tool slack__post_message 0 0 0 1 0"},
+		"agents":      {"standup", "tool github__list_prs 1 1 0 0 0", "tool slack__read_dms 0 0 0 0 1", "tool slack__post_message 0 0 0 1 0", "Acted for ann."},
+		"causes":      {"1 standup slack__read_dms denied by policy no-dms no-dms no-dms", "denied because no policy permits it (nearest: net)"},
 		"denials":     {"standup for ann", "slack__read_dms no-dms no-dms d-9", "no-permit; nearest: net; would allow if staged"},
-		"credentials": {"github standup 2 use-github"},
+		"would":       {"1 standup connect allow if staged"},
+		"credentials": {"github standup 2 3, 4 use-github"},
 		"models":      {"gpt-5 standup 1 1234 567"},
 		"egress":      {"example.com&#34; standup 0 1", "tools.local&#34; standup 1 0"},
 		"probes":      {"probe: read /etc/shadow agent"},
@@ -97,12 +102,56 @@ func TestPageAnswersTheQuestions(t *testing.T) {
 
 func TestPageIsSelfContained(t *testing.T) {
 	p := page(t, sampleLog(t), nil)
-	assert.Contains(t, p, `http-equiv="Content-Security-Policy" content="default-src 'none';`)
-	for _, bad := range []string{"<script", "http://", "https://", "src=", "href=", "url(", "<img", "<link"} {
-		assert.NotContains(t, p, bad)
+	for _, bad := range []string{"http://", "https://", "src=", "url(", "<img", "<link", "@import", "unsafe-inline", " style="} {
+		assert.False(t, strings.Contains(p, bad), bad)
+	}
+	assert.False(t, regexp.MustCompile(`<[^>]* on[a-z]+=`).MatchString(p), "no inline handlers")
+	for _, href := range regexp.MustCompile(`href="[^"]*"`).FindAllString(p, -1) {
+		assert.Regexp(t, `^href="#r\d+-\d+"$`, href)
+		assert.Contains(t, p, ` id="`+strings.TrimPrefix(href, `href="#`), "a link leads to a record on the page")
 	}
 	assert.Contains(t, p, "prefers-color-scheme: dark")
 	assert.Contains(t, p, "@media print")
+}
+
+// The style and the script that run are exactly those that the page's own
+// policy names.
+func TestPolicyNamesTheStyleAndTheScript(t *testing.T) {
+	p := page(t, sampleLog(t), nil)
+	csp := regexp.MustCompile(`http-equiv="Content-Security-Policy" content="([^"]*)"`).FindStringSubmatch(p)
+	require.NotNil(t, csp)
+	policy := html.UnescapeString(csp[1])
+	assert.Contains(t, policy, "default-src 'none'; ")
+	for tag, directive := range map[string]string{"style": "style-src", "script": "script-src"} {
+		require.Equal(t, 1, strings.Count(p, "<"+tag), tag)
+		_, rest, _ := strings.Cut(p, "<"+tag+">")
+		text, _, _ := strings.Cut(rest, "</"+tag+">")
+		sum := sha256.Sum256([]byte(text))
+		assert.Contains(t, policy, directive+" 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"';")
+	}
+}
+
+// Every table has a caption and headed columns, headings go down step by step,
+// and the drawing has a title.
+func TestPageIsAccessible(t *testing.T) {
+	p := page(t, sampleLog(t), nil)
+	assert.Equal(t, strings.Count(p, "<table>"), strings.Count(p, "<caption>"))
+	assert.Equal(t, strings.Count(p, "<table>"), strings.Count(p, "<thead>"))
+	assert.NotRegexp(t, `<th[ >](?:[^>]*)`, regexp.MustCompile(`<th [^>]*scope="(col|row)"[^>]*>`).ReplaceAllString(strings.ReplaceAll(p, "<thead>", ""), ""))
+	level := 0
+	for _, h := range regexp.MustCompile(`<h([1-6])`).FindAllStringSubmatch(p, -1) {
+		n := int(h[1][0] - '0')
+		assert.LessOrEqual(t, n, level+1)
+		level = n
+	}
+	assert.Contains(t, p, `<html lang="en">`)
+	assert.Contains(t, p, `role="img" aria-labelledby="timeline-title"`)
+	ids := regexp.MustCompile(` id="([^"]*)"`).FindAllStringSubmatch(p, -1)
+	seen := map[string]bool{}
+	for _, id := range ids {
+		assert.False(t, seen[id[1]], "the id %s twice", id[1])
+		seen[id[1]] = true
+	}
 }
 
 func TestSameLogSamePage(t *testing.T) {
@@ -123,7 +172,7 @@ func TestHostileInputIsText(t *testing.T) {
 		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: hostile}})
 	call(t, log, audit.Intent{Door: hostile, Action: hostile, Actor: actor, Decision: allow}, nil)
 	p := page(t, log, &report.Options{Title: hostile, Failure: errors.New(hostile), Verified: &audit.VerifyReport{Origin: hostile, Caveats: []string{hostile}}})
-	assert.NotContains(t, p, "<script")
+	assert.Equal(t, 1, strings.Count(p, "<script"))
 	assert.NotContains(t, p, "</td><scr")
 	assert.Contains(t, p, `\u001b[2J\u2028\u202egpj\u0000`)
 	for _, r := range "\x1b\u2028\u202e\x00" {
@@ -154,5 +203,5 @@ func TestLimitsAndErrors(t *testing.T) {
 
 func TestEmptyLog(t *testing.T) {
 	p := page(t, audittest.NewLog(t), nil)
-	assert.Contains(t, p, "0 records, never to never")
+	assert.Contains(t, p, "everything on record: 0 records, never to never")
 }

@@ -103,9 +103,9 @@ func (r *Registry) Register(ctx context.Context, a Agent, by audit.Change) (cred
 	if _, err := r.lifeOf(a.ID); err == nil {
 		return credential.Secret{}, fmt.Errorf("%w: %q", ErrExists, a.ID)
 	}
-	detail := map[string]string{"owner": a.Owner}
+	detail := map[string]string{audit.DetailOwner: a.Owner}
 	if a.Profile != "" {
-		detail["profile"] = a.Profile
+		detail[audit.DetailProfile] = a.Profile
 	}
 	if err := r.record(ctx, "register_agent", a.ID, by, detail); err != nil {
 		return credential.Secret{}, err

@@ -1,0 +1,87 @@
+package report
+
+import (
+	"cmp"
+	"strings"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// Cause says in words why something was denied, such as "denied by policy
+// no-dms (slack.cedar:3:1)".
+func Cause(d audit.Decision) string {
+	if len(d.Errors) > 0 && (d.Reason == audit.GuardPolicyError || d.Reason == "") {
+		return "refused because a policy failed: " + strings.Join(d.Errors, "; ")
+	}
+	if profile, ok := strings.CutPrefix(d.Reason, audit.ReasonNotInProfile); ok {
+		name, _, _ := strings.Cut(strings.TrimPrefix(profile, ":"), "@")
+		return "denied by profile " + cmp.Or(name, "(unnamed)") + ", which does not include it"
+	}
+	if d.Reason == audit.ReasonNoPermit {
+		s := "denied because no policy permits it"
+		if len(d.Nearest) > 0 {
+			s += " (nearest: " + strings.Join(d.Nearest, ", ") + ")"
+		}
+		return s
+	}
+	if text, ok := guardTexts[d.Reason]; ok {
+		return "refused: " + text + " (" + d.Reason + ")"
+	}
+	var names []string
+	for _, p := range d.Policies {
+		name := p.ID
+		if p.Position != "" {
+			name += " (" + p.Position + ")"
+		}
+		names = append(names, name)
+	}
+	switch {
+	case len(names) == 1:
+		return "denied by policy " + names[0]
+	case len(names) > 1:
+		return "denied by policies " + strings.Join(names, ", ")
+	case audit.IsGuard(d.Reason):
+		return "refused (" + d.Reason + ")"
+	case d.Reason != "":
+		return "denied by " + d.Reason
+	}
+	return "denied; the cause is not on record"
+}
+
+// guardTexts say what each guard of package audit refuses.
+var guardTexts = map[string]string{
+	audit.GuardNoActor:      "nobody was named who asks",
+	audit.GuardActor:        "session and token name different agents",
+	audit.GuardToken:        "the token is not valid here",
+	audit.GuardRevoked:      "the agent was revoked",
+	audit.GuardOrigin:       "it came from a web page of another origin",
+	audit.GuardHeaders:      "headers and body disagree",
+	audit.GuardSession:      "the session is another caller's",
+	audit.GuardLimit:        "too many sessions",
+	audit.GuardMedia:        "not JSON in UTF-8",
+	audit.GuardSize:         "too large to be decided",
+	audit.GuardStrictJSON:   "the JSON can be read in two ways",
+	audit.GuardArguments:    "the arguments do not fit the approved definition",
+	audit.GuardMethod:       "no action covers the method",
+	audit.GuardUnknown:      "nobody configured it",
+	audit.GuardPinDrift:     "the tool is not the one that was approved",
+	audit.GuardNoSnapshot:   "no policy was in force",
+	audit.GuardPolicyError:  "a policy failed to evaluate",
+	audit.GuardPanic:        "the host failed while deciding",
+	audit.GuardDeadline:     "the decision took too long",
+	audit.GuardObligation:   "the door cannot meet what a permit demands",
+	audit.GuardApproval:     "a person has to agree first",
+	audit.GuardRate:         "the permitted rate is used up",
+	audit.GuardCredential:   "no credential was to be had",
+	audit.GuardPrivateRange: "the address is private",
+	audit.GuardUnlistedHost: "no rule allows the host",
+	audit.GuardUnlistedPort: "no rule allows the port",
+	audit.GuardRawAddress:   "an address was dialled, not a name",
+	audit.GuardNotServed:    "the host does not serve the name",
+	audit.GuardClientHello:  "no TLS came on the TLS port",
+	audit.GuardSNI:          "TLS was for another name",
+	audit.GuardECH:          "TLS hid its name",
+	audit.GuardHost:         "the request was for another host",
+	audit.GuardConnections:  "too many connections",
+	audit.GuardNames:        "too many names",
+}
