@@ -123,7 +123,7 @@ func TestLints(t *testing.T) {
 		{`@id("x") forbid (principal, action, resource);`, nil, ""},
 
 		// What an argument can never be.
-		{args(`$state == "opne"`), []string{"not-in-enum @ 2:32"}, `context.args.state is never "opne" (did you mean open?)`},
+		{args(`$state == "opne"`), []string{"not-in-enum @ 2:31"}, `context.args.state is never "opne" (did you mean open?)`},
 		{args(`["open", "clsoed"].contains($state)`), []string{"not-in-enum @ 2:18"}, ""},
 		{args(`$state == "open"`), nil, ""},
 		{args(`$channel == "opne"`), nil, ""},
@@ -149,7 +149,7 @@ func TestLints(t *testing.T) {
 		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) when { context.args.channel like "*exec*" };`, []string{"denylist @ 3:88"}, ""},
 		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) when { ["a"].contains(context.args.channel) };`, []string{"denylist @ 3:103"}, ""},
 		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) unless { !(context.args.channel == "#exec") };`, []string{"denylist @ 3:92"}, ""},
-		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) when { context.args has labels && context.args.labels.contains("secret") };`, []string{"denylist @ 3:115"}, ""},
+		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) when { context.args has labels && context.args.labels.contains("secret") };`, []string{"denylist @ 3:92"}, ""},
 		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) unless { context.args.channel == "#exec" };`, nil, ""},
 		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) when { context.args.channel != "#exec" };`, nil, ""},
 		{args(`$n == 1`) + "\n" + `@id("y") forbid (principal, action == Action::"s__post", resource) when { context.args.state == "open" };`, nil, ""},
@@ -167,7 +167,9 @@ func TestLints(t *testing.T) {
 			assert.NotEmpty(t, f.Fix, f)
 			assert.Equal(t, "p.cedar", f.File)
 		}
-		require.Equal(t, c.want, got, "%s\n%v %v", c.policies, rep.Findings, err)
+		if !assert.Equal(t, c.want, got, "%s\n%v %v", c.policies, rep.Findings, err) {
+			continue
+		}
 		if c.says != "" {
 			assert.Contains(t, rep.Findings[0].String(), c.says)
 		}
