@@ -3,9 +3,7 @@ package governance
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/text/unicode/norm"
@@ -56,28 +54,6 @@ type argField struct {
 	required bool
 }
 
-// A pin is an operator's word on how one value reaches policy.
-type pin struct {
-	as    string // long, text, large
-	scale int
-	used  bool
-}
-
-var scaledPin = regexp.MustCompile(`^scaled\(([1-9][0-9]?)\)$`)
-
-func parsePin(s string) (*pin, bool) {
-	switch s {
-	case "long", "text", "large":
-		return &pin{as: s}, true
-	}
-	if m := scaledPin.FindStringSubmatch(s); m != nil {
-		if n, _ := strconv.Atoi(m[1]); n <= 18 {
-			return &pin{as: "long", scale: n}, true
-		}
-	}
-	return nil, false
-}
-
 // A typer turns one tool's inputSchema into an argType.
 type typer struct {
 	doc     *schemaDoc
@@ -125,16 +101,6 @@ func typeArgs(t Tool) (*argType, *typer, error) {
 	slices.Sort(tp.decimal)
 	tp.decimal = slices.Compact(tp.decimal)
 	return root, tp, nil
-}
-
-// pin takes the operator's word for path, if it is one of those.
-func (tp *typer) pin(path string, as ...string) *pin {
-	p := tp.pins[path]
-	if p == nil || !slices.Contains(as, p.as) {
-		return nil
-	}
-	p.used = true
-	return p
 }
 
 // of types the value that path leads to.
@@ -372,24 +338,6 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 // scalar reports whether values of the type have no parts.
 func (t *argType) scalar() bool { return t.kind < kindLarge && (t.kind != kindText || t.numeric) }
 
-// trial returns what takes back the notes made since, for types that policy
-// will not see.
-func (tp *typer) trial() (forget func()) {
-	numbers := len(tp.decimal)
-	var free []*pin
-	for _, p := range tp.pins {
-		if !p.used {
-			free = append(free, p)
-		}
-	}
-	return func() {
-		tp.decimal = tp.decimal[:numbers]
-		for _, p := range free {
-			p.used = false
-		}
-	}
-}
-
 // typeOfValues is the JSON type that all values of enum or const have, or "".
 func typeOfValues(s *schema) (name string) {
 	values, _ := s.values()
@@ -460,23 +408,4 @@ func (t *argType) cedarType(b *strings.Builder) {
 		}
 		b.WriteString("}")
 	}
-}
-
-// A note is what the report says about a tool's schema.
-type note struct {
-	severity       Severity
-	code, msg, fix string
-}
-
-// notes lists what an operator should know about the types.
-func (tp *typer) notes() (list []note) {
-	if n := len(tp.decimal); n > 0 {
-		list = append(list, note{SeverityInfo, "numbers-as-decimal", "numbers that reach policy as decimal, exact in four places: " + strings.Join(tp.decimal, ", "),
-			fmt.Sprintf(`pin each that is a whole number or finer, such as "as": {%q: "long"}; "scaled(7)" or "text" suit coordinates`, tp.decimal[0])})
-	}
-	if len(tp.rules.left) > 0 {
-		list = append(list, note{SeverityWarning, "schema-unchecked", "its inputSchema demands what cannot be checked here: " + tp.rules.describe(),
-			"it is left to the tool; rely on no policy that needs it"})
-	}
-	return list
 }
