@@ -250,8 +250,17 @@ func (tp *typer) ruled(t *argType, s *schema) (*argType, error) {
 	if covered && !listed && !s.narrows() && (t.kind != kindRecord || open == nil || open.is != nil) {
 		return t, nil
 	}
-	var err error
-	t.rule, err = tp.rules.of(s)
+	r, err := tp.rules.of(s)
+	if r != nil && (t.kind == kindRecord || t.kind == kindSet) {
+		// The conversion sees to the parts, and to what null means there.
+		shallow := *r
+		shallow.items, shallow.props = nil, make(map[string]*rule, len(r.props))
+		for name := range r.props {
+			shallow.props[name] = nil
+		}
+		r = &shallow
+	}
+	t.rule = r
 	return t, err
 }
 

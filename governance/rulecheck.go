@@ -52,7 +52,11 @@ func (r *rule) check(c *cursor, steps *int, depth int) *fault {
 		return &fault{err: errNotAllowed}
 	}
 	at := *c
-	if f := r.combined(at, steps, depth); f != nil {
+	f := r.combined(at, steps, depth)
+	if *steps < 0 { // an alternative was not looked at to its end
+		return &fault{err: errTooManySteps}
+	}
+	if f != nil {
 		return f
 	}
 	if r.enum != nil {
@@ -143,9 +147,6 @@ func (r *rule) combined(at cursor, steps *int, depth int) *fault {
 		if f := sub.check(&c, steps, depth+1); f != nil {
 			return f
 		}
-	}
-	if *steps < 0 { // an alternative that was not looked at to its end
-		return &fault{err: errTooManySteps}
 	}
 	return nil
 }

@@ -284,8 +284,17 @@ func (s *schema) narrows() bool {
 // values are those that enum and const leave; ok is false when neither is
 // there.
 func (s *schema) values() (list []jsontext.Value, ok bool) {
-	if s.Const != nil {
+	switch {
+	case s.Const == nil:
+		return s.Enum, s.Enum != nil
+	case s.Enum == nil:
 		return []jsontext.Value{s.Const}, true
 	}
-	return s.Enum, s.Enum != nil
+	want, err := canonicalJSON(string(s.Const))
+	for _, v := range s.Enum {
+		if got, err2 := canonicalJSON(string(v)); err == nil && err2 == nil && got == want {
+			return []jsontext.Value{s.Const}, true
+		}
+	}
+	return nil, true
 }
