@@ -62,10 +62,11 @@ type Policy struct {
 	ID string `json:"id"`
 	// Position is file:line:column, for an operator to click.
 	Position string `json:"position,omitempty"`
-	// Severity and Reason are what the policy says about itself: info, low,
-	// medium, high or critical, and why it is there.
+	// Severity, Reason and Owner are what the policy says about itself: info,
+	// low, medium, high or critical; why it is there; and who answers for it.
 	Severity string `json:"severity,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+	Owner    string `json:"owner,omitempty"`
 }
 
 // A Would is a decision that was made beside the one in force and not applied.

@@ -126,6 +126,8 @@ func (p *policy) annotate() []scanError {
 			p.observed = v == modeObserve
 		case k == "expires":
 			p.expires, _ = parseExpiry(v)
+		case k == "owner":
+			p.ref.Owner = v
 		case k == "severity":
 			p.ref.Severity = v
 		case k == "reason":

@@ -9,6 +9,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 	"github.com/twinward-dev/twinward/governance/internal/index"
 )
 
@@ -59,12 +60,8 @@ func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *targ
 	q := s.ask(principal, t, claims)
 	defer q.give()
 	q.find(law, t)
-	effect, diag := cedar.Authorize(&q.asked, &q.store, cedar.Request{
-		Principal: principal,
-		Action:    t.action,
-		Resource:  t.resource,
-		Context:   context,
-	})
+	request := cedar.Request{Principal: principal, Action: t.action, Resource: t.resource, Context: context}
+	effect, diag := cedar.Authorize(&q.asked, &q.store, request)
 	v := verdict{principal: principal, allowed: effect == cedar.Allow}
 	if len(diag.Reasons) > 0 {
 		v.reasons = make([]*policy, len(diag.Reasons))
@@ -74,13 +71,26 @@ func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *targ
 	}
 	for _, e := range diag.Errors {
 		p := s.policies[e.PolicyID]
-		v.messages = append(v.messages, fmt.Sprintf("%s at %s: %s", p.id, p.pos, e.Message))
+		v.messages = append(v.messages, fmt.Sprintf("%s at %s: %s", p.id, p.pos, p.failure(e.Message, &q.store, &request)))
 		if s.errors.denies(p) {
 			v.allowed = false
 			v.errs = append(v.errs, p.ref)
 		}
 	}
 	return v
+}
+
+// failure is what p failed with, which the evaluator says, in words that are the
+// same for the same request.
+func (p *policy) failure(said string, entities types.EntityGetter, r *cedar.Request) string {
+	if !p.atRandom {
+		return said
+	}
+	env := cedarx.Env{Entities: entities, Principal: r.Principal, Action: r.Action, Resource: r.Resource, Context: r.Context}
+	if err := cedarx.Failure(p.cedar, env); err != nil {
+		return err.Error()
+	}
+	return said
 }
 
 // principal is the stored entity, or one without memberships. Claims are tags

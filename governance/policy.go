@@ -30,6 +30,7 @@ type policy struct {
 	readTags bool
 	expires  time.Time // from @expires; zero is never
 	where    *lines    // of its file
+	atRandom bool      // its failures may be told in several ways
 
 	principal, action, resource cedarx.Scope
 }
@@ -102,6 +103,7 @@ func parseOne(file, text string) (*policy, error) {
 		text:     text,
 		forbid:   c.Effect() == cedar.Forbid,
 		readTags: cedarx.ReadsTags(c),
+		atRandom: cedarx.ErrsAtRandom(c),
 	}
 	p.principal, p.action, p.resource = cedarx.Scopes(c)
 	return p, nil

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cedar-policy/cedar-go"
@@ -58,8 +59,11 @@ func Load(t testing.TB, nth int) []Case {
 	require.NoError(t, err, "find cedar-go's module")
 	dir := strings.TrimSpace(string(out))
 	require.NotEmpty(t, dir, "cedar-go's module is not in the module cache: run go mod download")
-	files := unpack(t, filepath.Join(dir, "corpus-tests.tar.gz"))
-	verdicts := unpack(t, filepath.Join(dir, "corpus-tests-validation.tar.gz"))
+	unpacked.Do(func() {
+		unpacked.files = unpack(t, filepath.Join(dir, "corpus-tests.tar.gz"))
+		unpacked.verdicts = unpack(t, filepath.Join(dir, "corpus-tests-validation.tar.gz"))
+	})
+	files, verdicts := unpacked.files, unpacked.verdicts
 	var names []string
 	for name := range files {
 		if strings.HasSuffix(name, ".json") && !strings.HasSuffix(name, ".entities.json") {
@@ -73,6 +77,12 @@ func Load(t testing.TB, nth int) []Case {
 		cases = append(cases, read(t, names[i], files, verdicts))
 	}
 	return cases
+}
+
+// unpacked is what the tests of one package share.
+var unpacked struct {
+	sync.Once
+	files, verdicts map[string][]byte
 }
 
 // uid is an entity in the corpus's explicit form.
