@@ -76,9 +76,10 @@ type CredentialUse struct {
 type Outcome struct {
 	Status Status `json:"status"`
 	// ErrorCode is a short stable word. The doors share "revoked", "cancelled"
-	// (by the agent), "timeout", "credential" (no lease to be had) and, about
-	// the MCP server or model provider, "upstream-down", "upstream-broken",
-	// "upstream-unauthorized", "upstream-redirect" and "upstream-too-large".
+	// (by the agent), "timeout", "withheld" (done, but a policy keeps the answer
+	// back), "credential" (no lease to be had) and, about the MCP server or model
+	// provider, "upstream-down", "upstream-broken", "upstream-unauthorized",
+	// "upstream-redirect" and "upstream-too-large".
 	// Never the text of an upstream's error, which may hold secrets.
 	ErrorCode string `json:"error_code,omitempty"`
 	// Bytes counts what went back to the agent.

@@ -33,7 +33,8 @@ func (r Result) used() bool { return r.OK || r.Unsure }
 //   - ok: OK.
 //   - cancelled: Unsure, or an agent could spend and cancel for ever.
 //   - failed with "timeout", "aborted", "panic", "broken", "revoked",
-//     "upstream-broken", "upstream-too-large" or "upstream-redirect": Unsure.
+//     "upstream-broken", "upstream-too-large", "upstream-redirect" or
+//     "withheld" (done, and the answer not given to the agent): Unsure.
 //   - failed with "exit-…" or "signal-…": Unsure, since a program chooses its
 //     exit code after doing its work.
 //   - failed with "credential", "upstream-down", "not-started", "not-begun",
@@ -55,7 +56,7 @@ func ResultOf(o audit.Outcome) Result {
 		r.Unsure = true
 	default:
 		switch o.ErrorCode {
-		case "timeout", "aborted", audit.GuardPanic, "broken", audit.GuardRevoked, "upstream-broken", "upstream-too-large", "upstream-redirect":
+		case "timeout", "aborted", audit.GuardPanic, "broken", audit.GuardRevoked, "upstream-broken", "upstream-too-large", "upstream-redirect", "withheld":
 			r.Unsure = true
 		default:
 			r.Reached = true

@@ -43,6 +43,7 @@ func TestResultOf(t *testing.T) {
 		{audit.StatusFailed, "timeout", Result{Unsure: true}},
 		{audit.StatusFailed, "upstream-broken", Result{Unsure: true}},
 		{audit.StatusFailed, "panic", Result{Unsure: true}},
+		{audit.StatusFailed, "withheld", Result{Unsure: true}},
 		{audit.StatusFailed, "exit-1", Result{Unsure: true}},
 		{audit.StatusFailed, "signal-9", Result{Unsure: true}},
 		{"something new", "", Result{Unsure: true}},

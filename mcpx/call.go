@@ -51,9 +51,10 @@ func (g *governor) callTool(ctx context.Context, q *query) (mcp.Result, error) {
 	server, tool := g.site.tool(p.Name)
 	d := g.decide(ctx, governance.Request{
 		Actor: q.actor, Action: "call_tool", Server: server, Name: tool, Args: p.Arguments,
+		Enforces: meetsForTools,
 	})
 	if !d.Allowed() {
-		return g.refuse(ctx, q, refusal{Decision: d})
+		return g.refuse(ctx, q, decided(d))
 	}
 	defer d.Settle(governance.Result{}) // unless act did
 	if guard := g.site.live(ctx, q, server, tool); guard != "" {
@@ -67,7 +68,7 @@ func (g *governor) callTool(ctx context.Context, q *query) (mcp.Result, error) {
 		})
 		if !use.Allowed() {
 			use.Hidden = false // the tool is known; only its key is refused
-			return g.refuse(ctx, q, refusal{Decision: use})
+			return g.refuse(ctx, q, decided(use))
 		}
 		defer use.Settle(governance.Result{})
 		f.credential, f.key = &audit.CredentialUse{Name: name, Decision: use.Decision}, use
@@ -101,6 +102,9 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 	}
 	res, err := g.run(context.WithValue(ctx, flightKey{}, f), q)
 	out := f.out
+	if err == nil {
+		res, err = meet(f.decision, res, &out)
+	}
 	settle(&out, ctx, q.outer, res, err)
 	endErr := call.End(context.WithoutCancel(ctx), out)
 	f.decision.Settle(governance.ResultOf(out))
@@ -203,13 +207,13 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	if p, ok := q.req.GetParams().(*mcp.GetPromptParams); ok && len(p.Arguments) > 0 {
 		q.args, _ = json.Marshal(p.Arguments)
 	}
-	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: q.name}
+	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: q.name, Enforces: meetsForOthers}
 	if p, ok := q.req.GetParams().(*mcp.CompleteParams); ok {
 		ask.Attrs = map[string]any{"argument": p.Argument.Name}
 	}
 	d := g.decide(ctx, ask)
 	if !d.Allowed() {
-		return g.refuse(ctx, q, refusal{Decision: d})
+		return g.refuse(ctx, q, decided(d))
 	}
 	return g.act(ctx, q, &flight{actor: q.actor, server: server, trace: q.trace, decision: d})
 }

@@ -57,6 +57,11 @@ func refused(guard string) refusal {
 	return refusal{Decision: governance.Decision{Decision: audit.Refusal(audit.NewID(), guard)}}
 }
 
+// decided makes a refusal of a denial.
+func decided(d governance.Decision) refusal {
+	return refusal{Decision: d, retryable: d.Reason == audit.GuardRate}
+}
+
 // denial is what the agent is told. It is derived from the kind of cause only,
 // never from policy text.
 func (r refusal) denial() Denial {
@@ -89,7 +94,7 @@ func agentReason(cause string) string {
 	switch cause {
 	case audit.GuardNoActor, audit.GuardActor, audit.GuardToken:
 		return audit.GuardNoActor
-	case audit.GuardRevoked, audit.GuardPinDrift, audit.GuardObligation, audit.GuardCredential,
+	case audit.GuardRevoked, audit.GuardPinDrift, audit.GuardObligation, audit.GuardApproval, audit.GuardRate, audit.GuardCredential,
 		audit.GuardMethod, audit.GuardUnknown, audit.GuardNoSnapshot,
 		audit.GuardHeaders, audit.GuardOrigin, audit.GuardSession, audit.GuardSize, audit.GuardMedia, audit.GuardLimit, codeAudit:
 		return cause

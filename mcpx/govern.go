@@ -69,6 +69,10 @@ type GovernOptions struct {
 // The tools of the server must be in the engine's catalogue: see [Catalog]. A
 // live tool that is absent from it is unknown, one that differs is denied.
 //
+// Of what permits demand besides (see [governance.Decision.Demands]) this door
+// meets @max_bytes, and @redact for tools: what of their answer is not JSON is
+// blanked as a whole. @rate is the engine's. Any other denies.
+//
 // A nil engine or a nil log denies everything.
 func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) mcp.Middleware {
 	if opts == nil {

@@ -29,6 +29,8 @@ type own struct {
 	log    *audittest.Log
 	engine *governance.Engine
 	ran    []string // what reached a handler
+
+	catalog governance.Server
 }
 
 const ownPolicy = `
@@ -83,16 +85,23 @@ func newOwn(t testing.TB, page int) *own {
 	}))
 	catalog, err := mcpx.Catalog(t.Context(), "notes", o.server)
 	require.NoError(t, err)
+	o.catalog = catalog
 	o.engine = governance.NewEngine(o.log, nil)
-	_, err = o.engine.Reload(t.Context(), governance.Bundle{
-		Policies: []governance.Source{{Name: "own.cedar", Text: ownPolicy}},
-		Catalog:  []governance.Server{catalog},
+	o.reload(t, ownPolicy)
+	return o
+}
+
+// reload puts other policies into force.
+func (o *own) reload(t testing.TB, policies string) {
+	t.Helper()
+	_, err := o.engine.Reload(t.Context(), governance.Bundle{
+		Policies: []governance.Source{{Name: "own.cedar", Text: policies}},
+		Catalog:  []governance.Server{o.catalog},
 		Profiles: []governance.Profile{{ID: "p", Owner: "o", Agents: []string{"bot"}, Servers: map[string]governance.Grant{
 			"notes": {Tools: []string{"add", "boom", "zap"}, Prompts: []string{"daily"}, Resources: []string{"notes://open"}},
 		}}},
 	}, admin)
 	require.NoError(t, err)
-	return o
 }
 
 func as(a audit.Actor) func(context.Context, mcp.Request) (audit.Actor, error) {

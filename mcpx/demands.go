@@ -1,0 +1,97 @@
+package mcpx
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// What this door does with an answer where a permit demands it; rates are the
+// engine's. Streams are not answers, so that listening meets nothing.
+var (
+	meetsForTools  = []string{governance.ObligationMaxBytes, governance.ObligationRedact}
+	meetsForOthers = []string{governance.ObligationMaxBytes}
+)
+
+// codeWithheld is the outcome of a call that was done and whose answer was not
+// given to the agent.
+const codeWithheld = "withheld"
+
+// meet does to an answer what the decision demands. What cannot be done leaves
+// nothing of the answer.
+func meet(d governance.Decision, res mcp.Result, out *audit.Outcome) (mcp.Result, error) {
+	if len(d.Obligations) == 0 || isNilResult(res) {
+		return res, nil
+	}
+	withhold := func(why, text string) (mcp.Result, error) {
+		out.Bytes, out.Checks = 0, append(out.Checks, codeWithheld+":"+why)
+		return nil, failed(codeWithheld, "The call was done, but "+text+" Do not repeat it.", false)
+	}
+	demands, err := d.Demands()
+	if err != nil {
+		return withhold(audit.GuardObligation, "its answer may not be given to you.")
+	}
+	if !demands.Redact.Empty() {
+		tool, ok := res.(*mcp.CallToolResult)
+		if !ok || len(tool.InputRequests) > 0 {
+			return withhold(governance.ObligationRedact, "its answer may not be given to you.")
+		}
+		redacted, blanked := redact(demands.Redact, tool)
+		out.Checks = append(out.Checks, fmt.Sprintf("redacted:%d", blanked))
+		out.Bytes, res = size(redacted), redacted
+	}
+	if demands.MaxBytes > 0 {
+		text, err := json.Marshal(res)
+		if err != nil || int64(len(text)) > demands.MaxBytes {
+			return withhold(governance.ObligationMaxBytes, fmt.Sprintf("its answer is larger than the %d bytes that are allowed. Ask for less.", demands.MaxBytes))
+		}
+	}
+	return res, nil
+}
+
+func isNilResult(res mcp.Result) bool {
+	t, ok := res.(*mcp.CallToolResult)
+	return res == nil || ok && t == nil
+}
+
+// redact blanks places of an answer, and as a whole whatever is not JSON: a text
+// in words, an image, a link. Metadata goes, since it is for programs and cannot
+// be left out by policy. The answer that it is given stays as it was.
+func redact(r governance.Redaction, t *mcp.CallToolResult) (*mcp.CallToolResult, int) {
+	c, n := *t, 0
+	c.Meta = nil
+	c.Content = make([]mcp.Content, len(t.Content))
+	for i, item := range t.Content {
+		text, blanked := []byte(nil), 1
+		if old, ok := item.(*mcp.TextContent); ok {
+			if out, k, err := r.Apply([]byte(old.Text)); err == nil {
+				text, blanked = out, k
+			}
+		}
+		if text == nil {
+			text = []byte(governance.Redacted)
+		}
+		n += blanked
+		c.Content[i] = &mcp.TextContent{Text: string(text)}
+	}
+	if t.StructuredContent == nil {
+		return &c, n
+	}
+	doc, err := json.Marshal(t.StructuredContent)
+	if err == nil {
+		var blanked int
+		if doc, blanked, err = r.Apply(doc); err == nil {
+			c.StructuredContent = json.RawMessage(doc)
+			n += blanked
+		}
+	}
+	if err != nil {
+		c.StructuredContent = nil
+		n++
+	}
+	return &c, n
+}
