@@ -26,7 +26,7 @@ type FactEvent struct {
 	// Value is the hash of a value whose difference is counted.
 	Value string `json:"value,omitempty"`
 	// Amount is what is summed.
-	Amount int64 `json:"amount,omitempty"`
+	Amount int64 `json:"amount,omitzero"`
 	// Reset: the act ends what the fact says, instead of beginning it.
-	Reset bool `json:"reset,omitempty"`
+	Reset bool `json:"reset,omitzero"`
 }

@@ -1,0 +1,324 @@
+package governance_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"iter"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+const spendFact = `
+facts:
+  - {name: spent, kind: sum_within, on: [bank__pay], of: /amount, key: [/to], window: 1h, per: agent}
+`
+
+// A budget of 100 for each payee.
+func spendBundle() governance.Bundle {
+	return shop(spendFact, `@id("budget") forbid (principal, action == Action::"bank__pay", resource) when { context.facts.spent + context.args.amount > 100 };
+@id("leak") forbid (principal, action == Action::"chat__post", resource) when { context.labels.contains("crm") };`)
+}
+
+var factKey = []byte("an example of thirty-two bytes !")
+
+const spenderEnv = "TWINWARD_GOVERNANCE_TEST_SPENDER"
+
+// TestSpender is the process that TestKillAndRestart kills: it reads the CRM and
+// then pays for ever, one at a time, two calls under way, and says what it did.
+func TestSpender(t *testing.T) {
+	dir := os.Getenv(spenderEnv)
+	if dir == "" {
+		t.Skip("run by TestKillAndRestart")
+	}
+	log, err := audit.Open(dir, nil)
+	require.NoError(t, err)
+	e := governance.NewEngine(log, &governance.Options{FactKey: factKey})
+	_, err = e.Reload(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	act := func(tool, args string) (governance.Decision, audit.Call) {
+		server, name := splitTool(tool)
+		d, err := e.Decide(t.Context(), governance.Request{Actor: actor("a"), Action: "call_tool", Server: server, Name: name, Args: []byte(args)})
+		require.NoError(t, err)
+		require.True(t, d.Allowed(), d.Reason)
+		c, err := log.Begin(t.Context(), audit.Intent{Door: audit.DoorTool, Action: d.Action, Resource: d.Resource, Actor: actor("a"), Decision: d.Decision, Args: []byte(args)})
+		require.NoError(t, err)
+		return d, c
+	}
+	act("crm__read", `{}`)
+	for i := 0; ; i++ {
+		d, c := act("bank__pay", `{"amount":1,"to":"x"}`)
+		fmt.Println("begun")
+		out := audit.Outcome{Status: audit.StatusOK}
+		if i%3 == 0 {
+			out = audit.Outcome{Status: audit.StatusFailed, ErrorCode: "tool-error"}
+		}
+		require.NoError(t, c.End(t.Context(), out))
+		d.Settle(governance.ResultOf(out))
+		fmt.Println("ended", out.Status)
+		if i == 60 {
+			select {} // until killed
+		}
+	}
+}
+
+func TestKillAndRestart(t *testing.T) {
+	for _, after := range []int{1, 17, 50} { // lines that it says
+		dir := t.TempDir()
+		child := exec.Command(os.Args[0], "-test.run=^TestSpender$")
+		child.Env = append(os.Environ(), spenderEnv+"="+dir)
+		out, err := child.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, child.Start())
+		lines := bufio.NewScanner(out)
+		begun, failed := 0, 0
+		for n := 0; n < after && lines.Scan(); n++ {
+			switch lines.Text() {
+			case "begun":
+				begun++
+			case "ended failed":
+				failed++
+			}
+		}
+		require.NoError(t, child.Process.Kill())
+		for lines.Scan() {
+			switch lines.Text() {
+			case "begun":
+				begun++
+			case "ended failed":
+				failed++
+			}
+		}
+		_ = child.Wait()
+		require.NotZero(t, begun)
+
+		// What is in the log is at least what the process said; an intent without
+		// its outcome counts.
+		used := 0
+		fails := map[uint64]bool{}
+		records, err := os.OpenRoot(dir)
+		require.NoError(t, err)
+		defer records.Close()
+		for r, err := range audit.Scan(t.Context(), records.FS(), audit.Filter{}) {
+			require.NoError(t, err)
+			if r.Intent != nil && r.Intent.Action == "bank__pay" {
+				used++
+			}
+			if r.Outcome != nil && r.Outcome.Status == audit.StatusFailed && !fails[r.Call] {
+				fails[r.Call] = true
+				used--
+			}
+		}
+		require.GreaterOrEqual(t, used, begun-failed-1)
+
+		e := governance.NewEngine(&recorder{}, &governance.Options{FactKey: factKey})
+		require.NoError(t, e.Rebuild(audit.Scan(t.Context(), records.FS(), audit.Filter{})))
+		_, err = e.Reload(t.Context(), spendBundle(), change)
+		require.NoError(t, err)
+		pay := func(to string, amount int) governance.Decision {
+			d, err := e.Decide(t.Context(), governance.Request{Actor: actor("a"), Action: "call_tool", Server: "bank", Name: "pay", Args: fmt.Appendf(nil, `{"amount":%d,"to":%q}`, amount, to)})
+			require.NoError(t, err)
+			d.Settle(governance.Result{})
+			return d
+		}
+		assert.Equal(t, int64(used), pay("x", 1).History().Facts["spent"])
+		assert.False(t, pay("x", 101-used).Allowed())
+		assert.True(t, pay("x", 100-used).Allowed())
+		assert.True(t, pay("y", 100).Allowed(), "the other payee's budget is whole")
+		d, err := e.Decide(t.Context(), governance.Request{Actor: actor("a"), Action: "call_tool", Server: "chat", Name: "post"})
+		require.NoError(t, err)
+		assert.Equal(t, "leak", d.Reason, "it had begun to read the CRM")
+	}
+}
+
+// The log holds hashes of what facts are kept apart by, and no argument.
+func TestArgumentsStayOutOfTheLog(t *testing.T) {
+	c := newClock()
+	log := audittest.NewLog(t)
+	e := governance.NewEngine(log, &governance.Options{Clock: c.now, FactKey: factKey})
+	_, err := e.Reload(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	d, err := e.Decide(t.Context(), governance.Request{Actor: actor("a"), Action: "call_tool", Server: "bank", Name: "pay", Args: []byte(`{"amount":42,"to":"very-secret-payee"}`)})
+	require.NoError(t, err)
+	call, err := log.Begin(t.Context(), audit.Intent{Door: audit.DoorTool, Action: d.Action, Resource: d.Resource, Actor: actor("a"), Decision: d.Decision})
+	require.NoError(t, err)
+	require.NoError(t, call.End(t.Context(), audit.Outcome{Status: audit.StatusOK}))
+	require.Len(t, d.Facts.Add, 1)
+	assert.Len(t, d.Facts.Add[0].Key, 32)
+	assert.Equal(t, int64(42), d.Facts.Add[0].Amount)
+	assert.NotEmpty(t, d.Facts.KeyID)
+	for _, r := range log.Records() {
+		text, err := r.MarshalJSON()
+		require.NoError(t, err)
+		assert.NotContains(t, string(text), "very-secret")
+	}
+	// With another key, hashes cannot be guessed to be the same.
+	other := governance.NewEngine(log, &governance.Options{Clock: c.now})
+	err = other.Rebuild(log.Query(t.Context(), audit.Filter{}))
+	require.ErrorIs(t, err, governance.ErrHistory)
+	assert.Contains(t, err.Error(), "FactKey")
+}
+
+func TestRebuildRefuses(t *testing.T) {
+	intent := func(change func(*audit.Facts)) iter.Seq2[audit.Record, error] {
+		f := &audit.Facts{At: time.Now(), Add: []audit.FactEvent{{Fact: "n", Def: "count_within:1h0m0s:agent:started:0123456789abcdef"}}}
+		change(f)
+		return func(yield func(audit.Record, error) bool) {
+			yield(audit.Record{Seq: 1, Intent: &audit.Intent{Actor: actor("a"), Decision: audit.Decision{Effect: audit.Allow, Facts: f}}}, nil)
+		}
+	}
+	fresh := func() *governance.Engine { return governance.NewEngine(&recorder{}, nil) }
+	require.NoError(t, fresh().Rebuild(intent(func(*audit.Facts) {})))
+	for _, change := range []func(*audit.Facts){
+		func(f *audit.Facts) { f.KeyID = "0123" },
+		func(f *audit.Facts) { f.Add[0].Def = "" },
+		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h0m0s:agent:started" },
+		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h:agent:started:0123456789abcdef" },
+		func(f *audit.Facts) { f.Add[0].Def = "count_within:25h0m0s:agent:started:0123456789abcdef" },
+		func(f *audit.Facts) { f.Add[0].Def = "counts_within:1h0m0s:agent:started:0123456789abcdef" },
+		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h0m0s:agent:started:0123456789abcde" },
+		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h0m0s:agent:later:0123456789abcdef" },
+		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h0m0s:team:started:0123456789abcdef" },
+		func(f *audit.Facts) { f.Add[0].Key = "00" },
+		func(f *audit.Facts) { f.Add[0].Value = "x" },
+	} {
+		require.ErrorIs(t, fresh().Rebuild(intent(change)), governance.ErrHistory)
+	}
+	e := fresh()
+	_, err := e.Reload(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	require.ErrorIs(t, e.Rebuild(intent(func(*audit.Facts) {})), governance.ErrHistory, "too late: decisions may have been made")
+	short := governance.NewEngine(&recorder{}, &governance.Options{FactKey: []byte("short")})
+	require.Error(t, short.Rebuild(intent(func(*audit.Facts) {})))
+	_, err = short.Reload(t.Context(), spendBundle(), change)
+	require.ErrorContains(t, err, "FactKey")
+}
+
+// A rule that is new today knows what happened before it.
+func TestBackfill(t *testing.T) {
+	c := newClock()
+	var tape bytes.Buffer
+	w := governance.NewTapeWriter(&tape)
+	opts := &governance.Options{Clock: c.now, Tape: w.Record}
+	log := &recorder{}
+	e := governance.NewEngine(log, opts)
+	before := spendBundle()
+	before.Facts, before.Policies[0].Text = nil, `@id("all") permit (principal, action, resource);`
+	for i := range before.Catalog {
+		for j := range before.Catalog[i].Tools {
+			before.Catalog[i].Tools[j].Labels = nil
+		}
+	}
+	_, err := e.Reload(t.Context(), before, change)
+	require.NoError(t, err)
+	ended := map[string]governance.Result{}
+	act := func(tool, args string, r *governance.Result) {
+		server, name := splitTool(tool)
+		d, err := e.Decide(t.Context(), governance.Request{Actor: audit.Actor{Agent: "a", Session: "s"}, Action: "call_tool", Server: server, Name: name, Args: []byte(args)})
+		require.NoError(t, err)
+		require.True(t, d.Allowed(), d.Reason)
+		if r != nil {
+			ended[d.ID] = *r
+			d.Settle(*r)
+		}
+	}
+	act("bank__pay", `{"amount":1,"to":"x"}`, &done) // too long ago
+	c.advance(time.Hour)
+	act("bank__pay", `{"amount":2,"to":"x"}`, &done)
+	act("bank__pay", `{"amount":4,"to":"x"}`, &nothing)
+	act("bank__pay", `{"amount":8,"to":"x"}`, nil)
+	act("bank__pay", `{"amount":16,"to":"y"}`, &done)
+	act("crm__read", `{}`, &done)
+	require.NoError(t, w.Err())
+
+	next, _, err := governance.Compile(t.Context(), spendBundle(), opts)
+	require.NoError(t, err)
+	got, err := e.Backfill(t.Context(), next, governance.ReadTape(&tape), ended)
+	require.NoError(t, err)
+	assert.Equal(t, governance.Backfilled{Counted: 6, Facts: []string{"spent"}}, got)
+	_, err = e.Reload(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	x := &teller{Engine: e, clock: c, t: t, actor: audit.Actor{Agent: "a", Session: "s"}}
+	assert.Equal(t, int64(10), x.value("bank__pay", `{"amount":0,"to":"x"}`, "spent"))
+	assert.Equal(t, int64(16), x.value("bank__pay", `{"amount":0,"to":"y"}`, "spent"))
+	assert.Equal(t, "leak", x.ask("chat__post", `{}`).Reason)
+
+	// What the engine has, it keeps.
+	got, err = e.Backfill(t.Context(), next, governance.ReadTape(bytes.NewReader(nil)), nil)
+	require.NoError(t, err)
+	assert.Empty(t, got.Facts)
+
+	names := func() (out []string) {
+		for _, ev := range log.events {
+			out = append(out, ev.Detail["facts_new"])
+		}
+		return out
+	}
+	assert.Equal(t, []string{"", ""}, names(), "no fact began with nothing")
+	renamed := spendBundle()
+	renamed.Facts[0].Window = 2 * time.Hour
+	_, err = e.Reload(t.Context(), renamed, change)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"", "", "spent"}, names(), "that one did, which is on record")
+}
+
+// A staged rule counts from the day it is staged.
+func TestStagedFactsAreCounted(t *testing.T) {
+	before := spendBundle()
+	before.Facts = nil
+	before.Policies[0].Text = `@id("all") permit (principal, action, resource);`
+	x := newTeller(t, before)
+	x.call("bank__pay", `{"amount":1,"to":"x"}`, done)
+	rep, err := x.Stage(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	assert.True(t, x.call("bank__pay", `{"amount":60,"to":"x"}`, done))
+	assert.True(t, x.call("bank__pay", `{"amount":60,"to":"x"}`, nothing))
+	d := x.ask("bank__pay", `{"amount":60,"to":"x"}`)
+	d.Settle(nothing)
+	assert.True(t, d.Allowed())
+	require.Len(t, d.Would, 1)
+	assert.Equal(t, "budget", d.Would[0].Reason)
+	require.NoError(t, x.Promote(t.Context(), rep.Hash, change))
+	assert.Equal(t, int64(60), x.value("bank__pay", `{"amount":0,"to":"x"}`, "spent"))
+}
+
+func TestTapeHasHistory(t *testing.T) {
+	var tape bytes.Buffer
+	w := governance.NewTapeWriter(&tape)
+	c := newClock()
+	e := governance.NewEngine(&recorder{}, &governance.Options{Clock: c.now, Tape: w.Record})
+	_, err := e.Reload(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	x := &teller{Engine: e, clock: c, t: t, actor: audit.Actor{Agent: "a", Session: "s"}}
+	var want []bool
+	for i := range 6 {
+		want = append(want, x.call("bank__pay", `{"amount":30,"to":"x"}`, done))
+		if i == 2 {
+			want = append(want, x.call("crm__read", `{}`, done), x.call("chat__post", `{}`, done))
+		}
+	}
+	assert.Equal(t, []bool{true, true, true, true, false, false, false, false}, want)
+	require.NoError(t, w.Err())
+	text := tape.String()
+	assert.Contains(t, text, `"history":{"facts":{"spent":60}}`)
+	var got []bool
+	for rec, err := range governance.ReadTape(strings.NewReader(text)) {
+		require.NoError(t, err)
+		d, err := e.Snapshot().Decide(t.Context(), rec.Request)
+		require.NoError(t, err)
+		got = append(got, d.Allowed())
+	}
+	assert.Equal(t, want, got, "a bare snapshot decides the tape as the engine did")
+	assert.False(t, slices.Contains(want[5:], true))
+}
