@@ -9,6 +9,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit/internal/visible"
@@ -23,11 +24,11 @@ var (
 	pageScript string
 )
 
-func pageTemplate() (*template.Template, error) {
+var pageTemplate = sync.OnceValues(func() (*template.Template, error) {
 	return template.New("page").Funcs(template.FuncMap{
 		"show": show, "when": when, "words": words, "few": few, "short": short, "inc": func(i int) int { return i + 1 },
 	}).Parse(pageText)
-}
+})
 
 // policyOf is a Content-Security-Policy for a page with just this style and this
 // script, and with what more allows.
