@@ -20,6 +20,9 @@ const (
 	reasonProfilePrefix = "profile:"
 )
 
+// GuardStale is for a host that could not confirm its policy in time.
+const GuardStale = "stale-policy"
+
 // guards are all that may stand in [Decision.Reason] without being a policy's
 // id. A test compares them with the constants of this package.
 var guards = []string{
@@ -27,7 +30,7 @@ var guards = []string{
 	GuardNoActor, GuardActor, GuardToken, GuardRevoked,
 	GuardOrigin, GuardHeaders, GuardSession, GuardLimit, GuardMedia, GuardSize,
 	GuardStrictJSON, GuardArguments, GuardMethod, GuardUnknown,
-	GuardPinDrift, GuardNoSnapshot, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
+	GuardPinDrift, GuardNoSnapshot, GuardStale, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
 	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames,

@@ -1,12 +1,14 @@
 package governance
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
@@ -36,6 +38,7 @@ type Bundle struct {
 	Tests []Source
 
 	findings []Finding // what LoadBundle could not read
+	seal     *seal     // of the folder that it was loaded from
 }
 
 // A Source is the text of one file.
@@ -54,16 +57,18 @@ type Source struct {
 //	facts/*.yaml        lists of [Fact]
 //	tests/*.json        golden cases for package policytest
 //	entities.json       Cedar entities; may be absent
+//	bundle.note         who wrote and who reviewed it, see [SignBundle]; may be absent
 //
 // Any other file in these folders, and any unknown key in these files, is an
 // error with its position; all of them are reported at once. A folder that is
 // not there, or that holds nothing of this, is an error too: a misspelt path
 // would deny everything. The error wraps [ErrBundle].
-func LoadBundle(fsys fs.FS) (Bundle, error) {
-	if _, err := fs.Stat(fsys, "."); err != nil {
+func LoadBundle(folder fs.FS) (Bundle, error) {
+	if _, err := fs.Stat(folder, "."); err != nil {
 		return Bundle{}, fmt.Errorf("%w: %w", ErrBundle, err)
 	}
 	var b Bundle
+	fsys := reader{folder, map[string][sha256.Size]byte{}}
 	stray := func(f Finding) { b.findings = append(b.findings, f) }
 	err := errors.Join(
 		eachFile(fsys, "policies", ".cedar", maxPolicyFile, stray, func(name string, text []byte) {
@@ -111,6 +116,11 @@ func LoadBundle(fsys fs.FS) (Bundle, error) {
 		}
 		b.Entities = es
 	}
+	b.seal = &seal{digest: fsys.digest()}
+	if b.seal.note, err = readFile(folder, SignatureFile, maxSignatureFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Bundle{}, err
+	}
+	b.seal.print = b.print()
 	rep := Report{Findings: b.findings}
 	rep.sort()
 	if err := rep.Err(); err != nil {
@@ -138,6 +148,10 @@ func eachFile(fsys fs.FS, dir, ext string, limit int64, stray func(Finding), f f
 	var errs []error
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
+		if strings.ContainsAny(name, "\n\\") {
+			stray(Finding{Code: "stray-file", Severity: SeverityError, File: strconv.Quote(name), Message: "the file's name has a line end or a backslash", Fix: "rename it"})
+			continue
+		}
 		if e.Name()[0] == '.' {
 			continue // an editor's or a version control's
 		}
@@ -167,6 +181,9 @@ func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	}
 	if int64(len(text)) > limit {
 		return nil, fmt.Errorf("%w: %s: larger than %d KiB", ErrBundle, name, limit>>10)
+	}
+	if r, ok := fsys.(reader); ok {
+		r.read(name, text)
 	}
 	return text, nil
 }

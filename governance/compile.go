@@ -34,6 +34,8 @@ type Options struct {
 	// WarningsBlock are the codes of warnings that block like errors, such as
 	// "impossible"; "*" stands for all of them. See [Finding.Code].
 	WarningsBlock []string
+	// Signers are those whose signatures a bundle must carry. nil asks for none.
+	Signers *Signers
 	// Tape is given every request that the engine decided, with the decision,
 	// before the door has it. It is called on the deciding goroutine, possibly
 	// by many at once; what it is given is its own. nil records nothing. A tape
@@ -82,6 +84,8 @@ type Snapshot struct {
 	defs     map[defID]*factDef
 	// remembers: some decision asks about history or adds to it.
 	remembers bool
+
+	digest, author, reviewer string // of the bundle's folder, for the record
 }
 
 type toolRef struct{ server, name string }
@@ -112,6 +116,10 @@ func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep 
 		}
 	}()
 	c := compiler{bundle: b.sorted(), rep: &rep, snap: &Snapshot{clock: opts.clock(), mode: opts.orDefault().Mode, errors: opts.orDefault().ErrorMode}}
+	if rep.Author, rep.Reviewer, err = opts.orDefault().Signers.verify(b); err != nil {
+		rep.add(Finding{Code: "signature", Severity: SeverityError, File: SignatureFile, Message: err.Error(), Fix: "sign what is to be in force, author and reviewer both"})
+		return nil, rep, err
+	}
 	for _, step := range []func(context.Context){c.catalog, c.profiles, c.schema, c.entities, c.policies} {
 		if err := ctx.Err(); err != nil {
 			return nil, rep, err
@@ -130,6 +138,7 @@ func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep 
 	}
 	c.finish()
 	rep.Hash = c.snap.hash
+	c.snap.digest, c.snap.author, c.snap.reviewer = b.Digest(), rep.Author, rep.Reviewer
 	return c.snap, rep, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twinward-dev/twinward/audit"
 )
@@ -14,10 +15,11 @@ import (
 // one in one step. It is safe for concurrent use. A nil Engine denies
 // everything.
 type Engine struct {
-	log     audit.Recorder
-	opts    *Options
-	current atomic.Pointer[Snapshot]
-	staged  atomic.Pointer[Snapshot] // decides beside it, or nil
+	log       audit.Recorder
+	opts      *Options
+	current   atomic.Pointer[Snapshot]
+	staged    atomic.Pointer[Snapshot]  // decides beside it, or nil
+	confirmed atomic.Pointer[time.Time] // see FreshUntil
 
 	rates     RateLimiter
 	approvals usedApprovals
@@ -65,13 +67,13 @@ func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report,
 		Action:   "reload",
 		Resource: "Policy::" + strconv.Quote(snap.hash),
 		Change:   &by,
-		Detail: e.noteNew(snap, map[string]string{
+		Detail: e.noteNew(snap, snap.signed(map[string]string{
 			"policy_hash": snap.hash,
 			"replaces":    e.current.Load().Hash(),
 			"policies":    strconv.Itoa(rep.Policies),
 			"generated":   strconv.Itoa(rep.Generated),
 			"tools":       strconv.Itoa(rep.Tools),
-		}),
+		})),
 	})
 	if err == nil {
 		e.past.forget(e.current.Swap(snap).dropped(snap))

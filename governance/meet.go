@@ -16,6 +16,9 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 	if s == nil {
 		return s.Decide(ctx, r)
 	}
+	if e.stale() {
+		return s.outdated(&r)
+	}
 	r.counted = e.rates != nil
 	next := e.staged.Load()
 	v := e.visit(&r, s, next)

@@ -78,6 +78,9 @@ type Report struct {
 	Findings []Finding
 	// Hash is that of the snapshot, "" when there is none.
 	Hash string
+	// Author and Reviewer are whose signatures the bundle carries, where
+	// [Options.Signers] asks for them.
+	Author, Reviewer string
 	// Policies counts those written by people, Generated those made from
 	// profiles, Tools the approved tools.
 	Policies, Generated, Tools int

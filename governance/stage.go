@@ -98,7 +98,7 @@ func (e *Engine) record(ctx context.Context, action string, s, before *Snapshot,
 		Action:   action,
 		Resource: "Policy::" + strconv.Quote(s.hash),
 		Change:   &by,
-		Detail:   map[string]string{"policy_hash": s.hash, "replaces": before.Hash()},
+		Detail:   s.signed(map[string]string{"policy_hash": s.hash, "replaces": before.Hash()}),
 	})
 	if err != nil {
 		return fmt.Errorf("governance: %s: the change could not be put on record, so nothing has changed: %w", action, err)
