@@ -79,6 +79,7 @@ type Snapshot struct {
 	permits  *index.Index // of law, when the mode is Observe
 	mode     Mode
 	errors   ErrorMode
+	seen     seen
 	schema   string
 	facts    map[types.EntityUID]*actionFacts
 	defs     map[defID]*factDef
@@ -95,6 +96,7 @@ type tool struct {
 	def      Tool
 	pin      string
 	key      string // "<server>__<name>"
+	number   int    // from 0, among the tools of the snapshot
 	action   types.EntityUID
 	resource types.EntityUID
 	label    string // the resource, printed
@@ -178,6 +180,7 @@ func (c *compiler) catalog(context.Context) {
 				s.finding(c.rep, d.Name, fmt.Sprintf("tool %q of server %q: %s", d.Name, s.Name, err), "correct the catalogue file and review it")
 				continue
 			}
+			t.number = len(c.snap.tools)
 			c.snap.tools[toolRef{s.Name, d.Name}] = t
 			c.rep.Tools++
 			if _, r := hiddenIn(d.Description); r != 0 {

@@ -42,6 +42,9 @@ type ToolRef struct{ Server, Name string }
 // argument could permit is never called Never. An obligation does not hide.
 // The error is not nil only when nothing could be decided; all answers are
 // Never then.
+//
+// Answers about tools are remembered in the snapshot, for the last thousand or
+// so principals; those about prompts and resources are found out each time.
 func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, tools []ToolRef) (out []Visibility, err error) {
 	out = make([]Visibility, len(tools))
 	if s == nil {
@@ -58,6 +61,11 @@ func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, to
 	if a.Profile != "" && a.Profile != s.members[a.Agent] {
 		return out, nil
 	}
+	agent, user := uid(typeAgent, a.Agent), uid(typeUser, a.User)
+	agentSees, userSees := s.seen.of(agent, len(s.tools)), sights(nil)
+	if a.User != "" {
+		userSees = s.seen.of(user, len(s.tools))
+	}
 	for i, ref := range tools {
 		if err := ctx.Err(); err != nil {
 			return make([]Visibility, len(tools)), err
@@ -70,9 +78,9 @@ func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, to
 		if err != nil {
 			continue
 		}
-		out[i] = s.could(uid(typeAgent, a.Agent), &t)
+		out[i] = agentSees.once(&t, func() Visibility { return s.could(agent, &t) })
 		if a.User != "" {
-			out[i] = min(out[i], s.could(uid(typeUser, a.User), &t))
+			out[i] = min(out[i], userSees.once(&t, func() Visibility { return s.could(user, &t) }))
 		}
 	}
 	return out, nil
