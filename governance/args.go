@@ -195,12 +195,26 @@ func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 			return nil, mismatch(path, k, "an object")
 		}
 		return c.nested(t, path)
+	case kindColumns:
+		if k != '[' {
+			return nil, mismatch(path, k, "a list")
+		}
+		return c.columns(t, path)
+	case kindUnion:
+		return c.union(t, k, path)
+	case kindMap:
+		return c.free(k, path)
 	case kindLarge:
 		return c.large(t, k, path)
 	}
 	if t.numeric && !isNumeric(k) {
 		return nil, mismatch(path, k, "a number")
 	}
+	return c.json(path)
+}
+
+// json shows policy a value as canonical JSON.
+func (c *converter) json(path string) (types.Value, *argError) {
 	out, err := c.canonical(nil)
 	if err != nil {
 		return nil, &argError{path, err, ""}
@@ -209,6 +223,25 @@ func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 		return nil, tooLong(path, "value", len(out))
 	}
 	return types.String(out), nil
+}
+
+// free converts an object whose properties the schema does not name.
+func (c *converter) free(k byte, path string) (types.Value, *argError) {
+	if k != '{' {
+		return nil, mismatch(path, k, "an object")
+	}
+	var keys []types.Value
+	ahead := c.cursor
+	for ahead.open(); ahead.more(); ahead.skip() {
+		if keys = append(keys, types.String(ahead.text())); len(keys) > maxSet {
+			return nil, &argError{path, fmt.Errorf("an object of more than %d properties", maxSet), "split the call"}
+		}
+	}
+	text, err := c.json(path)
+	if err != nil {
+		return nil, err
+	}
+	return types.NewRecord(types.RecordMap{"json": text, "keys": types.NewSet(keys...)}), nil
 }
 
 func tooLong(path, what string, n int) *argError {
@@ -275,13 +308,21 @@ func (c *converter) number(t *argType, k byte, path string) (types.Value, *argEr
 	return v, nil
 }
 
-func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
+// count counts a list before anything is made of it.
+func (c *converter) count(path string) (n int, err *argError) {
 	ahead := c.cursor
-	count := 0
 	for ahead.open(); ahead.more(); ahead.skip() {
-		if count++; count > maxSet {
-			return nil, &argError{path, fmt.Errorf("a list of more than %d", maxSet), "split the call"}
+		if n++; n > maxSet {
+			return n, &argError{path, fmt.Errorf("a list of more than %d", maxSet), "split the call"}
 		}
+	}
+	return n, nil
+}
+
+func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
+	count, tooMany := c.count(path)
+	if tooMany != nil {
+		return nil, tooMany
 	}
 	values := make([]types.Value, 0, count)
 	for c.open(); c.more(); {
@@ -292,6 +333,109 @@ func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
 		values = append(values, v)
 	}
 	return types.NewSet(values...), nil
+}
+
+// columns converts a list of objects, each exactly, and then shows policy the
+// values of each property. An object without it adds none.
+func (c *converter) columns(t *argType, path string) (types.Value, *argError) {
+	if _, tooMany := c.count(path); tooMany != nil {
+		return nil, tooMany
+	}
+	g := make(gathered, len(t.fields))
+	path += "/*"
+	for c.open(); c.more(); {
+		rec, err := c.value(t.elem, path)
+		if err != nil {
+			return nil, err
+		}
+		g.add(t, rec.(types.Record))
+	}
+	rec, bad := g.record(t)
+	if bad != "" {
+		return nil, &argError{bad, fmt.Errorf("more than %d values", maxSet), "split the call"}
+	}
+	return rec, nil
+}
+
+// union converts a value to the attribute that its JSON type names.
+func (c *converter) union(t *argType, k byte, path string) (types.Value, *argError) {
+	name := "number"
+	switch k {
+	case '"':
+		name = "string"
+	case '{':
+		name = "object"
+	case '[':
+		name = "array"
+	case 't', 'f':
+		name = "boolean"
+	}
+	i, ok := t.byName[name]
+	if !ok {
+		return nil, mismatch(path, k, "something else")
+	}
+	v, err := c.value(t.fields[i].typ, path)
+	if err != nil {
+		return nil, err
+	}
+	return types.NewRecord(types.RecordMap{types.String(name): v}), nil
+}
+
+// gathered holds what the columns of a type collect, in the order of its fields.
+type gathered []struct {
+	values []types.Value
+	nested gathered
+}
+
+func (g gathered) add(t *argType, rec types.Record) {
+	for i := range t.fields {
+		v, ok := rec.Get(types.String(t.fields[i].name))
+		if !ok {
+			continue
+		}
+		switch v := v.(type) {
+		case types.Set:
+			for e := range v.All() {
+				g[i].values = append(g[i].values, e)
+			}
+		case types.Record:
+			if col := t.fields[i].typ; col.kind == kindColumns {
+				if g[i].nested == nil {
+					g[i].nested = make(gathered, len(col.fields))
+				}
+				g[i].nested.add(col, v)
+				continue
+			}
+			g[i].values = append(g[i].values, v)
+		default:
+			g[i].values = append(g[i].values, v)
+		}
+	}
+}
+
+// record makes the sets; bad is the path of one that is too large.
+func (g gathered) record(t *argType) (rec types.Record, bad string) {
+	m := make(types.RecordMap, len(t.fields))
+	for i := range t.fields {
+		f := &t.fields[i]
+		switch {
+		case f.typ.kind == kindColumns:
+			nested := g[i].nested
+			if nested == nil {
+				nested = make(gathered, len(f.typ.fields))
+			}
+			sub, bad := nested.record(f.typ)
+			if bad != "" {
+				return rec, bad
+			}
+			m[types.String(f.name)] = sub
+		case len(g[i].values) > maxSet:
+			return rec, f.path
+		default:
+			m[types.String(f.name)] = types.NewSet(g[i].values...)
+		}
+	}
+	return types.NewRecord(m), ""
 }
 
 func mismatch(path string, got byte, want string) *argError {

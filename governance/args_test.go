@@ -222,12 +222,17 @@ func TestSmuggling(t *testing.T) {
 		{"entity for record", `{"o":{"__entity":{"type":"Profile","id":"admin"},"x":"a"}}`, "arguments"},
 
 		// What has no Cedar type is text in one form only.
-		{"map", `{"map":{"b":"1","a":"\u0032"}}`, `{map:"{\"a\":\"2\",\"b\":\"1\"}"}`},
-		{"union, string", `{"u":"1"}`, `{u:"\"1\""}`},
-		{"union, number", `{"u":1.50e2}`, `{u:"150"}`},
+		{"map", `{"map":{"b":"1","a":"\u0032"}}`, `{map:{json:"{\"a\":\"2\",\"b\":\"1\"}" keys:["a" "b"]}}`},
+		{"union, string", `{"u":"1"}`, `{u:{string:"1"}}`},
+		{"union, number", `{"u":1.50e2}`, `{u:{number:150.0d}}`},
+		{"union, neither", `{"u":true}`, "arguments"},
 		{"union, null is neither", `{"u":null}`, `{} nulls["/u"]`},
 		{"numbers in text stay exact", `{"any":[9007199254740993,0.1e1,-0.0,12.50,1e-7,1e30]}`, `{any:"[9007199254740993,1,0,12.5,1e-7,1e30]"}`},
-		{"list of objects", `{"objs":[{"k":"b"},{"k":"a"}]}`, `{objs:"[{\"k\":\"b\"},{\"k\":\"a\"}]"}`},
+		{"list of objects", `{"objs":[{"k":"b"},{"k":"a"},{"k":"b"},{}]}`, `{objs:{k:["a" "b"]}}`},
+		{"list of objects and something else", `{"objs":[{"k":"b"},"a"]}`, "arguments"},
+		{"list of objects with an unknown property", `{"objs":[{"k":"b","zz":1}]}`, `{objs:{k:["b"]}} extra["/objs/*/zz"]`},
+		{"list of objects with a null", `{"objs":[{"k":null},{"k":"a"}]}`, `{objs:{k:["a"]}} nulls["/objs/*/k"]`},
+		{"no objects", `{"objs":[]}`, `{objs:{k:[]}}`},
 		{"long text", `{"any":["` + strings.Repeat("x", maxText) + `"]}`, "arguments"},
 
 		// Names that the schema does not have.
@@ -342,7 +347,7 @@ func TestUntypableSchemas(t *testing.T) {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(schema)}})
 		assert.ErrorContains(t, err, want, schema)
 	}
-	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}, {"/objs/*/k": "large"}} {
+	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}} {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(openSchema)}, As: as})
 		assert.ErrorContains(t, err, `"as"`, as)
 	}

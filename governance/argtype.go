@@ -25,6 +25,9 @@ const (
 	kindLarge               // {length: Long, sha256: String}
 	kindSet                 // Set of a scalar kind
 	kindRecord              // Record
+	kindColumns             // Record of sets: a list of objects, by property
+	kindUnion               // Record of one attribute, named as the JSON type
+	kindMap                 // {json: String, keys: Set<String>}: an object without named properties
 )
 
 // maxRecordDepth is how deep objects become records; below, they are text.
@@ -40,8 +43,8 @@ type argType struct {
 	scale    int             // of a Long
 	enum     map[string]bool // allowed values: strings as they are, others as canonical JSON
 	rule     *rule           // what else the schema demands
-	elem     *argType        // of a set
-	fields   []argField      // of a record, sorted by name
+	elem     *argType        // of a set; of columns, the record that each object is
+	fields   []argField      // of a record or columns, sorted by name
 	byName   map[string]int  // index into fields
 	folded   map[string]bool // names of fields as foldName makes them
 	closed   bool            // a record that allows no other property
@@ -136,7 +139,13 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 	case len(rest) == 2 && slices.Contains(rest, "integer") && slices.Contains(rest, "number"):
 		name = "number"
 	case len(s.Type) > 0:
-		return tp.text(s, path)
+		var each []*schema
+		for _, name := range rest {
+			one := *s
+			one.Type, one.Ref = nameList{name}, ""
+			each = append(each, &one)
+		}
+		return tp.choice(s, each, path, depth, nullable)
 	case len(s.Properties) > 0:
 		name = "object"
 	case s.AnyOf != nil || s.OneOf != nil || s.AllOf != nil:
@@ -161,14 +170,27 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 				return nil, err
 			}
 		}
-		if elem.kind == kindText && !elem.numeric || elem.kind >= kindLarge || elem.nullable {
+		switch {
+		case tp.pins[path] != nil || elem.nullable || !elem.scalar() && elem.kind < kindRecord:
 			forget()
 			return tp.text(s, path)
-		}
-		t.kind, t.elem = kindSet, elem
-	case "object":
-		if len(s.Properties) == 0 || depth >= maxRecordDepth {
+		case elem.kind == kindColumns:
+			forget()
 			return tp.text(s, path)
+		case elem.kind >= kindRecord:
+			t = columns(elem)
+			t.nullable = nullable
+		default:
+			t.kind, t.elem = kindSet, elem
+		}
+	case "object":
+		if depth >= maxRecordDepth || tp.pins[path] != nil {
+			return tp.text(s, path)
+		}
+		if len(s.Properties) == 0 {
+			free := freeMap
+			free.nullable = nullable
+			return tp.ruled(&free, s)
 		}
 		rec, err := tp.object(s, path, depth)
 		if err != nil {
@@ -182,10 +204,20 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 	return tp.ruled(t, s)
 }
 
+// freeMap is the type of an object whose properties the schema does not name.
+var freeMap = argType{
+	kind: kindMap,
+	fields: []argField{
+		{name: "json", typ: &argType{kind: kindText}, required: true},
+		{name: "keys", typ: &argType{kind: kindSet, elem: &argType{kind: kindString}}, required: true},
+	},
+	byName: map[string]int{"json": 0, "keys": 1},
+}
+
 // text types what has no Cedar type of its own.
 func (tp *typer) text(s *schema, path string) (*argType, error) {
 	t := &argType{nullable: true}
-	if tp.pin(path, "large") != nil {
+	if p := tp.pin(path, "large", "text"); p != nil && p.as == "large" {
 		t.kind = kindLarge
 	}
 	return tp.ruled(t, s)
@@ -245,13 +277,14 @@ func (tp *typer) ruled(t *argType, s *schema) (*argType, error) {
 		}
 		listed = false
 	}
-	covered := t.scalar() || t.kind == kindRecord || t.kind == kindSet
+	parts := t.kind == kindSet || t.kind == kindRecord || t.kind == kindColumns
+	covered := t.scalar() || parts
 	open := s.AdditionalProperties
 	if covered && !listed && !s.narrows() && (t.kind != kindRecord || open == nil || open.is != nil) {
 		return t, nil
 	}
 	r, err := tp.rules.of(s)
-	if r != nil && (t.kind == kindRecord || t.kind == kindSet) {
+	if r != nil && parts {
 		// The conversion sees to the parts, and to what null means there.
 		shallow := *r
 		shallow.items, shallow.props = nil, make(map[string]*rule, len(r.props))
@@ -262,6 +295,25 @@ func (tp *typer) ruled(t *argType, s *schema) (*argType, error) {
 	}
 	t.rule = r
 	return t, err
+}
+
+// columns makes the type of a list of objects: a set for each property, for
+// Cedar can test all elements of a set, and nothing about a set of records.
+func columns(elem *argType) *argType {
+	t := &argType{kind: kindColumns, elem: elem, byName: elem.byName}
+	for _, f := range elem.fields {
+		col := &argType{kind: kindSet, elem: f.typ}
+		switch f.typ.kind {
+		case kindSet:
+			col.elem = f.typ.elem
+		case kindRecord, kindUnion, kindMap:
+			col = columns(f.typ)
+		case kindColumns:
+			col = columns(f.typ.elem)
+		}
+		t.fields = append(t.fields, argField{name: f.name, path: f.path, typ: col, required: true})
+	}
+	return t
 }
 
 // object makes a record of an object schema.
@@ -314,6 +366,15 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 	if len(rest) == 0 || kinds > 1 || len(rest) > 64 || s.If != nil || s.Not != nil {
 		return tp.text(s, path)
 	}
+	if merged := tp.merge(s, rest); merged != nil && len(rest) > 1 && depth < maxRecordDepth {
+		t, err := tp.object(merged, path, depth)
+		if err != nil {
+			return nil, err
+		}
+		t.nullable = nullable
+		t.rule, err = tp.rules.of(s)
+		return t, err
+	}
 	forget := tp.trial()
 	var t *argType
 	for _, a := range rest {
@@ -325,9 +386,12 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 			t = one
 		}
 		nullable = nullable || one.nullable
+		if one.kind.isString() && t.kind.isString() && one.kind != t.kind {
+			one.kind, t.kind = kindString, kindString // of several formats
+		}
 		if len(rest) > 1 && (!one.scalar() || one.kind != t.kind || one.scale != t.scale || one.numeric != t.numeric) {
 			forget()
-			return tp.text(s, path)
+			return tp.choice(s, rest, path, depth, nullable)
 		}
 	}
 	t.nullable = nullable
@@ -342,6 +406,111 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 	var err error
 	t.rule, err = tp.rules.of(s)
 	return t, err
+}
+
+// isString reports whether values are strings of any format.
+func (k kind) isString() bool { return k == kindString || k >= kindTime && k <= kindIPv6 }
+
+// choice types alternatives of several JSON types, as a record that has one of
+// several attributes. Alternatives of one JSON type that came here, and any
+// whose JSON type is not said, are text.
+func (tp *typer) choice(s *schema, rest []*schema, path string, depth int, nullable bool) (*argType, error) {
+	groups := map[string][]*schema{}
+	for _, a := range rest {
+		name := tp.typeOf(a)
+		if name == "integer" {
+			name = "number"
+		}
+		groups[name] = append(groups[name], a)
+	}
+	if p := tp.pins[path]; groups[""] != nil || groups["null"] != nil || len(groups) < 2 || s.AllOf != nil || p != nil && p.as != "long" {
+		return tp.text(s, path)
+	}
+	t := &argType{kind: kindUnion, nullable: nullable, byName: map[string]int{}}
+	for i, name := range slices.Sorted(maps.Keys(groups)) {
+		one := groups[name][0]
+		if len(groups[name]) > 1 {
+			one = &schema{AnyOf: groups[name]}
+		}
+		ft, err := tp.of(one, path, depth)
+		if err != nil {
+			return nil, err
+		}
+		ft.nullable = false
+		t.byName[name] = i
+		t.fields = append(t.fields, argField{name: name, path: path, typ: ft})
+	}
+	return tp.ruled(t, s)
+}
+
+// typeOf is the one JSON type that a schema allows, or "".
+func (tp *typer) typeOf(s *schema) string {
+	for range 16 {
+		switch {
+		case s == nil:
+			return ""
+		case len(s.Type) == 1:
+			return s.Type[0]
+		case len(s.Type) > 1:
+			return ""
+		case len(s.Properties) > 0:
+			return "object"
+		case s.Ref == "":
+			return typeOfValues(s)
+		}
+		to, err := tp.doc.lookup(s.Ref)
+		if err != nil {
+			return ""
+		}
+		s = to
+	}
+	return ""
+}
+
+// merge makes one object of alternatives that all are objects: what all require
+// is required, a property that several have is any of theirs. The rule of s
+// still holds each value against the alternatives. nil when there is no such
+// object.
+func (tp *typer) merge(s *schema, rest []*schema) *schema {
+	if s.AllOf != nil {
+		return nil
+	}
+	out := &schema{Type: nameList{"object"}, Properties: map[string]*schema{}, AdditionalProperties: &schema{is: new(bool)}}
+	for i, a := range rest {
+		for a != nil && a.Ref != "" && !a.narrows() && !a.shapes() {
+			to, err := tp.doc.lookup(a.Ref)
+			if err != nil || tp.open[to] || to == tp.doc.root || to == a {
+				return nil
+			}
+			a = to
+		}
+		if a == nil || a.narrows() || a.Ref != "" || !slices.Equal(a.Type, nameList{"object"}) || len(a.Properties) == 0 {
+			return nil
+		}
+		for name, p := range a.Properties {
+			if had := out.Properties[name]; had == nil {
+				out.Properties[name] = p
+			} else {
+				out.Properties[name] = &schema{merged: true, AnyOf: append(slices.Clone(had.alternatives()), p)}
+			}
+		}
+		if i == 0 {
+			out.Required = a.Required
+		}
+		out.Required = slices.DeleteFunc(slices.Clone(out.Required), func(name string) bool { return !slices.Contains(a.Required, name) })
+		if !a.AdditionalProperties.isFalse() {
+			out.AdditionalProperties = nil
+		}
+	}
+	return out
+}
+
+// alternatives are those of a schema that merge made, or the schema alone.
+func (s *schema) alternatives() []*schema {
+	if s.AnyOf != nil && !s.shapes() && s.merged {
+		return s.AnyOf
+	}
+	return []*schema{s}
 }
 
 // scalar reports whether values of the type have no parts.
@@ -402,7 +571,7 @@ func (t *argType) cedarType(b *strings.Builder) {
 		b.WriteString("Set<")
 		t.elem.cedarType(b)
 		b.WriteString(">")
-	case kindRecord:
+	case kindRecord, kindColumns, kindUnion, kindMap:
 		b.WriteString("{")
 		for i, f := range t.fields {
 			if i > 0 {

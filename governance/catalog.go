@@ -48,9 +48,9 @@ type Tool struct {
 	//
 	//	long       a number is a whole number, although its schema says "number"
 	//	scaled(N)  a number × 10^N is a whole number, N from 1 to 18: a Long
-	//	text       a number, or text with a format, is a String as written;
-	//	           numbers in the one form that JSON text has in policies
-	//	large      a string or JSON text is {length: Long, sha256: String},
+	//	text       a number is a String, exact; text with a format is a String as
+	//	           written; several types, objects and lists are canonical JSON
+	//	large      a string, or what is text, is {length: Long, sha256: String},
 	//	           and may be longer than 64 KiB
 	//
 	// A number that is not pinned reaches policy as a Cedar decimal.

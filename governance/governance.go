@@ -48,27 +48,64 @@
 // # How arguments reach a policy
 //
 // Arguments are decided on exactly or not at all; the bytes are never changed.
+// First they must fit the tool's pinned inputSchema (JSON Schema 2020-12 and what
+// tools use of draft 7, numbers exact, patterns as RE2, nothing fetched, bounded
+// in time), then each becomes a Cedar value:
 //
 //	string            String, at most 64 KiB
+//	  date-time, date   datetime, exact in milliseconds; a date is its midnight
+//	                    in UTC
+//	  ipv4, ipv6        ipaddr; IPv4 written as IPv6 is refused
 //	integer           Long
-//	number            decimal, exact in four places; Long where the catalogue
-//	                  pins it with "as": {"/path": "long"}; else refused
+//	number            decimal, exact in four places, else refused
 //	boolean           Bool
 //	array of those    Set, at most 256 elements
 //	object            Record, four levels deep
-//	anything else     String with canonical JSON: unions, free maps, arrays of
-//	                  objects or arrays, deeper objects
+//	array of objects  Record of Sets, one for each property of the objects, so
+//	                  that all can be tested at once:
+//	                  ["a", "b"].containsAll(context.args.files.path). Objects
+//	                  without the property add nothing; [] is empty Sets
+//	several types     Record with one attribute, named string, number, boolean,
+//	                  array or object; test it first: context.args.to has string.
+//	                  Alternatives that all are objects are one Record
+//	free object       {json: String, keys: Set<String>}: an object whose
+//	                  properties the schema does not name
+//	anything else     String with canonical JSON: lists of lists, deeper objects,
+//	                  what the schema does not describe
 //	null              no attribute; its path is in context.nulls
 //	not in schema     its path is in context.extra; refused if the schema is
 //	                  closed, or if it resembles a name that the schema has
 //
-// [Compile] warns of a comparison with text that is no canonical JSON where the
-// argument is: it would never be true.
+// The catalogue can pin another form for one path, with "as": {"/path": "…"}:
 //
-// Types, enum, const, required and additionalProperties of the schema are
-// checked; other keywords are left to the tool. Text that two JSON parsers could
-// read differently (repeated names, invalid UTF-8, half surrogates, trailing
-// data), more than 4 MiB, 64 levels or 2,048 values never reaches a policy.
+//	long       number: Long
+//	scaled(N)  number: the number × 10^N as a Long; money, coordinates
+//	text       number: String, exact to the last digit; string with a format: the
+//	           String as written; several types, objects, lists: canonical JSON
+//	large      string, or what is text: {length: Long, sha256: String} instead of
+//	           itself, and then it may be longer than 64 KiB. The hash is of the
+//	           string, or of the canonical JSON
+//
+// Only the pin lets a longer string through: no policy can read the text of such
+// an argument, for the schema has none, and [Compile] refuses one that tries.
+// Compile lists the numbers that are not pinned, and what of an inputSchema it
+// cannot check: patterns beyond RE2, unevaluatedProperties, unevaluatedItems,
+// $dynamicRef.
+//
+// "derived" in the catalogue adds facets as context.derived.<name>, computed from
+// arguments by pure functions ([Derived], [Facet]): the clean path, the scheme,
+// host and port of a URL, domains of e-mail addresses, the verb of an SQL
+// statement, a count, a hash, folded text. A policy that allows paths or URLs
+// should read these and not the argument. A facet that cannot be computed exactly
+// refuses the call.
+//
+// Canonical JSON has no white space, members in the order of their names' bytes,
+// and exact numbers. [Compile] warns of a comparison with text that is none where
+// the argument is: it would never be true.
+//
+// Text that two JSON parsers could read differently (repeated names, invalid
+// UTF-8, half surrogates, trailing data), more than 4 MiB, 64 levels or 2,048
+// values never reaches a policy.
 //
 // # Obligations
 //

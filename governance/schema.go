@@ -16,7 +16,8 @@ import (
 // in real tools), as written: numbers, enum and const keep their text, so that
 // nothing is lost to 64-bit floats. Unknown keywords are annotations.
 type schema struct {
-	is *bool // the schemas true and false
+	is     *bool // the schemas true and false
+	merged bool  // not written by anybody: alternatives of one property
 
 	Ref         string             `json:"$ref"`
 	DynamicRef  string             `json:"$dynamicRef"`

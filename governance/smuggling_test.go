@@ -60,6 +60,10 @@ func sees(pairs ...string) (want [3]string) {
 		if rest, ok := strings.CutPrefix(name, "derived."); ok {
 			record, name = "context.derived", rest
 		}
+		if head, rest, ok := strings.Cut(name, "."); ok {
+			all = append(all, fmt.Sprintf("%s has %q", record, head))
+			record, name = record+"."+head, rest
+		}
 		if name == "nulls" || name == "extra" {
 			record = "context"
 		}
@@ -246,9 +250,11 @@ var smuggling = []smuggle{
 	{"quadratic sets", `{"is":[` + strings.Repeat("[1,2],", 300) + `[1,2]]}`, refused(args, "/is")},
 
 	// Text in one form.
-	{"members in other order", `{"map":{"b":"1","a":"2"}}`, sees("map", `"{\"a\":\"2\",\"b\":\"1\"}"`)},
-	{"number in a union", `{"u":1.50}`, sees("u", `"1.5"`)},
-	{"string in a union", `{"u":"1.5"}`, sees("u", `"\"1.5\""`)},
+	{"members in other order", `{"map":{"b":"1","a":"2"}}`, sees("map", `{json: "{\"a\":\"2\",\"b\":\"1\"}", keys: ["a", "b"]}`)},
+	{"number in a union", `{"u":1.50}`, sees("u.number", `decimal("1.5")`, "u.string", "absent")},
+	{"string in a union", `{"u":"1.5"}`, sees("u.string", `"1.5"`, "u.number", "absent")},
+	{"objects in a list", `{"files":[{"path":"a","text":"1"},{"path":"b"}]}`, sees("files", `{path: ["a", "b"], text: ["1"]}`)},
+	{"an object of another kind among them", `{"files":[{"path":"a"},["b"]]}`, refused(args, "/files")},
 	{"exact in free JSON", `{"any":9007199254740993.0}`, sees("any", `"9007199254740993"`)},
 
 	// Paths.
