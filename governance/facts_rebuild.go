@@ -87,9 +87,9 @@ func checkFactKey(opts *Options) error {
 //
 // An act without an outcome on record counts as in [Result].Unsure. Facts with a
 // key or of kind [DistinctWithin] need the [Options].FactKey that the log was
-// written with. A log that records what the engine of another host allowed can be
-// rebuilt from as well; the engines then still count apart. On an error the
-// engine has part of the history and should not be used.
+// written with. What a door decides but does not record, which is the action
+// use_hosted_tool, cannot be rebuilt. On an error the engine has part of the
+// history and should not be used.
 func (e *Engine) Rebuild(records iter.Seq2[audit.Record, error]) error {
 	if e == nil || e.past == nil {
 		return ErrNoSnapshot
@@ -140,29 +140,39 @@ func (p *past) enter(t *trace) error {
 // read makes the trace of an intent from its record.
 func (p *past) read(in *audit.Intent) (*trace, error) {
 	t := &trace{actor: in.Actor, seq: p.seq.Add(1)}
-	f := in.Decision.Facts
+	if err := p.readFacts(t, in.Decision.Facts); err != nil {
+		return nil, err
+	}
+	if use := in.Credential; use != nil {
+		return t, p.readFacts(t, use.Decision.Facts)
+	}
+	return t, nil
+}
+
+func (p *past) readFacts(t *trace, f *audit.Facts) error {
 	if f == nil {
-		return t, nil
+		return nil
 	}
 	if f.KeyID != "" && f.KeyID != p.keyID {
-		return nil, fmt.Errorf("its hashes have the key %s, the engine's is %s: set Options.FactKey to the same secret", clip(f.KeyID), p.keyID)
+		return fmt.Errorf("its hashes have the key %s, the engine's is %s: set Options.FactKey to the same secret", clip(f.KeyID), p.keyID)
 	}
-	t.at, t.labels = f.At.UnixNano(), f.Labels
+	at := f.At.UnixNano()
+	t.at, t.labels = max(t.at, at), append(t.labels, f.Labels...)
 	for _, ev := range f.Add {
 		def, ok := parseDef(ev.Fact, ev.Def)
 		if !ok {
-			return nil, fmt.Errorf("the fact %q has the definition %q, which this version does not know", clip(ev.Fact), clip(ev.Def))
+			return fmt.Errorf("the fact %q has the definition %q, which this version does not know", clip(ev.Fact), clip(ev.Def))
 		}
-		a := addition{def: def, event: event{at: t.at, seq: t.seq, n: ev.Amount, reset: ev.Reset}}
+		a := addition{def: def, event: event{at: at, seq: t.seq, n: ev.Amount, reset: ev.Reset}}
 		if !unhex(&a.key, ev.Key) || !unhex(&a.value, ev.Value) {
-			return nil, fmt.Errorf("the fact %q has a hash of another length", clip(ev.Fact))
+			return fmt.Errorf("the fact %q has a hash of another length", clip(ev.Fact))
 		}
 		t.adds = append(t.adds, a)
 		p.mu.Lock()
 		p.known[def.id] = true
 		p.mu.Unlock()
 	}
-	return t, nil
+	return nil
 }
 
 func unhex(d *digest, text string) bool {

@@ -22,7 +22,7 @@ import (
 // for one value of its key) and a label of a session are one each, of some 100
 // bytes. What would go beyond denies.
 const (
-	maxAgentEntries  = 100_000
+	maxAgentEntries  = 250_000
 	maxEngineEntries = 4 << 20
 	// idleSession is when a session that has labels is taken to be over.
 	idleSession = 7 * 24 * time.Hour

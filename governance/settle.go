@@ -31,37 +31,32 @@ func (r Result) used() bool { return r.OK || r.Unsure }
 // history that is rebuilt from the log reads it the same way.
 //
 //   - ok: OK.
-//   - cancelled: Unsure, or an agent could spend and cancel for ever.
-//   - failed with "timeout", "aborted", "panic", "broken", "revoked",
-//     "upstream-broken", "upstream-too-large", "upstream-redirect" or
-//     "withheld" (done, and the answer not given to the agent): Unsure.
-//   - failed with "exit-…" or "signal-…": Unsure, since a program chooses its
-//     exit code after doing its work.
+//   - failed with "tool-error" (the isError of an MCP tool), "error" (its protocol
+//     error), "upstream-unauthorized", "upstream-error-event" or an HTTP status,
+//     such as "upstream-429": the other side says that it did not do it. Reached;
+//     it uses up no budget.
 //   - failed with "credential", "upstream-down", "not-started", "not-begun",
-//     "name-not-found" or "unreachable": nothing was done.
-//   - failed with anything else, an MCP tool's own error (isError) among it:
-//     Reached. It uses up no budget.
+//     "name-not-found", "unreachable" or "private-address": nothing was done.
+//   - cancelled, or failed with anything else, a time-out, a program's exit code
+//     or an answer withheld among it: Unsure. Else an agent could spend and
+//     cancel for ever.
 func ResultOf(o audit.Outcome) Result {
 	r := Result{Labels: o.Labels}
-	switch o.ErrorCode {
-	case "credential", "upstream-down", "not-started", "not-begun", "name-not-found", "unreachable":
-		if o.Status != audit.StatusOK {
-			return r
-		}
-	}
-	switch {
-	case o.Status == audit.StatusOK:
+	if o.Status == audit.StatusOK {
 		r.OK = true
-	case o.Status != audit.StatusFailed, strings.HasPrefix(o.ErrorCode, "exit-"), strings.HasPrefix(o.ErrorCode, "signal-"):
-		r.Unsure = true
-	default:
-		switch o.ErrorCode {
-		case "timeout", "aborted", audit.GuardPanic, "broken", audit.GuardRevoked, "upstream-broken", "upstream-too-large", "upstream-redirect", "withheld":
-			r.Unsure = true
-		default:
-			r.Reached = true
-		}
+		return r
 	}
+	code, failed := o.ErrorCode, o.Status == audit.StatusFailed
+	switch code {
+	case "credential", "upstream-down", "not-started", "not-begun", "name-not-found", "unreachable", audit.GuardPrivateRange:
+		return r
+	case "tool-error", "error", "upstream-unauthorized", "upstream-error-event":
+		r.Reached = failed
+	default:
+		status, ok := strings.CutPrefix(code, "upstream-")
+		r.Reached = failed && ok && status != "" && strings.Trim(status, "0123456789") == ""
+	}
+	r.Unsure = !r.Reached
 	return r
 }
 

@@ -46,6 +46,13 @@ func TestResultOf(t *testing.T) {
 		{audit.StatusFailed, "withheld", Result{Unsure: true}},
 		{audit.StatusFailed, "exit-1", Result{Unsure: true}},
 		{audit.StatusFailed, "signal-9", Result{Unsure: true}},
+		{audit.StatusFailed, "withheld", Result{Unsure: true}},
+		{audit.StatusFailed, "something new", Result{Unsure: true}},
+		{audit.StatusFailed, "", Result{Unsure: true}},
+		{audit.StatusFailed, "upstream-", Result{Unsure: true}},
+		{audit.StatusFailed, "upstream-429", Result{Reached: true}},
+		{audit.StatusFailed, "private-address", Result{}},
+		{audit.StatusCancelled, "tool-error", Result{Unsure: true}},
 		{"something new", "", Result{Unsure: true}},
 	} {
 		assert.Equal(t, c.want, ResultOf(audit.Outcome{Status: c.status, ErrorCode: c.code}), "%s %s", c.status, c.code)

@@ -146,7 +146,9 @@ func settle(out *audit.Outcome, ctx, outer context.Context, res mcp.Result, err 
 	case ctx.Err() != nil && outer.Err() == nil:
 		out.Status, out.ErrorCode = audit.StatusCancelled, audit.GuardRevoked
 		return
-	case outer.Err() != nil && err != nil:
+	case outer.Err() != nil && (err != nil || isError(res)):
+		// The SDK makes a result of a handler's error, that it was cancelled too;
+		// the tool may have acted before.
 		out.Status, out.ErrorCode = audit.StatusCancelled, "cancelled"
 		return
 	}
@@ -161,9 +163,14 @@ func settle(out *audit.Outcome, ctx, outer context.Context, res mcp.Result, err 
 	if out.Bytes == 0 {
 		out.Bytes = size(res)
 	}
-	if t, ok := res.(*mcp.CallToolResult); ok && t != nil && t.IsError {
+	if isError(res) {
 		out.Status, out.ErrorCode = audit.StatusFailed, "tool-error"
 	}
+}
+
+func isError(res mcp.Result) bool {
+	t, ok := res.(*mcp.CallToolResult)
+	return ok && t != nil && t.IsError
 }
 
 // size counts what a result says to the agent, without the envelope.
