@@ -49,7 +49,12 @@ func NewValidator(name, text string) (*Validator, error) {
 // Cedar, therefore they are folded into one before they are checked.
 func (v *Validator) Policy(p *cedar.Policy) []error {
 	folded := fold(p)
-	return flatten(v.s.For(folded).Policy("", folded))
+	errs := flatten(v.s.For(folded).Policy("", folded))
+	if paired, ok := pairs(p); ok && len(errs) == 0 {
+		folded = fold(paired)
+		errs = flatten(v.s.For(folded).Policy("", folded))
+	}
+	return errs
 }
 
 // Impossible reports whether the types alone say that the conditions of p never
