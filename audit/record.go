@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
@@ -100,7 +98,7 @@ func (b body) encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	enc = escapeControls(enc)
+	enc = visible.JSON(enc)
 	if len(enc)+headMax > MaxRecord {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(enc)+headMax, MaxRecord)
 	}
@@ -115,31 +113,6 @@ func appendRecord(dst []byte, seq uint64, t time.Time, enc []byte) []byte {
 	dst = t.UTC().AppendFormat(dst, timeFormat)
 	dst = append(dst, `",`...)
 	return append(dst, enc[1:]...)
-}
-
-// escapeControls escapes what encoding/json leaves as it is: DEL, the C1
-// controls, which some terminals obey, and marks that reorder or hide text.
-func escapeControls(enc []byte) []byte {
-	i := 0
-	for i < len(enc) && enc[i] < 0x7f {
-		i++
-	}
-	if i == len(enc) {
-		return enc
-	}
-	var out strings.Builder
-	out.Grow(len(enc) + 16)
-	out.Write(enc[:i])
-	for i < len(enc) {
-		r, n := utf8.DecodeRune(enc[i:])
-		if visible.Hidden(r) {
-			visible.Escape(&out, r)
-		} else {
-			out.Write(enc[i : i+n])
-		}
-		i += n
-	}
-	return []byte(out.String())
 }
 
 var errForm = errors.New("not a record")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Hidden reports whether r must not be shown as it is.
@@ -38,4 +39,30 @@ func Escape(b *strings.Builder, r rune) {
 		return
 	}
 	fmt.Fprintf(b, `\u%04x`, r)
+}
+
+// JSON returns JSON text with what encoding/json leaves as it is, and [Hidden]
+// reports, as escapes: DEL, the C1 controls, which some terminals obey, and
+// marks that reorder or hide text. The text means the same.
+func JSON(enc []byte) []byte {
+	i := 0
+	for i < len(enc) && enc[i] < 0x7f {
+		i++
+	}
+	if i == len(enc) {
+		return enc
+	}
+	var out strings.Builder
+	out.Grow(len(enc) + 16)
+	out.Write(enc[:i])
+	for i < len(enc) {
+		r, n := utf8.DecodeRune(enc[i:])
+		if Hidden(r) {
+			Escape(&out, r)
+		} else {
+			out.Write(enc[i : i+n])
+		}
+		i += n
+	}
+	return []byte(out.String())
 }
