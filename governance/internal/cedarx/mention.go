@@ -17,6 +17,7 @@ type Mention struct {
 	Path []string
 	// Op is how: "==", "!=", "<", "<=", ">", ">=", "in", "like", "has",
 	// "contains" (the term holds Value), "one of" (Value, a set, holds the term),
+	// "near" (the term is part of a calculation that is compared with Value),
 	// "containsAll", "containsAny", or the name of an extension function.
 	Op string
 	// Value is the constant; nil for "has" and "like".
@@ -38,7 +39,17 @@ func Mentions(p *cedar.Policy) []Mention {
 func (c Clause) Mentions() []Mention { return mentions(c.node) }
 
 func mentions(n ast.IsNode) (out []Mention) {
+	near := func(calculation ast.IsNode, v types.Value) {
+		if _, ok := pathOf(calculation); ok || v == nil {
+			return
+		}
+		for _, t := range (Clause{calculation}).Terms() {
+			out = append(out, Mention{Path: t.Path, Op: "near", Value: v})
+		}
+	}
 	pair := func(op, mirrored string, b ast.BinaryNode) {
+		near(b.Left, constant(b.Right))
+		near(b.Right, constant(b.Left))
 		if path, ok := pathOf(b.Left); ok {
 			if v := constant(b.Right); v != nil {
 				out = append(out, Mention{Path: path, Op: op, Value: v})
