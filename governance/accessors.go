@@ -19,6 +19,8 @@ type PolicyInfo struct {
 	// Profile is the profile that the policy was generated from, "" for those
 	// that people wrote.
 	Profile string
+	// Observed: it is evaluated and never applied.
+	Observed bool
 	// Annotations are those in the text, by name.
 	Annotations map[string]string
 }
@@ -30,7 +32,7 @@ func (s *Snapshot) Policies() []PolicyInfo {
 	}
 	out := make([]PolicyInfo, 0, len(s.policies))
 	for _, p := range s.policies {
-		info := PolicyInfo{ID: p.id, Position: p.pos, Text: p.text, Forbid: p.forbid, Profile: p.profile, Annotations: map[string]string{}}
+		info := PolicyInfo{ID: p.id, Position: p.pos, Text: p.text, Forbid: p.forbid, Profile: p.profile, Observed: p.observed, Annotations: map[string]string{}}
 		for k, v := range p.cedar.Annotations() {
 			info.Annotations[string(k)] = string(v)
 		}
@@ -56,4 +58,26 @@ func (s *Snapshot) Entities() types.EntityMap {
 		return nil
 	}
 	return maps.Clone(s.entities)
+}
+
+// NoHistory returns a history in which nothing has happened: every fact of the
+// bundle is zero, and there is no label. It is for asking a bare snapshot.
+func (s *Snapshot) NoHistory() *History {
+	h := &History{Facts: map[string]any{}}
+	if s == nil {
+		return h
+	}
+	for _, plan := range s.facts {
+		for _, r := range plan.reads {
+			switch factKinds[r.def.kind] {
+			case "Long":
+				h.Facts[r.def.name] = int64(0)
+			case "Bool":
+				h.Facts[r.def.name] = false
+			default:
+				h.Facts[r.def.name] = nil
+			}
+		}
+	}
+	return h
 }

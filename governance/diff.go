@@ -244,6 +244,8 @@ func (d *differ) space(target Request) *targetSpace {
 		}
 	}
 	key.Enforces = []string{ObligationApproval, ObligationMaxBytes, ObligationRate, ObligationRedact}
+	key.History = d.a.NoHistory()
+	maps.Copy(key.History.Facts, d.b.NoHistory().Facts)
 	sp := &targetSpace{makeSpace(key, shape, about), shape, map[*policy][][]int{}}
 	d.spaces[name] = sp
 	return sp
@@ -452,6 +454,16 @@ func (r Request) details() string {
 	}
 	if r.Actor.Session != "" {
 		b.WriteString(" session=" + r.Actor.Session)
+	}
+	if r.History != nil {
+		for _, k := range slices.Sorted(maps.Keys(r.History.Facts)) {
+			if v := r.History.Facts[k]; v != nil && v != false && v != int64(0) {
+				fmt.Fprintf(&b, " fact %s=%v", k, v)
+			}
+		}
+		for _, l := range r.History.Labels {
+			b.WriteString(" label " + l)
+		}
 	}
 	if !r.Time.IsZero() {
 		b.WriteString(" at " + r.Time.UTC().Format("2006-01-02T15:04:05.999Z"))

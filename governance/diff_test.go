@@ -58,7 +58,7 @@ func (e *exposure) hunt(t *testing.T, s *Snapshot, m Mutant, seed uint64, tries 
 func TestDiffExposesMutants(t *testing.T) {
 	r := seeded(t)
 	var e exposure
-	for range max(2, rounds(1_000)) {
+	for range max(2, rounds(200)) {
 		s := randomLaw(t, r, 6)
 		if s == nil {
 			continue
@@ -159,7 +159,7 @@ func TestDiffSeesProfilesAndCatalogue(t *testing.T) {
 	b.Profiles[0].Servers["slack"] = g
 	narrow, _, err := Compile(t.Context(), b, nil)
 	require.NoError(t, err)
-	rep, err := Diff(t.Context(), a, narrow, nil)
+	rep, err := Diff(t.Context(), a, narrow, &Universe{PerPair: 50})
 	require.NoError(t, err)
 	require.Len(t, rep.Witnesses, 1, "%+v", rep)
 	assert.Equal(t, NowDenied, rep.Witnesses[0].Change)
@@ -178,7 +178,7 @@ func TestDiffSeesProfilesAndCatalogue(t *testing.T) {
 	b.Policies = []Source{{Name: "p.cedar", Text: `@id("all") permit (principal, action in Action::"call_tool", resource);`}}
 	gone, _, err := Compile(t.Context(), b, nil)
 	require.NoError(t, err)
-	rep, err = Diff(t.Context(), a, gone, nil)
+	rep, err = Diff(t.Context(), a, gone, &Universe{PerPair: 50})
 	require.NoError(t, err)
 	found := fmt.Sprint()
 	for _, w := range rep.Witnesses {

@@ -146,26 +146,29 @@ func (s *Snapshot) situations(r *Request) ([]situation, *target, bool) {
 	if err != nil {
 		return nil, nil, false
 	}
-	agent, user := uid(typeAgent, r.Actor.Agent), uid(typeUser, r.Actor.User)
-	of := func(id types.EntityUID, claims map[string]string) situation {
-		store := &overlay{static: s.entities, resource: t.dynamic, principal: s.principal(id, claims)}
-		store.resource.UID = t.resource
-		v := s.evaluate(s.law, id, &t, types.NewRecord(m), claims)
-		return situation{
-			principal: id,
-			env:       cedarx.Env{Entities: store, Principal: id, Action: t.action, Resource: t.resource, Context: types.NewRecord(m)},
-			above:     ancestors(s.entities, id),
-			allowed:   v.allowed,
+	if r.Approval != nil {
+		if r.Approval.check(s, r, now) != nil {
+			return nil, nil, false
 		}
+		m["approval"] = r.Approval.value(r)
 	}
-	if r.Actor.User == "" {
-		return []situation{of(agent, r.Claims)}, &t, true
+	var out []situation
+	for _, a := range r.askers(nil) {
+		if a.other != "" {
+			m[a.other] = a.half
+		}
+		store := &overlay{static: s.entities, resource: t.dynamic, principal: s.principal(a.uid, a.claims)}
+		store.resource.UID = t.resource
+		context := types.NewRecord(m)
+		out = append(out, situation{
+			principal: a.uid,
+			above:     ancestors(s.entities, a.uid),
+			env:       cedarx.Env{Entities: store, Principal: a.uid, Action: t.action, Resource: t.resource, Context: context},
+			allowed:   s.evaluate(s.law, a.uid, &t, context, a.claims).allowed,
+		})
+		delete(m, a.other)
 	}
-	m["user"] = user
-	first := of(agent, r.Claims)
-	delete(m, "user")
-	m["agent"] = agent
-	return []situation{first, of(user, nil)}, &t, true
+	return out, &t, true
 }
 
 // applying explains the policies that determined the decision.

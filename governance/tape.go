@@ -54,6 +54,7 @@ type line struct {
 	Attrs    map[string]any    `json:"attrs,omitempty"`
 	Claims   map[string]string `json:"claims,omitempty"`
 	Enforces []string          `json:"enforces,omitempty"`
+	Approval *Approval         `json:"approval,omitempty"`
 	History  *History          `json:"history,omitempty"`
 	Decision audit.Decision    `json:"decision"`
 	// ArgsBase64 stands for Args where those are not strict JSON on one line.
@@ -64,7 +65,7 @@ type line struct {
 // AppendJSON appends r as one line of a tape, with its newline.
 func (r Recorded) AppendJSON(dst []byte) ([]byte, error) {
 	q := r.Request
-	l := line{q.Time, q.Actor, q.Action, q.Server, q.Name, q.Attrs, q.Claims, q.Enforces, q.History, r.Decision, "", nil}
+	l := line{q.Time, q.Actor, q.Action, q.Server, q.Name, q.Attrs, q.Claims, q.Enforces, q.Approval, q.History, r.Decision, "", nil}
 	plain := len(q.Args) > 0 && utf8.Valid(q.Args) && len(bytes.TrimSpace(q.Args)) == len(q.Args) &&
 		!bytes.ContainsAny(q.Args, "\r\n") && checkStrict(q.Args) == nil
 	if len(q.Args) > 0 && !plain {
@@ -95,7 +96,7 @@ func parseLine(text []byte) (Recorded, error) {
 	}
 	r := Recorded{Decision: l.Decision, Request: Request{
 		Actor: l.Actor, Action: l.Action, Server: l.Server, Name: l.Name, Args: json.RawMessage(l.Args),
-		Attrs: l.Attrs, Claims: l.Claims, Time: l.Time, Enforces: l.Enforces, History: l.History,
+		Attrs: l.Attrs, Claims: l.Claims, Time: l.Time, Enforces: l.Enforces, Approval: l.Approval, History: l.History,
 	}}
 	for name, v := range l.Attrs {
 		switch v := v.(type) {
@@ -235,6 +236,10 @@ func recorded(r Request, d Decision) Recorded {
 	}
 	r.Claims = maps.Clone(r.Claims)
 	r.Enforces = slices.Clone(r.Enforces)
+	if r.Approval != nil {
+		a := *r.Approval
+		r.Approval = &a
+	}
 	if r.past = nil; r.History == nil {
 		r.History = d.History()
 	}

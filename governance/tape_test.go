@@ -42,6 +42,9 @@ func TestTapeKeepsRequests(t *testing.T) {
 			Claims: map[string]string{"scope": "x"}, Enforces: []string{"redact"},
 			Attrs: map[string]any{"s": "x", "b": true, "n": int64(443), "l": []string{"a", "b"}, "e": []string{}},
 		}
+		if i == 1 {
+			r.Approval = &governance.Approval{ID: "1", By: "ann", Reason: "fine", Groups: []string{"lead"}, At: tapeTime, Expires: tapeTime.Add(time.Hour), Call: "c", Policy: "p"}
+		}
 		if args != "" {
 			r.Args = []byte(args)
 		}

@@ -75,6 +75,7 @@ func (sp *space) request(actor audit.Actor, pick []int) Request {
 	r := sp.base
 	r.Actor = actor
 	r.Attrs, r.Claims = map[string]any{}, map[string]string{}
+	r.History = &History{Facts: maps.Clone(sp.base.History.Facts)}
 	args := map[string]any{}
 	for i, d := range sp.dims {
 		switch {
@@ -151,6 +152,28 @@ func makeSpace(base Request, t *tool, about []*policy) *space {
 	if len(times) > 0 {
 		sp.dims = append(sp.dims, dim{key: "context.now", values: times, set: func(r *Request, v any) { r.Time = v.(time.Time) }})
 	}
+	for _, name := range slices.Sorted(maps.Keys(base.History.Facts)) {
+		zero := base.History.Facts[name]
+		d := dim{key: "context.facts." + name, set: func(r *Request, v any) { r.History.Facts[name] = v }}
+		switch zero.(type) {
+		case bool:
+			d.values = []any{true}
+		case int64:
+			d.values = attrValues("Long", known[d.key])
+		default:
+			d.values = []any{time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)}
+		}
+		sp.dims = append(sp.dims, d)
+	}
+	var labels []any
+	for _, m := range known["context.labels"] {
+		for _, c := range textsOf(m) {
+			labels = append(labels, []string{c})
+		}
+	}
+	if labels != nil {
+		sp.dims = append(sp.dims, dim{key: "context.labels", values: labels, set: func(r *Request, v any) { r.History.Labels = v.([]string) }})
+	}
 	for _, key := range slices.Sorted(maps.Keys(known)) {
 		name, ok := strings.CutPrefix(key, "principal.tag:")
 		if !ok {
@@ -204,6 +227,11 @@ func (sp *space) args(t *argType, path []string, known map[string][]cedarx.Menti
 			}
 			for _, text := range patternTexts(m) {
 				add(wrap(quoted(text)))
+			}
+			for _, other := range known[key] { // what matches both
+				if m.Op == "like" && other.Op == "like" {
+					add(wrap(quoted(strings.Join(m.Parts, strings.Join(other.Parts, "x")))))
+				}
 			}
 		}
 		for _, text := range extra[f.path] {

@@ -44,7 +44,9 @@ func mentions(n ast.IsNode) (out []Mention) {
 			return
 		}
 		for _, t := range (Clause{calculation}).Terms() {
-			out = append(out, Mention{Path: t.Path, Op: "near", Value: v})
+			for _, v := range leaves(v) {
+				out = append(out, Mention{Path: t.Path, Op: "near", Value: v})
+			}
 		}
 	}
 	pair := func(op, mirrored string, b ast.BinaryNode) {
@@ -131,6 +133,18 @@ func parts(p types.Pattern) []string {
 			continue
 		}
 		out = append(out, "")
+	}
+	return out
+}
+
+// leaves are the values inside a record, or v itself.
+func leaves(v types.Value) (out []types.Value) {
+	r, ok := v.(types.Record)
+	if !ok {
+		return []types.Value{v}
+	}
+	for _, inner := range r.All() {
+		out = append(out, leaves(inner)...)
 	}
 	return out
 }
