@@ -55,8 +55,12 @@ func (s *Snapshot) Mutants() iter.Seq[Mutant] {
 
 // with returns a snapshot with one policy replaced, or removed for nil.
 func (s *Snapshot) with(id types.PolicyID, p *policy) *Snapshot {
-	c := *s
-	c.policies = maps.Clone(s.policies)
+	c := Snapshot{
+		hash: s.hash, clock: s.clock, catalog: s.catalog, servers: s.servers, tools: s.tools, profiles: s.profiles,
+		members: s.members, entities: s.entities, mode: s.mode, errors: s.errors, schema: s.schema,
+		facts: s.facts, defs: s.defs, remembers: s.remembers,
+		policies: maps.Clone(s.policies),
+	}
 	delete(c.policies, id)
 	if p != nil {
 		c.policies[id] = p
