@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
+	"go.opentelemetry.io/otel/metric"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
@@ -45,6 +47,41 @@ type Options struct {
 	// facts: at least 32 secret bytes. With it, a history can be rebuilt after a
 	// restart; nil is a random key, which ends with the engine.
 	FactKey []byte
+	// TracerProvider is given a span for each decision of an engine, "decide
+	// call_tool" or another action, of kind internal, with the attributes
+	//
+	//	twinward.action                call_tool, connect, …, or _OTHER
+	//	twinward.resource              such as Tool::"slack__post_message"
+	//	gen_ai.agent.id                who asks
+	//	twinward.decision.id           as in the audit log
+	//	twinward.decision.effect       allow or deny
+	//	twinward.decision.cause        of a denial: policy, no-permit,
+	//	                               not-in-profile, or the guard
+	//	twinward.decision.reason       of a denial: see audit.Decision
+	//	twinward.decision.policies     ids of those that determined it
+	//	twinward.decision.obligations  kinds of those that it carries
+	//	twinward.decision.errors       how many policies failed
+	//	twinward.policy.hash           the snapshot
+	//
+	// and an event "twinward.decision.would" for each decision by policies that
+	// are not applied, with twinward.decision.source, .effect and .reason and
+	// twinward.policy.hash. Arguments are never in it. A denial is no error; a
+	// span has the status error when there was nothing to decide with. nil asks
+	// for no spans and costs nothing.
+	TracerProvider oteltrace.TracerProvider
+	// MeterProvider is given these metrics of an engine's decisions. nil asks for
+	// none and costs nothing.
+	//
+	//	twinward.decision.duration  histogram in s, by twinward.action,
+	//	                            twinward.decision.effect and .cause, and
+	//	                            twinward.policy.hash
+	//	twinward.policy.decisions   counter of decisions that a policy determined,
+	//	                            by twinward.policy.id and
+	//	                            twinward.decision.effect
+	//	twinward.decision.flips     counter of decisions that would have had the
+	//	                            other effect, by twinward.decision.source and
+	//	                            the twinward.decision.effect there
+	MeterProvider metric.MeterProvider
 }
 
 func (o *Options) orDefault() Options {

@@ -24,6 +24,7 @@ type Engine struct {
 	rates     RateLimiter
 	approvals usedApprovals
 	past      *past
+	telemetry *telemetry // nil when nobody listens
 
 	reload sync.Mutex // one at a time: on record in the order of taking effect
 	mu     sync.Mutex // guards subs
@@ -34,7 +35,7 @@ type Engine struct {
 // NewEngine returns an engine that denies everything until the first Reload.
 // Reloads go on record in log; with a nil log there can be none.
 func NewEngine(log audit.Recorder, opts *Options) *Engine {
-	e := &Engine{log: log, opts: opts, rates: opts.orDefault().Rates, past: newPast(opts)}
+	e := &Engine{log: log, opts: opts, rates: opts.orDefault().Rates, past: newPast(opts), telemetry: newTelemetry(opts)}
 	if e.rates == nil {
 		e.rates = NewRateLimiter()
 	}
@@ -131,6 +132,14 @@ func (e *Engine) Snapshot() *Snapshot {
 // Decide answers a request by the snapshot in force: see [Snapshot.Decide]. An
 // error always comes with a denying decision that names its cause.
 func (e *Engine) Decide(ctx context.Context, r Request) (Decision, error) {
+	if e == nil || e.telemetry == nil {
+		return e.answer(ctx, r)
+	}
+	return e.telemetry.observe(ctx, r, e.answer)
+}
+
+// answer decides, and keeps the request on the tape if there is one.
+func (e *Engine) answer(ctx context.Context, r Request) (Decision, error) {
 	if e == nil || e.opts == nil || e.opts.Tape == nil {
 		return e.decide(ctx, r)
 	}
