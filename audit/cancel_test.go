@@ -39,12 +39,22 @@ type stallingStorage struct {
 	s *stalled
 }
 
-func (st *stallingStorage) Sync() error {
-	if st.s != nil {
-		st.s.arrived <- struct{}{}
-		<-st.s.release
+func (st *stallingStorage) Open(name string) (audit.StorageFile, error) {
+	f, err := st.Memory.Open(name)
+	return stallingFile{f, st}, err
+}
+
+type stallingFile struct {
+	audit.StorageFile
+	st *stallingStorage
+}
+
+func (f stallingFile) Sync() error {
+	if s := f.st.s; s != nil {
+		s.arrived <- struct{}{}
+		<-s.release
 	}
-	return st.Memory.Sync()
+	return f.StorageFile.Sync()
 }
 
 // let lets n syncs go.

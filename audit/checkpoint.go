@@ -18,7 +18,8 @@ import (
 //
 // Its text is a C2SP checkpoint (https://c2sp.org/tlog-checkpoint) in a signed
 // note (https://c2sp.org/signed-note): origin, size and root, and as extension
-// lines the number of the batch and, after a clean Close, "closed".
+// lines the number of the batch, and "segment" with its number at the start of a
+// segment or "closed" after a clean Close.
 type Checkpoint struct {
 	Origin string    `json:"origin"` // name of the log, and of its key
 	Size   uint64    `json:"size"`   // number of records
@@ -26,6 +27,9 @@ type Checkpoint struct {
 	// Batch numbers the checkpoints of a log from 1, so that none can be taken
 	// out or repeated.
 	Batch uint64 `json:"batch"`
+	// Segment is the number of the segment that starts with this checkpoint, 0
+	// for others.
+	Segment int `json:"segment,omitempty"`
 	// Closed says that the writer closed the log here.
 	Closed bool `json:"closed,omitempty"`
 	// Text is the signed note.
@@ -35,6 +39,7 @@ type Checkpoint struct {
 const (
 	checkpointPrefix = `{"checkpoint":`
 	batchPrefix      = "batch "
+	segmentLine      = "segment "
 	closedLine       = "closed"
 	maxCheckpoint    = 64 << 10 // witnesses add signatures
 )
@@ -81,6 +86,9 @@ func (c Checkpoint) body() string {
 	b.WriteString("\n" + batchPrefix)
 	b.WriteString(strconv.FormatUint(c.Batch, 10))
 	b.WriteByte('\n')
+	if c.Segment != 0 {
+		b.WriteString(segmentLine + strconv.Itoa(c.Segment) + "\n")
+	}
 	if c.Closed {
 		b.WriteString(closedLine + "\n")
 	}
@@ -107,8 +115,16 @@ func parseCheckpoint(text []byte) (Checkpoint, error) {
 	if len(lines) < 4 || len(lines) > 5 {
 		return Checkpoint{}, fmt.Errorf("%w: %d lines", errCheckpointForm, len(lines))
 	}
-	c := Checkpoint{Origin: lines[0], Closed: len(lines) == 5, Text: text}
+	c := Checkpoint{Origin: lines[0], Text: text}
 	var err error
+	if len(lines) == 5 {
+		if c.Closed = lines[4] == closedLine; !c.Closed {
+			c.Segment, err = strconv.Atoi(strings.TrimPrefix(lines[4], segmentLine))
+			if err != nil || c.Segment < 1 || c.Segment > maxSegments {
+				return Checkpoint{}, fmt.Errorf("%w: segment", errCheckpointForm)
+			}
+		}
+	}
 	if c.Size, err = strconv.ParseUint(lines[1], 10, 64); err != nil || c.Size > math.MaxInt64 {
 		return Checkpoint{}, fmt.Errorf("%w: size", errCheckpointForm)
 	}
@@ -124,38 +140,63 @@ func parseCheckpoint(text []byte) (Checkpoint, error) {
 	return c, nil
 }
 
+// A header is the checkpoint that starts a segment, with what a reader needs to
+// go on from there: it can verify a log from the start of any segment.
+type header struct {
+	// Key is the verifier key of this checkpoint and of those after it.
+	Key string `json:"key"`
+	// Tree are the roots of the perfect subtrees over the records before the
+	// segment, largest first. Their hash is the checkpoint's root.
+	Tree []tlog.Hash `json:"tree"`
+}
+
 // appendLine appends the checkpoint as a line of the log, without its newline.
-func (c Checkpoint) appendLine(dst []byte) []byte {
+// The first of a segment comes with its header.
+func (c Checkpoint) appendLine(dst []byte, h *header) []byte {
 	dst = append(dst, checkpointPrefix...)
 	enc, _ := json.Marshal(string(c.Text)) // a string always marshals
 	dst = append(dst, enc...)
+	if h != nil {
+		enc, _ = json.Marshal(h)
+		dst = append(dst, ',')
+		return append(dst, enc[1:]...)
+	}
 	return append(dst, '}')
 }
 
 // parseCheckpointLine decodes a line of the log that holds a checkpoint. The
 // log's own signature is the only one there, so that every byte is accounted
 // for: no second spelling of the same bytes is accepted.
-func parseCheckpointLine(line []byte) (Checkpoint, error) {
-	enc, ok := bytes.CutPrefix(line, []byte(checkpointPrefix))
-	if !ok || !bytes.HasSuffix(enc, []byte("}")) {
-		return Checkpoint{}, errCheckpointForm
+func parseCheckpointLine(line []byte) (Checkpoint, *header, error) {
+	var v struct {
+		Checkpoint string `json:"checkpoint"`
+		header
 	}
-	var text string
-	if err := json.Unmarshal(enc[:len(enc)-1], &text); err != nil {
-		return Checkpoint{}, fmt.Errorf("%w: %w", errCheckpointForm, err)
+	if err := json.Unmarshal(line, &v); err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("%w: %w", errCheckpointForm, err)
 	}
-	c, err := parseCheckpoint([]byte(text))
+	c, err := parseCheckpoint([]byte(v.Checkpoint))
 	if err != nil {
-		return Checkpoint{}, err
+		return Checkpoint{}, nil, err
 	}
-	_, sig, _ := strings.Cut(text, "\n\n")
+	_, sig, _ := strings.Cut(v.Checkpoint, "\n\n")
 	name, b64, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(sig, "— "), "\n"), " ")
 	raw, err := base64.StdEncoding.DecodeString(b64)
 	if !ok || err != nil || "— "+name+" "+base64.StdEncoding.EncodeToString(raw)+"\n" != sig || name != c.Origin {
-		return Checkpoint{}, fmt.Errorf("%w: it must carry exactly the log's own signature", errCheckpointForm)
+		return Checkpoint{}, nil, fmt.Errorf("%w: it must carry exactly the log's own signature", errCheckpointForm)
 	}
-	if !bytes.Equal(c.appendLine(nil), line) {
-		return Checkpoint{}, fmt.Errorf("%w: unusual spelling", errCheckpointForm)
+	var h *header
+	if c.Segment != 0 {
+		h = &v.header
+		if h.Tree == nil {
+			return Checkpoint{}, nil, fmt.Errorf("%w: no tree", errCheckpointForm)
+		}
+		if err := checkVerifierKey(h.Key); err != nil {
+			return Checkpoint{}, nil, fmt.Errorf("%w: key: %w", errCheckpointForm, err)
+		}
 	}
-	return c, nil
+	if !bytes.Equal(c.appendLine(nil, h), line) {
+		return Checkpoint{}, nil, fmt.Errorf("%w: unusual spelling", errCheckpointForm)
+	}
+	return c, h, nil
 }

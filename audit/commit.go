@@ -2,9 +2,12 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // maxBatch is how many bytes may wait for the disk. Writers beyond it wait until
@@ -21,6 +24,8 @@ type batch struct {
 	buf     []byte // lines
 	ends    []int  // of the lines in buf, after their newlines
 	closing bool   // mark the checkpoint as closing
+
+	checkpoint Checkpoint // the last of the batch, once written
 
 	lead chan struct{} // holds the token
 	done chan struct{} // closed when the batch is durable, or has failed
@@ -129,32 +134,98 @@ func (l *Log) commit(b *batch) {
 
 // flush makes a batch durable, with its checkpoint. Only the leader calls it.
 func (l *Log) flush(b *batch) error {
-	start := 0
-	for _, end := range b.ends {
-		l.tree.add(b.buf[start : end-1])
-		start = end
-	}
-	l.batches++
-	cp := Checkpoint{Origin: l.key.Origin(), Size: l.tree.size, Root: l.tree.root(), Batch: l.batches, Closed: b.closing}
-	if err := cp.sign(l.key.secret.signer); err != nil {
-		return failed(err)
-	}
-	b.buf = append(cp.appendLine(b.buf), '\n')
-	n, err := l.st.Write(b.buf)
-	if err == nil && n < len(b.buf) {
-		err = io.ErrShortWrite
-	}
+	err := l.write(b)
 	if err == nil {
-		err = l.st.Sync()
+		err = l.seg.f.Sync()
 	}
 	if err != nil {
 		return failed(err)
 	}
 	l.mu.Lock()
-	l.durable += int64(len(b.buf))
-	l.last = cp
+	l.durable = position{l.seg.n, l.seg.used}
+	l.last = b.checkpoint
 	l.mu.Unlock()
 	return nil
+}
+
+// write signs a batch and writes it to the segment, or to the next if it does
+// not fit.
+func (l *Log) write(b *batch) error {
+	room, err := l.st.Free()
+	if err != nil {
+		return err
+	}
+	var head []byte
+	if l.seg.used > 0 && l.seg.used+int64(len(b.buf))+checkpointRoom > l.segSize {
+		if err := l.nextSegment(); err != nil {
+			return err
+		}
+	}
+	if l.seg.used == 0 {
+		cp, err := l.sign(Checkpoint{Segment: l.seg.n})
+		if err != nil {
+			return err
+		}
+		head = append(cp.appendLine(nil, &header{Key: l.key.VerifierKey(), Tree: append([]tlog.Hash{}, l.tree.roots...)}), '\n')
+		b.checkpoint = cp
+	}
+	start := 0
+	for _, end := range b.ends {
+		l.tree.add(b.buf[start : end-1])
+		start = end
+	}
+	if len(head) == 0 || len(b.ends) > 0 || b.closing {
+		cp, err := l.sign(Checkpoint{Closed: b.closing})
+		if err != nil {
+			return err
+		}
+		b.buf = append(cp.appendLine(b.buf, nil), '\n')
+		b.checkpoint = cp
+	}
+	if b.closing {
+		// Before the checkpoint: no zeros ever follow a closing one.
+		if err := l.seg.trim(); err != nil {
+			return err
+		}
+		room = 0
+	}
+	if len(head) > 0 {
+		b.buf = slices.Insert(b.buf, 0, head...)
+	}
+	return l.seg.write(b.buf, l.segSize, room)
+}
+
+// checkpointRoom is about what a checkpoint takes.
+const checkpointRoom = 512
+
+// sign makes the next checkpoint.
+func (l *Log) sign(cp Checkpoint) (Checkpoint, error) {
+	l.batches++
+	cp.Origin, cp.Size, cp.Root, cp.Batch = l.key.Origin(), l.tree.size, l.tree.root(), l.batches
+	err := cp.sign(l.key.secret.signer)
+	return cp, err
+}
+
+// nextSegment completes the segment, durably, and goes on in a new one: so only
+// the last one can ever be torn.
+func (l *Log) nextSegment() error {
+	if err := l.seg.trim(); err != nil {
+		return err
+	}
+	n := l.seg.n + 1
+	if n > maxSegments {
+		return errors.New("the log has no more names for files")
+	}
+	f, err := l.st.Open(SegmentName(n))
+	if err != nil {
+		return err
+	}
+	if err := l.st.SyncNames(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	old := l.seg.f
+	l.seg = segment{n: n, f: f}
+	return old.Close()
 }
 
 // announce wakes those who follow the log. The caller holds mu.

@@ -294,11 +294,21 @@ type shortWriter struct {
 	short bool
 }
 
-func (s *shortWriter) Write(p []byte) (int, error) {
-	if s.short {
+func (s *shortWriter) Open(name string) (audit.StorageFile, error) {
+	f, err := s.Memory.Open(name)
+	return shortFile{f, s}, err
+}
+
+type shortFile struct {
+	audit.StorageFile
+	s *shortWriter
+}
+
+func (f shortFile) WriteAt(p []byte, off int64) (int, error) {
+	if f.s.short {
 		return len(p) - 1, nil
 	}
-	return s.Memory.Write(p)
+	return f.StorageFile.WriteAt(p, off)
 }
 
 func TestTooLargeWritesNothing(t *testing.T) {

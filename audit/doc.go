@@ -30,10 +30,12 @@
 //
 // # Format
 //
-// A log is one file, [FileName], in a folder of its own. It is append-only. Each
-// line is JSON, ends with a newline, and is either a record or a checkpoint:
+// A log is a folder of files, its segments: [SegmentName](1), and so on. Only the
+// last is written to; when it is full ([Options.SegmentSize]) a next one is begun.
+// What is in them, one after the other, is append-only. Each line is JSON, ends
+// with a newline, and is either a record or a checkpoint:
 //
-//	{"checkpoint":"audit.example/host7\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nbatch 1\n\n— audit.example/host7 8X5ufLKxGkVhDJN8rm09RwvItORxDvvLn/9pMRLIQ1eqwqerHQi0VzLVayMiXAZ0gda5k2Cy4nskM0FfuXroQVLf0Qs=\n"}
+//	{"checkpoint":"audit.example/host7\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nbatch 1\nsegment 1\n\n— audit.example/host7 8X5ufLLabUgKZXnhTIq1PCRhL82Q+DfXQwxZijS4b1HqRGp9ESss2rKidEEnobO5ja2cZ07b+bO7hDm7tcCTcRezTAs=\n","key":"audit.example/host7+f17e6e7c+AdeKjDEQV8PasPplZ/JQTBHPtOUNqeQhpqMHgEbwSj5t","tree":[]}
 //	{"seq":1,"time":"2026-11-25T09:00:00.001000000Z","intent":{"door":"tool","action":"github__list_prs","resource":"Tool::\"github__list_prs\"","actor":{"agent":"standup"},"decision":{"id":"d1","effect":"allow","policies":[{"id":"readers"}]}}}
 //	{"checkpoint":"audit.example/host7\n1\nei6184FBIMZN8nSD4JeGrxWRLQxVKbkrbKkGWBVzLlw=\nbatch 2\n\n— audit.example/host7 8X5ufBThBOIQj9jzNcEjwuVB3vLIj9m3P5UtU5ufZWIrRq2+8Vq5MVdM19phlaZ5+kGhAxANrx2Ri/H4CJXKcmpnsAE=\n"}
 //	{"seq":2,"time":"2026-11-25T09:00:00.003000000Z","call":1,"outcome":{"status":"ok","bytes":512,"latency_ns":1000000}}
@@ -71,26 +73,40 @@
 //     hash of its line without the newline, as
 //     [golang.org/x/mod/sumdb/tlog.RecordHash] computes it;
 //   - as extension lines, the number of the checkpoint, counted from 1, and
-//     "closed" if the writer closed the log there;
+//     "segment" with a number if a segment starts there, or "closed" if the writer
+//     closed the log there;
 //   - the signature.
 //
 // In the log, a checkpoint carries the log's own signature and no other; in an
 // anchor there may be more, such as those of witnesses. There is one spelling of
 // each checkpoint, so that no byte of it can change unnoticed.
 //
-// A log starts with a checkpoint of size 0. Records are written in batches; each
-// ends with its checkpoint, in the same write, made durable by the same
-// fdatasync, before any of its records is acknowledged. So what follows the last
-// checkpoint was never acknowledged. Opening a log adds a checkpoint, closing it
-// adds one marked closed. Nothing but the checkpoint of an opening may follow
-// that one.
+// Each segment starts with a checkpoint that says "segment" and its number, in a
+// line that also holds what a reader needs to go on from there: the verifier key
+// of this checkpoint and those that follow, and the right edge of the tree before
+// the segment, which are the roots of its perfect subtrees, largest first. They
+// hash to the root. So a segment and those after it can be verified without those
+// before.
+//
+// The file that is written to is longer than what is in it: zeros stand where the
+// next lines will be, so that making these durable needs no change of the file
+// system's own data. Zeros at the end of the last segment mean nothing. A segment
+// that is complete has none, neither has a log that was closed.
+//
+// Records are written in batches; each ends with its checkpoint, in the same
+// write, made durable by the same fdatasync, before any of its records is
+// acknowledged. So what follows the last checkpoint was never acknowledged. A
+// batch is in one segment; the segment before was cut to its length and synced
+// before the next was made. Opening a log adds a checkpoint, closing it adds one
+// marked closed. Nothing but the checkpoint of an opening may follow that one.
 //
 // # Crashes
 //
 // A write that did not get to its end leaves a line without its end, or blocks
-// of zeros. On the next [Open] such bytes are removed, whole records before them
-// are kept, and an event of [KindGap] records both. Any other damage is not from
-// a crash, and neither [Open] nor [Verify] accepts it.
+// of zeros, in the last segment, or that segment empty. On the next [Open] such
+// bytes are removed, whole records before them are kept, and an event of
+// [KindGap] records both. Any other damage is not from a crash, and neither
+// [Open] nor [Verify] accepts it.
 //
 // After a failed write or sync the log refuses everything ([ErrFailed]): what a
 // disk holds after a failed sync is unknown. Opening it anew finds out.

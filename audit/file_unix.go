@@ -12,10 +12,10 @@ import (
 // errDiskFull is what a full disk is called where ENOSPC is not.
 var errDiskFull error = syscall.ENOSPC
 
-// openLocked opens the log's file for appending and locks it. The lock is the
-// kernel's and goes with the process.
+// openLocked opens a file of the log for writing, or makes it, and locks it. The
+// lock is the kernel's and goes with the process.
 func openLocked(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}

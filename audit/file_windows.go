@@ -3,40 +3,47 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"syscall"
+	"unsafe"
 )
 
 // errDiskFull is ERROR_DISK_FULL.
 var errDiskFull error = syscall.Errno(112)
 
-const (
-	errSharingViolation = syscall.Errno(32)
-	fileAppendData      = 0x4
-	fileWriteData       = 0x2
-)
+const errSharingViolation = syscall.Errno(32)
 
-// openLocked opens the log's file for appending in a way that lets others read
-// it but not write it.
+// openLocked opens a file of the log for writing, or makes it, in a way that
+// lets others read it but not write it.
 func openLocked(path string) (*os.File, error) {
 	p, err := syscall.UTF16PtrFromString(path)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	access := uint32(syscall.GENERIC_READ | fileAppendData | fileWriteData | syscall.SYNCHRONIZE)
-	h, err := syscall.CreateFile(p, access, syscall.FILE_SHARE_READ, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
+	h, err := syscall.CreateFile(p, syscall.GENERIC_READ|syscall.GENERIC_WRITE, syscall.FILE_SHARE_READ, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	if errors.Is(err, errSharingViolation) {
 		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("audit: opening %s: %w", path, err)
 	}
-	f := os.NewFile(uintptr(h), path)
-	if _, err := f.Seek(0, 2); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("audit: %w", err)
+	return os.NewFile(uintptr(h), path), nil
+}
+
+var getDiskFreeSpaceEx = syscall.NewLazyDLL("kernel32.dll").NewProc("GetDiskFreeSpaceExW")
+
+// freeBytes is how many bytes this user may still write to the disk of dir.
+func freeBytes(dir string) (int64, error) {
+	p, err := syscall.UTF16PtrFromString(dir)
+	if err != nil {
+		return 0, err
 	}
-	return f, nil
+	var free uint64
+	if ok, _, err := getDiskFreeSpaceEx.Call(uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&free)), 0, 0); ok == 0 {
+		return 0, os.NewSyscallError("GetDiskFreeSpaceEx", err)
+	}
+	return int64(min(free, math.MaxInt64)), nil
 }
 
 // syncDir does nothing: Windows has no way to sync a folder.

@@ -43,7 +43,7 @@ func TestPackageCommentExample(t *testing.T) {
 		Actor: audit.Actor{Agent: "standup"}, Decision: &d,
 	}))
 	require.NoError(t, log.Close())
-	data, err := os.ReadFile(filepath.Join(base, "log", audit.FileName))
+	data, err := os.ReadFile(filepath.Join(base, "log", audit.SegmentName(1)))
 	require.NoError(t, err)
 	cp, err := log.Checkpoint(ctx)
 	require.NoError(t, err)

@@ -154,3 +154,20 @@ func loadOrCreateKey(path, origin string, mayCreate bool) (*Key, error) {
 	}
 	return k, nil
 }
+
+// checkVerifierKey returns an error unless text is the one spelling of an Ed25519
+// verifier key.
+func checkVerifierKey(text string) error {
+	v, err := note.NewVerifier(text)
+	if err != nil {
+		return err
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(text, "+", 3)[2]) // name, hash, key
+	if err != nil {
+		return err
+	}
+	if want, err := note.NewEd25519VerifierKey(v.Name(), raw[1:]); err != nil || want != text {
+		return errors.New("unusual spelling")
+	}
+	return nil
+}

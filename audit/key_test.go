@@ -68,7 +68,7 @@ func TestKeyAndAnchorMustBeOutside(t *testing.T) {
 		_, err = audit.Open(dir, &audit.Options{Anchors: []audit.Anchor{audit.FileAnchor(path)}})
 		assert.ErrorIs(t, err, audit.ErrAnchor, path)
 	}
-	assert.NoFileExists(t, filepath.Join(dir, audit.FileName))
+	assert.NoFileExists(t, filepath.Join(dir, audit.SegmentName(1)))
 	log := openLog(t, dir, &audit.Options{KeyFile: filepath.Join(base, "log-key"), Anchors: []audit.Anchor{audit.FileAnchor(filepath.Join(base, "..log"))}})
 	require.NoError(t, log.Close())
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"slices"
 
 	"golang.org/x/mod/sumdb/note"
 )
@@ -22,16 +24,23 @@ const (
 // key: form, order, and that each checkpoint's size and root are those of the
 // records before it.
 type lineReader struct {
+	src source
+	sec *section // nil before the first, and after the last
+	seg int      // its number
 	r   *bufio.Reader
-	off int64 // where the next line starts
+	off int64 // where the next line starts in it
 
-	tree    tree
-	last    Checkpoint // the newest, its signature unchecked unless verifier is set
-	lastEnd int64      // where its line ends
-	count   int        // checkpoints
+	tree  tree
+	last  Checkpoint // the newest, its signature unchecked unless verify is set
+	count int        // checkpoints
+	first uint64     // records before the first segment that is read
 
-	// verifier checks the signature of each checkpoint, if set.
-	verifier note.Verifier
+	// key is the verifier key of the next checkpoint, lastKey that of the last.
+	key, lastKey string
+	// verify says to check the signature of each checkpoint.
+	verify    bool
+	verifiers map[string]note.Verifier
+
 	// skip tells which records need not be decoded, if set.
 	skip func(seq uint64) bool
 }
@@ -46,44 +55,93 @@ type item struct {
 // damage is a line that is not what it must be.
 type damage struct {
 	seq  uint64 // the record that is damaged, or follows the damage
+	seg  int
 	off  int64
 	err  error
-	tail []byte // from the line to the end, or maxTail+1 bytes of it
+	tail []byte // from the line to the end of the segment, or maxTail+1 bytes of it
 
+	last   bool // nothing follows the segment
 	closed bool // it follows a closing checkpoint
 }
 
 func (d *damage) Error() string {
-	return fmt.Sprintf("record %d (byte %d): %v", d.seq, d.off, d.err)
+	return fmt.Sprintf("record %d (%s, byte %d): %v", d.seq, SegmentName(d.seg), d.off, d.err)
 }
 
-func newLineReader(r io.Reader) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 64<<10)}
+// newLineReader reads from the start of segment first.
+func newLineReader(src source, first int) *lineReader {
+	return &lineReader{src: src, seg: first - 1, r: bufio.NewReaderSize(nil, 64<<10)}
+}
+
+// Close releases the segment that is being read.
+func (lr *lineReader) Close() error {
+	if lr.sec == nil {
+		return nil
+	}
+	defer func() { lr.sec = nil }()
+	return lr.sec.close()
+}
+
+// advance goes to the next segment. It returns [io.EOF] if there is none.
+func (lr *lineReader) advance() error {
+	sec, err := lr.src.open(lr.seg + 1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return io.EOF
+	}
+	if err != nil {
+		return err
+	}
+	if err := lr.Close(); err != nil {
+		return errors.Join(err, sec.close())
+	}
+	lr.sec, lr.seg, lr.off = sec, lr.seg+1, 0
+	lr.r.Reset(sec)
+	return nil
 }
 
 // next returns the next line, io.EOF after the last, a *damage, or the reader's
 // error.
 func (lr *lineReader) next() (item, error) {
-	line, err := lr.line()
-	if err == io.EOF {
-		return item{}, io.EOF
+	for {
+		if lr.sec != nil {
+			line, err := lr.line()
+			if err != io.EOF {
+				return lr.use(line, err)
+			}
+			if lr.off == 0 && !lr.sec.last {
+				return lr.use(nil, fmt.Errorf("%w: the file is empty", errLine))
+			}
+			if lr.sec.padded && lr.closed() {
+				return lr.use(nil, fmt.Errorf("%w: zeros after the closing checkpoint", errLine))
+			}
+		}
+		if err := lr.advance(); err != nil {
+			return item{}, err
+		}
 	}
+}
+
+// use interprets what line returned.
+func (lr *lineReader) use(line []byte, err error) (item, error) {
 	var it item
 	if err == nil {
-		it, err = lr.take(line[:len(line)-1], lr.off+int64(len(line)))
+		it, err = lr.take(line[:len(line)-1])
 	}
-	if err != nil {
-		if !errors.Is(err, errLine) {
-			return item{}, err
-		}
-		tail := bytes.NewBuffer(bytes.Clone(line)) // before the next read reuses it
-		if _, err := tail.ReadFrom(io.LimitReader(lr.r, int64(maxTail+1-min(len(line), maxTail)))); err != nil {
-			return item{}, err
-		}
-		return item{}, &damage{seq: lr.tree.size + 1, off: lr.off, err: err, tail: tail.Bytes(), closed: lr.closed()}
+	if err == nil {
+		lr.off += int64(len(line))
+		return it, nil
 	}
-	lr.off += int64(len(line))
-	return it, nil
+	if !errors.Is(err, errLine) {
+		return item{}, err
+	}
+	tail := bytes.NewBuffer(bytes.Clone(line)) // before the next read reuses it
+	if _, err := tail.ReadFrom(io.LimitReader(lr.r, int64(maxTail+1-min(len(line), maxTail)))); err != nil {
+		return item{}, err
+	}
+	return item{}, &damage{
+		seq: lr.tree.size + 1, seg: lr.seg, off: lr.off, err: err, tail: tail.Bytes(),
+		last: lr.sec.last, closed: lr.closed(),
+	}
 }
 
 // errLine marks errors that are about what a line says.
@@ -110,35 +168,19 @@ func (lr *lineReader) line() ([]byte, error) {
 	return long, err
 }
 
-// take interprets a line, without its newline, which ends at end.
-func (lr *lineReader) take(line []byte, end int64) (item, error) {
+// take interprets a line, without its newline.
+func (lr *lineReader) take(line []byte) (item, error) {
 	if bytes.HasPrefix(line, []byte(checkpointPrefix)) {
-		cp, err := parseCheckpointLine(line)
-		switch {
-		case err != nil:
+		cp, err := lr.takeCheckpoint(line)
+		if err != nil {
 			return item{}, fmt.Errorf("%w: %w", errLine, err)
-		case cp.Size != lr.tree.size:
-			return item{}, fmt.Errorf("%w: a checkpoint for %d records after %d", errLine, cp.Size, lr.tree.size)
-		case cp.Root != lr.tree.root():
-			return item{}, fmt.Errorf("%w: records %d to %d are not those that were signed", errLine, lr.last.Size+1, cp.Size)
-		case cp.Batch != lr.last.Batch+1:
-			return item{}, fmt.Errorf("%w: checkpoint %d after checkpoint %d", errLine, cp.Batch, lr.last.Batch)
-		case lr.count > 0 && cp.Origin != lr.last.Origin:
-			return item{}, fmt.Errorf("%w: a checkpoint of another log, %q", errLine, cp.Origin)
 		}
-		if lr.verifier != nil {
-			if err := cp.verify(lr.verifier); err != nil {
-				return item{}, fmt.Errorf("%w: %w", errLine, err)
-			}
-		}
-		lr.last, lr.lastEnd = cp, end
-		lr.count++
 		return item{checkpoint: &cp}, nil
 	}
 	seq := lr.tree.size + 1
 	switch {
-	case lr.count == 0:
-		return item{}, fmt.Errorf("%w: a log starts with a checkpoint", errLine)
+	case lr.off == 0:
+		return item{}, fmt.Errorf("%w: a segment starts with a checkpoint", errLine)
 	case lr.closed():
 		return item{}, fmt.Errorf("%w: something follows the closing checkpoint that its writer did not sign", errLine)
 	}
@@ -157,6 +199,64 @@ func (lr *lineReader) take(line []byte, end int64) (item, error) {
 	return it, nil
 }
 
+// takeCheckpoint checks a checkpoint against what is before it. The first of a
+// segment that nothing was read before says where the reader starts.
+func (lr *lineReader) takeCheckpoint(line []byte) (Checkpoint, error) {
+	cp, h, err := parseCheckpointLine(line)
+	switch {
+	case err != nil:
+		return cp, err
+	case (h != nil) != (lr.off == 0):
+		return cp, errors.New("only the first checkpoint of a segment, and that one, names it")
+	case h != nil && cp.Segment != lr.seg:
+		return cp, fmt.Errorf("it is the start of segment %d", cp.Segment)
+	}
+	if h != nil && lr.count == 0 {
+		t, ok := newTree(cp.Size, h.Tree)
+		if !ok || lr.seg == 1 && (cp.Size != 0 || cp.Batch != 1) {
+			return cp, errors.New("it does not say what is before the segment")
+		}
+		lr.tree, lr.first, lr.key = t, cp.Size, h.Key
+		lr.last = Checkpoint{Origin: cp.Origin, Size: cp.Size, Batch: cp.Batch - 1}
+	}
+	switch {
+	case cp.Size != lr.tree.size:
+		return cp, fmt.Errorf("a checkpoint for %d records after %d", cp.Size, lr.tree.size)
+	case cp.Root != lr.tree.root():
+		return cp, fmt.Errorf("records %d to %d are not those that were signed", lr.last.Size+1, cp.Size)
+	case cp.Batch != lr.last.Batch+1:
+		return cp, fmt.Errorf("checkpoint %d after checkpoint %d", cp.Batch, lr.last.Batch)
+	case cp.Origin != lr.last.Origin:
+		return cp, fmt.Errorf("a checkpoint of another log, %q", cp.Origin)
+	case h != nil && (h.Key != lr.key || !slices.Equal(h.Tree, lr.tree.roots)):
+		return cp, errors.New("it does not continue the segment before")
+	}
+	if lr.verify {
+		if err := lr.checkSignature(cp, lr.key); err != nil {
+			return cp, err
+		}
+	}
+	lr.last, lr.lastKey = cp, lr.key
+	lr.count++
+	return cp, nil
+}
+
+// checkSignature verifies a checkpoint under a verifier key.
+func (lr *lineReader) checkSignature(cp Checkpoint, key string) error {
+	v := lr.verifiers[key]
+	if v == nil {
+		var err error
+		if v, err = note.NewVerifier(key); err != nil {
+			return err
+		}
+		if lr.verifiers == nil {
+			lr.verifiers = map[string]note.Verifier{}
+		}
+		lr.verifiers[key] = v
+	}
+	return cp.verify(v)
+}
+
 // closed reports whether what was read so far ends with a closing checkpoint.
 func (lr *lineReader) closed() bool { return lr.last.Closed && lr.last.Size == lr.tree.size }
 
@@ -165,13 +265,18 @@ func (lr *lineReader) closed() bool { return lr.last.Closed && lr.last.Size == l
 // never reached the disk; anything else, a person did.
 func (d *damage) torn() bool {
 	switch {
-	case len(d.tail) > maxTail:
+	case len(d.tail) > maxTail || !d.last:
 		return false
 	case d.closed && !checkpointStart(d.tail):
 		return false // nothing else is written there
 	case bytes.IndexByte(d.tail, 0) >= 0:
-		// All in one batch: the one before was on the disk when it was written.
-		return holes(d.tail, d.off) && bytes.Count(d.tail, []byte(checkpointPrefix)) <= 1
+		// All in one write: what is before was on the disk when it was made. The
+		// first of a segment holds its header too.
+		most := 1
+		if d.off == 0 {
+			most = 2
+		}
+		return holes(d.tail, d.off) && bytes.Count(d.tail, []byte(checkpointPrefix)) <= most
 	case bytes.IndexByte(d.tail, '\n') >= 0:
 		return false
 	}

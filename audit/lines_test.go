@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func TestSignedButWrongCheckpoints(t *testing.T) {
 	record := appendRecord(nil, 1, fixed, []byte(`{"event":{"kind":"probe","door":"","action":"","resource":""}}`))
 	one.add(record)
 	empty := new(tree).root()
-	first := Checkpoint{Origin: key.Origin(), Root: empty, Batch: 1}
+	first := Checkpoint{Origin: key.Origin(), Root: empty, Batch: 1, Segment: 1}
 	good := Checkpoint{Origin: key.Origin(), Size: 1, Root: one.root(), Batch: 2}
 	change := func(f func(*Checkpoint)) Checkpoint { cp := good; f(&cp); return cp }
 	for name, c := range map[string]struct {
@@ -44,14 +45,12 @@ func TestSignedButWrongCheckpoints(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, first.sign(key.secret.signer))
 			require.NoError(t, c.second.sign(c.key.secret.signer))
-			data := append(first.appendLine(nil), '\n')
+			data := append(first.appendLine(nil, &header{Key: key.VerifierKey(), Tree: []tlog.Hash{}}), '\n')
 			data = append(append(data, record...), '\n')
-			data = append(c.second.appendLine(data), '\n')
-			for _, verifier := range []bool{false, true} {
-				lr := newLineReader(bytes.NewReader(data))
-				if verifier {
-					lr.verifier = key.verifier
-				}
+			data = append(c.second.appendLine(data, nil), '\n')
+			for _, verify := range []bool{false, true} {
+				lr := newLineReader(oneSegment(data), 1)
+				lr.verify = verify
 				var err error
 				for err == nil {
 					_, err = lr.next()
@@ -64,6 +63,16 @@ func TestSignedButWrongCheckpoints(t *testing.T) {
 			}
 		})
 	}
+}
+
+// oneSegment is a log of one segment.
+type oneSegment []byte
+
+func (s oneSegment) open(n int) (*section, error) {
+	if n != 1 {
+		return nil, fs.ErrNotExist
+	}
+	return &section{Reader: bytes.NewReader(s), close: func() error { return nil }, last: true}, nil
 }
 
 func TestTreeIsTlogs(t *testing.T) {

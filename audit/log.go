@@ -24,10 +24,14 @@ type Options struct {
 	// Anchors are told the closing checkpoint, and others by [Log.Checkpoint].
 	// With none, a truncated or replaced log cannot be told from the real one.
 	Anchors []Anchor
+	// SegmentSize is the size in bytes at which the log goes on in a new file.
+	// Zero means [DefaultSegmentSize]. A batch is never split, so that a file may
+	// be larger.
+	SegmentSize int64
 	// Clock is the time that goes on record. Nil means time.Now.
 	Clock func() time.Time
 
-	// layer is put over the file by tests.
+	// layer is put over the folder by tests.
 	layer func(Storage) Storage
 }
 
@@ -43,11 +47,13 @@ type Log struct {
 	anchors []Anchor
 	clock   func() time.Time
 	st      Storage
+	segSize int64
 
 	// The writer that holds the token of the open batch leads: it alone uses
 	// these.
 	tree    tree
 	batches uint64 // checkpoints so far
+	seg     segment
 
 	mu         sync.Mutex
 	next       uint64 // number of the next record
@@ -58,15 +64,22 @@ type Log struct {
 	failed     error  // sticky
 	closed     bool
 
-	durable int64      // bytes that readers may see
+	durable position   // what is before it readers may see
 	last    Checkpoint // covers them
 	news    chan struct{}
 
 	publishing sync.Mutex
 }
 
-// Open opens the log in a folder, or starts one there, and verifies it from the
-// last signed checkpoint back. It returns an error that wraps
+// A position is a place in the log.
+type position struct {
+	seg int
+	off int64
+}
+
+// Open opens the log in a folder, or starts one there. It verifies the last
+// segment, and from the one on that an [AnchorReader] knows something about;
+// [Verify] verifies all. It returns an error that wraps
 //
 //   - [ErrLocked] while another process writes to it,
 //   - [ErrTampered] when signed bytes were changed, or an [AnchorReader] knows a
@@ -102,7 +115,7 @@ func Open(dir string, opts *Options) (*Log, error) {
 	} else if in {
 		return nil, fmt.Errorf("%w: %s lies inside the log's folder, so whoever copies the log has it: keep it elsewhere", ErrKey, o.KeyFile)
 	}
-	fst, err := openFileStorage(dir)
+	fst, err := openFolder(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -110,14 +123,7 @@ func Open(dir string, opts *Options) (*Log, error) {
 	if o.layer != nil {
 		st = o.layer(st)
 	}
-	size, err := st.Size()
-	if err == nil && o.Key == nil {
-		o.Key, err = loadOrCreateKey(o.KeyFile, o.Origin, size == 0)
-	}
-	if err != nil {
-		return nil, errors.Join(err, st.Close())
-	}
-	return New(st, &o)
+	return open(st, o)
 }
 
 // New opens a log over any storage, as [Open] does over a folder. Options.Key
@@ -127,20 +133,50 @@ func New(st Storage, opts *Options) (*Log, error) {
 	if opts != nil {
 		o = *opts
 	}
-	l := &Log{key: o.Key, anchors: o.Anchors, clock: o.Clock, st: st, open: newBatch(nil)}
+	o.KeyFile = ""
+	return open(st, o)
+}
+
+// open locks the log before it looks for its key, so that one writer makes it.
+func open(st Storage, o Options) (*Log, error) {
+	f, first, last, err := lockLast(st)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	l := &Log{anchors: o.Anchors, clock: o.Clock, st: st, segSize: o.SegmentSize, open: newBatch(nil), seg: segment{f: f}}
 	if l.clock == nil {
 		l.clock = time.Now
 	}
-	if o.Key == nil {
-		return nil, errors.Join(fmt.Errorf("%w: no key", ErrKey), st.Close())
+	if l.segSize == 0 {
+		l.segSize = DefaultSegmentSize
 	}
-	if o.Origin != "" && o.Origin != o.Key.Origin() {
-		return nil, errors.Join(fmt.Errorf("%w: it is the key of %q, not of %q", ErrKey, o.Key.Origin(), o.Origin), st.Close())
+	isNew := false
+	if last == 1 {
+		isNew, err = isEmpty(st.Read, SegmentName(1))
 	}
-	if err := l.recover(context.Background()); err != nil {
-		return nil, errors.Join(err, st.Close())
+	if err == nil {
+		l.key, err = o.key(isNew)
+	}
+	if err == nil {
+		err = l.recover(context.Background(), first, last)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.seg.f.Close(), st.Close())
 	}
 	return l, nil
+}
+
+// key returns the key of the log.
+func (o Options) key(isNew bool) (*Key, error) {
+	switch {
+	case o.Key == nil && o.KeyFile == "":
+		return nil, fmt.Errorf("%w: no key", ErrKey)
+	case o.Key == nil:
+		return loadOrCreateKey(o.KeyFile, o.Origin, isNew)
+	case o.Origin != "" && o.Origin != o.Key.Origin():
+		return nil, fmt.Errorf("%w: it is the key of %q, not of %q", ErrKey, o.Key.Origin(), o.Origin)
+	}
+	return o.Key, nil
 }
 
 // VerifierKey is what others verify the log with: a note verifier key, safe to
@@ -307,7 +343,7 @@ func (l *Log) Close() error {
 	l.announce()
 	l.mu.Unlock()
 	_, perr := l.publish(context.Background())
-	return errors.Join(err, perr, l.st.Close())
+	return errors.Join(err, perr, l.seg.f.Close(), l.st.Close())
 }
 
 // Size is the number of durable records.

@@ -87,7 +87,7 @@ func TestWriteCloseVerifyReopen(t *testing.T) {
 	rep, err = audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
 	require.NoError(t, err)
 	assert.Equal(t, []uint64{4}, rep.Open)
-	raw, err := os.ReadFile(filepath.Join(dir, audit.FileName))
+	raw, err := os.ReadFile(filepath.Join(dir, audit.SegmentName(1)))
 	require.NoError(t, err)
 	assert.NotContains(t, string(raw), "#engineering")
 }

@@ -67,13 +67,15 @@ func (f Filter) matcher() func(Record) bool {
 // an unfinished write, and with an error that wraps [ErrTampered] at damage.
 func Scan(ctx context.Context, dir fs.FS, filter Filter) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		f, err := dir.Open(FileName)
+		src, _, err := folderFiles(dir)
+		if err == nil && src.last == 0 {
+			err = fmt.Errorf("audit: there is no %s in the folder: %w", SegmentName(1), fs.ErrNotExist)
+		}
 		if err != nil {
-			yield(Record{}, fmt.Errorf("audit: %w", err))
+			yield(Record{}, err)
 			return
 		}
-		defer f.Close()
-		scan(ctx, f, filter, yield)
+		scan(ctx, newLineReader(src, src.first), filter, yield)
 	}
 }
 
@@ -84,21 +86,15 @@ func (l *Log) Query(ctx context.Context, filter Filter) iter.Seq2[Record, error]
 			yield(Record{}, ErrNoLog)
 			return
 		}
-		r, err := l.st.Reader()
-		if err != nil {
-			yield(Record{}, fmt.Errorf("audit: %w", err))
-			return
-		}
-		defer r.Close()
 		l.mu.Lock()
 		end := l.durable
 		l.mu.Unlock()
-		scan(ctx, io.NewSectionReader(r, 0, end), filter, yield)
+		scan(ctx, newLineReader(&liveSource{log: l, end: end}, 1), filter, yield)
 	}
 }
 
-func scan(ctx context.Context, r io.Reader, filter Filter, yield func(Record, error) bool) {
-	lr := newLineReader(r)
+func scan(ctx context.Context, lr *lineReader, filter Filter, yield func(Record, error) bool) {
+	defer lr.Close()
 	match := filter.matcher()
 	for {
 		if err := ctx.Err(); err != nil {
@@ -132,21 +128,16 @@ func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq2[Record, error] {
 			yield(Record{}, ErrNoLog)
 			return
 		}
-		r, err := l.st.Reader()
-		if err != nil {
-			yield(Record{}, fmt.Errorf("audit: %w", err))
-			return
-		}
-		defer r.Close()
-		tail := &tailReader{ctx: ctx, log: l, r: r}
-		lr := newLineReader(tail)
+		src := &liveSource{log: l, wait: ctx}
+		lr := newLineReader(src, 1)
+		defer lr.Close()
 		lr.skip = func(n uint64) bool { return n < seq }
 		for ctx.Err() == nil {
 			it, err := lr.next()
 			switch {
 			case err == io.EOF:
-				if tail.failed != nil {
-					yield(Record{}, tail.failed)
+				if src.failed != nil {
+					yield(Record{}, src.failed)
 				}
 				return
 			case err != nil:
@@ -161,46 +152,88 @@ func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq2[Record, error] {
 	}
 }
 
-// A tailReader reads the durable bytes of a log and waits for more. The durable
-// bytes end with a whole line, so that end of file never tears one.
-type tailReader struct {
-	ctx    context.Context
-	log    *Log
-	r      io.ReaderAt
-	off    int64
-	failed error
+// A liveSource is the [source] over the durable bytes of an open log, which end
+// with a whole line, so that the end of what is there never tears one. It ends at
+// end, or if wait is set, waits for more until that context or the log ends.
+type liveSource struct {
+	log  *Log
+	end  position
+	wait context.Context
+
+	failed error // why the log ended
 }
 
-func (t *tailReader) Read(p []byte) (int, error) {
+// open implements [source].
+func (s *liveSource) open(n int) (*section, error) {
+	if s.until(position{n, 0}).seg < n {
+		return nil, fs.ErrNotExist
+	}
+	r, err := s.log.st.Read(SegmentName(n))
+	if err != nil {
+		return nil, err
+	}
+	return &section{Reader: &liveReader{src: s, r: r, at: position{n, 0}}, close: r.Close}, nil
+}
+
+// until returns where readers may read to, which is after at unless nothing more
+// is to come.
+func (s *liveSource) until(at position) position {
+	if s.wait == nil {
+		return s.end
+	}
+	l := s.log
 	for {
-		t.log.mu.Lock()
-		end, done := t.log.durable, t.log.closed && !t.log.busy || t.log.failed != nil
-		t.failed = t.log.failed
+		l.mu.Lock()
+		end, done := l.durable, l.closed && !l.busy || l.failed != nil
+		s.failed = l.failed
+		after := end.seg > at.seg || end.seg == at.seg && end.off > at.off
 		var news chan struct{}
-		if t.off == end && !done {
-			if t.log.news == nil {
-				t.log.news = make(chan struct{})
+		if !after && !done {
+			if l.news == nil {
+				l.news = make(chan struct{})
 			}
-			news = t.log.news
+			news = l.news
 		}
-		t.log.mu.Unlock()
-		switch {
-		case t.off < end:
-			n, err := t.r.ReadAt(p[:min(int64(len(p)), end-t.off)], t.off)
-			t.off += int64(n)
-			if n > 0 {
-				err = nil
-			}
-			return n, err
-		case done:
-			return 0, io.EOF
+		l.mu.Unlock()
+		if after || done {
+			return end
 		}
 		select {
 		case <-news:
-		case <-t.ctx.Done():
-			return 0, io.EOF
+		case <-s.wait.Done():
+			return end
 		}
 	}
+}
+
+// A liveReader reads one segment of a liveSource.
+type liveReader struct {
+	src *liveSource
+	r   StorageReader
+	at  position
+}
+
+func (t *liveReader) Read(p []byte) (int, error) {
+	until := t.src.until(t.at)
+	end := until.off
+	switch {
+	case until.seg < t.at.seg:
+		return 0, io.EOF
+	case until.seg > t.at.seg: // it was completed before the next was begun
+		var err error
+		if end, err = t.r.Size(); err != nil {
+			return 0, err
+		}
+	}
+	if t.at.off >= end {
+		return 0, io.EOF
+	}
+	n, err := t.r.ReadAt(p[:min(int64(len(p)), end-t.at.off)], t.at.off)
+	t.at.off += int64(n)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
 }
 
 // OpenCalls returns the intents without an outcome among records, in order:

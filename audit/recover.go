@@ -13,26 +13,34 @@ import (
 	"strconv"
 )
 
-// recover reads what the storage holds, verifies it, repairs what a crash left
-// and makes the log ready for its next record.
-func (l *Log) recover(ctx context.Context) error {
+// recover verifies the end of the log, repairs what a crash left there and makes
+// the log ready for its next record. It starts at the last segment, or where an
+// anchor has something to say about an earlier one.
+func (l *Log) recover(ctx context.Context, first, last int) error {
 	known, err := l.anchored(ctx)
 	if err != nil {
 		return err
 	}
-	size, err := l.st.Size()
+	names, err := l.st.List()
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	r, err := l.st.Reader()
+	src, err := newFiles(names, l.st.Read)
 	if err != nil {
-		return fmt.Errorf("audit: %w", err)
+		return err
 	}
-	defer r.Close()
-	lr := newLineReader(io.NewSectionReader(r, 0, size))
+	if first != 1 {
+		return tamperedf("it starts with %s: what is before is missing", SegmentName(first))
+	}
+	start, err := startFor(src, known)
+	if err != nil {
+		return err
+	}
+	lr := newLineReader(src, start)
+	defer lr.Close()
 	var dam *damage
 	for dam == nil {
-		if err := known.check(&lr.tree); err != nil {
+		if err := known.check(&lr.tree, lr.count); err != nil {
 			return err
 		}
 		_, err := lr.next()
@@ -43,13 +51,9 @@ func (l *Log) recover(ctx context.Context) error {
 			return fmt.Errorf("audit: %w", err)
 		}
 	}
-	if lr.count > 0 && lr.last.Origin != l.key.Origin() {
-		return fmt.Errorf("%w: it is the key of %q, the log is %q", ErrKey, l.key.Origin(), lr.last.Origin)
-	}
 	if lr.count > 0 {
-		// It vouches for all before it; Verify also checks each earlier one.
-		if err := lr.last.verify(l.key.verifier); err != nil {
-			return tamperedf("the checkpoint after record %d: %w", lr.last.Size, err)
+		if err := l.takeKey(lr); err != nil {
+			return err
 		}
 	}
 	if dam != nil && !dam.torn() {
@@ -59,13 +63,14 @@ func (l *Log) recover(ctx context.Context) error {
 		return err
 	}
 
-	if lr.off < size {
-		if err := l.st.Truncate(lr.off); err != nil {
-			return failed(err)
-		}
+	torn := 0
+	if dam != nil {
+		torn = len(dam.tail)
 	}
-	l.tree, l.next, l.durable, l.batches = lr.tree, lr.tree.size+1, lr.off, lr.last.Batch
-	gap := gapEvent(dam, size-lr.off, lr.last.Size, lr.tree.size)
+	if err := l.resume(lr, dam, last); err != nil {
+		return err
+	}
+	gap := gapEvent(dam, torn, lr.last.Size, lr.tree.size)
 	if gap == nil || lr.count == 0 || lr.closed() {
 		// A checkpoint of its own for the opening: it starts a new log, takes back
 		// the "closed" of the one before, and syncs what a killed writer left.
@@ -82,15 +87,86 @@ func (l *Log) recover(ctx context.Context) error {
 	return l.wait(context.Background(), l.put(enc, l.clock()))
 }
 
+// startFor returns the segment to start reading at: the last that begins with a
+// whole header and not after the smallest checkpoint to compare with.
+func startFor(src *files, known checkpoints) (int, error) {
+	for n := src.last; n > src.first; n-- {
+		size, ok, err := segmentStart(src, n)
+		if err != nil {
+			return 0, err
+		}
+		if ok && (len(known.left) == 0 || size <= known.left[0].Size) {
+			return n, nil
+		}
+	}
+	return max(src.first, 1), nil
+}
+
+// segmentStart returns how many records are before segment n, going by its first
+// line, and whether that can be read.
+func segmentStart(src source, n int) (size uint64, ok bool, err error) {
+	lr := newLineReader(src, n)
+	defer lr.Close()
+	var dam *damage
+	switch _, err := lr.next(); {
+	case err == nil:
+		return lr.first, true, nil
+	case err == io.EOF || errors.As(err, &dam):
+		return 0, false, nil
+	default:
+		return 0, false, fmt.Errorf("audit: %w", err)
+	}
+}
+
+// takeKey checks that the log's key signed its last checkpoint, which vouches
+// for all before it; [Verify] also checks each earlier one.
+func (l *Log) takeKey(lr *lineReader) error {
+	if lr.last.Origin != l.key.Origin() {
+		return fmt.Errorf("%w: it is the key of %q, the log is %q", ErrKey, l.key.Origin(), lr.last.Origin)
+	}
+	if err := lr.last.verify(l.key.verifier); err != nil {
+		return tamperedf("the checkpoint after record %d: %w", lr.last.Size, err)
+	}
+	return nil
+}
+
+// resume cuts off what is torn, and goes on in the segment that is locked: the
+// last. That may be the one after which the reader stopped.
+func (l *Log) resume(lr *lineReader, dam *damage, last int) error {
+	l.seg.n = last
+	if lr.seg == l.seg.n {
+		l.seg.used = lr.off
+	}
+	l.seg.alloc = l.seg.used
+	if dam != nil || lr.sec != nil && lr.sec.padded || lr.seg != l.seg.n {
+		// Zeros go too: they are written anew when they are needed.
+		if err := l.seg.f.Truncate(l.seg.used); err != nil {
+			return failed(err)
+		}
+		// What is written next must not be mixed with what was there.
+		if err := l.seg.f.Sync(); err != nil {
+			return failed(err)
+		}
+	}
+	if l.seg.used == 0 {
+		if err := l.st.SyncNames(); err != nil {
+			return failed(err)
+		}
+	}
+	l.tree, l.next, l.batches = lr.tree, lr.tree.size+1, lr.last.Batch
+	l.durable = position{l.seg.n, l.seg.used}
+	return nil
+}
+
 // gapEvent describes a repair, or is nil if there was nothing to repair.
-func gapEvent(dam *damage, torn int64, signed, records uint64) *Event {
+func gapEvent(dam *damage, torn int, signed, records uint64) *Event {
 	if torn == 0 && signed == records {
 		return nil
 	}
 	ev := &Event{Kind: KindGap, Door: DoorAdmin, Action: "open", Resource: "log", Detail: map[string]string{}}
 	if torn > 0 {
 		sum := sha256.Sum256(dam.tail)
-		ev.Detail["torn_bytes"] = strconv.FormatInt(torn, 10)
+		ev.Detail["torn_bytes"] = strconv.Itoa(torn)
 		ev.Detail["torn_sha256"] = hex.EncodeToString(sum[:])
 	}
 	if signed < records {
@@ -141,8 +217,9 @@ func newCheckpoints(cps []Checkpoint) checkpoints {
 }
 
 // check compares the statements about the first t.size records, and drops them.
-func (cs *checkpoints) check(t *tree) error {
-	for len(cs.left) > 0 && cs.left[0].Size == t.size {
+// It waits for the first checkpoint, which says where the reader starts.
+func (cs *checkpoints) check(t *tree, count int) error {
+	for count > 0 && len(cs.left) > 0 && cs.left[0].Size == t.size {
 		if cs.left[0].Root != t.root() {
 			return tamperedf("its first %d records are not those of the anchor: it was rewritten", t.size)
 		}

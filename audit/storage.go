@@ -9,58 +9,116 @@ import (
 	"strings"
 )
 
-// A Storage keeps the bytes of one log for its one writer. [Open] uses a file;
-// tests put layers in between that lose unsynced writes or fail.
+// A Storage is the folder of one log, for the log's one writer. [Open] uses a
+// real one; tests put one in its place that loses unsynced writes or fails.
 //
-// Write, Sync and Truncate are never called at the same time as one another.
-// After one of them has failed, none is called again.
+// The methods of a Storage and of its files that change something are never
+// called at the same time as one another. After one of them has failed, none is
+// called again.
 type Storage interface {
-	// Write appends p. Like [io.Writer], it fails if it wrote less than all.
-	io.Writer
-	// Sync returns once all that was written or truncated survives a power cut.
-	Sync() error
-	// Truncate cuts the storage to size bytes. It is called on opening only.
-	Truncate(size int64) error
-	// Size is the number of bytes stored.
-	Size() (int64, error)
-	// Reader returns a reader of the storage, which outlives Close and is used
-	// while others write.
-	Reader() (StorageReader, error)
-	// Close releases the storage for the next writer.
+	// List returns the names of the files, in any order.
+	List() ([]string, error)
+	// Open opens a file for writing, or makes an empty one. It fails with
+	// [ErrLocked] while another writer has the file open.
+	Open(name string) (StorageFile, error)
+	// SyncNames returns once the names of files that were made survive a power cut.
+	SyncNames() error
+	// Read opens a file for reading. Readers are used while others write, and
+	// may outlive Close.
+	Read(name string) (StorageReader, error)
+	// Free is how many more bytes fit, as far as one can tell.
+	Free() (int64, error)
+	// Close releases the storage. Its files have been closed.
 	Close() error
 }
 
-// A StorageReader reads the bytes of a [Storage]. It is used by one goroutine.
-type StorageReader interface {
-	io.ReaderAt
+// A StorageFile is a file that is being written.
+type StorageFile interface {
+	// WriteAt fails if it wrote less than all.
+	io.WriterAt
+	// Truncate cuts the file to size bytes.
+	Truncate(size int64) error
+	// Sync returns once all that was written or truncated survives a power cut.
+	Sync() error
 	io.Closer
 }
 
-// FileName is the name of the one file in a log's folder.
-const FileName = "audit.v1.jsonl"
-
-// fileStorage is the log's file, locked against other writers.
-type fileStorage struct {
-	f    *os.File
-	path string
+// A StorageReader reads a file. It is used by one goroutine.
+type StorageReader interface {
+	io.ReaderAt
+	io.Closer
+	// Size is the length of the file.
+	Size() (int64, error)
 }
 
-// openFileStorage opens or creates the file of a log. The file's name is
-// durable when it returns.
-func openFileStorage(dir string) (*fileStorage, error) {
+// folder is the [Storage] in a folder of the file system.
+type folder string
+
+// openFolder makes the folder if it is missing, durably.
+func openFolder(dir string) (folder, error) {
 	if err := makeDir(filepath.Clean(dir)); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return "", fmt.Errorf("audit: %w", err)
 	}
-	path := filepath.Join(dir, FileName)
+	return folder(dir), nil
+}
+
+// List implements [Storage].
+func (d folder) List() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// Open implements [Storage].
+func (d folder) Open(name string) (StorageFile, error) {
+	path := filepath.Join(string(d), name)
 	f, err := openLocked(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := syncDir(dir); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("audit: %w", err)
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
 	}
-	return &fileStorage{f: f, path: path}, nil
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return lockedFile{f}, nil
+}
+
+// Read implements [Storage].
+func (d folder) Read(name string) (StorageReader, error) {
+	f, err := os.Open(filepath.Join(string(d), name))
+	if err != nil {
+		return nil, err
+	}
+	return fileReader{f}, nil
+}
+
+func (d folder) SyncNames() error     { return syncDir(string(d)) }
+func (d folder) Free() (int64, error) { return freeBytes(string(d)) }
+func (d folder) Close() error         { return nil }
+
+// A lockedFile is a [StorageFile] that no other writer has open.
+type lockedFile struct{ *os.File }
+
+func (f lockedFile) Sync() error { return dataSync(f.File) }
+
+type fileReader struct{ *os.File }
+
+func (f fileReader) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
 }
 
 // makeDir makes a folder and those above it that are missing, durably.
@@ -78,33 +136,6 @@ func makeDir(dir string) error {
 		return err
 	}
 	return syncDir(parent)
-}
-
-func (s *fileStorage) Write(p []byte) (int, error)    { return s.f.Write(p) }
-func (s *fileStorage) Sync() error                    { return dataSync(s.f) }
-func (s *fileStorage) Reader() (StorageReader, error) { return os.Open(s.path) }
-func (s *fileStorage) Close() error                   { return s.f.Close() }
-
-// Truncate implements [Storage]. Without O_APPEND the next write would leave a
-// hole, so the position moves too.
-func (s *fileStorage) Truncate(size int64) error {
-	if err := s.f.Truncate(size); err != nil {
-		return err
-	}
-	_, err := s.f.Seek(size, io.SeekStart)
-	return err
-}
-
-// Size implements [Storage].
-func (s *fileStorage) Size() (int64, error) {
-	st, err := s.f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	if !st.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is not a regular file", s.path)
-	}
-	return st.Size(), nil
 }
 
 // writeFileAtomic replaces path: after a crash it holds the old or the new

@@ -17,7 +17,7 @@ func TestSyncReachesTheKernel(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
-	assert.ErrorIs(t, (&fileStorage{f: w}).Sync(), syscall.EINVAL)
+	assert.ErrorIs(t, lockedFile{w}.Sync(), syscall.EINVAL)
 	assert.ErrorIs(t, syncDir("/proc/self/no-such-folder"), os.ErrNotExist)
 }
 
@@ -32,9 +32,9 @@ func TestOpenSyncsTheFile(t *testing.T) {
 	log, err := Open(filepath.Join(t.TempDir(), "log"), opts)
 	require.NoError(t, err)
 	require.NoError(t, log.Append(t.Context(), Event{Kind: KindProbe}))
-	assert.Equal(t, []string{"write", "sync", "write", "sync"}, counter.ops)
+	assert.Equal(t, []string{"open", "names", "write", "write", "sync", "write", "sync"}, counter.ops, "zeros and the first checkpoint; the record")
 	require.NoError(t, log.Close())
-	assert.Equal(t, []string{"write", "sync"}, counter.ops[4:])
+	assert.Equal(t, []string{"truncate", "sync", "write", "sync"}, counter.ops[7:])
 }
 
 type countingStorage struct {
@@ -42,12 +42,33 @@ type countingStorage struct {
 	ops []string
 }
 
-func (c *countingStorage) Write(p []byte) (int, error) {
-	c.ops = append(c.ops, "write")
-	return c.Storage.Write(p)
+func (c *countingStorage) Open(name string) (StorageFile, error) {
+	c.ops = append(c.ops, "open")
+	f, err := c.Storage.Open(name)
+	return countingFile{f, c}, err
 }
 
-func (c *countingStorage) Sync() error {
-	c.ops = append(c.ops, "sync")
-	return c.Storage.Sync()
+func (c *countingStorage) SyncNames() error {
+	c.ops = append(c.ops, "names")
+	return c.Storage.SyncNames()
+}
+
+type countingFile struct {
+	StorageFile
+	c *countingStorage
+}
+
+func (f countingFile) WriteAt(p []byte, off int64) (int, error) {
+	f.c.ops = append(f.c.ops, "write")
+	return f.StorageFile.WriteAt(p, off)
+}
+
+func (f countingFile) Truncate(size int64) error {
+	f.c.ops = append(f.c.ops, "truncate")
+	return f.StorageFile.Truncate(size)
+}
+
+func (f countingFile) Sync() error {
+	f.c.ops = append(f.c.ops, "sync")
+	return f.StorageFile.Sync()
 }

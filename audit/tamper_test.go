@@ -46,7 +46,7 @@ func newSample(t testing.TB, key *audit.Key, n int, agent string) sample {
 }
 
 func folder(data []byte) fstest.MapFS {
-	return fstest.MapFS{audit.FileName: &fstest.MapFile{Data: data}}
+	return fstest.MapFS{audit.SegmentName(1): &fstest.MapFile{Data: data}}
 }
 
 func (s sample) verify(data []byte, anchors ...string) (audit.VerifyReport, error) {
@@ -258,17 +258,17 @@ func TestOpenComparesWithItsAnchor(t *testing.T) {
 	log := openLog(t, dir, opts)
 	require.NoError(t, log.Append(ctx, denial("standup", "one")))
 	require.NoError(t, log.Close())
-	old, err := os.ReadFile(filepath.Join(dir, audit.FileName))
+	old, err := os.ReadFile(filepath.Join(dir, audit.SegmentName(1)))
 	require.NoError(t, err)
 	log = openLog(t, dir, opts)
 	require.NoError(t, log.Append(ctx, denial("standup", "two")))
 	require.NoError(t, log.Close())
 
-	require.NoError(t, os.WriteFile(filepath.Join(dir, audit.FileName), old, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, audit.SegmentName(1)), old, 0o600))
 	_, err = audit.Open(dir, opts)
 	require.ErrorIs(t, err, audit.ErrTampered)
 	assert.ErrorContains(t, err, "ends at record 1, its anchor knows 2")
-	require.NoError(t, os.Remove(filepath.Join(dir, audit.FileName)))
+	require.NoError(t, os.Remove(filepath.Join(dir, audit.SegmentName(1))))
 	_, err = audit.Open(dir, opts)
 	require.ErrorIs(t, err, audit.ErrTampered)
 	require.NoError(t, os.WriteFile(filepath.Join(base, "anchor"), []byte("rubbish"), 0o600))

@@ -1,6 +1,11 @@
 package audit
 
-import "golang.org/x/mod/sumdb/tlog"
+import (
+	"math/bits"
+	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
 
 // A tree is the right edge of an RFC 6962 Merkle tree: the roots of the perfect
 // subtrees that make up its leaves, largest first. It holds one hash for each
@@ -34,4 +39,10 @@ func (t *tree) root() tlog.Hash {
 		h = tlog.NodeHash(t.roots[i], h)
 	}
 	return h
+}
+
+// newTree returns the tree whose right edge is roots. Its size says how many
+// they must be.
+func newTree(size uint64, roots []tlog.Hash) (tree, bool) {
+	return tree{size: size, roots: slices.Clone(roots)}, bits.OnesCount64(size) == len(roots)
 }

@@ -17,8 +17,11 @@ import (
 // VerifyOptions say what to verify a log against.
 type VerifyOptions struct {
 	// Key is the log's verifier key ([Log.VerifierKey]), from a place that the
-	// writer of the log cannot change. Required.
-	Key string
+	// writer of the log cannot change, and Keys are more of them, for a log whose
+	// key was rotated. One is required. From the first checkpoint that one of them
+	// signed, the log's own records of rotation say which keys come next.
+	Key  string
+	Keys []string
 	// Anchors are checkpoints of the log (signed notes) that were kept
 	// elsewhere. Without one, see [VerifyReport.Caveats].
 	Anchors []string
@@ -36,6 +39,8 @@ type VerifyReport struct {
 	Anchored uint64 `json:"anchored"`
 	// Root is the root of the first Signed records.
 	Root tlog.Hash `json:"root"`
+	// Segments is how many files the log is in.
+	Segments int `json:"segments"`
 	// Checkpoints is how many were found and checked, Anchors how many were given.
 	Checkpoints int `json:"checkpoints"`
 	Anchors     int `json:"anchors"`
@@ -67,18 +72,18 @@ var ErrNoKey = errors.New("audit: verifying needs the log's verifier key")
 // the log, but for the list of open calls.
 func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, error) {
 	var rep VerifyReport
-	if opts == nil || opts.Key == "" {
+	if opts == nil {
 		return rep, ErrNoKey
 	}
-	v, err := note.NewVerifier(opts.Key)
+	keys, err := newKeySet(append([]string{opts.Key}, opts.Keys...))
 	if err != nil {
-		return rep, fmt.Errorf("%w: verifier key: %w", ErrKey, err)
+		return rep, err
 	}
 	var anchors []Checkpoint
 	for i, text := range opts.Anchors {
 		cp, err := parseCheckpoint([]byte(text))
 		if err == nil {
-			err = cp.verify(v)
+			err = keys.verify(cp)
 		}
 		if err != nil {
 			return rep, fmt.Errorf("%w: anchor %d is not a checkpoint of this log: %w", ErrTampered, i+1, err)
@@ -89,32 +94,35 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 	rep.Anchors = len(anchors)
 	known := newCheckpoints(anchors)
 
-	f, err := dir.Open(FileName)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return rep, fmt.Errorf("%w: there is no %s in the folder: %w", ErrTampered, FileName, err)
-		}
-		return rep, fmt.Errorf("audit: %w", err)
+	src, entries, err := folderFiles(dir)
+	switch {
+	case err != nil:
+		return rep, err
+	case src.last == 0:
+		return rep, tamperedf("there is no %s in the folder", SegmentName(1))
+	case src.first > 1:
+		return rep, tamperedf("it starts with %s: what is before is missing", SegmentName(src.first))
 	}
-	defer f.Close()
-	err = verifyLines(ctx, f, v, &known, &rep)
-	if err != nil {
+	if err := verifyLines(ctx, src, keys, &known, &rep); err != nil {
 		return rep, err
 	}
-	rep.Caveats = rep.caveats(others(dir))
+	rep.Segments = src.last
+	rep.Caveats = rep.caveats(others(entries))
 	return rep, nil
 }
 
-// verifyLines fills rep from the log in r.
-func verifyLines(ctx context.Context, r io.Reader, v note.Verifier, known *checkpoints, rep *VerifyReport) error {
-	lr := newLineReader(r)
-	lr.verifier = v
+// verifyLines fills rep from the log in src.
+func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoints, rep *VerifyReport) error {
+	lr := newLineReader(src, src.first)
+	defer lr.Close()
+	lr.verify = true
 	var open openCalls
+	trusted := false
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := known.check(&lr.tree); err != nil {
+		if err := known.check(&lr.tree, lr.count); err != nil {
 			return err
 		}
 		it, err := lr.next()
@@ -139,14 +147,53 @@ func verifyLines(ctx context.Context, r io.Reader, v note.Verifier, known *check
 			}
 			open.see(it.record)
 		}
+		trusted = trusted || lr.count > 0 && keys[lr.lastKey] != nil
 		rep.Origin, rep.Signed, rep.Root, rep.Checkpoints = lr.last.Origin, lr.last.Size, lr.last.Root, lr.count
 	}
 	if lr.count == 0 {
 		return tamperedf("there is no signed checkpoint in it")
 	}
-	rep.Closed = lr.closed() && rep.TornBytes == 0
+	if !trusted {
+		return tamperedf("none of its checkpoints is signed with a key that was given")
+	}
+	rep.Closed = lr.closed() && rep.TornBytes == 0 && !src.spare
 	rep.Open = open.list()
 	return known.end(lr)
+}
+
+// A keySet are verifiers by their verifier keys.
+type keySet map[string]note.Verifier
+
+// newKeySet decodes verifier keys. Empty ones are left out.
+func newKeySet(keys []string) (keySet, error) {
+	set := keySet{}
+	for _, key := range keys {
+		if key == "" {
+			continue
+		}
+		v, err := note.NewVerifier(key)
+		if err != nil {
+			return nil, fmt.Errorf("%w: verifier key: %w", ErrKey, err)
+		}
+		set[key] = v
+	}
+	if len(set) == 0 {
+		return nil, ErrNoKey
+	}
+	return set, nil
+}
+
+// verify checks that one of the keys signed the checkpoint.
+func (s keySet) verify(cp Checkpoint) error {
+	var errs []error
+	for _, v := range s {
+		err := cp.verify(v)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // openCalls collects intents without an outcome.
@@ -174,14 +221,10 @@ func (o openCalls) list() []uint64 {
 }
 
 // others names what else is in the folder.
-func others(dir fs.FS) []string {
-	entries, err := fs.ReadDir(dir, ".")
-	if err != nil {
-		return nil
-	}
+func others(entries []fs.DirEntry) []string {
 	var names []string
 	for _, e := range entries {
-		if e.Name() != FileName {
+		if segmentNumber(e.Name()) == 0 {
 			names = append(names, fmt.Sprintf("%q", e.Name()))
 		}
 	}

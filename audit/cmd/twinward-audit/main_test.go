@@ -69,7 +69,7 @@ func TestVerify(t *testing.T) {
 
 func TestVerifyFails(t *testing.T) {
 	s := newStage(t)
-	file := filepath.Join(s.dir, audit.FileName)
+	file := filepath.Join(s.dir, audit.SegmentName(1))
 	good, err := os.ReadFile(file)
 	require.NoError(t, err)
 	for name, bad := range map[string][]byte{

@@ -1,0 +1,163 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// A source is what a reader sees of a log's segments.
+type source interface {
+	// open returns segment n, or an error that is [fs.ErrNotExist] if nothing
+	// has been written to it.
+	open(n int) (*section, error)
+}
+
+// A section is what was written to one segment.
+type section struct {
+	io.Reader
+	close func() error
+	// last says that no segment follows, so that a crash may have torn its end.
+	last bool
+	// padded says that zeros follow, which were allocated and not written yet.
+	padded bool
+}
+
+// files is the [source] over the files that a log has at one time.
+type files struct {
+	read        func(name string) (StorageReader, error)
+	first, last int // segments with something in them
+	// spare says that segment last+1 is there, empty: its first batch did not
+	// get to the disk. What is before it had been completed by then.
+	spare bool
+}
+
+// newFiles looks at the segments among names.
+func newFiles(names []string, read func(name string) (StorageReader, error)) (*files, error) {
+	first, last, err := segmentRange(names)
+	if err != nil {
+		return nil, err
+	}
+	s := &files{read: read, first: first, last: last}
+	if last == 0 {
+		return s, nil
+	}
+	empty, err := isEmpty(read, SegmentName(last))
+	if err != nil {
+		return nil, err
+	}
+	if empty && last > first {
+		s.last, s.spare = last-1, true
+	}
+	return s, nil
+}
+
+// isEmpty reports whether nothing was written to a file.
+func isEmpty(read func(name string) (StorageReader, error), name string) (bool, error) {
+	r, err := read(name)
+	if err != nil {
+		return false, fmt.Errorf("audit: %w", err)
+	}
+	defer r.Close()
+	end, err := contentEnd(r)
+	if err != nil {
+		return false, fmt.Errorf("audit: %w", err)
+	}
+	return end == 0, nil
+}
+
+// folderFiles is what a folder of any kind holds of a log.
+func folderFiles(dir fs.FS) (*files, []fs.DirEntry, error) {
+	entries, err := fs.ReadDir(dir, ".")
+	if err != nil {
+		return nil, nil, fmt.Errorf("audit: %w", err)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	s, err := newFiles(names, func(name string) (StorageReader, error) { return openReader(dir, name) })
+	return s, entries, err
+}
+
+// open implements [source].
+func (s *files) open(n int) (*section, error) {
+	if n < s.first || n > s.last {
+		return nil, fs.ErrNotExist
+	}
+	r, err := s.read(SegmentName(n))
+	if err != nil {
+		return nil, err
+	}
+	sec := &section{close: r.Close, last: n == s.last && !s.spare}
+	end, err := r.Size()
+	if err == nil && sec.last {
+		size := end
+		if end, err = contentEnd(r); end < size {
+			sec.padded = true
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	sec.Reader = io.NewSectionReader(r, 0, end)
+	return sec, nil
+}
+
+// contentEnd returns the length of a file without the zeros at its end.
+func contentEnd(r StorageReader) (int64, error) {
+	end, err := r.Size()
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 64<<10)
+	for end > 0 {
+		part := buf[:min(int64(len(buf)), end)]
+		if n, err := r.ReadAt(part, end-int64(len(part))); n < len(part) {
+			return 0, err
+		}
+		if rest := bytes.TrimRight(part, "\x00"); len(rest) > 0 {
+			return end - int64(len(part)-len(rest)), nil
+		}
+		end -= int64(len(part))
+	}
+	return 0, nil
+}
+
+// openReader opens a file in any kind of folder for reading at offsets.
+func openReader(dir fs.FS, name string) (StorageReader, error) {
+	f, err := dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if ra, ok := f.(io.ReaderAt); ok {
+		return fsReader{f, ra}, nil
+	}
+	// In a zip file, say. A file is not much larger than a segment.
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	return bytesReader{bytes.NewReader(data)}, nil
+}
+
+type fsReader struct {
+	fs.File
+	io.ReaderAt
+}
+
+func (r fsReader) Size() (int64, error) {
+	st, err := r.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+type bytesReader struct{ *bytes.Reader }
+
+func (r bytesReader) Size() (int64, error) { return r.Reader.Size(), nil }
+func (r bytesReader) Close() error         { return nil }
