@@ -119,3 +119,107 @@ func ExampleEngine_Visible() {
 	// slack delete_message never
 	// snowflake query never
 }
+
+// An agent may spend 1,000 an hour, whatever it does in parallel. What is denied
+// or fails uses up nothing.
+func ExampleFact() {
+	facts, err := governance.ParseFacts("facts/payments.yaml", []byte(`
+facts:
+  - name: spent_1h
+    kind: sum_within
+    on: [bank__pay]
+    of: /amount
+    window: 1h
+    per: agent
+`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	engine := governance.NewEngine(&recorder{}, nil)
+	_, err = engine.Reload(context.Background(), governance.Bundle{
+		Catalog: []governance.Server{{Name: "bank", Tools: []governance.Tool{{
+			ToolDefinition: governance.ToolDefinition{
+				Name:        "pay",
+				InputSchema: json.RawMessage(`{"type":"object","properties":{"amount":{"type":"integer"}},"required":["amount"]}`),
+			},
+			Class: governance.Write,
+		}}}},
+		Facts: facts,
+		Policies: []governance.Source{{Name: "bank.cedar", Text: `
+@id("pay") permit (principal == Agent::"buyer", action == Action::"bank__pay", resource);
+@id("hourly-budget") forbid (principal, action == Action::"bank__pay", resource)
+when { context.facts.spent_1h + context.args.amount > 1000 };
+`}},
+	}, audit.Change{By: "alice", Reason: "budgets"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	pay := func(amount int, how governance.Result) {
+		d, err := engine.Decide(context.Background(), governance.Request{
+			Actor:  audit.Actor{Agent: "buyer"},
+			Action: "call_tool", Server: "bank", Name: "pay",
+			Args: json.RawMessage(fmt.Sprintf(`{"amount":%d}`, amount)),
+		})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(amount, d.Effect, d.PolicyIDs())
+		d.Settle(how) // a door does this once it knows how the call ended
+	}
+	pay(700, governance.Result{OK: true})
+	pay(700, governance.Result{OK: true})      // denied
+	pay(300, governance.Result{Reached: true}) // the bank refuses
+	pay(300, governance.Result{OK: true})
+	pay(1, governance.Result{OK: true})
+	// Output:
+	// 700 allow [pay]
+	// 700 deny [hourly-budget]
+	// 300 allow [pay]
+	// 300 allow [pay]
+	// 1 deny [hourly-budget]
+}
+
+// After reading the CRM, nothing is posted where others can see it.
+func ExampleTool_labels() {
+	tool := func(name string, class governance.Class, labels ...string) governance.Tool {
+		return governance.Tool{
+			ToolDefinition: governance.ToolDefinition{Name: name, InputSchema: json.RawMessage(`{"type":"object"}`)},
+			Class:          class, Labels: labels,
+		}
+	}
+	engine := governance.NewEngine(&recorder{}, nil)
+	_, err := engine.Reload(context.Background(), governance.Bundle{
+		Catalog: []governance.Server{
+			{Name: "crm", Tools: []governance.Tool{tool("find_customer", governance.Read, "crm")}},
+			{Name: "social", Tools: []governance.Tool{tool("post", governance.Write)}},
+		},
+		Policies: []governance.Source{{Name: "flow.cedar", Text: `
+@id("tools") permit (principal, action in Action::"call_tool", resource);
+@id("crm-stays-inside") forbid (principal, action in Action::"social:write", resource)
+when { context.labels.contains("crm") };
+`}},
+	}, audit.Change{By: "alice", Reason: "data protection"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, call := range []governance.ToolRef{{Server: "social", Name: "post"}, {Server: "crm", Name: "find_customer"}, {Server: "social", Name: "post"}} {
+		d, err := engine.Decide(context.Background(), governance.Request{
+			Actor:  audit.Actor{Agent: "sales-bot", Session: "monday"},
+			Action: "call_tool", Server: call.Server, Name: call.Name,
+		})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(d.Action, d.Effect, d.PolicyIDs())
+		d.Settle(governance.Result{OK: true})
+	}
+	// Output:
+	// social__post allow [tools]
+	// crm__find_customer allow [tools]
+	// social__post deny [crm-stays-inside]
+}

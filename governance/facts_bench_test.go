@@ -12,18 +12,27 @@ import (
 	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
-// BenchmarkFacts measures what history costs a decision: 100 facts of all kinds,
-// half of them kept apart by an argument, all of them read by one policy for the
-// tool and all of them counting the call, next to the same decision and a policy
-// of the same length about arguments. µs/facts is the difference, of one call
-// that is decided and settled.
+// BenchmarkFacts measures what 100 facts cost a decision, of all kinds and half of
+// them kept apart by an argument, next to the same decision with a policy of the
+// same length about arguments. µs/facts is the difference, for one call that is
+// decided and settled.
+//
+// In ten, the facts are about ten tools, so that each call is counted by ten and
+// its policy reads ten. In all, every call is counted by all of them and its
+// policy reads all of them.
 func BenchmarkFacts(b *testing.B) {
+	b.Run("ten", func(b *testing.B) { benchFacts(b, 10) })
+	b.Run("all", func(b *testing.B) { benchFacts(b, 1) })
+}
+
+func benchFacts(b *testing.B, tools int) {
 	const n = 100
 	kinds := []FactKind{CountWithin, SumWithin, DistinctWithin, Formerly, Last}
 	var facts []Fact
 	about, plain := "", ""
 	for i := range n {
-		f := Fact{Name: fmt.Sprintf("f%d", i), Kind: kinds[i%len(kinds)], On: []string{"s__t"}, Per: []string{"agent", "session"}[i%2], Window: time.Minute + time.Duration(i)*time.Second}
+		tool := i / 10 % tools
+		f := Fact{Name: fmt.Sprintf("f%d", i), Kind: kinds[i%len(kinds)], On: []string{fmt.Sprintf("s__t%d", tool)}, Per: []string{"agent", "session"}[i%2], Window: time.Minute + time.Duration(i)*time.Second}
 		cond := fmt.Sprintf("context.facts.f%d < 0", i)
 		switch f.Kind {
 		case SumWithin:
@@ -39,25 +48,27 @@ func BenchmarkFacts(b *testing.B) {
 			f.Key = []string{"/k"}
 		}
 		facts = append(facts, f)
-		about += " || " + cond
-		plain += " || context.args.n < 0"
+		if tool == 0 {
+			about += " || " + cond
+			plain += " || context.args.n < 0"
+		}
 	}
 	engine := func(facts []Fact, cond string) *Engine {
 		e := NewEngine(audittest.NewLog(b), nil)
-		_, err := e.Reload(b.Context(), Bundle{
-			Catalog: []Server{{Name: "s", Tools: []Tool{{
-				ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(`{"type":"object","properties":{"k":{"type":"string"},"n":{"type":"integer"}},"required":["n"]}`)},
+		server := Server{Name: "s"}
+		text := "@id(\"all\") permit (principal, action, resource);\n@id(\"f\") forbid (principal, action == Action::\"s__t0\", resource) when { context.args.n < 0" + cond + " };\n"
+		for i := range tools {
+			server.Tools = append(server.Tools, Tool{
+				ToolDefinition: ToolDefinition{Name: fmt.Sprintf("t%d", i), InputSchema: []byte(`{"type":"object","properties":{"k":{"type":"string"},"n":{"type":"integer"}},"required":["n"]}`)},
 				Class:          Write,
-			}}}},
-			Facts: facts,
-			Policies: []Source{{Name: "p.cedar", Text: "@id(\"all\") permit (principal, action, resource);\n" +
-				"@id(\"f\") forbid (principal, action == Action::\"s__t\", resource) when { context.args.n < 0" + cond + " };"}},
-		}, audit.Change{By: "a", Reason: "b"})
+			})
+		}
+		_, err := e.Reload(b.Context(), Bundle{Catalog: []Server{server}, Facts: facts, Policies: []Source{{Name: "p.cedar", Text: text}}}, audit.Change{By: "a", Reason: "b"})
 		require.NoError(b, err)
 		return e
 	}
 	with, without := engine(facts, about), engine(nil, plain)
-	r := Request{Actor: audit.Actor{Agent: "a", Session: "s"}, Action: actionCallTool, Server: "s", Name: "t", Args: []byte(`{"k":"#engineering","n":3}`)}
+	r := Request{Actor: audit.Actor{Agent: "a", Session: "s"}, Action: actionCallTool, Server: "s", Name: "t0", Args: []byte(`{"k":"#engineering","n":3}`)}
 	one := func(e *Engine) time.Duration {
 		start := time.Now()
 		d, _ := e.Decide(b.Context(), r)

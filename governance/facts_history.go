@@ -63,7 +63,7 @@ type look struct {
 	context types.RecordMap // read for what the act adds
 	facts   types.RecordMap
 	labels  []string
-	digests []*digest // of plan.keys, as far as they were needed
+	keys    []*keyed // of plan.keys, as far as they were needed
 }
 
 // History returns what the decision was told about earlier acts, for deciding

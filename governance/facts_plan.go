@@ -24,7 +24,8 @@ type actionFacts struct {
 type factRead struct {
 	def  *factDef
 	name types.String
-	key  int // in keys, or -1
+	key  int         // in keys, or -1
+	none types.Value // without any history
 }
 
 // A factWatch is a fact that counts this action.
@@ -33,6 +34,8 @@ type factWatch struct {
 	key   int
 	where []condition
 	of    []string
+	many  bool // it is a set
+	value int  // in keys, if it is one value that is told apart
 	reset bool
 }
 
@@ -236,6 +239,9 @@ func (c *compiler) plan(f Fact, def *factDef, deeds []deed, bad func(word, msg, 
 			}
 			of := c.snap.facts[d.action]
 			w.key = of.keyIndex(f.Key)
+			if f.Kind == DistinctWithin && !w.many {
+				w.value = of.keyIndex([]string{f.Of})
+			}
 			of.watches = append(of.watches, w)
 		}
 	}
@@ -251,7 +257,7 @@ func (c *compiler) plan(f Fact, def *factDef, deeds []deed, bad func(word, msg, 
 			}
 		}
 		of := c.snap.facts[d.action]
-		of.reads = append(of.reads, factRead{def: def, name: types.String(f.Name), key: of.keyIndex(f.Key)})
+		of.reads = append(of.reads, factRead{def: def, name: types.String(f.Name), key: of.keyIndex(f.Key), none: nothing(f.Kind)})
 		c.factTypes[d.name] = append(c.factTypes[d.name], cedarString(f.Name)+optional+": "+factKinds[f.Kind])
 	}
 }
@@ -306,6 +312,7 @@ func (f Fact) watch(def *factDef, d deed, reset bool, bad func(word, msg, fix st
 	if f.Of != "" {
 		w.of, _ = pointer(f.Of)
 		p, found := placeOf(d.tool, d.name, w.of)
+		w.many = strings.HasPrefix(p.cedar, "Set<")
 		switch element := strings.TrimSuffix(strings.TrimPrefix(p.cedar, "Set<"), ">"); {
 		case f.Kind == SumWithin && (!found || p.cedar != "Long" || p.optional):
 			return no(f.Of, "cannot be summed", `only a required whole number can; pin a number in the catalogue with "as": "long" or "scaled(2)"`)

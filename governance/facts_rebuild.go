@@ -163,8 +163,8 @@ func (p *past) readFacts(t *trace, f *audit.Facts) error {
 		if !ok {
 			return fmt.Errorf("the fact %q has the definition %q, which this version does not know", clip(ev.Fact), clip(ev.Def))
 		}
-		a := addition{def: def, event: event{at: at, seq: t.seq, n: ev.Amount, reset: ev.Reset}}
-		if !unhex(&a.key, ev.Key) || !unhex(&a.value, ev.Value) {
+		a := addition{def: def, key: &keyed{text: ev.Key}, value: &unkeyed, event: event{at: at, seq: t.seq, n: ev.Amount, reset: ev.Reset}}
+		if !unhex(&a.key.digest, ev.Key) || !unhex(&a.event.value, ev.Value) {
 			return fmt.Errorf("the fact %q has a hash of another length", clip(ev.Fact))
 		}
 		t.adds = append(t.adds, a)
@@ -240,7 +240,11 @@ func (e *Engine) Backfill(ctx context.Context, next *Snapshot, tape iter.Seq2[Re
 		if l == nil {
 			continue
 		}
-		t := e.past.trace(rec.Request.Actor, l, func(d *factDef) bool { return !fresh[d.id] })
+		t, err := e.past.trace(rec.Request.Actor, l, func(d *factDef) bool { return !fresh[d.id] })
+		if err != nil {
+			out.Unusable++
+			continue
+		}
 		if len(t.adds)+len(t.labels) == 0 {
 			continue
 		}

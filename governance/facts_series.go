@@ -72,7 +72,11 @@ func (w *windowed) add(e event, _ bool) bool {
 	for i > 0 && w.events[i-1].at > e.at {
 		i-- // decisions overtake one another, but not by much
 	}
-	w.events = slices.Insert(w.events, i, e)
+	if i == len(w.events) {
+		w.events = append(w.events, e)
+	} else {
+		w.events = slices.Insert(w.events, i, e)
+	}
 	var carry uint64
 	w.lo, carry = bits.Add64(w.lo, uint64(e.n), 0)
 	w.hi += carry

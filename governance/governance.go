@@ -42,7 +42,7 @@
 // them. Memberships come from the bundle only; claims of a token are tags:
 // principal.hasTag("scope") && principal.getTag("scope") == "…".
 //
-// context.now is there always; context.session, context.user (when the agent is
+// context.now and context.labels are there always; context.session, context.user (when the agent is
 // decided for a user) and context.agent (when the user is) need a "has" first.
 //
 // # How arguments reach a policy
@@ -106,6 +106,28 @@
 // Text that two JSON parsers could read differently (repeated names, invalid
 // UTF-8, half surrogates, trailing data), more than 4 MiB, 64 levels or 2,048
 // values never reaches a policy.
+//
+// # What happened before
+//
+// A [Fact] in the bundle watches what agents do and tells policies about it, as
+// context.facts.<name>: how many calls there were within a window, the sum of an
+// argument, how many different values, whether there was one and when the last;
+// for an agent or a session, and kept apart by arguments where that is asked for.
+// Tools in the catalogue can have labels; context.labels are those of all calls
+// of the session, so that a forbid can end what may follow after some data was
+// read:
+//
+//	@id("crm-stays-inside")
+//	forbid (principal, action in Action::"social:write", resource)
+//	when { context.labels.contains("crm") };
+//
+// A policy sees both as they were before the call that it decides. Calls under
+// way count already; what is denied or fails uses up nothing: see [Result]. An
+// engine keeps the history in memory, across reloads, each engine its own; after
+// a restart it is rebuilt from the audit log ([Engine.Rebuild]), and a new fact
+// gets its history from a tape ([Engine.Backfill]). A [Snapshot] without an
+// engine has none, and denies what asks for some unless [Request].History says
+// it.
 //
 // # Obligations
 //

@@ -1,0 +1,126 @@
+package governance
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// reserve enters what an allowed act adds to the past, so that the next decision
+// sees it, and puts it on record. The decision becomes a denial when there is no
+// room.
+//
+// staged is the look of a snapshot beside s: facts that are new in it are counted
+// already, so that they have a history when it is promoted.
+func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
+	if v == nil || !d.Allowed() {
+		return
+	}
+	p, t := v.past, &trace{actor: v.actor, at: v.past.clock().UnixNano()} // a result may have labels, whatever it is of
+	var err error
+	if d.look != nil && d.look.plan.feeds() {
+		t, err = p.trace(v.actor, d.look, nil)
+	}
+	if staged != nil && staged.plan.feeds() && err == nil {
+		var next *trace
+		next, err = p.trace(v.actor, staged, func(d *factDef) bool { return s.defs[d.id] != nil })
+		switch {
+		case err != nil:
+		case len(t.adds)+len(t.labels) == 0:
+			t = next
+		default:
+			t.join(next)
+		}
+	}
+	if err == nil && len(t.adds)+len(t.labels) > 0 {
+		if err = errFull; len(t.adds) <= maxAdditions {
+			err = v.start(t)
+		}
+	}
+	if err != nil {
+		*d = d.withdraw(audit.GuardFacts, hintFull)
+		d.Errors = append(d.Errors, err.Error())
+		return
+	}
+	if len(t.adds)+len(t.labels) > 0 {
+		d.Facts = p.onRecord(t)
+	}
+	d.onSettle(func(r Result) {
+		if len(t.adds)+len(t.labels)+len(r.Labels) == 0 {
+			return
+		}
+		v := visit{past: p, actor: t.actor}
+		defer v.close()
+		v.finish(t, r)
+	})
+}
+
+// maxAdditions bounds what one act adds, which goes on record with it.
+const maxAdditions = 2048
+
+const hintFull = "Too much has happened to keep count of. Try again later."
+
+// join adds what another snapshot counts.
+func (t *trace) join(next *trace) {
+	for _, a := range next.adds {
+		a.seq, a.at = t.seq, t.at
+		t.adds = append(t.adds, a)
+	}
+	t.labels = slices.Compact(slices.Sorted(slices.Values(slices.Concat(t.labels, next.labels))))
+}
+
+// trace computes what an act adds to the past. skip, if not nil, leaves facts
+// out.
+func (p *past) trace(actor audit.Actor, l *look, skip func(*factDef) bool) (*trace, error) {
+	t := &trace{actor: actor, at: l.at.UnixNano(), seq: p.seq.Add(1), labels: l.plan.labels}
+	t.adds = make([]addition, 0, len(l.plan.watches))
+	for i := range l.plan.watches {
+		w := &l.plan.watches[i]
+		if skip != nil && skip(w.def) || !l.matches(w.where) {
+			continue
+		}
+		a := addition{def: w.def, key: p.keyed(l, w.key), value: &unkeyed, event: event{at: t.at, seq: t.seq, reset: w.reset}}
+		switch {
+		case w.reset:
+		case w.def.kind == SumWithin:
+			of, _ := l.valueAt(w.of)
+			n, ok := of.(types.Long)
+			if !ok {
+				return nil, errNoAmount // which the schema rules out
+			}
+			a.n = max(0, int64(n))
+		case w.def.kind == DistinctWithin && w.many:
+			of, _ := l.valueAt(w.of)
+			set, _ := of.(types.Set)
+			for e := range set.All() {
+				a.value = p.newKeyed(e)
+				a.event.value = a.value.digest
+				t.adds = append(t.adds, a)
+			}
+			continue
+		case w.def.kind == DistinctWithin:
+			if a.value = p.keyed(l, w.value); a.value.absent {
+				continue
+			}
+			a.event.value = a.value.digest
+		}
+		t.adds = append(t.adds, a)
+	}
+	return t, nil
+}
+
+// onRecord is the trace as the audit log keeps it.
+func (p *past) onRecord(t *trace) *audit.Facts {
+	out := &audit.Facts{At: time.Unix(0, t.at).UTC(), Labels: t.labels, Add: make([]audit.FactEvent, len(t.adds))}
+	for i := range t.adds {
+		a := &t.adds[i]
+		e := &out.Add[i]
+		*e = audit.FactEvent{Fact: a.def.name, Def: a.def.text, Amount: a.n, Reset: a.reset}
+		if e.Key, e.Value = a.key.text, a.value.text; e.Key != "" || e.Value != "" {
+			out.KeyID = p.keyID
+		}
+	}
+	return out
+}
