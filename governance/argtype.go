@@ -337,9 +337,19 @@ func (tp *typer) object(s *schema, path string, depth int) (*argType, error) {
 		add(name, ft)
 	}
 	for _, name := range s.Required {
-		if _, ok := t.byName[name]; !ok {
-			add(name, &argType{kind: kindText})
+		if _, ok := t.byName[name]; ok {
+			continue
 		}
+		more := s.AdditionalProperties
+		if s.PatternProperties != nil {
+			more = nil // the rule of the object sees to it
+		}
+		ft, err := tp.of(more, join(path, name), depth+1)
+		if err != nil {
+			return nil, err
+		}
+		ft.nullable = false
+		add(name, ft)
 	}
 	return t, nil
 }

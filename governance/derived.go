@@ -17,7 +17,8 @@ import (
 // refuses the call: a guess is what an attacker writes arguments for.
 type Facet string
 
-// The facets. Those of text take a string of at most 64 KiB.
+// The facets. Those of text take a string of at most 64 KiB, a path 4 KiB, a URL
+// 8 KiB.
 const (
 	// CleanPath is a String: a path with "//", "." and ".." resolved as text. It
 	// follows no links. A path that systems read differently is refused:

@@ -24,6 +24,8 @@ func cleanPath(s string) (types.Value, error) {
 	switch {
 	case s == "":
 		return nil, errors.New("an empty path")
+	case len(s) > 4096:
+		return nil, errors.New("a path of more than 4096 bytes")
 	case strings.ContainsRune(s, '\\'):
 		return nil, errors.New(`a path with a backslash`)
 	case pathPercent.MatchString(s):

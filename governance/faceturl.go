@@ -46,6 +46,9 @@ func (u urlParts) number() (types.Value, error) {
 // parseURL reads a URL as every reader would, or not at all. net/url alone is
 // not enough: browsers, curl and other languages disagree with it.
 func parseURL(s string) (u urlParts, err error) {
+	if len(s) > 8<<10 {
+		return u, errors.New("a URL of more than 8 KiB")
+	}
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] == 0x7f || s[i] == '\\' {
 			return u, errors.New("a URL with white space, a control character or a backslash")

@@ -119,8 +119,11 @@ func (c *cursor) more() bool {
 // word reads a number or one of the literals.
 func (c *cursor) word() string {
 	start := c.pos
-	for c.pos < len(c.src) && !strings.ContainsRune(" \t\r\n,:]}", rune(c.src[c.pos])) {
-		c.pos++
+	for ; c.pos < len(c.src); c.pos++ {
+		switch c.src[c.pos] {
+		case ' ', '\t', '\r', '\n', ',', ':', ']', '}':
+			return c.src[start:c.pos]
+		}
 	}
 	return c.src[start:c.pos]
 }

@@ -3,6 +3,7 @@ package governance
 import (
 	"encoding/json"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -208,11 +209,9 @@ func TestSchemaSuite(t *testing.T) {
 	assert.Less(t, left, 100)
 }
 
-// TestRulesLikeJSONSchemaGo compares random schemas and values with another
-// implementation. Numbers are small: that one reads bounds as 64-bit floats.
-func TestRulesLikeJSONSchemaGo(t *testing.T) {
-	r := seeded(t)
-	var value func(depth int) any
+// schemas makes random schemas of the keywords that are checked, and values that
+// often fit them. Numbers are small.
+func schemas(r *rand.Rand) (value, schema func(depth int) any) {
 	value = func(depth int) any {
 		switch n := r.IntN(8); {
 		case n < 2:
@@ -236,7 +235,6 @@ func TestRulesLikeJSONSchemaGo(t *testing.T) {
 		}
 		return m
 	}
-	var schema func(depth int) any
 	schema = func(depth int) any {
 		s := map[string]any{}
 		for range 1 + r.IntN(3) {
@@ -279,6 +277,14 @@ func TestRulesLikeJSONSchemaGo(t *testing.T) {
 		}
 		return s
 	}
+	return value, schema
+}
+
+// TestRulesLikeJSONSchemaGo compares random schemas and values with another
+// implementation. Numbers are small: that one reads bounds as 64-bit floats.
+func TestRulesLikeJSONSchemaGo(t *testing.T) {
+	r := seeded(t)
+	value, schema := schemas(r)
 	verdicts := [2]int{}
 	for range rounds(20_000) {
 		root := schema(0).(map[string]any)
