@@ -15,7 +15,6 @@ import (
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
-	"github.com/twinward-dev/twinward/governance/internal/index"
 )
 
 // A Witness is a request that two snapshots decide differently. Both were asked.
@@ -239,7 +238,7 @@ func (d *differ) space(target Request) *targetSpace {
 		}
 		resource := t.dynamic
 		resource.UID = t.resource
-		for _, c := range s.law.About(index.Candidates{}, &types.Entity{UID: t.action}, &resource) {
+		for c := range s.law.About(&types.Entity{UID: t.action}, &resource) {
 			about = append(about, s.policies[c.ID])
 		}
 	}

@@ -134,15 +134,18 @@ func (s *Snapshot) nearest(principal types.EntityUID, t *target) []string {
 	var ids []string
 	q := s.ask(principal, t, nil)
 	defer q.give()
-	mine := slices.Clone(q.find(s.law, t))
-	for _, list := range []index.Candidates{mine, s.law.About(nil, &types.Entity{UID: t.action}, &q.store.resource)} {
-		for _, p := range list {
-			if len(ids) == most {
-				return ids
-			}
-			if id := string(p.ID); !s.policies[p.ID].forbid && !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
+	add := func(p index.Policy) (full bool) {
+		if id := string(p.ID); !s.policies[p.ID].forbid && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+		return len(ids) == most
+	}
+	if slices.ContainsFunc(q.find(s.law, t), add) {
+		return ids
+	}
+	for p := range s.law.About(&types.Entity{UID: t.action}, &q.store.resource) {
+		if add(p) {
+			break
 		}
 	}
 	return ids

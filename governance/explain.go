@@ -206,7 +206,7 @@ func (s *Snapshot) unmet(asked []situation, t *target) []Clauses {
 			continue
 		}
 		resource, _ := a.env.Entities.Get(t.resource)
-		for _, candidate := range s.law.About(nil, &types.Entity{UID: t.action}, &resource) {
+		for candidate := range s.law.About(&types.Entity{UID: t.action}, &resource) {
 			p := s.policies[candidate.ID]
 			if p.forbid {
 				continue

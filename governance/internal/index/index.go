@@ -42,7 +42,7 @@ type Policy struct {
 type Index struct {
 	policies                    []Policy // without scope, sorted by id; their places are the numbers in sets
 	principal, action, resource dimension
-	scratch                     sync.Pool // *[2][]uint64
+	scratch                     sync.Pool // *scratchpad
 }
 
 // New makes an index of policies, whose ids must differ, over the entities that
@@ -63,7 +63,7 @@ func New(policies []Policy, entities types.EntityMap) *Index {
 	for _, d := range []*dimension{&x.principal, &x.action, &x.resource} {
 		d.finish(words, entities, above)
 	}
-	x.scratch.New = func() any { return &[2][]uint64{make([]uint64, words), make([]uint64, words)} }
+	x.scratch.New = func() any { return &scratchpad{make([]uint64, words), make([]uint64, words)} }
 	return x
 }
 
@@ -77,51 +77,70 @@ func (x *Index) Len() int { return len(x.policies) }
 // only for an entity that is not among them do the parents given here count.
 // Such an entity must not itself be above a known one.
 func (x *Index) Find(dst Candidates, principal, action, resource *types.Entity) Candidates {
-	return x.find(dst, x.principal.matching(principal), x.action.matching(action), x.resource.matching(resource))
-}
-
-// About is Find for whatever principal: every policy whose action and resource
-// match.
-func (x *Index) About(dst Candidates, action, resource *types.Entity) Candidates {
-	return x.find(dst, nil, x.action.matching(action), x.resource.matching(resource))
-}
-
-// find takes nil for a dimension that is not asked about.
-func (x *Index) find(dst Candidates, of ...[]*set) Candidates {
-	buf := x.scratch.Get().(*[2][]uint64)
+	buf := x.scratch.Get().(*scratchpad)
 	defer x.scratch.Put(buf)
-	all, one := buf[0], buf[1]
-	first := true
-	for _, sets := range of {
-		if sets == nil {
-			continue
+	found := buf.join(x.principal.matching(principal), x.action.matching(action), x.resource.matching(resource))
+	n := 0
+	for _, w := range found {
+		n += bits.OnesCount64(w)
+	}
+	dst = slices.Grow(dst, n)
+	for i := range numbers(found) {
+		dst = append(dst, x.policies[i])
+	}
+	return dst
+}
+
+// About yields what Find would find for one principal or another: the policies
+// whose action and resource match, ordered by id.
+func (x *Index) About(action, resource *types.Entity) iter.Seq[Policy] {
+	return func(yield func(Policy) bool) {
+		buf := x.scratch.Get().(*scratchpad)
+		defer x.scratch.Put(buf)
+		for i := range numbers(buf.join(x.action.matching(action), x.resource.matching(resource))) {
+			if !yield(x.policies[i]) {
+				return
+			}
 		}
+	}
+}
+
+// A scratchpad has room for two bitmaps of all policies.
+type scratchpad [2][]uint64
+
+// join returns the bitmap of what is in some set of each list. It is part of
+// the scratchpad.
+func (b *scratchpad) join(of ...[]*set) []uint64 {
+	all, one := b[0], b[1]
+	for i, sets := range of {
 		into := one
-		if first {
+		if i == 0 {
 			into = all
 		}
 		clear(into)
 		for _, s := range sets {
 			s.mark(into)
 		}
-		if !first {
+		if i > 0 {
 			for i, w := range one {
 				all[i] &= w
 			}
 		}
-		first = false
 	}
-	n := 0
-	for _, w := range all {
-		n += bits.OnesCount64(w)
-	}
-	dst = slices.Grow(dst, n)
-	for i, w := range all {
-		for ; w != 0; w &= w - 1 {
-			dst = append(dst, x.policies[i<<6+bits.TrailingZeros64(w)])
+	return all
+}
+
+// numbers yields the places of the bits that are set.
+func numbers(bitmap []uint64) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i, w := range bitmap {
+			for ; w != 0; w &= w - 1 {
+				if !yield(i<<6 + bits.TrailingZeros64(w)) {
+					return
+				}
+			}
 		}
 	}
-	return dst
 }
 
 // Candidates are the policies whose scope matches a request, ordered by id.

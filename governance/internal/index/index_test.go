@@ -117,7 +117,7 @@ func (w world) ask(t require.TestingT, r *rand.Rand, x *index.Index) (found, all
 	candidates := find(x, store, request)
 	action, resource := store[request.Action], store[request.Resource]
 	action.UID, resource.UID = request.Action, request.Resource
-	about := x.About(nil, &action, &resource)
+	about := slices.Collect(x.About(&action, &resource))
 
 	describe := []any{"%+v\n%v\n%s", request, store, w.text}
 	require.True(t, slices.IsSortedFunc(candidates, func(a, b index.Policy) int { return strings.Compare(string(a.ID), string(b.ID)) }), describe...)
@@ -196,6 +196,6 @@ func TestEmpty(t *testing.T) {
 	x := index.New(nil, nil)
 	e := &types.Entity{UID: types.NewEntityUID("A", "a")}
 	require.Empty(t, x.Find(nil, e, e, e))
-	require.Empty(t, x.About(nil, e, e))
+	require.Empty(t, slices.Collect(x.About(e, e)))
 	require.Zero(t, x.Len())
 }
