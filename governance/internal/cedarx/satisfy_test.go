@@ -58,7 +58,7 @@ func TestImpossibleIsCertain(t *testing.T) {
 	user, host := types.NewEntityUID("User", "u"), types.NewEntityUID("Host", "h")
 	entities := types.EntityMap{user: {UID: user, Attributes: types.NewRecord(types.RecordMap{"kind": types.String("x")})}}
 	called, missed := map[string]int{}, 0
-	for range 2000 {
+	for range 600 {
 		text := "permit (principal" + []string{"", ` == User::"u"`}[r.IntN(2)] + `, action == Action::"go", resource)`
 		for range 1 + r.IntN(3) {
 			text += " " + []string{"when", "unless"}[r.IntN(2)] + " { " + randomCondition(r, r.IntN(4)) + " }"
@@ -93,6 +93,6 @@ func TestImpossibleIsCertain(t *testing.T) {
 		}
 	}
 	t.Logf("called impossible by %v, %d others never apply", called, missed)
-	assert.Greater(t, called["value"], 50)
-	assert.Greater(t, called["type"]+called["both"], 20)
+	assert.Greater(t, called["value"], 15)
+	assert.Greater(t, called["type"]+called["both"], 5)
 }

@@ -96,7 +96,7 @@ func TestSliceSaysTheSame(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	right, impossible := 0, 0
-	for range 3000 {
+	for range 1000 {
 		text := randomPolicy(r)
 		var p cedar.Policy
 		require.NoError(t, p.UnmarshalCedar([]byte(text)), text)
@@ -118,9 +118,9 @@ func TestSliceSaysTheSame(t *testing.T) {
 			impossible++
 		}
 	}
-	assert.Greater(t, right, 100)
+	assert.Greater(t, right, 30)
 	assert.Positive(t, impossible)
-	t.Logf("%d of 3000 are right, %d of them impossible", right, impossible)
+	t.Logf("%d of 1000 are right, %d of them impossible", right, impossible)
 }
 
 func usesAction(p *cedar.Policy) bool { return readsOf(fold(p)).action }
