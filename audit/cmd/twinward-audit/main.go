@@ -1,19 +1,53 @@
-// Command twinward-audit verifies, shows and reports an audit log.
+// Command twinward-audit verifies, shows, reports and exports an audit log. It
+// needs the log's folder and no host.
 //
 //	twinward-audit verify -key KEY [-anchor FILE]... [-json] LOG
-//	twinward-audit show   [-agent A] [-door D] [-denied] [-json] LOG
-//	twinward-audit report -key KEY [-anchor FILE]... [-title T] -o OUT.html LOG
+//	twinward-audit show   [SELECTION] [-json] LOG
+//	twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
+//	twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
+//	                      [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
+//	twinward-audit export -format F [SELECTION] [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
 //
 // LOG is the log's folder. KEY is the log's verifier key, or a file that holds
 // it; take it from a place that the log's writer cannot change. FILE is a
 // checkpoint of the log that was kept elsewhere; give several by repeating
 // -anchor. Without an anchor, verify says what it cannot exclude.
 //
-// show prints one line a record; outcomes are shown with the calls that the
-// flags select. It does not verify.
+// SELECTION chooses records; all of it must fit. Outcomes are shown with the
+// calls that are selected.
 //
-// The exit status is 0 when all is well, 1 when verification failed or the log
-// cannot be read, 2 when the command was not understood.
+//	-agent A             acts of this agent
+//	-door D              tool, compute, model or admin
+//	-action X            the action, such as slack__post_message
+//	-kind K              events of this kind, such as denial or policy.load
+//	-decision allow|deny what was allowed, or denied; -denied is the same as the latter
+//	-policy P            decided by the policy with this id, or refused for this reason
+//	-since T, -until T   since T (inclusive) until T (exclusive)
+//	-seq N               from record N on
+//
+// T is a time such as 2026-11-28T09:00:00Z, a date (its beginning in UTC), or a
+// duration such as 36h, which means that long ago.
+//
+// show prints one line a record, tail the last N of them (10), and with -f those
+// to come, until it is interrupted. Neither verifies.
+//
+// report verifies each log first and writes nothing about one that fails. Give
+// as many keys as logs, in any order: keys and anchors name their logs. The page
+// goes to OUT, which is required; with -json the answers go there as JSON, or to
+// the standard output. -phrases is a JSON file with an object for each action
+// that sentences should name otherwise: {"slack__post_message": {"did": "posted",
+// "do": "post", "one": "standup summary", "many": "standup summaries"}}. -rows
+// limits each table of single records (1000).
+//
+// export writes records as ndjson, csv, ocsf (1.8.0; ocsf-1.9 is 1.9.0-dev) or
+// cloudevents. It verifies only when it is given a key, and then first; -origin
+// is the log's name in the export, that of the key if there is one.
+//
+// # Exit status
+//
+//	0  all is well
+//	1  verification failed, or a log cannot be read or the output not written
+//	2  the command was not understood; nothing was done
 package main
 
 import (
@@ -35,10 +69,16 @@ const (
 
 const usage = `Usage:
   twinward-audit verify -key KEY [-anchor FILE]... [-json] LOG
-  twinward-audit show   [-agent A] [-door D] [-denied] [-json] LOG
-  twinward-audit report -key KEY [-anchor FILE]... [-title T] -o OUT.html LOG
+  twinward-audit show   [SELECTION] [-json] LOG
+  twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
+  twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
+                        [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
+  twinward-audit export -format ndjson|csv|ocsf|ocsf-1.9|cloudevents [SELECTION]
+                        [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+SELECTION is any of -agent A, -door D, -action X, -kind K, -decision allow|deny,
+-policy P, -since T, -until T, -seq N. T is a time, a date or how long ago (36h).
 KEY is a verifier key or a file that holds one; FILE is a checkpoint kept elsewhere.
-Exit status: 0 all is well, 1 verification failed, 2 usage.
+Exit status: 0 all is well, 1 verification failed or no log to read, 2 usage.
 `
 
 func main() {
@@ -52,6 +92,8 @@ func main() {
 type command struct {
 	flags *flag.FlagSet
 	run   func(ctx context.Context, dir string, out io.Writer) error
+	// many is run's form for a command that takes several logs.
+	many func(ctx context.Context, dirs []string, out io.Writer) error
 }
 
 // errUsage marks errors that are about how the command was called.
@@ -69,8 +111,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		c = verifyCommand()
 	case "show":
 		c = showCommand()
+	case "tail":
+		c = tailCommand()
 	case "report":
 		c = reportCommand()
+	case "export":
+		c = exportCommand()
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 		return exitOK
@@ -86,11 +132,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return exitUsage
 	}
-	if c.flags.NArg() != 1 {
+	if c.flags.NArg() == 0 || c.flags.NArg() > 1 && c.many == nil {
 		fmt.Fprintf(stderr, "twinward-audit: give one folder of a log, after the flags\n%s", usage)
 		return exitUsage
 	}
-	err := c.run(ctx, c.flags.Arg(0), stdout)
+	var err error
+	if c.many != nil {
+		err = c.many(ctx, c.flags.Args(), stdout)
+	} else {
+		err = c.run(ctx, c.flags.Arg(0), stdout)
+	}
 	switch {
 	case err == nil:
 		return exitOK

@@ -3,10 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -18,36 +19,45 @@ import (
 
 func showCommand() command {
 	fs := flag.NewFlagSet("show", flag.ContinueOnError)
-	var f audit.Filter
-	fs.StringVar(&f.Agent, "agent", "", "only this agent")
-	fs.StringVar(&f.Door, "door", "", "only this door: tool, compute, model or admin")
-	denied := fs.Bool("denied", false, "only what was denied")
+	var sel selection
+	sel.register(fs)
 	asJSON := fs.Bool("json", false, "print records as JSON, one a line")
-	return command{fs, func(ctx context.Context, dir string, out io.Writer) error {
-		if doors := []string{"", audit.DoorTool, audit.DoorCompute, audit.DoorModel, audit.DoorAdmin}; !slices.Contains(doors, f.Door) {
-			return fmt.Errorf("%w: -door is one of %s", errUsage, strings.Join(doors[1:], ", "))
-		}
-		if *denied {
-			f.Effect = audit.Deny
+	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
+		if err := sel.check(); err != nil {
+			return err
 		}
 		w := bufio.NewWriter(out)
-		enc := json.NewEncoder(w)
-		for r, err := range audit.Scan(ctx, os.DirFS(dir), f) {
-			if err != nil {
-				w.Flush()
-				return err
-			}
-			if *asJSON {
-				err = enc.Encode(r)
-			} else {
-				_, err = fmt.Fprintln(w, line(r))
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return w.Flush()
+		err := printRecords(w, sel.records(ctx, os.DirFS(dir)), *asJSON)
+		return errors.Join(err, w.Flush())
 	}}
+}
+
+func printRecords(w io.Writer, records iter.Seq2[audit.Record, error], asJSON bool) error {
+	for r, err := range records {
+		if err != nil {
+			return err
+		}
+		if err := printRecord(w, r, asJSON); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printRecord prints a record on one line: as the log stores it, or for people.
+func printRecord(w io.Writer, r audit.Record, asJSON bool) error {
+	text := ""
+	if asJSON {
+		stored, err := r.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		text = string(stored)
+	} else {
+		text = line(r)
+	}
+	_, err := fmt.Fprintln(w, text)
+	return err
 }
 
 // line is a record for people. Whatever agents put there cannot drive the

@@ -11,7 +11,6 @@ import (
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/internal/visible"
-	"github.com/twinward-dev/twinward/audit/report"
 )
 
 // trust is what a verification starts from.
@@ -64,7 +63,7 @@ func verifyCommand() command {
 	var t trust
 	t.register(fs)
 	asJSON := fs.Bool("json", false, "print the report as JSON")
-	return command{fs, func(ctx context.Context, dir string, out io.Writer) error {
+	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		opts, err := t.options()
 		if err != nil {
 			return err
@@ -119,34 +118,4 @@ func numbers(ns []uint64) string {
 		s += " …"
 	}
 	return s
-}
-
-func reportCommand() command {
-	fs := flag.NewFlagSet("report", flag.ContinueOnError)
-	var t trust
-	t.register(fs)
-	title := fs.String("title", "", "the headline")
-	name := fs.String("o", "", "the file to write")
-	return command{fs, func(ctx context.Context, dir string, out io.Writer) error {
-		if *name == "" {
-			return fmt.Errorf("%w: -o is missing", errUsage)
-		}
-		opts, err := t.options()
-		if err != nil {
-			return err
-		}
-		rep, verdict := audit.Verify(ctx, os.DirFS(dir), opts)
-		if verdict != nil {
-			return verdict // no page about a log that cannot be trusted
-		}
-		f, err := os.OpenFile(*name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		err = report.HTML(f, audit.Scan(ctx, os.DirFS(dir), audit.Filter{}), &report.Options{Title: *title, Verified: &rep})
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		return err
-	}}
 }

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/export"
+)
+
+func exportCommand() command {
+	fs := flag.NewFlagSet("export", flag.ContinueOnError)
+	var sel selection
+	sel.register(fs)
+	var t trust
+	t.register(fs)
+	format := fs.String("format", "", "ndjson, csv, ocsf, ocsf-1.9 or cloudevents")
+	origin := fs.String("origin", "", "the log's name in the export")
+	name := fs.String("o", "", "the file to write, instead of the standard output")
+	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
+		if err := sel.check(); err != nil {
+			return err
+		}
+		f := export.Format(*format)
+		opts := export.Options{Origin: *origin}
+		if *format == "ocsf-1.9" {
+			f, opts.OCSFVersion = export.OCSF, export.OCSF19
+		}
+		if *format == "" {
+			return fmt.Errorf("%w: -format is missing", errUsage)
+		}
+		if err := export.Write(io.Discard, f, nothing, &opts); errors.Is(err, export.ErrFormat) {
+			return fmt.Errorf("%w: -format: %w", errUsage, err)
+		}
+		if t.key != "" {
+			vopts, err := t.options()
+			if err != nil {
+				return err
+			}
+			rep, err := audit.Verify(ctx, os.DirFS(dir), vopts)
+			if err != nil {
+				return err // nothing is exported from a log that cannot be trusted
+			}
+			opts.Origin = cmp.Or(opts.Origin, rep.Origin)
+		} else if len(t.anchors) > 0 {
+			return fmt.Errorf("%w: -anchor needs -key", errUsage)
+		}
+		return writeTo(*name, out, func(w io.Writer) error {
+			return export.Write(w, f, sel.records(ctx, os.DirFS(dir)), &opts)
+		})
+	}}
+}
+
+// nothing are no records.
+func nothing(func(audit.Record, error) bool) {}

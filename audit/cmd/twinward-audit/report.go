@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/report"
+)
+
+func reportCommand() command {
+	fs := flag.NewFlagSet("report", flag.ContinueOnError)
+	var keys, anchors files
+	fs.Var(&keys, "key", "a log's verifier key, or a file that holds it (one for each log)")
+	fs.Var(&anchors, "anchor", "a file with a checkpoint of a log, kept elsewhere (repeatable)")
+	var opts report.Options
+	var from, to moment
+	fs.StringVar(&opts.Title, "title", "", "the headline")
+	fs.StringVar(&opts.Agent, "agent", "", "only this agent")
+	fs.Var(&from, "from", "acts from this time on")
+	fs.Var(&to, "to", "acts before this time")
+	fs.IntVar(&opts.MaxRows, "rows", 0, "single records in each table, at most (1000)")
+	phrases := fs.String("phrases", "", "a JSON file that names operations")
+	asJSON := fs.Bool("json", false, "write the answers as JSON")
+	name := fs.String("o", "", "the file to write")
+	return command{flags: fs, many: func(ctx context.Context, dirs []string, out io.Writer) error {
+		if *name == "" && !*asJSON {
+			return fmt.Errorf("%w: -o is missing", errUsage)
+		}
+		opts.From, opts.To = from.Time, to.Time
+		if *phrases != "" {
+			if err := readPhrases(*phrases, &opts); err != nil {
+				return err
+			}
+		}
+		trusted, err := trustOf(keys, anchors, len(dirs))
+		if err != nil {
+			return err
+		}
+		var logs []report.Log
+		for _, dir := range dirs {
+			l, err := verified(ctx, dir, trusted)
+			if err != nil {
+				return err // no page about a log that cannot be trusted
+			}
+			logs = append(logs, l)
+		}
+		s, err := report.SummariseLogs(logs, &opts)
+		if err != nil {
+			return err
+		}
+		write := s.HTML
+		if *asJSON {
+			write = func(w io.Writer) error {
+				enc := json.NewEncoder(w)
+				enc.SetIndent("", "  ")
+				return enc.Encode(s)
+			}
+		}
+		return writeTo(*name, out, write)
+	}}
+}
+
+// writeTo writes to a file that only its owner may read, or without a name to
+// out.
+func writeTo(name string, out io.Writer, write func(io.Writer) error) error {
+	if name == "" {
+		return write(out)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func readPhrases(name string, opts *report.Options) error {
+	text, err := readSmall(name)
+	if err != nil {
+		return fmt.Errorf("%w: -phrases: %w", errUsage, err)
+	}
+	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&opts.Phrases); err != nil {
+		return fmt.Errorf("%w: -phrases %s: %w", errUsage, name, err)
+	}
+	return nil
+}
+
+// trustOf sorts keys and anchors by the logs that they name.
+func trustOf(keys, anchors files, logs int) ([]*audit.VerifyOptions, error) {
+	if len(keys) != logs {
+		return nil, fmt.Errorf("%w: -key: want one for each log, %d are given for %d", errUsage, len(keys), logs)
+	}
+	var all []*audit.VerifyOptions
+	byName := map[string]*audit.VerifyOptions{}
+	for _, k := range keys {
+		opts, err := (&trust{key: k}).options()
+		if err != nil {
+			return nil, err
+		}
+		origin, _, _ := strings.Cut(opts.Key, "+")
+		if byName[origin] != nil {
+			return nil, fmt.Errorf("%w: -key: two keys are of the log %q", errUsage, origin)
+		}
+		byName[origin] = opts
+		all = append(all, opts)
+	}
+	for _, name := range anchors {
+		text, err := readSmall(name)
+		if err != nil {
+			return nil, fmt.Errorf("%w: -anchor: %w", errUsage, err)
+		}
+		origin, _, _ := strings.Cut(text, "\n")
+		opts := byName[origin]
+		switch {
+		case opts != nil:
+		case logs == 1:
+			opts = all[0] // verifying says that it is of another log
+		default:
+			return nil, fmt.Errorf("%w: -anchor %s is of the log %q, and there is no -key of it", errUsage, name, origin)
+		}
+		opts.Anchors = append(opts.Anchors, text)
+	}
+	return all, nil
+}
+
+// verified verifies the log in a folder with the key that is its own.
+func verified(ctx context.Context, dir string, trusted []*audit.VerifyOptions) (report.Log, error) {
+	var failure error
+	for _, opts := range trusted {
+		rep, err := audit.Verify(ctx, os.DirFS(dir), opts)
+		if err == nil {
+			return report.Log{Origin: rep.Origin, Records: audit.Scan(ctx, os.DirFS(dir), audit.Filter{}), Verified: &rep}, nil
+		}
+		// The error that came furthest is about the right key.
+		if failure == nil || rep.Checkpoints > 0 {
+			failure = err
+		}
+	}
+	return report.Log{}, fmt.Errorf("%s: %w", dir, failure)
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// pollEvery is how often tail -f looks whether the log has grown. It reads the
+// folder, not the host, so nobody tells it.
+const pollEvery = 500 * time.Millisecond
+
+func tailCommand() command {
+	flags := flag.NewFlagSet("tail", flag.ContinueOnError)
+	var sel selection
+	sel.register(flags)
+	n := flags.Int("n", 10, "how many records to begin with")
+	follow := flags.Bool("f", false, "go on with records to come")
+	asJSON := flags.Bool("json", false, "print records as JSON, one a line")
+	return command{flags: flags, run: func(ctx context.Context, dir string, out io.Writer) error {
+		if err := sel.check(); err != nil {
+			return err
+		}
+		if *n < 0 || *n > 1_000_000 {
+			return fmt.Errorf("%w: -n is from 0 to 1000000", errUsage)
+		}
+		before := stateOf(dir)
+		last, err := printLast(ctx, sel, dir, *n, out, *asJSON)
+		if err != nil || !*follow {
+			return err
+		}
+		tick := time.NewTicker(pollEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil // interrupted, as it is meant to be
+			case <-tick.C:
+			}
+			if now := stateOf(dir); now == before {
+				continue
+			} else {
+				before = now
+			}
+			// An outcome is selected with its call, so calls from before count.
+			for r, err := range sel.records(ctx, os.DirFS(dir)) {
+				if ctx.Err() != nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if r.Seq <= last {
+					continue
+				}
+				last = r.Seq
+				if err := printRecord(out, r, *asJSON); err != nil {
+					return err
+				}
+			}
+		}
+	}}
+}
+
+// printLast prints the last n records, and returns the number of the last.
+func printLast(ctx context.Context, sel selection, dir string, n int, out io.Writer, asJSON bool) (uint64, error) {
+	var ring []audit.Record
+	var last uint64
+	seen := 0
+	for r, err := range sel.records(ctx, os.DirFS(dir)) {
+		if err != nil {
+			return last, err
+		}
+		last = r.Seq
+		if len(ring) < n {
+			ring = append(ring, r)
+		} else if n > 0 {
+			ring[seen%n] = r
+		}
+		seen++
+	}
+	for i := range ring {
+		at := i
+		if seen > n {
+			at = (seen + i) % n
+		}
+		if err := printRecord(out, ring[at], asJSON); err != nil {
+			return last, err
+		}
+	}
+	return last, nil
+}
+
+// A state tells whether a folder's files have changed.
+type state struct {
+	files int
+	bytes int64
+	last  time.Time
+}
+
+func stateOf(dir string) (s state) {
+	err := fs.WalkDir(os.DirFS(dir), ".", func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		s.files++
+		s.bytes += info.Size()
+		if info.ModTime().After(s.last) {
+			s.last = info.ModTime()
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return state{}
+	}
+	return s
+}
