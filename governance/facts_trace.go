@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
+
 	"github.com/twinward-dev/twinward/audit"
 )
 

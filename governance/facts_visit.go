@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 
 	"github.com/cedar-policy/cedar-go/types"
+
 	"github.com/twinward-dev/twinward/audit"
 )
 
