@@ -322,3 +322,26 @@ func TestTapeHasHistory(t *testing.T) {
 	assert.Equal(t, want, got, "a bare snapshot decides the tape as the engine did")
 	assert.False(t, slices.Contains(want[5:], true))
 }
+
+// The permission to use a credential is on record inside of the intent that
+// needs it.
+func TestRebuildCredentialUse(t *testing.T) {
+	b := shop(`
+facts: [{name: n, kind: count_within, on: [use_credential], window: 1h, per: agent}]
+`, reading(`context.facts.n > 100`))
+	x := newTeller(t, b)
+	d, err := x.Decide(t.Context(), governance.Request{Actor: x.actor, Action: "use_credential", Name: "key"})
+	require.NoError(t, err)
+	require.NotNil(t, d.Facts)
+	use := x.ask("bank__audit", `{}`)
+	records := func(yield func(audit.Record, error) bool) {
+		_ = yield(audit.Record{Seq: 1, Intent: &audit.Intent{Actor: x.actor, Decision: use.Decision, Credential: &audit.CredentialUse{Name: "key", Decision: d.Decision}}}, nil) &&
+			yield(audit.Record{Seq: 2, Call: 1, Outcome: &audit.Outcome{Status: audit.StatusOK}}, nil)
+	}
+	e := governance.NewEngine(&recorder{}, &governance.Options{Clock: x.now})
+	require.NoError(t, e.Rebuild(records))
+	_, err = e.Reload(t.Context(), b, change)
+	require.NoError(t, err)
+	again := &teller{Engine: e, clock: x.clock, t: t, actor: x.actor}
+	assert.Equal(t, int64(1), again.value("bank__audit", `{}`, "n"))
+}

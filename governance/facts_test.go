@@ -17,7 +17,10 @@ import (
 )
 
 // A clock that stands still until it is told otherwise.
-type clock struct{ ns atomic.Int64 }
+type clock struct {
+	ns    atomic.Int64
+	pause time.Duration // of each look at it, so that others get a turn
+}
 
 func newClock() *clock {
 	c := &clock{}
@@ -25,7 +28,13 @@ func newClock() *clock {
 	return c
 }
 
-func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()).UTC() }
+func (c *clock) now() time.Time {
+	if c.pause > 0 {
+		time.Sleep(c.pause)
+	}
+	return time.Unix(0, c.ns.Load()).UTC()
+}
+
 func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
 
 // shop is a catalogue with tools whose calls can be counted.
@@ -39,7 +48,8 @@ func shop(facts, policies string) governance.Bundle {
 	return governance.Bundle{
 		Catalog: []governance.Server{
 			{Name: "bank", Tools: []governance.Tool{
-				tool("pay", `{"type":"object","properties":{"amount":{"type":"integer"},"to":{"type":"string"},"urgent":{"type":"boolean"}},"required":["amount"]}`),
+				tool("pay", `{"type":"object","properties":{"amount":{"type":"integer"},"to":{"type":"string"},"urgent":{"type":"boolean"},"fee":{"type":"integer"}},"required":["amount"]}`),
+				tool("refund", `{"type":"object","properties":{"fee":{"type":"string"}}}`),
 				tool("audit", `{"type":"object"}`),
 			}},
 			{Name: "crm", Tools: []governance.Tool{labelled}},
@@ -201,6 +211,7 @@ facts:
 	assert.True(t, x.call("chat__post", `{}`, done), "no channel is a channel of its own")
 	assert.True(t, x.call("chat__post", `{}`, done))
 	assert.False(t, x.call("chat__post", `{}`, done))
+	assert.True(t, x.call("chat__post", `{"channel":""}`, done), "nor is it the empty one")
 	x.actor.Session = "s2"
 	assert.True(t, x.call("chat__post", `{"channel":"#a"}`, done), "another session")
 	assert.True(t, x.call("bank__pay", `{"amount":1}`, done), "no channel, no such fact")
@@ -278,6 +289,7 @@ func TestParallelBudget(t *testing.T) {
 	x := newTeller(t, shop(`
 facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
 `, `@id("ten") forbid (principal, action == Action::"chat__post", resource) when { context.facts.n >= 10 };`))
+	x.pause = 100 * time.Microsecond // the engine looks at it between reading and reserving
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 64 {
@@ -473,6 +485,20 @@ when { context.facts.n >= 10 || context.facts has when && context.now.durationSi
 	assert.Equal(t, int64(1), x.ask("chat__post", `{}`).History().Facts["n"])
 }
 
+// What is outside of an agent's profile is unknown to it, with or without
+// history.
+func TestProfileComesBeforeHistory(t *testing.T) {
+	b := shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, reading(`context.facts.n > 100`))
+	b.Profiles = []governance.Profile{{ID: "p", Agents: []string{"a"}, Servers: map[string]governance.Grant{"bank": {Tools: []string{"*"}}}}}
+	x := newTeller(t, b)
+	d, err := x.Snapshot().Decide(t.Context(), governance.Request{Actor: x.actor, Action: "call_tool", Server: "chat", Name: "post"})
+	require.NoError(t, err)
+	assert.True(t, d.Hidden)
+	assert.Contains(t, d.Reason, audit.ReasonNotInProfile)
+}
+
 func TestVisibleWithFacts(t *testing.T) {
 	x := newTeller(t, shop(`
 facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
@@ -517,6 +543,8 @@ func TestFactFindings(t *testing.T) {
 		{`{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent, of: /text}`, "", `of and kind`},
 		{`{name: n, kind: sum_within, on: [bank__pay], window: 1h, per: agent}`, "", `of and kind`},
 		{`{name: n, kind: sum_within, of: /to, on: [bank__pay], window: 1h, per: agent}`, "", `cannot be summed`},
+		{`{name: n, kind: sum_within, of: /fee, on: [bank__pay], window: 1h, per: agent}`, "", `cannot be summed`},
+		{`{name: n, kind: count_within, key: [/fee], on: [bank__pay, bank__refund], window: 1h, per: agent}`, "", `other types`},
 		{`{name: n, kind: sum_within, of: amount, on: [bank__pay], window: 1h, per: agent}`, "", `no JSON Pointer`},
 		{`{name: n, kind: distinct_within, of: /nix, on: [bank__pay], window: 1h, per: agent}`, "", `cannot be told apart`},
 		{`{name: n, kind: formerly, on: [chat__post], window: 1h, per: agent}`, "", `counts ""`},
