@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -448,4 +449,61 @@ func TestLoadBundleFails(t *testing.T) {
 	d, err := snap.Decide(t.Context(), governance.Request{Actor: bot, Action: "connect", Name: "a.example"})
 	require.NoError(t, err)
 	assert.Equal(t, "no-permit", d.Reason, "an empty bundle permits nothing")
+}
+
+// What an operator should know about a tool is said, and none of it blocks.
+func TestNotesOnTools(t *testing.T) {
+	maps := governance.Tool{Class: governance.Read, ToolDefinition: governance.ToolDefinition{Name: "geocode", InputSchema: json.RawMessage(
+		`{"type":"object","properties":{"lat":{"type":"number"},"lon":{"type":"number"},"zoom":{"type":"integer"},"near":{"type":"array","items":{"type":"object","properties":{"lat":{"type":"number"}}}},"mail":{"type":"string","pattern":"^(?!\\.)"}}}`)}}
+	compile := func(tl governance.Tool, policy string) (*governance.Snapshot, governance.Report, error) {
+		return governance.Compile(t.Context(), governance.Bundle{
+			Catalog:  []governance.Server{{Name: "maps", Tools: []governance.Tool{tl}}},
+			Policies: []governance.Source{{Name: "p.cedar", Text: policy}},
+		}, nil)
+	}
+	plain, rep, err := compile(maps, "")
+	require.NoError(t, err)
+	require.Len(t, rep.Findings, 2)
+	assert.Equal(t, governance.SeverityWarning, rep.Findings[0].Severity)
+	assert.Contains(t, rep.Findings[0].Message, `cannot be checked here: pattern "^(?!\\.)"`)
+	assert.Equal(t, governance.SeverityInfo, rep.Findings[1].Severity)
+	assert.Contains(t, rep.Findings[1].Message, "decimal, exact in four places: /lat, /lon, /near/*/lat")
+
+	maps.As = map[string]string{"lat": "scaled(7)", "lon": "text", "/near/*/lat": "long"}
+	pinned, rep, err := compile(maps, `@id("a") permit (principal, action, resource) when { context has args && context.args has lat && context.args.lat < 0 && context.args has lon && context.args.lon == "1.5" };`)
+	require.NoError(t, err, "%v", rep)
+	require.Len(t, rep.Findings, 1)
+
+	// Pins and facets are part of what decides, also where Cedar's types are the same.
+	again, _, err := compile(maps, "")
+	require.NoError(t, err)
+	maps.As["lat"] = "scaled(6)"
+	other, _, err := compile(maps, "")
+	require.NoError(t, err)
+	maps.Derived = map[string]governance.Derived{"all": {Facet: governance.SHA256}}
+	derived, _, err := compile(maps, "")
+	require.NoError(t, err)
+	hashes := []string{plain.Hash(), pinned.Hash(), again.Hash(), other.Hash(), derived.Hash()}
+	slices.Sort(hashes)
+	assert.Len(t, slices.Compact(hashes), 5)
+}
+
+// No policy reads the text of an argument that may be longer than what can be
+// decided on.
+func TestLargeTextIsNotRead(t *testing.T) {
+	tl := governance.Tool{Class: governance.Write, As: map[string]string{"body": "large"}, ToolDefinition: governance.ToolDefinition{Name: "post", InputSchema: json.RawMessage(
+		`{"type":"object","properties":{"body":{"type":"string"}},"required":["body"]}`)}}
+	for condition, ok := range map[string]bool{
+		`context.args.body == "x"`:           false,
+		`context.args.body like "*x*"`:       false,
+		`context.args.body.length < 1000000`: true,
+		`context.args.body.sha256 == "00"`:   true,
+		`context.args.body == {"length":1}`:  false,
+	} {
+		_, rep, err := governance.Compile(t.Context(), governance.Bundle{
+			Catalog:  []governance.Server{{Name: "s", Tools: []governance.Tool{tl}}},
+			Policies: []governance.Source{{Name: "p.cedar", Text: `@id("a") permit (principal, action == Action::"s__post", resource) when { ` + condition + ` };`}},
+		}, nil)
+		assert.Equal(t, ok, err == nil, "%s: %v", condition, rep.Findings)
+	}
 }

@@ -219,8 +219,6 @@ func deriveAll(list []derivation, src string) (types.Record, *argError) {
 		}
 		switch {
 		case !present:
-		case d.each && len(found) > maxSet:
-			return types.Record{}, &argError{d.from, fmt.Errorf("a list of more than %d", maxSet), "split the call"}
 		case d.each:
 			m[types.String(d.name)] = types.NewSet(found...)
 		default:
@@ -255,6 +253,9 @@ func (d *derivation) walk(c *cursor, path []string, present *bool, found *[]type
 		for c.open(); c.more(); {
 			if err := d.walk(c, path[1:], present, found); err != nil {
 				return err
+			}
+			if len(*found) > maxSet {
+				return fmt.Errorf("more than %d values", maxSet)
 			}
 		}
 		return nil

@@ -1,0 +1,122 @@
+package governance
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestDerivedMistakes(t *testing.T) {
+	for want, d := range map[string]Derived{
+		"there are count, email_domains": {From: "/s", Facet: "host"},
+		"begins with":                    {From: "s", Facet: CleanPath},
+		"leads to no argument":           {From: "/none", Facet: CleanPath},
+		"leads to no argument in":        {From: "/ss/0", Facet: CleanPath},
+		"no value that facet":            {From: "/i", Facet: CleanPath},
+		"no value that facet \"count\"":  {From: "/s", Facet: Count},
+		"a count is of one list":         {From: "/objs/*/k", Facet: Count},
+		"leads to no":                    {From: "/o/*", Facet: SHA256},
+	} {
+		_, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(openSchema)}, Derived: map[string]Derived{"d": d}})
+		assert.ErrorContains(t, err, want, d)
+		assert.ErrorContains(t, err, `"d`)
+	}
+	_, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(openSchema)}, Derived: map[string]Derived{"a b": {From: "/s", Facet: SHA256}}})
+	assert.ErrorContains(t, err, "letters")
+	many := map[string]Derived{}
+	for i := range maxDerived + 1 {
+		many["d"+strings.Repeat("x", i)] = Derived{Facet: SHA256}
+	}
+	_, err = makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(openSchema)}, Derived: many})
+	assert.ErrorContains(t, err, "at most 32")
+}
+
+func TestDerived(t *testing.T) {
+	schema := `{"type":"object","required":["p","l"],"properties":{
+	  "p":{"type":"string"},"q":{"type":["string","null"]},"l":{"type":"array","items":{"type":"string"}},
+	  "u":{"anyOf":[{"type":"string"},{"type":"integer"}]},"a/b":{"$ref":"#/$defs/s"},
+	  "deep":{"type":"array","items":{"type":"object","properties":{"to":{"type":"array","items":{"type":"string"}}}}}},
+	  "$defs":{"s":{"type":"string"}}}`
+	tl, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: Read, Derived: map[string]Derived{
+		"p": {From: "/p", Facet: CleanPath}, "q": {From: "/q", Facet: CleanPath}, "l": {From: "/l/*", Facet: CleanPath}, "n": {From: "/l", Facet: Count},
+		"u": {From: "/u", Facet: CleanPath}, "ab": {From: "/a~1b", Facet: URLPort}, "to": {From: "/deep/*/to/*", Facet: EmailDomains}, "all": {Facet: SHA256},
+	}})
+	require.NoError(t, err)
+	text := schemaText([]Server{{Name: "s", Tools: []Tool{tl.def}}}, map[toolRef]*tool{{"s", "t"}: tl}, nil)
+	assert.Contains(t, text, `derived: {"ab"?: Long, "all": String, "l": Set<String>, "n": Long, "p": String, "q"?: String, "to"?: Set<String>, "u"?: String}`)
+	derived := func(args string) string {
+		_, argErr := convertArgs(tl.args, args)
+		if argErr != nil {
+			return "refused: " + argErr.Error()
+		}
+		rec, argErr := deriveAll(tl.derived, args)
+		if argErr != nil {
+			return "refused: " + argErr.Error()
+		}
+		return show(rec)
+	}
+	assert.Contains(t, derived(`{"p":"./a","l":[]}`), ` l:[] n:0 p:"a"}`)
+	assert.Contains(t, derived(`{"p":"./a","l":["x//y","x/y"]}`), `l:["x/y"] n:2 p:"a"}`)
+	assert.Contains(t, derived(`{"p":"a","l":[],"a/b":"http://x.com","q":null,"u":"b/."}`), `ab:80 `)
+	assert.Contains(t, derived(`{"p":"a","l":[],"deep":[{"to":["a@x.com","b@y.com"]},{},{"to":["c@x.com"]}]}`), `to:["x.com" "y.com"]`)
+	assert.Contains(t, derived(`{"p":"a","l":[],"u":1}`), "refused: argument /u: not a string")
+	// The hash of all arguments is that of their canonical form.
+	assert.Equal(t, derived(`{"p":"a","l":[]}`), derived(` {"l":[ ],"\u0070":"a"}`))
+	assert.NotEqual(t, derived(`{"p":"a","l":[]}`), derived(`{"p":"a","l":[],"zz":1}`))
+	// More values than a set may have.
+	long := `"` + strings.Repeat(`a@x.com,`, 255) + `a@x.com"`
+	assert.Contains(t, derived(`{"p":"a","l":[],"deep":[{"to":[`+long+`,"a@y.com"]}]}`), `to:["x.com" "y.com"]`)
+	var names []string
+	for i := range 300 {
+		names = append(names, fmt.Sprintf("a@x%d.com", i))
+	}
+	pairs := strings.Join(names[:150], ",") + `","` + strings.Join(names[150:], ",")
+	assert.Contains(t, derived(`{"p":"a","l":[],"deep":[{"to":["`+pairs+`"]}]}`), "more than 256")
+	assert.Contains(t, derived(`{"p":"a","l":[],"deep":[{"to":["`+strings.Join(names[:200], `","`)+`"]},{"to":["`+strings.Join(names[200:], `","`)+`"]}]}`), "more than 256")
+	assert.Contains(t, derived(`{"p":"a","l":[],"deep":[{"to":["`+strings.Join(names, ",")+`"]}]}`), "too many")
+	assert.Contains(t, derived(`{"p":"`+strings.Repeat("a", 5000)+`","l":[]}`), "more than 4096")
+	assert.Contains(t, derived(`{"p":"a","l":[],"a/b":"http://x.com/`+strings.Repeat("a", 9000)+`"}`), "8 KiB")
+}
+
+func asText(v types.Value) string { return string(v.(types.String)) }
+
+// FuzzFacets: a facet of text is a fixed point: what it makes, it makes of
+// itself again. And nothing breaks it.
+func FuzzFacets(f *testing.F) {
+	for _, row := range []string{"/a/../b", "http://EXAMPLE.com.:80/x", "http://0x7f.1/", "http://[::ffff:1.2.3.4]", "a@b.c, D <e@f.g>", "-- x\nselect 1", "ＡＢ\u200b", "ﬁ"} {
+		f.Add(row)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if p, err := cleanPath(s); err == nil {
+			again, err := cleanPath(asText(p))
+			require.NoError(t, err)
+			require.Equal(t, p, again)
+			require.NotContains(t, strings.TrimLeft(asText(p), "./"), "../")
+		}
+		if u, err := parseURL(s); err == nil {
+			host := u.host
+			if strings.Contains(host, ":") {
+				host = "[" + host + "]"
+			}
+			again, err := parseURL(u.scheme + "://" + host)
+			require.NoError(t, err, u)
+			require.Equal(t, [2]string{u.scheme, u.host}, [2]string{again.scheme, again.host})
+		}
+		if v, err := folded(s); err == nil {
+			again, err := folded(asText(v))
+			require.NoError(t, err)
+			require.Equal(t, v, again)
+		}
+		if v, err := sqlVerb(s); err == nil {
+			require.Regexp(t, "^[A-Z]+$", asText(v))
+		}
+		_, _ = emailDomains(s)
+		for _, k := range []kind{kindTime, kindDate, kindIPv4, kindIPv6} {
+			_, _ = formatted(k, s)
+		}
+	})
+}
