@@ -25,11 +25,13 @@ import (
 //  3. Of their answer it makes an Approval with [Decision.Approve], and decides
 //     again with [Request.Approval].
 //
-// The engine checks that the approval is for this call of this actor with these
-// arguments, byte for byte, and for the policies in force; that it has not
-// expired; and, once the call is allowed, that it was not used before. If any of
-// that fails, the call is denied with the same reason, and people have to be
-// asked again. All other policies and limits are asked again too.
+// The engine checks that it asked for the approval itself, for this call of this
+// actor with these arguments, byte for byte, and by the policies in force; that
+// it has not expired; and, once the call is allowed, that it was not used
+// before. If any of that fails, the call is denied with the same reason, and the
+// door decides without the approval to ask again. All other policies and limits
+// are asked again too. What was used is remembered in memory: a host of several
+// processes brings a call back to the one that stopped it.
 //
 // Policies see it as context.approval {by: User, groups: Set<String>, at:
 // datetime, args: String, policy: String}. So "nobody approves for himself" is
@@ -51,9 +53,11 @@ type Approval struct {
 	// hours later.
 	At      time.Time `json:"at"`
 	Expires time.Time `json:"expires"`
-	// Call identifies actor, action, target and arguments; Policy the snapshot.
+	// Call identifies actor, action, target and arguments; Policy the snapshot;
+	// Engine the engine that asked, "" for a snapshot alone.
 	Call   string `json:"call"`
 	Policy string `json:"policy"`
+	Engine string `json:"engine,omitempty"`
 }
 
 // MaxApproval is the longest time for which an approval can be good.
@@ -77,7 +81,7 @@ func (d Decision) Approve(by audit.Change, groups []string, now time.Time, good 
 	}
 	return &Approval{
 		ID: d.ID, By: by.By, Reason: by.Reason, Groups: slices.Clone(groups),
-		At: now, Expires: now.Add(good), Call: d.Call, Policy: d.PolicyHash,
+		At: now, Expires: now.Add(good), Call: d.Call, Policy: d.PolicyHash, Engine: d.engine,
 	}, nil
 }
 
@@ -99,6 +103,8 @@ func (a *Approval) check(s *Snapshot, r *Request, now time.Time) error {
 		return errors.New("for another call")
 	case a.Policy != s.hash && !r.beside:
 		return errors.New("for other policies than those in force")
+	case a.Engine != r.engine && !r.beside:
+		return errors.New("asked for by another engine, which knows whether it was used")
 	}
 	return nil
 }
@@ -146,23 +152,17 @@ const maxUsed = 1 << 16
 
 // usedApprovals remembers approvals until they expire anyway.
 type usedApprovals struct {
-	since time.Time // older ones may have been used before this process began
-
 	mu    sync.Mutex
 	until map[string]time.Time
 }
 
 var (
 	errApprovalUsed = errors.New("used already")
-	errApprovalOld  = errors.New("older than this engine, which cannot know whether it was used")
 	errApprovalFull = errors.New("too many approvals in use")
 )
 
 // use marks an approval as used, once.
 func (u *usedApprovals) use(a *Approval, now time.Time) error {
-	if a.At.Before(u.since) {
-		return errApprovalOld
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, used := u.until[a.ID]; used {

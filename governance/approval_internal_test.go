@@ -13,7 +13,7 @@ import (
 // have expired.
 func TestUsedApprovalsAreBounded(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
-	u := usedApprovals{since: now}
+	u := usedApprovals{}
 	a := Approval{At: now, Expires: now.Add(time.Minute)}
 	for i := range maxUsed {
 		a.ID = strconv.Itoa(i)

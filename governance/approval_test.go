@@ -118,8 +118,8 @@ func TestApprovalIsBound(t *testing.T) {
 		"for too long": func(_ *governance.Request, a *governance.Approval) {
 			a.Expires = a.At.Add(governance.MaxApproval + 1)
 		},
-		"before the engine": func(_ *governance.Request, a *governance.Approval) { a.At = d.now.Add(-time.Second) },
-		"too many groups":   func(_ *governance.Request, a *governance.Approval) { a.Groups = append(make([]string, 300), "lead") },
+		"engine":          func(_ *governance.Request, a *governance.Approval) { a.Engine = "" },
+		"too many groups": func(_ *governance.Request, a *governance.Approval) { a.Groups = append(make([]string, 300), "lead") },
 	} {
 		r, a := r, *good
 		change(&r, &a)
@@ -211,6 +211,24 @@ func TestApprovalRevealsNothing(t *testing.T) {
 	d := decide(t, s, r)
 	assert.Contains(t, d.Reason, "not-in-profile")
 	assert.True(t, d.Hidden)
+}
+
+// Two engines with the same policies do not both count one approval, whatever
+// the one knows of the other.
+func TestApprovalIsForThisEngine(t *testing.T) {
+	one, other := newDesk(t, needsLead), newDesk(t, needsLead)
+	require.Equal(t, one.Hash(), other.Hash())
+	r := approvable(`{}`)
+	r.Approval = one.approve(one.ask(r), "lead")
+	assert.Equal(t, "The approval does not count: asked for by another engine, which knows whether it was used.", other.ask(r).Hint)
+	assert.True(t, one.ask(r).Allowed())
+
+	// A snapshot alone remembers nothing, and so counts what a snapshot asked for.
+	s := one.Snapshot()
+	r.Approval, r.Time = nil, one.now
+	r.Approval = one.approve(decide(t, s, r), "lead")
+	assert.True(t, decide(t, s, r).Allowed())
+	assert.Equal(t, audit.GuardApproval, one.ask(r).Reason)
 }
 
 func TestApprove(t *testing.T) {

@@ -194,7 +194,7 @@ func (d Decision) oblige(r *Request) Decision {
 		}
 	}
 	if suspended {
-		d.Call = r.call()
+		d.Call, d.engine = r.call(), r.engine
 		return refuse(d, audit.GuardApproval, hintApprove)
 	}
 	d.Effect = audit.Allow

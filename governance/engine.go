@@ -15,6 +15,7 @@ import (
 // one in one step. It is safe for concurrent use. A nil Engine denies
 // everything.
 type Engine struct {
+	id        string // tells it from all others, for approvals
 	log       audit.Recorder
 	opts      *Options
 	current   atomic.Pointer[Snapshot]
@@ -35,11 +36,10 @@ type Engine struct {
 // NewEngine returns an engine that denies everything until the first Reload.
 // Reloads go on record in log; with a nil log there can be none.
 func NewEngine(log audit.Recorder, opts *Options) *Engine {
-	e := &Engine{log: log, opts: opts, rates: opts.orDefault().Rates, past: newPast(opts), telemetry: newTelemetry(opts)}
+	e := &Engine{id: audit.NewID(), log: log, opts: opts, rates: opts.orDefault().Rates, past: newPast(opts), telemetry: newTelemetry(opts)}
 	if e.rates == nil {
 		e.rates = NewRateLimiter()
 	}
-	e.approvals.since = opts.clock()()
 	return e
 }
 

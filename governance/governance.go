@@ -220,6 +220,7 @@ type Request struct {
 	// engine's; a bare [Snapshot] knows none, and denies what asks for some.
 	History *History
 
+	engine  string // who asks, for approvals
 	counted bool   // rates are met by who asks
 	beside  bool   // on behalf of a snapshot that is not in force
 	past    *visit // the engine's memory, while it decides
@@ -245,6 +246,7 @@ type Decision struct {
 	// for an allowed request or one that a guard refused.
 	Principal string
 
+	engine   string    // that asked for approval
 	byPolicy bool      // no permit or a forbid, which Observe lets pass
 	uses     []RateUse // to be counted
 

@@ -19,7 +19,7 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 	if e.stale() {
 		return s.outdated(&r)
 	}
-	r.counted = e.rates != nil
+	r.engine, r.counted = e.id, e.rates != nil
 	next := e.staged.Load()
 	v := e.visit(&r, s, next)
 	defer v.close()

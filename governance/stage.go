@@ -31,6 +31,9 @@ func (e *Engine) Stage(ctx context.Context, b Bundle, by audit.Change) (Report, 
 	if err := by.Validate(); err != nil {
 		return Report{}, fmt.Errorf("governance: stage: %w", err)
 	}
+	if err := checkFactKey(e.opts); err != nil {
+		return Report{}, err
+	}
 	snap, rep, err := Compile(ctx, b, e.opts)
 	if err != nil {
 		return rep, err
