@@ -91,7 +91,7 @@ func (w *suggester) record(at, key string, t *argType, seen *observedRecord) []s
 		}
 		switch {
 		case o == nil && optional:
-			out = append(out, "!("+at+" has "+attribute(f.name)+")")
+			out = append(out, "!("+at+" has "+named(f.name)+")")
 		case o == nil:
 		case f.typ.kind == kindRecord:
 			inner := strings.Join(w.record(access(at, f.name), key, f.typ, &o.nested), " && ")
@@ -110,7 +110,7 @@ func (w *suggester) field(at, name, key string, f *observedField, always, option
 
 // present guards a condition on an attribute that may be absent.
 func present(at, name, condition string, always, optional bool) []string {
-	has := at + " has " + attribute(name)
+	has := at + " has " + named(name)
 	switch {
 	case !optional && condition == "":
 		return nil
@@ -246,7 +246,7 @@ func plainName(name string) bool {
 	return cedarName.MatchString(name) && !slices.Contains(cedarWords, name)
 }
 
-// access writes at.name; attribute writes name for "has".
+// access writes at.name; named writes name for "has".
 func access(at, name string) string {
 	if plainName(name) {
 		return at + "." + name
@@ -254,7 +254,7 @@ func access(at, name string) string {
 	return at + "[" + cedarString(name) + "]"
 }
 
-func attribute(name string) string {
+func named(name string) string {
 	if plainName(name) {
 		return name
 	}
