@@ -81,3 +81,24 @@ func (s *Snapshot) NoHistory() *History {
 	}
 	return h
 }
+
+// CheckSyntax parses policies by themselves: syntax, limits, ids and
+// annotations. It returns how many there are, and what is wrong with them, worst
+// first. Whether what they name exists only [Compile] can tell.
+func CheckSyntax(sources []Source) (policies int, findings []Finding) {
+	var rep Report
+	first := map[string]*policy{}
+	for i := range sources {
+		for _, p := range parsePolicies(&sources[i], &rep) {
+			policies++
+			if other, twice := first[p.id]; twice {
+				line, col := newLines(sources[i].Text).at(p.start)
+				rep.add(Finding{Code: "policy-id", Severity: SeverityError, File: sources[i].Name, Line: line, Column: col, Policy: p.id,
+					Message: "the @id is taken by the policy at " + other.pos, Fix: "give each policy its own"})
+			}
+			first[p.id] = p
+		}
+	}
+	rep.sort()
+	return policies, rep.Findings
+}
