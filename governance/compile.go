@@ -146,7 +146,40 @@ type tool struct {
 // that is wrong is in the report, with file, line, column and what to do; if any
 // of it blocks, the snapshot is nil and the error, which wraps [ErrBundle], says
 // the same. Compile reads nothing but the bundle, and the same bundle always
-// gives the same hash.
+// gives the same hash; only the warning "expired" depends on the day.
+//
+// The findings have these codes. Errors that every bundle must be free of:
+//
+//	syntax, limit      a file that cannot be read, or is beyond a bound
+//	stray-file         a file where none of its kind belongs
+//	policy-id          an @id that is missing, taken, odd, or a guard's name
+//	annotation         an annotation that is unknown or has an odd value
+//	hidden-character   a character that a reviewer cannot see
+//	unknown-entity     a tool, server or profile that is not there
+//	type, unguarded    what the schema does not allow; an optional attribute
+//	                   or tag that is read without a test
+//	never-applies      a scope whose types do not go together
+//	catalog, profile, entities, schema, fact
+//	                   a mistake in these
+//	signature          see [Options.Signers]
+//
+// Warnings, which are mistakes in all likelihood:
+//
+//	impossible         conditions that can never be true
+//	never-applies      a scope that matches no tool of the bundle
+//	no-members         a group that nobody is in
+//	unknown-entity     a team or a role that is not there
+//	not-in-enum        a text that the argument can never be
+//	compares-json      a text compared with an argument that reaches policy as JSON
+//	denylist           a forbid that closes some values of a free text, while a
+//	                   permit leaves all others open
+//	unknown-label      a label that no tool gives
+//	open-destructive   a permit for everybody over a destructive tool
+//	mixed-script, confusable
+//	                   a text that can be taken for another
+//	expired            an @expires that is over
+//
+// Others tell, as information, how arguments reach policy.
 func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep Report, err error) {
 	defer func() {
 		// cedar-go's parser and validator work on text from outside.

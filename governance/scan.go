@@ -12,6 +12,8 @@ const (
 	maxPolicyFile  = 4 << 20
 	maxPolicy      = 16 << 10 // bytes of one policy, with its comments
 	maxPolicyDepth = 64       // brackets inside one another
+	maxUnary       = 4        // signs before one value, as in Cedar's grammar
+	maxPath        = 16       // names in one path: "a has b.c.d" grows with its square
 	maxPolicies    = 100_000
 )
 
@@ -40,6 +42,8 @@ func splitPolicies(text string) ([]span, *scanError) {
 		spans []span
 		start = -1 // of the current policy
 		depth int
+		unary int // signs in a row
+		dots  int // in one path
 	)
 	for i := 0; i < len(text); i++ {
 		c := text[i]
@@ -61,7 +65,19 @@ func splitPolicies(text string) ([]span, *scanError) {
 		if i-start >= maxPolicy {
 			return nil, &scanError{start, fmt.Sprintf("a policy is longer than %d KiB", maxPolicy>>10), "split it, or move its values into entities"}
 		}
+		if c != '!' && c != '-' {
+			unary = 0
+		} else if unary++; unary > maxUnary {
+			return nil, &scanError{i, fmt.Sprintf("more than %d signs in a row", maxUnary), "remove those that cancel each other out"}
+		}
+		if c != '.' && !isWord(c) {
+			dots = 0
+		}
 		switch c {
+		case '.':
+			if dots++; dots > maxPath {
+				return nil, &scanError{i, fmt.Sprintf("a path of more than %d names", maxPath), "no argument is that deep"}
+			}
 		case '"':
 			open := i
 			for i++; i < len(text) && text[i] != '"'; i++ {

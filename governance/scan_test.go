@@ -63,6 +63,8 @@ func FuzzPolicies(f *testing.F) {
 		`@id("a") permit (principal, action, resource);`,
 		"// c\n@id(\"a\")\nforbid (principal == Agent::\"x\", action in [Action::\"a\"], resource is Tool in Server::\"s\") when { context.args.x like \"*\\*;\" } unless { !-1 == 2 };\n@id(\"b\") permit (principal, action, resource);",
 		`permit (principal, action, resource) when { "\u{1F600};" == "\"" };`,
+		`@id("a") forbid (principal, action == Action::"s__t", resource) when { context.args has a && context.args.a == "раураl" && !(context.args has b && context.args.b != "z") };`,
+		`@id("a") @expires("2020-01-01") permit (principal in Team::"x", action in Action::"call_tool", resource in Server::"s") when { context.args has n && context.args.n > 3 && context.args.n < 2 };`,
 		`permit (principal, action, resource) when { if true then {"a": [1]} has a.b else ip("1.2.3.4").isIpv4() };`,
 	} {
 		f.Add(seed)
@@ -89,8 +91,21 @@ func FuzzPolicies(f *testing.F) {
 			require.Positive(t, f.Line)
 			require.Positive(t, f.Column)
 		}
+		// Validator, lints and index: all findings have a code, and nothing breaks.
+		_, whole, err := Compile(t.Context(), Bundle{Policies: []Source{*src}, Catalog: fuzzCatalog}, nil)
+		if err != nil {
+			require.NotContains(t, err.Error(), "compiling it failed", "%v", err)
+		}
+		for _, f := range whole.Findings {
+			require.NotEmpty(t, f.Code, "%v", f)
+		}
 	})
 }
+
+var fuzzCatalog = []Server{{Name: "s", Tools: []Tool{{
+	ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(`{"type":"object","properties":{"a":{"type":"string"},"b":{"enum":["x","y"]},"n":{"type":"integer"},"l":{"type":"array","items":{"type":"string"}}}}`)},
+	Class:          Destructive,
+}}}}
 
 // FuzzProfile: a profile that loads says what it says, and nothing panics.
 func FuzzProfile(f *testing.F) {
