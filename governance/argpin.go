@@ -10,6 +10,7 @@ import (
 
 // A pin is an operator's word on how one value reaches policy.
 type pin struct {
+	said  string
 	as    string // long, text, large
 	scale int
 	used  bool
@@ -20,11 +21,11 @@ var scaledPin = regexp.MustCompile(`^scaled\(([1-9][0-9]?)\)$`)
 func parsePin(s string) (*pin, bool) {
 	switch s {
 	case "long", "text", "large":
-		return &pin{as: s}, true
+		return &pin{said: s, as: s}, true
 	}
 	if m := scaledPin.FindStringSubmatch(s); m != nil {
 		if n, _ := strconv.Atoi(m[1]); n <= 18 {
-			return &pin{as: "long", scale: n}, true
+			return &pin{said: s, as: "long", scale: n}, true
 		}
 	}
 	return nil, false

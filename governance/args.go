@@ -124,6 +124,9 @@ func (c *converter) unknown(t *argType, path, name string) *argError {
 	if t.closed {
 		return &argError{at, errors.New("the tool has no such argument"), ""}
 	}
+	if len(name) > maxName {
+		return &argError{path, fmt.Errorf("an argument whose name has %d bytes", len(name)), ""}
+	}
 	// A server that compares names without case would read this as the
 	// argument that policy did not see.
 	if t.folded[foldName(name)] {
@@ -350,9 +353,9 @@ func (c *converter) columns(t *argType, path string) (types.Value, *argError) {
 		}
 		g.add(t, rec.(types.Record))
 	}
-	rec, bad := g.record(t)
-	if bad != "" {
-		return nil, &argError{bad, fmt.Errorf("more than %d values", maxSet), "split the call"}
+	rec, ok := g.record(t)
+	if !ok {
+		return nil, &argError{path, fmt.Errorf("more than %d values of one property", maxSet), "split the call"}
 	}
 	return rec, nil
 }
@@ -413,29 +416,27 @@ func (g gathered) add(t *argType, rec types.Record) {
 	}
 }
 
-// record makes the sets; bad is the path of one that is too large.
-func (g gathered) record(t *argType) (rec types.Record, bad string) {
+// record makes the sets; ok is false when one is too large.
+func (g gathered) record(t *argType) (rec types.Record, ok bool) {
 	m := make(types.RecordMap, len(t.fields))
 	for i := range t.fields {
-		f := &t.fields[i]
-		switch {
-		case f.typ.kind == kindColumns:
-			nested := g[i].nested
-			if nested == nil {
-				nested = make(gathered, len(f.typ.fields))
+		name, typ := types.String(t.fields[i].name), t.fields[i].typ
+		if typ.kind != kindColumns {
+			if len(g[i].values) > maxSet {
+				return rec, false
 			}
-			sub, bad := nested.record(f.typ)
-			if bad != "" {
-				return rec, bad
-			}
-			m[types.String(f.name)] = sub
-		case len(g[i].values) > maxSet:
-			return rec, f.path
-		default:
-			m[types.String(f.name)] = types.NewSet(g[i].values...)
+			m[name] = types.NewSet(g[i].values...)
+			continue
+		}
+		nested := g[i].nested
+		if nested == nil {
+			nested = make(gathered, len(typ.fields))
+		}
+		if m[name], ok = nested.record(typ); !ok {
+			return rec, false
 		}
 	}
-	return types.NewRecord(m), ""
+	return types.NewRecord(m), true
 }
 
 func mismatch(path string, got byte, want string) *argError {

@@ -281,6 +281,35 @@ func TestRequiredOnly(t *testing.T) {
 	assert.ErrorContains(t, err, "/x")
 }
 
+// No set is larger than what cedar-go makes in time, however it comes together.
+func TestManyValues(t *testing.T) {
+	at := typed(t, `{"type":"object","properties":{
+	  "maps":{"type":"array","items":{"type":"object"}},
+	  "rows":{"type":"array","items":{"type":"object","properties":{"l":{"type":"array","items":{"type":"integer"}},"o":{"type":"object","properties":{"l":{"type":"array","items":{"type":"integer"}}}}}}}}}`, nil)
+	object := func(from, to int) string {
+		var all []string
+		for i := from; i < to; i++ {
+			all = append(all, fmt.Sprintf(`"k%d":1`, i))
+		}
+		return `{` + strings.Join(all, ",") + `}`
+	}
+	numbers := func(n int) string { return `[` + strings.Repeat("1,", n-1) + `1]` }
+	for args, want := range map[string]bool{
+		`{"maps":[` + object(0, 128) + `,` + object(128, 256) + `]}`:                  true,
+		`{"maps":[` + object(0, 128) + `,` + object(128, 257) + `]}`:                  false,
+		`{"maps":[` + object(0, 257) + `]}`:                                           false,
+		`{"rows":[{"l":` + numbers(256) + `},{"o":{"l":` + numbers(256) + `}}]}`:      true,
+		`{"rows":[` + strings.Repeat(`{"l":[1,2]},`, 128) + `{"l":[1]}]}`:             false,
+		`{"rows":[` + strings.Repeat(`{"o":{"l":[1,2]}},`, 128) + `{"o":{"l":[1]}}]}`: false,
+		`{"rows":[` + strings.Repeat(`{},`, 256) + `{}]}`:                             false,
+		`{"` + strings.Repeat("z", maxName+1) + `":1}`:                                false,
+		`{"` + strings.Repeat("z", maxName) + `":1}`:                                  true,
+	} {
+		_, err := sees(at, args)
+		assert.Equal(t, want, err == nil, "%.60s: %v", args, err)
+	}
+}
+
 func TestManyFields(t *testing.T) {
 	var props, args []string
 	for i := range 100 {
@@ -351,7 +380,7 @@ func TestUntypableSchemas(t *testing.T) {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(schema)}})
 		assert.ErrorContains(t, err, want, schema)
 	}
-	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}} {
+	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}, {"n": "long", "/n": "text"}} {
 		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(openSchema)}, As: as})
 		assert.ErrorContains(t, err, `"as"`, as)
 	}

@@ -84,7 +84,11 @@ func typeArgs(t Tool) (*argType, *typer, error) {
 		if !ok {
 			return nil, nil, fmt.Errorf(`"as" says %q for %q; say "long", "scaled(N)" with N from 1 to 18, "text" or "large"`, v, k)
 		}
-		tp.pins["/"+strings.TrimPrefix(k, "/")] = p
+		k = "/" + strings.TrimPrefix(k, "/")
+		if tp.pins[k] != nil {
+			return nil, nil, fmt.Errorf(`"as" pins %q twice`, k)
+		}
+		tp.pins[k] = p
 	}
 	if s := doc.root; len(s.Type) != 1 || s.Type[0] != "object" {
 		return nil, nil, fmt.Errorf(`inputSchema: its type is not "object"`)
@@ -98,7 +102,7 @@ func typeArgs(t Tool) (*argType, *typer, error) {
 	}
 	for _, k := range slices.Sorted(maps.Keys(tp.pins)) {
 		if !tp.pins[k].used {
-			return nil, nil, fmt.Errorf(`"as" pins %q as %q, and the inputSchema has no such value that it is for: numbers can be "long", "scaled(N)" or "text", text with a format "text", strings and JSON "large"`, k, t.As[strings.TrimPrefix(k, "/")]+t.As[k])
+			return nil, nil, fmt.Errorf(`"as" pins %q as %q, and the inputSchema has no such value that it is for: numbers can be "long", "scaled(N)" or "text", text with a format "text", strings and JSON "large"`, k, tp.pins[k].said)
 		}
 	}
 	slices.Sort(tp.decimal)
@@ -526,12 +530,15 @@ func (s *schema) alternatives() []*schema {
 // scalar reports whether values of the type have no parts.
 func (t *argType) scalar() bool { return t.kind < kindLarge && (t.kind != kindText || t.numeric) }
 
-// typeOfValues is the JSON type that all values of enum or const have, or "".
+// typeOfValues is the JSON type that all values of enum or const have besides
+// null, or "".
 func typeOfValues(s *schema) (name string) {
 	values, _ := s.values()
 	for _, v := range values {
 		one := ""
-		switch k := v.Kind(); k {
+		switch v.Kind() {
+		case 'n':
+			continue
 		case '"':
 			one = "string"
 		case 't', 'f':
