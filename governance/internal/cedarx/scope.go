@@ -1,6 +1,8 @@
 package cedarx
 
 import (
+	"slices"
+
 	"github.com/cedar-policy/cedar-go"
 	publicast "github.com/cedar-policy/cedar-go/ast"
 	"github.com/cedar-policy/cedar-go/types"
@@ -68,12 +70,22 @@ func scope(n ast.IsScopeNode) Scope {
 	}
 }
 
-// WithoutScope returns p with a scope that matches everything, for requests
-// that are known to match the scope of p.
+// WithoutScope returns p with a scope that matches everything, and without
+// annotations, for requests that are known to match the scope of p.
 func WithoutScope(p *cedar.Policy) *cedar.Policy {
 	bare := *(*ast.Policy)(p.AST())
+	bare.Annotations = nil
 	bare.Principal, bare.Action, bare.Resource = ast.ScopeTypeAll{}, ast.ScopeTypeAll{}, ast.ScopeTypeAll{}
 	return cedar.NewPolicyFromAST((*publicast.Policy)(&bare))
+}
+
+// SameConditions reports whether two policies have the same effect and the same
+// conditions, part by part.
+func SameConditions(a, b *cedar.Policy) bool {
+	return a.Effect() == b.Effect() && slices.EqualFunc((*ast.Policy)(a.AST()).Conditions, (*ast.Policy)(b.AST()).Conditions,
+		func(a, b ast.ConditionType) bool {
+			return a.Condition == b.Condition && ast.Equal(ast.NewNode(a.Body), ast.NewNode(b.Body))
+		})
 }
 
 // ReadsTags reports whether a condition of p asks for an entity's tags.

@@ -51,19 +51,29 @@ type Index struct {
 func New(policies []Policy, entities types.EntityMap) *Index {
 	x := &Index{policies: slices.Clone(policies)}
 	slices.SortFunc(x.policies, func(a, b Policy) int { return cmp.Compare(a.ID, b.ID) })
+	bare := map[string]*cedar.Policy{}
 	for i, p := range x.policies {
 		principal, action, resource := cedarx.Scopes(p.Policy)
 		x.principal.add(int32(i), principal)
 		x.action.add(int32(i), action)
 		x.resource.add(int32(i), resource)
-		x.policies[i].Policy = cedarx.WithoutScope(p.Policy)
+		// Many policies differ in scope only. That they share what is evaluated
+		// keeps it near the processor.
+		rest := cedarx.WithoutScope(p.Policy)
+		text := string(rest.MarshalCedar())
+		if same := bare[text]; same == nil {
+			bare[text] = rest
+		} else if cedarx.SameConditions(same, rest) { // which the text alone would not prove
+			rest = same
+		}
+		x.policies[i].Policy = rest
 	}
 	words := (len(policies) + 63) / 64
 	above := newLineage(entities)
 	for _, d := range []*dimension{&x.principal, &x.action, &x.resource} {
 		d.finish(words, entities, above)
 	}
-	x.scratch.New = func() any { return &scratchpad{make([]uint64, words), make([]uint64, words)} }
+	x.scratch.New = func() any { return newScratchpad(words) }
 	return x
 }
 
@@ -77,15 +87,10 @@ func (x *Index) Len() int { return len(x.policies) }
 // only for an entity that is not among them do the parents given here count.
 // Such an entity must not itself be above a known one.
 func (x *Index) Find(dst Candidates, principal, action, resource *types.Entity) Candidates {
-	buf := x.scratch.Get().(*scratchpad)
-	defer x.scratch.Put(buf)
-	found := buf.join(x.principal.matching(principal), x.action.matching(action), x.resource.matching(resource))
-	n := 0
-	for _, w := range found {
-		n += bits.OnesCount64(w)
-	}
-	dst = slices.Grow(dst, n)
-	for i := range numbers(found) {
+	b := x.scratch.Get().(*scratchpad)
+	defer x.scratch.Put(b)
+	b.join(x.principal.matching(principal), x.action.matching(action), x.resource.matching(resource))
+	for i := range b.numbers {
 		dst = append(dst, x.policies[i])
 	}
 	return dst
@@ -95,9 +100,10 @@ func (x *Index) Find(dst Candidates, principal, action, resource *types.Entity) 
 // whose action and resource match, ordered by id.
 func (x *Index) About(action, resource *types.Entity) iter.Seq[Policy] {
 	return func(yield func(Policy) bool) {
-		buf := x.scratch.Get().(*scratchpad)
-		defer x.scratch.Put(buf)
-		for i := range numbers(buf.join(x.action.matching(action), x.resource.matching(resource))) {
+		b := x.scratch.Get().(*scratchpad)
+		defer x.scratch.Put(b)
+		b.join(x.action.matching(action), x.resource.matching(resource))
+		for i := range b.numbers {
 			if !yield(x.policies[i]) {
 				return
 			}
@@ -105,47 +111,57 @@ func (x *Index) About(action, resource *types.Entity) iter.Seq[Policy] {
 	}
 }
 
-// A scratchpad has room for two bitmaps of all policies.
-type scratchpad [2][]uint64
-
-// join returns the bitmap of what is in some set of each list. It is part of
-// the scratchpad.
-func (b *scratchpad) join(of ...[]*set) []uint64 {
-	all, one := b[0], b[1]
-	for i, sets := range of {
-		into := one
-		if i == 0 {
-			into = all
-		}
-		clear(into)
-		for _, s := range sets {
-			s.mark(into)
-		}
-		if i > 0 {
-			for i, w := range one {
-				all[i] &= w
-			}
-		}
-	}
-	return all
+// A scratchpad has room for working out which policies match.
+type scratchpad struct {
+	all, one []uint64 // bitmaps of all policies
+	live     []int32  // the words of all that are not 0
 }
 
-// numbers yields the places of the bits that are set.
-func numbers(bitmap []uint64) iter.Seq[int] {
-	return func(yield func(int) bool) {
-		for i, w := range bitmap {
-			for ; w != 0; w &= w - 1 {
-				if !yield(i<<6 + bits.TrailingZeros64(w)) {
-					return
-				}
+func newScratchpad(words int) *scratchpad {
+	return &scratchpad{make([]uint64, words), make([]uint64, words), make([]int32, 0, words)}
+}
+
+// join works out what is in some set of each list, and leaves it in the live
+// words of all. After the first list only those words are looked at: others of
+// one hold anything.
+func (b *scratchpad) join(first []*set, more ...[]*set) {
+	clear(b.all)
+	for _, s := range first {
+		s.mark(b.all)
+	}
+	b.live = b.live[:0]
+	for i, w := range b.all {
+		if w != 0 {
+			b.live = append(b.live, int32(i))
+		}
+	}
+	for _, sets := range more {
+		for _, i := range b.live {
+			b.one[i] = 0
+		}
+		for _, s := range sets {
+			s.markIn(b.one, b.live)
+		}
+		for _, i := range b.live {
+			b.all[i] &= b.one[i]
+		}
+	}
+}
+
+// numbers yields the policies that join left.
+func (b *scratchpad) numbers(yield func(int) bool) {
+	for _, i := range b.live {
+		for w := b.all[i]; w != 0; w &= w - 1 {
+			if !yield(int(i)<<6 + bits.TrailingZeros64(w)) {
+				return
 			}
 		}
 	}
 }
 
 // Candidates are the policies whose scope matches a request, ordered by id.
-// Their scope is left out: they are for evaluating that request only. It is a
-// cedar.PolicyIterator.
+// What they hold is for evaluating that request only: effect and conditions,
+// without scope, annotations and position. It is a cedar.PolicyIterator.
 type Candidates []Policy
 
 // All yields the policies in order.

@@ -33,3 +33,15 @@ func (s *set) mark(dst []uint64) {
 		dst[i>>6] |= 1 << (i & 63)
 	}
 }
+
+// markIn is mark where only some words of dst matter.
+func (s *set) markIn(dst []uint64, words []int32) {
+	if s.bits != nil {
+		for _, i := range words {
+			dst[i] |= s.bits[i]
+		}
+	}
+	for _, i := range s.list {
+		dst[i>>6] |= 1 << (i & 63)
+	}
+}
