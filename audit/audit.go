@@ -177,10 +177,13 @@ const (
 	// counts those that were run.
 	KindLaunch Kind = "sandbox.launch"
 	KindExit   Kind = "sandbox.exit"
-	// KindPolicy is a set of rules that went into force, with Change. Action
-	// "reload" is an engine's snapshot; Detail: [DetailPolicyHash], "replaces"
-	// (the hash before), and "policies", "generated" and "tools", which are
-	// counts. Action "load_models" is a model router's configuration.
+	// KindPolicy is a change of rules, with Change. [ActionReload] and
+	// [ActionPromote] put an engine's snapshot into force; "stage" and "unstage"
+	// change what is only watched, and a store of policies records versions of
+	// its own. Detail: [DetailPolicyHash], "replaces" (the hash before), "bundle"
+	// (the digest of the files), [DetailAuthor] and [DetailReviewer], and of a
+	// reload counts: "policies", "generated" and "tools". Action "load_models" is
+	// a model router's configuration.
 	KindPolicy Kind = "policy.load"
 	// KindIdentity is about the agent in Resource. Action "register_agent",
 	// "revoke_agent" and "reinstate_agent" have a Change; Detail: [DetailOwner],
@@ -195,13 +198,21 @@ const (
 	// go ("bind_credential", Detail "origin") or given a new value
 	// ([ActionRotateCredential], Detail "version"), with Change.
 	KindCredential Kind = "credential"
-	// KindGap is a repair of the log on opening; Detail says what was found.
+	// KindGap is a repair of the log on opening. Detail: "torn_bytes" and
+	// "torn_sha256" of what was removed, "unsigned_first" and "unsigned_last" of
+	// the records that were kept without having been signed.
 	KindGap Kind = "gap"
 )
 
-// ActionRotateCredential is the action of a [KindCredential] event that put a
-// new value in place.
-const ActionRotateCredential = "rotate_credential"
+// Actions that "who authorised it" is answered from.
+const (
+	// ActionRotateCredential of a [KindCredential] event put a new value in place.
+	ActionRotateCredential = "rotate_credential"
+	// ActionReload and ActionPromote of a [KindPolicy] event put a policy set into
+	// force: from files, and from what was staged.
+	ActionReload  = "reload"
+	ActionPromote = "promote"
+)
 
 // Keys of [Event.Detail] that "who authorised it" is answered from.
 const (
@@ -211,6 +222,9 @@ const (
 	DetailProfile = "profile"
 	// DetailPolicyHash is as [Decision.PolicyHash].
 	DetailPolicyHash = "policy_hash"
+	// DetailAuthor and DetailReviewer are who signed the bundle of a policy.
+	DetailAuthor   = "author"
+	DetailReviewer = "reviewer"
 )
 
 // Count is how many acts the event stands for, at least 1. Doors write a flood

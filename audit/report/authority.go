@@ -23,6 +23,9 @@ type Authority struct {
 	// act that put it into force.
 	PolicyHash string `json:"policy_hash,omitempty"`
 	Deployed   *Act   `json:"deployed,omitempty"`
+	// Author and Reviewer signed the policy's bundle, where it was signed.
+	Author   string `json:"author,omitempty"`
+	Reviewer string `json:"reviewer,omitempty"`
 	// Approvals are the people who agreed to single calls.
 	Approvals []Approver `json:"approvals,omitempty"`
 	// Credentials are those that were used.
@@ -45,6 +48,8 @@ type Act struct {
 	Resource string `json:"resource"`
 	By       string `json:"by"`
 	Reason   string `json:"reason"`
+
+	author, reviewer string
 }
 
 // An Approver agreed to a number of calls.
@@ -105,7 +110,8 @@ func (g *register) see(row Row) {
 		put(g.launches, agentOf{hash, row.Origin}, &ref)
 		put(g.launches, agentOf{hash, ""}, &ref)
 	case ev.Change == nil:
-	case ev.Kind == audit.KindPolicy && hash != "":
+	case ev.Kind == audit.KindPolicy && hash != "" && (ev.Action == audit.ActionReload || ev.Action == audit.ActionPromote):
+		act.author, act.reviewer = ev.Detail[audit.DetailAuthor], ev.Detail[audit.DetailReviewer]
 		put(g.policies, agentOf{hash, row.Origin}, act)
 		put(g.policies, agentOf{hash, ""}, act)
 	case ev.Kind == audit.KindIdentity:
@@ -158,6 +164,9 @@ func (g *grants) under(known *register, row Row) (*Authority, int) {
 		}
 		if a.Profile == "" {
 			a.Profile = reg.profile
+		}
+		if deployed != nil {
+			a.Author, a.Reviewer = deployed.author, deployed.reviewer
 		}
 		if a.launched = known.launches[agentOf{hash, row.Origin}]; a.launched == nil {
 			a.launched = known.launches[agentOf{hash, ""}]
@@ -264,6 +273,12 @@ func (a Authority) String() string {
 	}
 	if d := a.Deployed; d != nil {
 		add("put into force by %s", d.who())
+	}
+	if a.Author != "" {
+		add("signed by %s", a.Author)
+	}
+	if a.Reviewer != "" {
+		add("reviewed by %s", a.Reviewer)
 	}
 	for _, p := range a.Approvals {
 		add("%s approved by %s", plural(p.Calls, "call", "calls"), p.By)

@@ -3,6 +3,7 @@ package report_test
 import (
 	"context"
 	"iter"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,15 +45,24 @@ func TestChainOfTheRealWriters(t *testing.T) {
 	call(t, log, audit.Intent{Door: audit.DoorModel, Action: d.Action, Resource: d.Resource, Actor: actor, Decision: d.Decision,
 		Credential: &audit.CredentialUse{Name: "model-key", Decision: d.Decision}}, &audit.Outcome{Status: audit.StatusOK})
 
+	next := governance.Bundle{Policies: []governance.Source{{Name: "p.cedar", Text: `@id("all-models") permit (principal, action == Action::"invoke_model", resource);`}}}
+	_, err = engine.Stage(ctx, next, audit.Change{By: "sue", Reason: "T-4"})
+	require.NoError(t, err)
+	require.NoError(t, engine.Promote(ctx, engine.Staged().Hash(), audit.Change{By: "tom", Reason: "T-5"}))
+	d, err = engine.Decide(ctx, governance.Request{Actor: actor, Action: "invoke_model", Server: "acme", Name: "small"})
+	require.NoError(t, err)
+	call(t, log, audit.Intent{Door: audit.DoorModel, Action: d.Action, Resource: d.Resource, Actor: actor, Decision: d.Decision}, &audit.Outcome{Status: audit.StatusOK})
+
 	s, err := report.Summarise(log.Query(ctx, audit.Filter{}), nil)
 	require.NoError(t, err)
 	require.Len(t, s.Agents, 1)
-	require.Len(t, s.Agents[0].Authorities, 1)
+	require.Len(t, s.Agents[0].Authorities, 2)
+	assert.Equal(t, "tom", s.Agents[0].Authorities[1].Deployed.By)
+	assert.Equal(t, engine.Hash(), s.Agents[0].Authorities[1].PolicyHash)
 	au := s.Agents[0].Authorities[0]
 	assert.Empty(t, au.Missing)
 	assert.Equal(t, "ann", au.Owner)
 	assert.Equal(t, "olga", au.Registered.By)
-	assert.Equal(t, engine.Hash(), au.PolicyHash)
 	assert.Equal(t, "pipeline", au.Deployed.By)
 	require.Len(t, au.Credentials, 1)
 	assert.Equal(t, "greg", au.Credentials[0].Bound.By)
@@ -114,6 +124,30 @@ func TestOwnerAsOfThen(t *testing.T) {
 	assert.Equal(t, []string{"", "ann", "bob"}, owners)
 	assert.Equal(t, []string{"olga", "olga", "pipeline"}, deployers)
 	assert.Equal(t, []int{0, 1, 2}, s.Agents[0].Operations[0].Authorities)
+}
+
+// What is staged is not in force, and what is promoted is.
+func TestStagedIsNotInForce(t *testing.T) {
+	h := newHost(t, "h", monday)
+	in := audit.Intent{Door: audit.DoorTool, Action: "a__b", Actor: audit.Actor{Agent: "x"}, Decision: allowed("readers")}
+	in.Decision.PolicyHash = newRules
+	h.event(register("x", "ann", "p", "olga", "T-1"))
+	for _, action := range []string{"stage", "unstage", "publish"} {
+		ev := deploy(newRules, "eve", "T-2")
+		ev.Action = action
+		h.event(ev)
+	}
+	h.act(in, audit.Outcome{Status: audit.StatusOK})
+	ev := deploy(newRules, "olga", "T-3")
+	ev.Action, ev.Detail[audit.DetailAuthor], ev.Detail[audit.DetailReviewer] = audit.ActionPromote, "ann", "tom"
+	h.event(ev)
+	h.act(in, audit.Outcome{Status: audit.StatusOK})
+	s, err := report.Summarise(h.Query(ctx, audit.Filter{}), nil)
+	require.NoError(t, err)
+	au := s.Agents[0].Authorities
+	require.Len(t, au, 2)
+	assert.Equal(t, []string{"That this policy was put into force is not on record before record 5."}, au[0].Missing)
+	assert.Equal(t, "owner ann; registered by olga (T-1, record 1); policy "+newRules+"; put into force by olga (T-3, record 7); signed by ann; reviewed by tom", strings.Replace(au[1].String(), "profile p; ", "", 1))
 }
 
 // A sandbox that asks no engine has a policy of its own, which nobody signed

@@ -22,3 +22,15 @@ func TestText(t *testing.T) {
 		assert.False(t, strings.ContainsFunc(got, Hidden))
 	}
 }
+
+func TestJSON(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"a":"b"}`:            `{"a":"b"}`,
+		"\"\x7f\u0085\u202e\"": `"\u007f\u0085\u202e"`,
+		`"Grüße 你好 🙂"`:         `"Grüße 你好 🙂"`,
+		"\"\U000e0041\"":       `"\udb40\udc41"`,
+	} {
+		assert.Equal(t, want, string(JSON([]byte(in))))
+		assert.JSONEq(t, in, want)
+	}
+}
