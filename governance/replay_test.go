@@ -126,30 +126,6 @@ func TestReplayStops(t *testing.T) {
 	require.False(t, errors.Is(err, governance.ErrTape))
 }
 
-// The goal is 100,000 decisions a second on one core.
-func BenchmarkReplay(b *testing.B) {
-	snap, _, err := governance.Compile(b.Context(), world(1000), nil)
-	require.NoError(b, err)
-	var rs []governance.Request
-	for i := range 1000 {
-		rs = append(rs, governance.Request{
-			Actor: audit.Actor{Agent: fmt.Sprintf("agent%d", i%20)}, Action: "call_tool", Server: "alpha", Name: "tool_a", Time: tapeTime,
-			Args: fmt.Appendf(nil, `{"repo":"repo%d","path":"/src/%d/governance/decide.go","count":42,"draft":false,"labels":["bug"]}`, i%50, i),
-		})
-	}
-	tape := record(b, snap, rs...)
-	b.ReportAllocs()
-	n := 0
-	for b.Loop() {
-		rep, err := governance.Replay(b.Context(), snap, tapeOf(tape...))
-		if err != nil || rep.Flipped() {
-			b.Fatal(rep, err)
-		}
-		n += rep.Decided
-	}
-	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "decisions/s")
-}
-
 func ExampleReplay() {
 	ctx := context.Background()
 	today, _, err := governance.Compile(ctx, exampleBundle(), nil)
