@@ -42,8 +42,9 @@
 // them. Memberships come from the bundle only; claims of a token are tags:
 // principal.hasTag("scope") && principal.getTag("scope") == "…".
 //
-// context.now and context.labels are there always; context.session, context.user (when the agent is
-// decided for a user) and context.agent (when the user is) need a "has" first.
+// context.now and context.labels are there always; context.session,
+// context.approval (see [Approval]), context.user (when the agent is decided for
+// a user) and context.agent (when the user is) need a "has" first.
 //
 // # How arguments reach a policy
 //
