@@ -147,6 +147,19 @@
 // record with the policy; @owner and @description are notes. Any other
 // annotation is an error, because a misspelt obligation would be none.
 //
+// A permit with @expires("2026-12-31") ends by itself with that day, in UTC, or
+// at an instant such as "2026-12-31T18:00:00Z". A forbid does not end, because
+// it would open what it closes; [Compile] reports both once they are over.
+//
+// # Who may change policy
+//
+// A bundle is a folder ([LoadBundle]) that people review like code. With
+// [Options].Signers a host takes only folders that an author and another person
+// have signed ([SignBundle]). Every change of what is in force says who made it
+// and why, and goes on record first. Package governance/postgres carries bundles
+// to many hosts; one that cannot confirm its policy in time denies
+// ([Engine.FreshUntil]).
+//
 // # Trying out
 //
 // Three ways to see what policies would do, weakest last:
