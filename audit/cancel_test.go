@@ -205,14 +205,14 @@ func TestCloseWhileWriting(t *testing.T) {
 // and can leave.
 func TestWaitingBytesAreBounded(t *testing.T) {
 	log := newStalled(t)
-	const writers = 20
-	large := denial("a", strings.Repeat("x", 1<<20-2000))
+	const writers = 300
+	large := denial("a", strings.Repeat("x", 1<<15))
 	errs := make(chan error, writers)
 	for range writers {
 		go func() { errs <- log.Append(ctx, large) }()
 	}
 	<-log.arrived
-	for log.Pending() < 8 {
+	for log.Pending() < 200 {
 		runtime.Gosched()
 	}
 	gone, cancel := context.WithCancel(ctx)
@@ -220,7 +220,7 @@ func TestWaitingBytesAreBounded(t *testing.T) {
 	go func() { left <- log.Append(gone, large) }()
 	cancel()
 	assert.ErrorIs(t, <-left, context.Canceled)
-	assert.LessOrEqual(t, log.Pending(), 8)
+	assert.LessOrEqual(t, log.Pending(), audit.MaxBatch/(1<<15))
 	log.release <- struct{}{}
 	closed := make(chan error)
 	go func() {

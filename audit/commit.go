@@ -23,7 +23,8 @@ const maxBatch = 8 << 20
 type batch struct {
 	buf     []byte // lines
 	ends    []int  // of the lines in buf, after their newlines
-	closing bool   // mark the checkpoint as closing
+	leaves  []tlog.Hash
+	closing bool // mark the checkpoint as closing
 
 	checkpoint Checkpoint // the last of the batch, once written
 
@@ -40,7 +41,7 @@ const maxSpare = 1 << 20
 func newBatch(spare *batch) *batch {
 	b := &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
 	if spare != nil && cap(spare.buf) <= maxSpare {
-		b.buf, b.ends = spare.buf[:0], spare.ends[:0]
+		b.buf, b.ends, b.leaves = spare.buf[:0], spare.ends[:0], spare.leaves[:0]
 	}
 	return b
 }
@@ -114,7 +115,7 @@ func (l *Log) commit(b *batch) {
 
 	l.mu.Lock()
 	l.committing = nil
-	l.spare = &batch{buf: b.buf, ends: b.ends}
+	l.spare = &batch{buf: b.buf, ends: b.ends, leaves: b.leaves}
 	close(b.done)
 	next := l.open
 	switch {
@@ -145,6 +146,9 @@ func (l *Log) flush(b *batch) error {
 	l.durable = position{l.seg.n, l.seg.used}
 	l.last = b.checkpoint
 	l.mu.Unlock()
+	for i, leaf := range b.leaves {
+		l.keepHash(l.tree.size-uint64(len(b.leaves)-i), leaf)
+	}
 	return nil
 }
 
@@ -171,7 +175,7 @@ func (l *Log) write(b *batch) error {
 	}
 	start := 0
 	for _, end := range b.ends {
-		l.tree.add(b.buf[start : end-1])
+		b.leaves = append(b.leaves, l.tree.add(b.buf[start:end-1]))
 		start = end
 	}
 	if len(head) == 0 || len(b.ends) > 0 || b.closing {

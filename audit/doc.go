@@ -93,6 +93,11 @@
 // system's own data. Zeros at the end of the last segment mean nothing. A segment
 // that is complete has none, neither has a log that was closed.
 //
+// Beside the segments, files named "tree." and a number keep hashes of the tree,
+// so that a proof ([Prove], [VerifyProof]) is quick. They can be deleted: [Open]
+// makes them anew, and nobody believes them without comparing with a signed root.
+// [Tiles] shows a log in the layout of https://c2sp.org/tlog-tiles.
+//
 // Records are written in batches; each ends with its checkpoint, in the same
 // write, made durable by the same fdatasync, before any of its records is
 // acknowledged. So what follows the last checkpoint was never acknowledged. A

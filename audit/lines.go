@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 const (
@@ -43,6 +44,11 @@ type lineReader struct {
 
 	// skip tells which records need not be decoded, if set.
 	skip func(seq uint64) bool
+	// leaf is told each record's line and hash, if set. The line is valid until
+	// it returns.
+	leaf func(line []byte, hash tlog.Hash)
+	// until is the last record that [lineReader.all] reads, 0 for all.
+	until uint64
 }
 
 // An item is one line: a record or a checkpoint. Both are nil for a record that
@@ -195,7 +201,10 @@ func (lr *lineReader) take(line []byte) (item, error) {
 		}
 		it.record = &rec
 	}
-	lr.tree.add(line)
+	hash := lr.tree.add(line)
+	if lr.leaf != nil {
+		lr.leaf(line, hash)
+	}
 	return it, nil
 }
 

@@ -31,6 +31,8 @@ type Options struct {
 	// Clock is the time that goes on record. Nil means time.Now.
 	Clock func() time.Time
 
+	dir string // for the hash files
+
 	// layer is put over the folder by tests.
 	layer func(Storage) Storage
 }
@@ -48,12 +50,14 @@ type Log struct {
 	clock   func() time.Time
 	st      Storage
 	segSize int64
+	dir     string // where the hash files are, or empty
 
 	// The writer that holds the token of the open batch leads: it alone uses
 	// these.
 	tree    tree
 	batches uint64 // checkpoints so far
 	seg     segment
+	hashes  *hashFiles // nil until there is a record
 
 	mu         sync.Mutex
 	next       uint64 // number of the next record
@@ -123,6 +127,7 @@ func Open(dir string, opts *Options) (*Log, error) {
 	if o.layer != nil {
 		st = o.layer(st)
 	}
+	o.dir = dir
 	return open(st, o)
 }
 
@@ -133,7 +138,7 @@ func New(st Storage, opts *Options) (*Log, error) {
 	if opts != nil {
 		o = *opts
 	}
-	o.KeyFile = ""
+	o.KeyFile, o.dir = "", ""
 	return open(st, o)
 }
 
@@ -143,7 +148,7 @@ func open(st Storage, o Options) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	l := &Log{anchors: o.Anchors, clock: o.Clock, st: st, segSize: o.SegmentSize, open: newBatch(nil), seg: segment{f: f}}
+	l := &Log{anchors: o.Anchors, clock: o.Clock, st: st, segSize: o.SegmentSize, dir: o.dir, open: newBatch(nil), seg: segment{f: f}}
 	if l.clock == nil {
 		l.clock = time.Now
 	}
@@ -161,6 +166,7 @@ func open(st Storage, o Options) (*Log, error) {
 		err = l.recover(context.Background(), first, last)
 	}
 	if err != nil {
+		l.hashes.close()
 		return nil, errors.Join(err, l.seg.f.Close(), st.Close())
 	}
 	return l, nil
@@ -342,6 +348,7 @@ func (l *Log) Close() error {
 	l.mu.Lock()
 	l.announce()
 	l.mu.Unlock()
+	l.hashes.close()
 	_, perr := l.publish(context.Background())
 	return errors.Join(err, perr, l.seg.f.Close(), l.st.Close())
 }

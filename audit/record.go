@@ -12,8 +12,9 @@ import (
 	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
-// MaxRecord is the largest size of one record in bytes, as stored.
-const MaxRecord = 1 << 20
+// MaxRecord is the largest size of one record in bytes, as stored. It is that of
+// an entry in C2SP tlog-tiles, whose length is a 16-bit number.
+const MaxRecord = 1<<16 - 1
 
 // A Record is one stored act: exactly one of Intent, Outcome and Event is set.
 // Its JSON, in the order of these fields, is a line of the log.

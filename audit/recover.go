@@ -9,13 +9,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // recover verifies the end of the log, repairs what a crash left there and makes
 // the log ready for its next record. It starts at the last segment, or where an
-// anchor has something to say about an earlier one.
+// anchor has something to say about an earlier one, or the hash files end.
 func (l *Log) recover(ctx context.Context, first, last int) error {
 	known, err := l.anchored(ctx)
 	if err != nil {
@@ -32,12 +37,20 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if first != 1 {
 		return tamperedf("it starts with %s: what is before is missing", SegmentName(first))
 	}
-	start, err := startFor(src, known)
+	from := uint64(math.MaxUint64)
+	if len(known.left) > 0 {
+		from = known.left[0].Size
+	}
+	if l.dir != "" {
+		from = min(from, cachedLeaves(l.dir))
+	}
+	start, err := startAt(src, from)
 	if err != nil {
 		return err
 	}
-	lr := newLineReader(src, start)
+	lr := newLineReader(src, max(start, 1))
 	defer lr.Close()
+	lr.leaf = func(_ []byte, hash tlog.Hash) { l.keepHash(lr.first, hash) }
 	var dam *damage
 	for dam == nil {
 		if err := known.check(&lr.tree, lr.count); err != nil {
@@ -87,19 +100,24 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	return l.wait(context.Background(), l.put(enc, l.clock()))
 }
 
-// startFor returns the segment to start reading at: the last that begins with a
-// whole header and not after the smallest checkpoint to compare with.
-func startFor(src *files, known checkpoints) (int, error) {
-	for n := src.last; n > src.first; n-- {
-		size, ok, err := segmentStart(src, n)
-		if err != nil {
-			return 0, err
-		}
-		if ok && (len(known.left) == 0 || size <= known.left[0].Size) {
-			return n, nil
-		}
+// keepHash appends the hash of a record to the hash files. They are opened with
+// the first one, after the records before it.
+func (l *Log) keepHash(before uint64, hash tlog.Hash) {
+	if l.dir == "" {
+		return
 	}
-	return max(src.first, 1), nil
+	var err error
+	if l.hashes == nil {
+		l.hashes, err = openHashFiles(l.dir, before)
+	}
+	if err == nil {
+		err = l.hashes.add(hash)
+	}
+	if err != nil { // the log is complete without them
+		l.hashes.close()
+		_ = os.Remove(filepath.Join(l.dir, hashFileName(0))) // the next Open makes all anew
+		l.hashes, l.dir = nil, ""
+	}
 }
 
 // segmentStart returns how many records are before segment n, going by its first

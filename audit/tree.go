@@ -16,9 +16,10 @@ type tree struct {
 	roots []tlog.Hash
 }
 
-// add appends the leaf of one record's bytes.
-func (t *tree) add(record []byte) {
-	h := tlog.RecordHash(record)
+// add appends the leaf of one record's bytes, and returns its hash.
+func (t *tree) add(record []byte) tlog.Hash {
+	leaf := tlog.RecordHash(record)
+	h := leaf
 	for n := t.size; n&1 == 1; n >>= 1 {
 		last := len(t.roots) - 1
 		h = tlog.NodeHash(t.roots[last], h)
@@ -26,6 +27,7 @@ func (t *tree) add(record []byte) {
 	}
 	t.roots = append(t.roots, h)
 	t.size++
+	return leaf
 }
 
 // root returns the hash of the whole tree, [tlog.TreeHash] of the same records.

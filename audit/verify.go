@@ -224,7 +224,7 @@ func (o openCalls) list() []uint64 {
 func others(entries []fs.DirEntry) []string {
 	var names []string
 	for _, e := range entries {
-		if segmentNumber(e.Name()) == 0 {
+		if segmentNumber(e.Name()) == 0 && !isHashFile(e.Name()) {
 			names = append(names, fmt.Sprintf("%q", e.Name()))
 		}
 	}

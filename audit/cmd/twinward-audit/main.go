@@ -7,11 +7,17 @@
 //	twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
 //	                      [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
 //	twinward-audit export -format F [SELECTION] [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+//	twinward-audit prove  -record N LOG
+//	twinward-audit check  -key KEY PROOF
 //
 // LOG is the log's folder. KEY is the log's verifier key, or a file that holds
 // it; take it from a place that the log's writer cannot change. FILE is a
 // checkpoint of the log that was kept elsewhere; give several by repeating
 // -anchor. Without an anchor, verify says what it cannot exclude.
+//
+// prove prints a proof that one record is in the log, as c2sp.org/tlog-proof has
+// it, for somebody who does not have the log. check verifies such a file and
+// prints the record.
 //
 // SELECTION chooses records; all of it must fit. Outcomes are shown with the
 // calls that are selected.
@@ -75,6 +81,8 @@ const usage = `Usage:
                         [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
   twinward-audit export -format ndjson|csv|ocsf|ocsf-1.9|cloudevents [SELECTION]
                         [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+  twinward-audit prove  -record N LOG
+  twinward-audit check  -key KEY PROOF
 SELECTION is any of -agent A, -door D, -action X, -kind K, -decision allow|deny,
 -policy P, -since T, -until T, -seq N. T is a time, a date or how long ago (36h).
 KEY is a verifier key or a file that holds one; FILE is a checkpoint kept elsewhere.
@@ -117,6 +125,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		c = reportCommand()
 	case "export":
 		c = exportCommand()
+	case "prove":
+		c = proveCommand()
+	case "check":
+		c = checkCommand()
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 		return exitOK
@@ -133,7 +145,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	if c.flags.NArg() == 0 || c.flags.NArg() > 1 && c.many == nil {
-		fmt.Fprintf(stderr, "twinward-audit: give one folder of a log, after the flags\n%s", usage)
+		fmt.Fprintf(stderr, "twinward-audit: give one folder of a log or one proof, after the flags\n%s", usage)
 		return exitUsage
 	}
 	var err error

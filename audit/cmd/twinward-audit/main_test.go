@@ -152,12 +152,30 @@ func TestReport(t *testing.T) {
 	assert.Contains(t, string(page), "agrees with 1 anchor.")
 }
 
+func TestProveAndCheck(t *testing.T) {
+	s := newStage(t)
+	code, proof, errs := cli("prove", "-record", "3", s.dir)
+	require.Equal(t, exitOK, code, errs)
+	file := filepath.Join(s.base, "3.tlog-proof")
+	require.NoError(t, os.WriteFile(file, []byte(proof), 0o600))
+	code, out, errs := cli("check", "-key", s.keyFile, file)
+	require.Equal(t, exitOK, code, errs)
+	assert.Contains(t, out, "proven: record 3 is in the log")
+	assert.Contains(t, out, `slack__dms\u001b[2J\u202e`)
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(proof, "index 2", "index 1", 1)), 0o600))
+	code, out, _ = cli("check", "-key", s.key, file)
+	assert.Equal(t, exitFailed, code)
+	assert.Empty(t, out)
+	code, _, _ = cli("prove", "-record", "9", s.dir)
+	assert.Equal(t, exitFailed, code)
+}
+
 func TestUsage(t *testing.T) {
 	s := newStage(t)
 	for _, args := range [][]string{
 		{}, {"frobnicate"}, {"verify"}, {"verify", s.dir}, {"verify", "-key", s.key}, {"verify", "-nope", s.dir},
 		{"verify", "-key", s.key, s.dir, s.dir}, {"verify", "-key", "/no/such/file", s.dir},
-		{"verify", "-key", s.key, "-anchor", "/no/such/file", s.dir}, {"report", "-key", s.key, s.dir}, {"show"},
+		{"verify", "-key", s.key, "-anchor", "/no/such/file", s.dir}, {"report", "-key", s.key, s.dir}, {"show"}, {"prove", s.dir}, {"check", s.dir},
 	} {
 		code, out, errs := cli(args...)
 		assert.Equal(t, exitUsage, code, "%v", args)

@@ -19,8 +19,12 @@ type trust struct {
 	anchors files
 }
 
-func (t *trust) register(fs *flag.FlagSet) {
+func (t *trust) registerKey(fs *flag.FlagSet) {
 	fs.StringVar(&t.key, "key", "", "the log's verifier key, or a file that holds it")
+}
+
+func (t *trust) register(fs *flag.FlagSet) {
+	t.registerKey(fs)
 	fs.Var(&t.anchors, "anchor", "a file with a checkpoint of the log, kept elsewhere (repeatable)")
 }
 
