@@ -153,7 +153,8 @@ type Event struct {
 // [Outcome.CredentialVersion].
 //
 // Below is what each kind fills besides Kind, Door and Action, and what is in
-// Detail. Only KindGap is written by the log itself.
+// Detail. KindGap, KindKey, KindFlood and
+// KindConfig are written by the log itself.
 type Kind string
 
 const (
@@ -202,6 +203,16 @@ const (
 	// "torn_sha256" of what was removed, "unsigned_first" and "unsigned_last" of
 	// the records that were kept without having been signed.
 	KindGap Kind = "gap"
+	// KindKey is a new key of the log: see [Log.Rotate], which alone writes it.
+	// Detail: "old" and "new" are verifier keys, and there is a Change.
+	KindKey Kind = "key"
+	// KindFlood says that denials like the one described are only counted from
+	// here to the end of the minute: see [Log.Append]. A [KindDenial] whose Detail
+	// "since" is the number of this record then says how many they were.
+	KindFlood Kind = "flood"
+	// KindConfig is how the log was opened, if not in its safest way. Detail:
+	// "mode" is the name of the [Mode].
+	KindConfig Kind = "config"
 )
 
 // Actions that "who authorised it" is answered from.

@@ -30,13 +30,21 @@ func newStalled(t *testing.T) *stalled {
 	st := &stallingStorage{Memory: s.m}
 	s.Log, err = audit.New(st, &audit.Options{Key: key})
 	require.NoError(t, err)
-	st.s = s
+	st.stall(s)
 	return s
 }
 
 type stallingStorage struct {
 	*audittest.Memory
-	s *stalled
+	mu sync.Mutex
+	s  *stalled
+}
+
+// stall makes all syncs wait from now on.
+func (st *stallingStorage) stall(s *stalled) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.s = s
 }
 
 func (st *stallingStorage) Open(name string) (audit.StorageFile, error) {
@@ -50,7 +58,10 @@ type stallingFile struct {
 }
 
 func (f stallingFile) Sync() error {
-	if s := f.st.s; s != nil {
+	f.st.mu.Lock()
+	s := f.st.s
+	f.st.mu.Unlock()
+	if s != nil {
 		s.arrived <- struct{}{}
 		<-s.release
 	}
@@ -206,7 +217,7 @@ func TestCloseWhileWriting(t *testing.T) {
 func TestWaitingBytesAreBounded(t *testing.T) {
 	log := newStalled(t)
 	const writers = 300
-	large := denial("a", strings.Repeat("x", 1<<15))
+	large := probe("a", strings.Repeat("x", 1<<15))
 	errs := make(chan error, writers)
 	for range writers {
 		go func() { errs <- log.Append(ctx, large) }()

@@ -25,6 +25,8 @@ type batch struct {
 	ends    []int  // of the lines in buf, after their newlines
 	leaves  []tlog.Hash
 	closing bool // mark the checkpoint as closing
+	rotate  *Key // the key after the batch's checkpoint, or nil
+	helped  bool // a goroutine waits for it on behalf of others
 
 	checkpoint Checkpoint // the last of the batch, once written
 
@@ -46,12 +48,20 @@ func newBatch(spare *batch) *batch {
 	return b
 }
 
+// An entry is what is put in line.
+type entry struct {
+	enc    []byte
+	free   int64 // bytes that must be free on the disk
+	rotate *Key  // becomes the log's key once the record is durable
+	async  bool  // nobody waits for it
+}
+
 // add puts an encoded record in line. It is durable when [Log.wait] for the
-// returned batch returns nil.
-func (l *Log) add(ctx context.Context, enc []byte) (b *batch, seq uint64, at time.Time, err error) {
+// returned batch returns nil. While the line is full, add waits.
+func (l *Log) add(ctx context.Context, e entry) (b *batch, seq uint64, at time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.open.ends) > 0 && len(l.open.buf)+len(enc) > maxBatch && l.failed == nil && !l.closed {
+	for len(l.open.ends) > 0 && (len(l.open.buf)+len(e.enc) > maxBatch || len(l.open.ends) >= l.queue) && l.failed == nil && !l.closed {
 		full := l.open
 		l.mu.Unlock()
 		err = l.wait(ctx, full)
@@ -66,22 +76,39 @@ func (l *Log) add(ctx context.Context, enc []byte) (b *batch, seq uint64, at tim
 	if l.closed {
 		return nil, 0, at, ErrClosed
 	}
+	if l.free < e.free {
+		// Somebody may have made space since the last batch.
+		if l.free, err = l.st.Free(); err != nil {
+			return nil, 0, at, fmt.Errorf("audit: %w", err)
+		}
+		if l.free < e.free {
+			return nil, 0, at, fmt.Errorf("%w: %d bytes, %d are kept", ErrFull, l.free, e.free)
+		}
+	}
 	at = l.clock()
 	if y := at.UTC().Year(); y < 1 || y > 9999 {
 		return nil, 0, at, fmt.Errorf("%w: the clock says year %d", ErrInvalid, y)
 	}
-	return l.put(enc, at), l.next - 1, at, nil
+	return l.put(e, at), l.next - 1, at, nil
 }
 
 // put appends a record to the open batch. The caller holds mu.
-func (l *Log) put(enc []byte, at time.Time) *batch {
+func (l *Log) put(e entry, at time.Time) *batch {
 	b := l.open
-	b.buf = append(appendRecord(b.buf, l.next, at, enc), '\n')
+	b.buf = append(appendRecord(b.buf, l.next, at, e.enc), '\n')
 	b.ends = append(b.ends, len(b.buf))
+	if e.rotate != nil {
+		b.rotate = e.rotate
+	}
 	l.next++
 	if !l.busy {
 		l.busy = true
 		b.lead <- struct{}{}
+	}
+	if e.async && !b.helped {
+		// Somebody has to be there to commit it. Close waits for them.
+		b.helped = true
+		l.helpers.Go(func() { _ = l.wait(context.Background(), b) })
 	}
 	return b
 }
@@ -97,7 +124,7 @@ func (l *Log) wait(ctx context.Context, b *batch) error {
 		select {
 		case <-b.lead: // nobody else may be left to do it
 		default:
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 		}
 	}
 	l.commit(b)
@@ -146,6 +173,9 @@ func (l *Log) flush(b *batch) error {
 	l.durable = position{l.seg.n, l.seg.used}
 	l.last = b.checkpoint
 	l.mu.Unlock()
+	if b.rotate != nil {
+		l.key.Store(b.rotate)
+	}
 	for i, leaf := range b.leaves {
 		l.keepHash(l.tree.size-uint64(len(b.leaves)-i), leaf)
 	}
@@ -159,6 +189,10 @@ func (l *Log) write(b *batch) error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	l.free = room
+	l.mu.Unlock()
+	room = max(room-l.reserve, 0) // zeros are not worth what is kept for outcomes
 	var head []byte
 	if l.seg.used > 0 && l.seg.used+int64(len(b.buf))+checkpointRoom > l.segSize {
 		if err := l.nextSegment(); err != nil {
@@ -170,7 +204,7 @@ func (l *Log) write(b *batch) error {
 		if err != nil {
 			return err
 		}
-		head = append(cp.appendLine(nil, &header{Key: l.key.VerifierKey(), Tree: append([]tlog.Hash{}, l.tree.roots...)}), '\n')
+		head = append(cp.appendLine(nil, &header{Key: l.key.Load().VerifierKey(), Tree: append([]tlog.Hash{}, l.tree.roots...)}), '\n')
 		b.checkpoint = cp
 	}
 	start := 0
@@ -205,8 +239,9 @@ const checkpointRoom = 512
 // sign makes the next checkpoint.
 func (l *Log) sign(cp Checkpoint) (Checkpoint, error) {
 	l.batches++
-	cp.Origin, cp.Size, cp.Root, cp.Batch = l.key.Origin(), l.tree.size, l.tree.root(), l.batches
-	err := cp.sign(l.key.secret.signer)
+	key := l.key.Load()
+	cp.Origin, cp.Size, cp.Root, cp.Batch = key.Origin(), l.tree.size, l.tree.root(), l.batches
+	err := cp.sign(key.secret.signer)
 	return cp, err
 }
 

@@ -265,7 +265,7 @@ func TestFailureWakesEveryWriter(t *testing.T) {
 	for range 20 {
 		wg.Go(func() {
 			for {
-				if err := log.Append(ctx, denial("a", "x")); err != nil {
+				if err := log.Append(ctx, probe("a", "x")); err != nil {
 					assert.ErrorIs(t, err, audit.ErrFailed)
 					assert.ErrorIs(t, err, syscall.ENOSPC)
 					assert.ErrorContains(t, err, "the disk is full")

@@ -12,6 +12,13 @@ var (
 	// again by itself: after a failed sync the kernel may have dropped the bytes
 	// and report success the next time. Remove the cause and open the log anew.
 	ErrFailed = errors.New("audit: the log has failed and refuses everything until it is opened anew")
+	// ErrFull is returned for intents and events when so little space is left that
+	// it is kept for the outcomes of calls that are under way
+	// ([Options.Reserve]). Nothing is written. It ends when there is space again.
+	ErrFull = errors.New("audit: the disk is nearly full, and what is left is kept for the outcomes of running calls: free some space")
+	// ErrBusy is returned, wrapping the context's error, when the context ended
+	// before the log got to the record. The act must not happen.
+	ErrBusy = errors.New("audit: the log did not get to the record in time")
 	// ErrClosed is returned by writes after Close.
 	ErrClosed = errors.New("audit: the log is closed")
 	// ErrLocked is returned by [Open] while another writer has the log open.

@@ -59,12 +59,23 @@ func fillDisk(dir string) int {
 
 func fillAndCheck(dir string) error {
 	logDir := filepath.Join(dir, "log")
+	// By default, what is left is kept for outcomes.
 	log, err := audit.Open(logDir, nil)
 	if err != nil {
 		return err
 	}
+	if _, err := log.Begin(ctx, intent("standup", "x")); !errors.Is(err, audit.ErrFull) {
+		return fmt.Errorf("an intent on a small disk: %v", err)
+	}
+	if err := log.Close(); err != nil {
+		return err
+	}
+	log, err = audit.Open(logDir, &audit.Options{Reserve: -1})
+	if err != nil {
+		return err
+	}
 	key, acked := log.VerifierKey(), uint64(0)
-	ev := denial("standup", strings.Repeat("x", 1000))
+	ev := probe("standup", strings.Repeat("x", 1000))
 	for err == nil {
 		if err = log.Append(ctx, ev); err == nil {
 			acked++
@@ -86,7 +97,7 @@ func fillAndCheck(dir string) error {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=1m"); err != nil {
 		return err
 	}
-	log, err = audit.Open(logDir, nil) // space was made
+	log, err = audit.Open(logDir, &audit.Options{Reserve: -1}) // space was made
 	if err != nil {
 		return err
 	}

@@ -100,8 +100,21 @@ func verifierKey(name string, seed []byte) (string, error) {
 
 const keyFileHead = "# The key of a Twinward audit log. Whoever has it can forge the log: keep it apart.\n"
 
-// LoadKey reads a key file. It refuses a file that others can read.
+// LoadKey reads a key file. It refuses a file that others can read. If the log's
+// key was rotated there are several in it; this is the newest.
 func LoadKey(path string) (*Key, error) {
+	keys, err := loadKeys(path)
+	if err != nil {
+		return nil, err
+	}
+	return keys[0], nil
+}
+
+// maxKeyFile is the largest size of a key file in bytes.
+const maxKeyFile = 1 << 20
+
+// loadKeys reads all keys in a key file, newest first.
+func loadKeys(path string) ([]*Key, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
@@ -111,7 +124,7 @@ func LoadKey(path string) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	if !st.Mode().IsRegular() || st.Size() > 4096 {
+	if !st.Mode().IsRegular() || st.Size() > maxKeyFile {
 		return nil, fmt.Errorf("%w: %s is not a key file", ErrKey, path)
 	}
 	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 {
@@ -122,37 +135,59 @@ func LoadKey(path string) (*Key, error) {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
 	rest, ok := strings.CutPrefix(string(buf), keyFileHead)
-	if !ok || strings.Count(rest, "\n") != 1 {
+	if !ok || !strings.HasSuffix(rest, "\n") {
 		return nil, fmt.Errorf("%w: %s is not a key file", ErrKey, path)
 	}
-	return parseKey(strings.TrimSuffix(rest, "\n"))
+	var keys []*Key
+	for line := range strings.Lines(rest) {
+		k, err := parseKey(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
 }
 
-// loadOrCreateKey reads the key file, or makes one with mode 0600 if it is
+// saveKeys writes a key file, newest key first. After a crash it is the old or
+// the new one.
+func saveKeys(path string, keys []*Key) error {
+	text := keyFileHead
+	for _, k := range keys {
+		text += k.secret.skey + "\n"
+	}
+	if err := writeFileAtomic(path, []byte(text)); err != nil {
+		return fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return nil
+}
+
+// loadOrCreateKeys reads the key file, or makes one with mode 0600 if it is
 // absent and mayCreate. The caller holds the lock of the log.
-func loadOrCreateKey(path, origin string, mayCreate bool) (*Key, error) {
-	k, err := LoadKey(path)
+func loadOrCreateKeys(path, origin string, mayCreate bool) ([]*Key, error) {
+	keys, err := loadKeys(path)
 	switch {
 	case err == nil:
-		if origin != "" && k.Origin() != origin {
-			return nil, fmt.Errorf("%w: %s is the key of %q, not of %q", ErrKey, path, k.Origin(), origin)
+		if origin != "" && keys[0].Origin() != origin {
+			return nil, fmt.Errorf("%w: %s is the key of %q, not of %q", ErrKey, path, keys[0].Origin(), origin)
 		}
-		return k, nil
+		return keys, nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case !mayCreate:
 		return nil, fmt.Errorf("%w: the log exists, its key does not: %w", ErrKey, err)
 	}
-	if k, err = NewKey(origin); err != nil {
+	k, err := NewKey(origin)
+	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	if err := writeFileAtomic(path, []byte(keyFileHead+k.secret.skey+"\n")); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	if err := saveKeys(path, []*Key{k}); err != nil {
+		return nil, err
 	}
-	return k, nil
+	return []*Key{k}, nil
 }
 
 // checkVerifierKey returns an error unless text is the one spelling of an Ed25519

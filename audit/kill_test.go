@@ -70,7 +70,7 @@ func writeUnderLoad(dir string) {
 // begun but not ended are open. A log lives for 50 kills: each of them reads it
 // whole several times.
 func TestKill(t *testing.T) {
-	for kills := soak(5, 50, 500); kills > 0; kills -= 50 {
+	for kills := soak(5, 100, 1000); kills > 0; kills -= 50 {
 		killWriter(t, min(kills, 50))
 	}
 }

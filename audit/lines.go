@@ -37,10 +37,11 @@ type lineReader struct {
 	first uint64     // records before the first segment that is read
 
 	// key is the verifier key of the next checkpoint, lastKey that of the last.
-	key, lastKey string
+	// nextKey is what the next checkpoint's key is followed by, if it is rotated.
+	key, lastKey, nextKey string
 	// verify says to check the signature of each checkpoint.
 	verify    bool
-	verifiers map[string]note.Verifier
+	verifiers keySet
 
 	// skip tells which records need not be decoded, if set.
 	skip func(seq uint64) bool
@@ -201,6 +202,11 @@ func (lr *lineReader) take(line []byte) (item, error) {
 		}
 		it.record = &rec
 	}
+	if isRotation(line) {
+		if err := lr.takeRotation(line); err != nil {
+			return item{}, fmt.Errorf("%w: %w", errLine, err)
+		}
+	}
 	hash := lr.tree.add(line)
 	if lr.leaf != nil {
 		lr.leaf(line, hash)
@@ -246,6 +252,9 @@ func (lr *lineReader) takeCheckpoint(line []byte) (Checkpoint, error) {
 		}
 	}
 	lr.last, lr.lastKey = cp, lr.key
+	if lr.nextKey != "" {
+		lr.key, lr.nextKey = lr.nextKey, ""
+	}
 	lr.count++
 	return cp, nil
 }
@@ -259,7 +268,7 @@ func (lr *lineReader) checkSignature(cp Checkpoint, key string) error {
 			return err
 		}
 		if lr.verifiers == nil {
-			lr.verifiers = map[string]note.Verifier{}
+			lr.verifiers = keySet{}
 		}
 		lr.verifiers[key] = v
 	}

@@ -21,6 +21,9 @@ type Options struct {
 	KeyFile string
 	// Key is used instead of a KeyFile, by hosts that keep keys elsewhere.
 	Key *Key
+	// OldKeys are the keys before Key, newest first, of a log whose key was
+	// rotated ([Log.Rotate]). With a KeyFile they are in it.
+	OldKeys []*Key
 	// Anchors are told the closing checkpoint, and others by [Log.Checkpoint].
 	// With none, a truncated or replaced log cannot be told from the real one.
 	Anchors []Anchor
@@ -28,6 +31,16 @@ type Options struct {
 	// Zero means [DefaultSegmentSize]. A batch is never split, so that a file may
 	// be larger.
 	SegmentSize int64
+	// Mode says which calls wait for the disk. The zero value is [Strict]; a softer
+	// one goes on record when the log is opened.
+	Mode Mode
+	// Queue is how many records may wait for the disk. Writers beyond it wait
+	// until their context ends and are then refused. Zero means 4096.
+	Queue int
+	// Reserve is how many bytes of the disk are kept for the outcomes of calls
+	// that are under way: with less than that free, Begin refuses, and with less
+	// than half of it, Append. Zero means 16 MiB, negative none.
+	Reserve int64
 	// Clock is the time that goes on record. Nil means time.Now.
 	Clock func() time.Time
 
@@ -45,11 +58,15 @@ type Options struct {
 // one sync; there is no timer and a lone writer waits for nobody. Each batch
 // ends with a signed checkpoint, written and synced with it.
 type Log struct {
-	key     *Key
+	key     atomic.Pointer[Key] // signs the next checkpoint
 	anchors []Anchor
 	clock   func() time.Time
 	st      Storage
 	segSize int64
+	mode    Mode
+	queue   int
+	reserve int64
+	floods  floods
 	dir     string // where the hash files are, or empty
 
 	// The writer that holds the token of the open batch leads: it alone uses
@@ -71,6 +88,13 @@ type Log struct {
 	durable position   // what is before it readers may see
 	last    Checkpoint // covers them
 	news    chan struct{}
+
+	free    int64          // bytes on the disk, when last asked
+	helpers sync.WaitGroup // goroutines that commit for nobody else
+
+	rotating sync.Mutex
+	ring     []*Key // all keys, newest first
+	keyFile  string // they are kept in, or empty
 
 	publishing sync.Mutex
 }
@@ -148,22 +172,38 @@ func open(st Storage, o Options) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	l := &Log{anchors: o.Anchors, clock: o.Clock, st: st, segSize: o.SegmentSize, dir: o.dir, open: newBatch(nil), seg: segment{f: f}}
+	l := &Log{
+		anchors: o.Anchors, clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
+		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve,
+	}
 	if l.clock == nil {
 		l.clock = time.Now
 	}
 	if l.segSize == 0 {
 		l.segSize = DefaultSegmentSize
 	}
+	if l.queue == 0 {
+		l.queue = defaultQueue
+	}
+	if l.reserve == 0 {
+		l.reserve = defaultReserve
+	}
+	l.reserve = max(l.reserve, 0)
 	isNew := false
 	if last == 1 {
 		isNew, err = isEmpty(st.Read, SegmentName(1))
 	}
 	if err == nil {
-		l.key, err = o.key(isNew)
+		l.ring, err = o.keys(isNew)
 	}
 	if err == nil {
+		if o.Key == nil {
+			l.keyFile = o.KeyFile
+		}
 		err = l.recover(context.Background(), first, last)
+	}
+	if err == nil && l.mode != Strict {
+		err = l.recordMode()
 	}
 	if err != nil {
 		l.hashes.close()
@@ -172,26 +212,32 @@ func open(st Storage, o Options) (*Log, error) {
 	return l, nil
 }
 
-// key returns the key of the log.
-func (o Options) key(isNew bool) (*Key, error) {
+// keys returns the keys of the log, newest first.
+func (o Options) keys(isNew bool) ([]*Key, error) {
+	var keys []*Key
 	switch {
 	case o.Key == nil && o.KeyFile == "":
 		return nil, fmt.Errorf("%w: no key", ErrKey)
 	case o.Key == nil:
-		return loadOrCreateKey(o.KeyFile, o.Origin, isNew)
+		var err error
+		if keys, err = loadOrCreateKeys(o.KeyFile, o.Origin, isNew); err != nil {
+			return nil, err
+		}
 	case o.Origin != "" && o.Origin != o.Key.Origin():
 		return nil, fmt.Errorf("%w: it is the key of %q, not of %q", ErrKey, o.Key.Origin(), o.Origin)
+	default:
+		keys = []*Key{o.Key}
 	}
-	return o.Key, nil
+	return append(keys, o.OldKeys...), nil
 }
 
 // VerifierKey is what others verify the log with: a note verifier key, safe to
-// publish. It is empty for a nil log.
+// publish. It is that of the newest key, and empty for a nil log.
 func (l *Log) VerifierKey() string {
 	if l == nil {
 		return ""
 	}
-	return l.key.VerifierKey()
+	return l.key.Load().VerifierKey()
 }
 
 // Begin implements [Recorder]. The call's arguments are committed to, not
@@ -210,13 +256,17 @@ func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	if !in.Decision.Allowed() {
 		return nil, ErrNotAllowed
 	}
-	enc, err := body{Intent: &in, Args: l.key.commitTo(in.Args)}.encode()
+	enc, err := body{Intent: &in, Args: l.key.Load().commitTo(in.Args)}.encode()
 	if err != nil {
 		return nil, err
 	}
-	b, seq, at, err := l.add(ctx, enc)
+	async := l.mode == BestEffort
+	b, seq, at, err := l.add(ctx, entry{enc: enc, free: l.reserve, async: async})
 	if err != nil {
 		return nil, err
+	}
+	if async {
+		return &call{log: l, seq: seq, start: at}, nil
 	}
 	if err := l.wait(ctx, b); err != nil {
 		l.abandon(ctx, seq, err)
@@ -226,6 +276,13 @@ func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 }
 
 // Append implements [Recorder].
+//
+// Floods: of the denials in one minute that are alike but for their arguments
+// (same actor, door, action, resource and reason), the first 100 are records of
+// their own. Before the next is counted, an event of [KindFlood] is durable that
+// says so; the others are counted and not waited for. At the minute's end, or by
+// Close, one more [KindDenial] says how many they were ([Event.Count]). If a crash
+// comes first, their number is lost, and [VerifyReport.Uncounted] says where.
 func (l *Log) Append(ctx context.Context, ev Event) error {
 	if l == nil {
 		return ErrNoLog
@@ -233,15 +290,28 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if ev.Kind == "" {
+	switch ev.Kind {
+	case "":
 		return fmt.Errorf("%w: an event without a kind", ErrInvalid)
+	case KindKey, KindFlood:
+		return fmt.Errorf("%w: only the log itself records events of the kind %q", ErrInvalid, ev.Kind)
+	case KindDenial:
+		if counted, err := l.count(ctx, ev); counted || err != nil {
+			return err
+		}
 	}
-	enc, err := body{Event: &ev, Args: l.key.commitTo(ev.Args)}.encode()
+	return l.append(ctx, ev)
+}
+
+// append records an event.
+func (l *Log) append(ctx context.Context, ev Event) error {
+	enc, err := body{Event: &ev, Args: l.key.Load().commitTo(ev.Args)}.encode()
 	if err != nil {
 		return err
 	}
-	b, _, _, err := l.add(ctx, enc)
-	if err != nil {
+	async := l.mode == BestEffort
+	b, _, _, err := l.add(ctx, entry{enc: enc, free: l.reserve / 2, async: async})
+	if err != nil || async {
 		return err
 	}
 	return l.wait(ctx, b)
@@ -257,7 +327,7 @@ func (l *Log) abandon(ctx context.Context, seq uint64, cause error) {
 	if err != nil {
 		return
 	}
-	if b, _, _, err := l.add(ctx, enc); err == nil {
+	if b, _, _, err := l.add(ctx, entry{enc: enc}); err == nil {
 		_ = l.wait(ctx, b)
 	}
 }
@@ -285,8 +355,9 @@ func (c *call) End(_ context.Context, out Outcome) error {
 		c.ended.Store(false) // nothing is on record: a smaller outcome may be
 		return err
 	}
-	b, _, _, err := c.log.add(context.Background(), enc)
-	if err != nil {
+	async := c.log.mode != Strict
+	b, _, _, err := c.log.add(context.Background(), entry{enc: enc, async: async})
+	if err != nil || async {
 		return err
 	}
 	return c.log.wait(context.Background(), b)
@@ -325,6 +396,7 @@ func (l *Log) Close() error {
 	if l == nil {
 		return ErrNoLog
 	}
+	l.closeFloods()
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -342,6 +414,7 @@ func (l *Log) Close() error {
 	}
 	err := l.failed
 	l.mu.Unlock()
+	l.helpers.Wait()
 	if err == nil {
 		err = l.flush(&batch{closing: true})
 	}

@@ -32,6 +32,11 @@ func denial(agent, action string) audit.Event {
 	return audit.Event{Kind: audit.KindDenial, Door: audit.DoorTool, Action: action, Actor: audit.Actor{Agent: agent}, Decision: &d}
 }
 
+// probe is an event that is never only counted.
+func probe(agent, action string) audit.Event {
+	return audit.Event{Kind: audit.KindProbe, Door: audit.DoorCompute, Action: action, Actor: audit.Actor{Agent: agent}}
+}
+
 func openLog(t testing.TB, dir string, opts *audit.Options) *audit.Log {
 	t.Helper()
 	log, err := audit.Open(dir, opts)

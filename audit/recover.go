@@ -64,11 +64,13 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 			return fmt.Errorf("audit: %w", err)
 		}
 	}
+	key, next := l.ring[0], (*Key)(nil)
 	if lr.count > 0 {
-		if err := l.takeKey(lr); err != nil {
+		if key, next, err = l.takeKeys(lr); err != nil {
 			return err
 		}
 	}
+	l.key.Store(key)
 	if dam != nil && !dam.torn() {
 		return tamperedf("%w", dam)
 	}
@@ -97,7 +99,7 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if err != nil {
 		return err
 	}
-	return l.wait(context.Background(), l.put(enc, l.clock()))
+	return l.wait(context.Background(), l.put(entry{enc: enc, rotate: next}, l.clock()))
 }
 
 // keepHash appends the hash of a record to the hash files. They are opened with
@@ -134,18 +136,6 @@ func segmentStart(src source, n int) (size uint64, ok bool, err error) {
 	default:
 		return 0, false, fmt.Errorf("audit: %w", err)
 	}
-}
-
-// takeKey checks that the log's key signed its last checkpoint, which vouches
-// for all before it; [Verify] also checks each earlier one.
-func (l *Log) takeKey(lr *lineReader) error {
-	if lr.last.Origin != l.key.Origin() {
-		return fmt.Errorf("%w: it is the key of %q, the log is %q", ErrKey, l.key.Origin(), lr.last.Origin)
-	}
-	if err := lr.last.verify(l.key.verifier); err != nil {
-		return tamperedf("the checkpoint after record %d: %w", lr.last.Size, err)
-	}
-	return nil
 }
 
 // resume cuts off what is torn, and goes on in the segment that is locked: the
@@ -209,7 +199,10 @@ func (l *Log) anchored(ctx context.Context) (checkpoints, error) {
 		if len(bytes.TrimSpace(text)) == 0 {
 			continue
 		}
-		cp, err := ParseCheckpoint(text, l.key.VerifierKey())
+		cp, err := parseCheckpoint(text)
+		if err == nil {
+			err = l.keySet().verify(cp)
+		}
 		if err != nil {
 			return checkpoints{}, fmt.Errorf("%w: it holds something else than a checkpoint of this log: %w", ErrAnchor, err)
 		}
