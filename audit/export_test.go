@@ -12,3 +12,6 @@ var ParseRecord = parseRecord
 
 // MaxBatch is how many bytes may wait.
 const MaxBatch = maxBatch
+
+// EndMinute is what happens when a minute with floods is over.
+func (l *Log) EndMinute() { l.minuteOver() }

@@ -21,7 +21,8 @@ const (
 // floods counts like denials.
 type floods struct {
 	mu     sync.Mutex
-	minute time.Time
+	start  time.Time // of the process's time, which nobody sets
+	minute int64     // since then
 	seen   map[floodKey]*flood
 	timer  *time.Timer // ends the minute if nobody comes
 	closed bool
@@ -41,8 +42,6 @@ type flood struct {
 	event   Event  // what they were
 	marker  *batch // holds the record that says so
 	since   uint64 // its number
-	from    time.Time
-	until   time.Time
 }
 
 // count counts a denial, and reports whether that is all that has to be done.
@@ -50,10 +49,12 @@ func (l *Log) count(ctx context.Context, ev Event) (bool, error) {
 	if ev.Decision == nil || ev.Detail["repeated"] != "" || ev.Detail["more_before"] != "" {
 		return false, nil
 	}
-	now := l.clock()
 	f := &l.floods
 	f.mu.Lock()
-	if minute := now.Truncate(time.Minute); !minute.Equal(f.minute) {
+	if f.start.IsZero() {
+		f.start = time.Now()
+	}
+	if minute := int64(time.Since(f.start) / time.Minute); minute != f.minute {
 		l.endMinute(ctx)
 		f.minute = minute
 	}
@@ -79,7 +80,7 @@ func (l *Log) count(ctx context.Context, ev Event) (bool, error) {
 	}
 	if like.marker == nil {
 		ev.Args, ev.Trace = nil, ""
-		like.event, like.from = ev, now
+		like.event = ev
 		mark := ev
 		mark.Kind, mark.Detail = KindFlood, map[string]string{"after": strconv.Itoa(floodLimit)}
 		enc, err := body{Event: &mark}.encode()
@@ -95,7 +96,6 @@ func (l *Log) count(ctx context.Context, ev Event) (bool, error) {
 		}
 	}
 	like.counted++
-	like.until = now
 	marker := like.marker
 	f.mu.Unlock()
 	return true, l.wait(ctx, marker)
@@ -144,8 +144,6 @@ func (l *Log) endMinute(ctx context.Context) {
 		}
 		ev.Detail["repeated"] = strconv.FormatUint(like.counted, 10)
 		ev.Detail["since"] = strconv.FormatUint(like.since, 10)
-		ev.Detail["from"] = like.from.UTC().Format(timeFormat)
-		ev.Detail["until"] = like.until.UTC().Format(timeFormat)
 		enc, err := body{Event: &ev}.encode()
 		if err != nil {
 			continue
