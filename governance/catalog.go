@@ -152,7 +152,7 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 		s.file, s.text = file, string(src)
 		return s, nil
 	}
-	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived"}]}`
+	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived", "labels"}]}`
 	switch e := err.(type) {
 	case *jsonv2.SemanticError:
 		msg := "unexpected value"
