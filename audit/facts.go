@@ -25,7 +25,7 @@ type FactEvent struct {
 	Key string `json:"key,omitempty"`
 	// Value is the hash of a value whose difference is counted.
 	Value string `json:"value,omitempty"`
-	// Amount is what is summed.
+	// Amount is what is summed, as it was; a negative one counts as 0.
 	Amount int64 `json:"amount,omitzero"`
 	// Reset: the act ends what the fact says, instead of beginning it.
 	Reset bool `json:"reset,omitzero"`

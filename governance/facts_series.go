@@ -64,7 +64,7 @@ type windowed struct {
 }
 
 func (w *windowed) add(e event, _ bool) bool {
-	e.n = max(0, e.n)
+	e.n = max(0, e.n) // nobody earns budget back
 	if w.expire(e.at); len(w.events) >= maxEvents {
 		return true
 	}

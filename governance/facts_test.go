@@ -144,6 +144,7 @@ when { context.facts.spent_1h + context.args.amount > 1000 };`))
 	assert.True(t, x.call("bank__pay", `{"amount":400}`, unsure))
 	assert.False(t, x.call("bank__pay", `{"amount":1}`, done), "a cancelled call may have been done")
 	assert.True(t, x.call("bank__pay", `{"amount":-900}`, done))
+	assert.Equal(t, int64(1000), x.value("bank__pay", `{"amount":0}`, "spent_1h"))
 	assert.False(t, x.call("bank__pay", `{"amount":1}`, done), "nobody earns budget back")
 
 	x.advance(time.Hour - 1)

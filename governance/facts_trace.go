@@ -91,7 +91,7 @@ func (p *past) trace(actor audit.Actor, l *look, skip func(*factDef) bool) (*tra
 			if !ok {
 				return nil, errNoAmount // which the schema rules out
 			}
-			a.n = max(0, int64(n))
+			a.n = int64(n)
 		case w.def.kind == DistinctWithin && w.many:
 			of, _ := l.valueAt(w.of)
 			set, _ := of.(types.Set)
