@@ -353,6 +353,21 @@ facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
 	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "n"), "too late to matter")
 }
 
+// What the engine refuses after all policies have allowed it counts for nothing.
+func TestRefusedAfterPolicyCountsNothing(t *testing.T) {
+	b := shop(`
+facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
+`, reading(`context.facts.n > 100`))
+	b.Policies[0].Text = strings.Replace(b.Policies[0].Text, `@id("all")`, `@id("all") @rate("1/1m")`, 1)
+	x := newTeller(t, b)
+	assert.True(t, x.call("chat__post", `{}`, done))
+	d := x.ask("chat__post", `{}`)
+	assert.Equal(t, audit.GuardRate, d.Reason)
+	assert.Nil(t, d.Facts)
+	x.advance(time.Minute)
+	assert.Equal(t, int64(1), x.value("chat__post", `{}`, "n"))
+}
+
 func TestAgentAndUserCountOnce(t *testing.T) {
 	x := newTeller(t, shop(`
 facts: [{name: n, kind: count_within, on: [chat__post], window: 1h, per: agent}]
