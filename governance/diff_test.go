@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -186,6 +187,50 @@ func TestDiffSeesProfilesAndCatalogue(t *testing.T) {
 	}
 	assert.Contains(t, found, "now-denied post_message unknown")
 	assert.Contains(t, found, "now-allowed delete_message")
+}
+
+// Arguments of every form are tried.
+func TestDiffTriesEveryForm(t *testing.T) {
+	const schema = `{"type":"object","required":["free","many"],"properties":{
+		"free":{"type":"object"},"many":{"type":"array","items":{"type":"object","required":["path","n"],"properties":{"path":{"type":"string"},"n":{"type":"integer"}}}},
+		"to":{"anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}}]},
+		"when":{"type":"string","format":"date-time"},"ip":{"type":"string","format":"ipv4"},"ratio":{"type":"number"},"tags":{"type":"array","items":{"type":"string"}},
+		"deep":{"type":"object","properties":{"a":{"type":"object","properties":{"b":{"type":"boolean"}}}}}}}`
+	with := func(condition string) *Snapshot {
+		b := Bundle{
+			Catalog: []Server{{Name: "s", Tools: []Tool{{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: Write}}}},
+			Facts:   []Fact{{Name: "calls", Kind: CountWithin, On: []string{"s__t"}, Window: time.Hour, Per: "agent"}},
+			Policies: []Source{{Name: "p.cedar", Text: `@id("p") permit (principal, action == Action::"s__t", resource) when { ` + condition + ` };
+@id("f") forbid (principal, action == Action::"s__t", resource) when { context.facts.calls > 100 };`}},
+		}
+		s, rep, err := Compile(t.Context(), b, nil)
+		require.NoError(t, err, "%v", rep)
+		return s
+	}
+	never := with(`false && context.args has to`)
+	for _, condition := range []string{
+		`context.args.free.keys.contains("k")`,
+		`context.args.many.path.contains("/x")`,
+		`context.args has to && context.args.to has string && context.args.to.string == "a"`,
+		`context.args has to && context.args.to has array && context.args.to.array.contains("a")`,
+		`context.args has when && context.args.when == datetime("2026-01-01T00:00:00Z")`,
+		`context.args has ip && context.args.ip.isInRange(ip("10.0.0.0/8"))`,
+		`context.args has ratio && context.args.ratio.lessThan(decimal("0.5")) && context.args.ratio.greaterThan(decimal("0.4998"))`,
+		`context.args has tags && context.args.tags.containsAll(["a", "b"])`,
+		`context.args has deep && context.args.deep has a && context.args.deep.a has b && !context.args.deep.a.b`,
+		`context.args has when && context.now < datetime("2020-01-01")`,
+		`context has session && context.session == "s1"`,
+		`principal.hasTag("scope") && principal.getTag("scope") like "write:*"`,
+		`context.extra.contains("/something-new")`,
+		`context.facts.calls == 17`,
+		`context.labels.contains("crm")`,
+		`principal is User || context has user && context.user == User::"ann"`,
+		`principal == User::"ann" || context has user`,
+	} {
+		rep, err := Diff(t.Context(), never, with(condition), &Universe{Witnesses: 1})
+		require.NoError(t, err)
+		assert.Len(t, rep.Witnesses, 1, "%s: %d tries", condition, rep.Tried)
+	}
 }
 
 func standupBundle(t testing.TB) Bundle {

@@ -172,6 +172,16 @@
 //
 // Where one of them would have decided otherwise, or for another cause, the
 // decision says so in Would, which goes on record with it.
+//
+// # Asking why, and what if
+//
+// [Snapshot.Explain] says which conditions of the nearest permits failed, and
+// what they read; an agent is told of none of that. [Options].Tape records
+// requests with their decisions, which is sensitive: see [Recorded]. [Replay]
+// decides a tape again by other policies, [Diff] searches for requests that two
+// snapshots decide differently, and [Suggest] writes permits for what was
+// allowed. Package policytest holds a bundle to the cases in its tests folder,
+// and the command twinward-policy does all of this from a shell.
 package governance
 
 import (

@@ -25,7 +25,8 @@ type SuggestOptions struct {
 	// numbers their bounds.
 	MaxValues int
 	// Free are arguments to leave alone, as "<server>__<tool>/<argument>".
-	// Texts that read like prose are left alone anyway.
+	// Left alone anyway are texts that read like prose, times, and what is of
+	// several types, a list of objects, or an object without named properties.
 	Free []string
 }
 

@@ -201,57 +201,109 @@ func (sp *space) args(t *argType, path []string, known map[string][]cedarx.Menti
 		}
 		key := "context.args." + strings.Join(at, ".")
 		d := dim{key: key, arg: at, needed: needed}
-		add := func(texts ...string) {
-			for _, text := range texts {
-				v := json.RawMessage(text)
-				if !slices.ContainsFunc(d.values, func(o any) bool { return string(o.(json.RawMessage)) == text }) && len(d.values) < 256 {
-					d.values = append(d.values, v)
+		for _, text := range f.typ.texts(key, known, extra[f.path]) {
+			same := func(o any) bool { return string(o.(json.RawMessage)) == text }
+			if !slices.ContainsFunc(d.values, same) && len(d.values) < 256 {
+				d.values = append(d.values, json.RawMessage(text))
+			}
+		}
+		sp.dims = append(sp.dims, d)
+	}
+}
+
+// texts are what an argument can be, as JSON: what policies say of it, what they
+// do not, and null where that is allowed. extra are texts that derived facets
+// are about.
+func (t *argType) texts(key string, known map[string][]cedarx.Mention, extra []string) []string {
+	var out []string
+	switch t.kind {
+	case kindUnion: // one of its fields
+		for _, f := range t.fields {
+			out = append(out, f.typ.texts(key+"."+f.name, known, extra)...)
+		}
+	case kindMap:
+		for _, m := range known[key+".keys"] {
+			for _, name := range textsOf(m) {
+				out = append(out, "{"+quoted(name)+":1}")
+			}
+		}
+		for _, m := range known[key+".json"] {
+			for _, v := range textsOf(m) {
+				if canonical, err := canonicalJSON(v); err == nil && strings.HasPrefix(canonical, "{") {
+					out = append(out, canonical)
 				}
 			}
 		}
-		elem, wrap := f.typ, func(s string) string { return s }
-		if f.typ.kind == kindSet {
-			elem, wrap = f.typ.elem, func(s string) string { return "[" + s + "]" }
-			add("[]")
+	case kindColumns:
+		out = append(out, "[]")
+		for _, f := range t.elem.fields {
+			for _, v := range f.typ.texts(key+"."+f.name, known, extra) {
+				out = append(out, "["+t.elem.object(f.name, v)+"]")
+			}
+		}
+	case kindSet:
+		out = append(out, "[]")
+		one := t.elem.texts(key, known, extra)
+		for _, v := range one {
+			out = append(out, "["+v+"]")
 		}
 		for _, m := range known[key] {
 			var all []string
 			for _, v := range valuesOf(m) {
-				for _, text := range elem.json(v) {
-					add(wrap(text))
+				if list := t.elem.json(v); len(list) > 0 {
+					all = append(all, list[0])
 				}
-				all = append(all, elem.json(v)[:min(1, len(elem.json(v)))]...)
 			}
-			if f.typ.kind == kindSet && len(all) > 0 {
-				add("["+strings.Join(all, ",")+"]", "["+strings.Join(append(all, elem.fresh()), ",")+"]")
+			if len(all) > 0 {
+				out = append(out, "["+strings.Join(all, ",")+"]", "["+strings.Join(append(all, t.elem.fresh()), ",")+"]")
+			}
+		}
+	default:
+		for _, m := range known[key] {
+			for _, v := range valuesOf(m) {
+				out = append(out, t.json(v)...)
 			}
 			for _, text := range patternTexts(m) {
-				add(wrap(quoted(text)))
+				out = append(out, quoted(text))
 			}
 			for _, other := range known[key] { // what matches both
 				if m.Op == "like" && other.Op == "like" {
-					add(wrap(quoted(strings.Join(m.Parts, strings.Join(other.Parts, "x")))))
+					out = append(out, quoted(strings.Join(m.Parts, strings.Join(other.Parts, "x"))))
 				}
 			}
 		}
-		for _, text := range extra[f.path] {
-			add(wrap(quoted(text)))
+		for _, text := range extra {
+			out = append(out, quoted(text))
 		}
-		for _, e := range slices.Sorted(maps.Keys(elem.enum)) {
-			if elem.kind == kindString {
+		for _, e := range slices.Sorted(maps.Keys(t.enum)) {
+			if t.kind == kindString {
 				e = quoted(e)
 			}
-			add(wrap(e))
+			out = append(out, e)
 		}
-		if elem.kind == kindBool {
-			add(wrap("true"), wrap("false"))
+		if t.kind == kindBool {
+			out = append(out, "true", "false")
 		}
-		add(wrap(elem.fresh()))
-		if f.typ.nullable {
-			add("null")
-		}
-		sp.dims = append(sp.dims, d)
 	}
+	out = append(out, t.fresh())
+	if t.nullable {
+		out = append(out, "null")
+	}
+	return out
+}
+
+// object writes an object with one member as given and what else it needs.
+func (t *argType) object(name, value string) string {
+	var members []string
+	for _, f := range t.fields {
+		switch {
+		case f.name == name:
+			members = append(members, quoted(f.name)+":"+value)
+		case f.required:
+			members = append(members, quoted(f.name)+":"+f.typ.fresh())
+		}
+	}
+	return "{" + strings.Join(members, ",") + "}"
 }
 
 // valuesOf are the constants of a mention, a set's one by one.
@@ -364,8 +416,16 @@ func (t *argType) fresh() string {
 		return `"198.51.100.77"`
 	case kindIPv6:
 		return `"2001:db8::77"`
-	case kindText:
+	case kindText, kindMap:
 		return `{}`
+	case kindSet, kindColumns:
+		return `[]`
+	case kindRecord:
+		return t.object("", "")
+	case kindUnion:
+		if len(t.fields) > 0 {
+			return t.fields[0].typ.fresh()
+		}
 	}
 	return quoted(strangerText)
 }
