@@ -3,6 +3,7 @@ package audit_test
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,4 +73,46 @@ func appendAll(b *testing.B, writers int, f func(i int) error) {
 	}
 	wg.Wait()
 	b.StopTimer()
+}
+
+// BenchmarkVerify verifies a log with batches of 32 records, as many writers
+// leave it.
+func BenchmarkVerify(b *testing.B) {
+	key, data := bigLog(b, 20_000, 32)
+	dir := folder(data)
+	b.SetBytes(int64(len(data)))
+	b.ResetTimer()
+	for range b.N {
+		_, err := audit.Verify(ctx, dir, &audit.VerifyOptions{Key: key})
+		require.NoError(b, err)
+	}
+	b.ReportMetric(float64(b.N)*20_000/b.Elapsed().Seconds(), "records/s")
+}
+
+// bigLog returns the bytes of a log of n records in batches.
+func bigLog(b testing.TB, n, batch int) (key string, data []byte) {
+	b.Helper()
+	var m audittest.Memory
+	st := &stallingStorage{Memory: &m}
+	k, err := audit.NewKey("audit.test/big")
+	require.NoError(b, err)
+	log, err := audit.New(st, &audit.Options{Key: k, Mode: audit.BestEffort, SegmentSize: 1 << 40})
+	require.NoError(b, err)
+	for done := 0; done < n; done += batch {
+		for i := range batch {
+			ev := bigEvent
+			ev.Resource = fmt.Sprint("Tool::slack__delete_message/", done+i)
+			require.NoError(b, log.Append(ctx, ev))
+		}
+		require.NoError(b, waitFor(log, uint64(done+batch)))
+	}
+	require.NoError(b, log.Close())
+	return k.VerifierKey(), m.Bytes()
+}
+
+func waitFor(log *audit.Log, size uint64) error {
+	for log.Size() < size {
+		runtime.Gosched()
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -142,4 +143,40 @@ func killWriter(t *testing.T, kills int) {
 		assert.Equal(t, 1, outcomes[seq], "call %d", seq)
 	}
 	require.NotEmpty(t, ended)
+}
+
+// A stopped writer still holds its log, and goes on when it is let.
+func TestStoppedWriter(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	log := openLog(t, dir, nil)
+	key := log.VerifierKey()
+	require.NoError(t, log.Close())
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"=load:"+dir)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	read := func(n int) {
+		for range n {
+			require.True(t, lines.Scan())
+			require.NotContains(t, lines.Text(), "error")
+		}
+	}
+	read(20)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
+	_, err = audit.Open(dir, nil)
+	assert.ErrorIs(t, err, audit.ErrLocked)
+	_, err = audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
+	assert.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
+	read(50)
+	require.NoError(t, cmd.Process.Kill())
+	for lines.Scan() {
+	}
+	require.Error(t, cmd.Wait())
+	log = openLog(t, dir, nil)
+	require.NoError(t, log.Close())
+	_, err = audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
+	assert.NoError(t, err)
 }

@@ -39,9 +39,9 @@ type lineReader struct {
 	// key is the verifier key of the next checkpoint, lastKey that of the last.
 	// nextKey is what the next checkpoint's key is followed by, if it is rotated.
 	key, lastKey, nextKey string
-	// verify says to check the signature of each checkpoint.
-	verify    bool
-	verifiers keySet
+	// signatures checks that of each checkpoint, if set.
+	signatures *signatureChecks
+	verifiers  keySet
 
 	// skip tells which records need not be decoded, if set.
 	skip func(seq uint64) bool
@@ -201,6 +201,8 @@ func (lr *lineReader) take(line []byte) (item, error) {
 			return item{}, fmt.Errorf("%w: it is numbered %d", errLine, rec.Seq)
 		}
 		it.record = &rec
+	} else if bytes.IndexByte(line, 0) >= 0 {
+		return item{}, fmt.Errorf("%w: a block of it was not written", errLine)
 	}
 	if isRotation(line) {
 		if err := lr.takeRotation(line); err != nil {
@@ -246,8 +248,12 @@ func (lr *lineReader) takeCheckpoint(line []byte) (Checkpoint, error) {
 	case h != nil && (h.Key != lr.key || !slices.Equal(h.Tree, lr.tree.roots)):
 		return cp, errors.New("it does not continue the segment before")
 	}
-	if lr.verify {
-		if err := lr.checkSignature(cp, lr.key); err != nil {
+	if lr.signatures != nil {
+		v, err := lr.verifier(lr.key)
+		if err != nil {
+			return cp, err
+		}
+		if err := lr.signatures.add(cp, v); err != nil {
 			return cp, err
 		}
 	}
@@ -259,20 +265,20 @@ func (lr *lineReader) takeCheckpoint(line []byte) (Checkpoint, error) {
 	return cp, nil
 }
 
-// checkSignature verifies a checkpoint under a verifier key.
-func (lr *lineReader) checkSignature(cp Checkpoint, key string) error {
+// verifier returns the verifier of a key.
+func (lr *lineReader) verifier(key string) (note.Verifier, error) {
 	v := lr.verifiers[key]
 	if v == nil {
 		var err error
 		if v, err = note.NewVerifier(key); err != nil {
-			return err
+			return nil, err
 		}
 		if lr.verifiers == nil {
 			lr.verifiers = keySet{}
 		}
 		lr.verifiers[key] = v
 	}
-	return cp.verify(v)
+	return v, nil
 }
 
 // closed reports whether what was read so far ends with a closing checkpoint.

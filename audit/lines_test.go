@@ -50,10 +50,17 @@ func TestSignedButWrongCheckpoints(t *testing.T) {
 			data = append(c.second.appendLine(data, nil), '\n')
 			for _, verify := range []bool{false, true} {
 				lr := newLineReader(oneSegment(data), 1)
-				lr.verify = verify
+				if verify {
+					lr.signatures = newSignatureChecks()
+				}
 				var err error
 				for err == nil {
 					_, err = lr.next()
+				}
+				if verify {
+					if bad := lr.signatures.wait(); bad != nil {
+						err = bad
+					}
 				}
 				if c.ok {
 					assert.ErrorIs(t, err, io.EOF)

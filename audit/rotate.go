@@ -100,7 +100,11 @@ func (l *Log) takeKeys(lr *lineReader) (key, next *Key, err error) {
 	if err := l.keySet().verify(lr.last); err != nil {
 		return nil, nil, tamperedf("the checkpoint after record %d: %w", lr.last.Size, err)
 	}
-	if err := lr.checkSignature(lr.last, lr.lastKey); err != nil {
+	v, err := lr.verifier(lr.lastKey)
+	if err == nil {
+		err = lr.last.verify(v)
+	}
+	if err != nil {
 		return nil, nil, tamperedf("the checkpoint after record %d: %w", lr.last.Size, err)
 	}
 	find := func(vkey string) (*Key, error) {

@@ -1,12 +1,16 @@
 package audit
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +29,13 @@ type VerifyOptions struct {
 	// Anchors are checkpoints of the log (signed notes) that were kept
 	// elsewhere. Without one, see [VerifyReport.Caveats].
 	Anchors []string
+	// Progress is told now and then how many records have been verified.
+	Progress func(records uint64)
 }
+
+// progressEvery is how many records are verified from one call of Progress to
+// the next.
+const progressEvery = 100_000
 
 // A VerifyReport says what was found in a log. It is complete only if [Verify]
 // returned no error; otherwise it says how far the verifier came.
@@ -108,7 +118,7 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 	case src.first > 1:
 		return rep, tamperedf("it starts with %s: what is before is missing", SegmentName(src.first))
 	}
-	chain, err := verifyLines(ctx, src, keys, &known, &rep)
+	chain, err := verifyLines(ctx, src, keys, &known, &rep, opts.Progress)
 	if err != nil {
 		return rep, err
 	}
@@ -138,17 +148,29 @@ func verifyLater(ctx context.Context, src *files, chain keySet, anchors map[int]
 		rep.Anchored = max(rep.Anchored, cp.Size)
 	}
 	known := newCheckpoints(cps)
-	_, err := verifyLines(ctx, src, chain, &known, &VerifyReport{})
+	_, err := verifyLines(ctx, src, chain, &known, &VerifyReport{}, nil)
 	return err
 }
 
 // verifyLines fills rep from the log in src. It returns the keys that signed it.
-func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoints, rep *VerifyReport) (keySet, error) {
+func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoints, rep *VerifyReport, progress func(uint64)) (chain keySet, err error) {
 	lr := newLineReader(src, src.first)
 	defer lr.Close()
-	lr.verify = true
-	var open openCalls
-	var floods openFloods
+	lr.signatures = newSignatureChecks()
+	defer func() {
+		if bad := lr.signatures.wait(); bad != nil {
+			chain, err = nil, bad
+		}
+	}()
+	seen := seenRecords{rep: rep}
+	// A record is decoded only as far as needed: the checkpoint after it vouches
+	// for its form. Those without one are decoded in full.
+	var unsigned []byte
+	lr.skip = func(uint64) bool { return true }
+	lr.leaf = func(line []byte, _ tlog.Hash) {
+		seen.see(lr.tree.size, line)
+		unsigned = append(append(unsigned, line...), '\n')
+	}
 	trusted := false
 	for {
 		if err := ctx.Err(); err != nil {
@@ -158,6 +180,9 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 			return nil, err
 		}
 		it, err := lr.next()
+		if err == nil && seen.err != nil {
+			return nil, tamperedf("record %d: %w", lr.tree.size, seen.err)
+		}
 		if err == io.EOF {
 			break
 		}
@@ -172,15 +197,16 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 		if err != nil {
 			return nil, fmt.Errorf("audit: %w", err)
 		}
-		if it.record != nil {
-			rep.Records, rep.Last = it.record.Seq, it.record.Time
-			if it.record.Seq == 1 {
-				rep.First = it.record.Time
-			}
-			open.see(it.record)
-			floods.see(it.record)
+		if it.checkpoint != nil {
+			unsigned = unsigned[:0]
+		} else if len(unsigned) > maxTail {
+			return nil, tamperedf("records %d to %d are not signed, which are more than a crash leaves", lr.last.Size+1, lr.tree.size)
+		}
+		if progress != nil && it.checkpoint == nil && lr.tree.size%progressEvery == 0 {
+			progress(lr.tree.size)
 		}
 		trusted = trusted || lr.count > 0 && keys[lr.lastKey] != nil
+		rep.Records = lr.tree.size
 		rep.Origin, rep.Signed, rep.Root, rep.Checkpoints = lr.last.Origin, lr.last.Size, lr.last.Root, lr.count
 	}
 	if lr.count == 0 {
@@ -189,10 +215,103 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 	if !trusted {
 		return nil, tamperedf("none of its checkpoints is signed with a key that was given")
 	}
+	seq := lr.last.Size
+	for line := range bytes.Lines(unsigned) {
+		seq++
+		if r, err := parseRecord(bytes.TrimSuffix(line, []byte("\n"))); err != nil || r.Seq != seq {
+			return nil, tamperedf("record %d: %w", seq, cmp.Or(err, errForm))
+		}
+	}
+	if err := seen.finish(); err != nil {
+		return nil, err
+	}
 	rep.Closed = lr.closed() && rep.TornBytes == 0 && !src.spare
-	rep.Open = open.list()
-	rep.Uncounted = floods.list()
 	return lr.verifiers, known.end(lr)
+}
+
+// seenRecords collects what the report says about records.
+type seenRecords struct {
+	rep    *VerifyReport
+	open   openCalls
+	floods openFloods
+	last   []byte // the newest record's line
+	err    error
+}
+
+// see takes in the line of record seq.
+func (s *seenRecords) see(seq uint64, line []byte) {
+	if seq == 1 {
+		s.rep.First = s.time(line)
+	}
+	s.last = append(s.last[:0], line...)
+	b, ok := cutHead(line, seq)
+	switch {
+	case !ok:
+	case bytes.HasPrefix(b, []byte(`"intent":`)):
+		if s.open == nil {
+			s.open = openCalls{}
+		}
+		s.open[seq] = struct{}{}
+		return
+	case bytes.HasPrefix(b, []byte(callWord)):
+		digits, _, _ := bytes.Cut(b[len(callWord):], []byte(","))
+		if call, err := strconv.ParseUint(string(digits), 10, 64); err == nil {
+			delete(s.open, call)
+			return
+		}
+	case bytes.HasPrefix(b, []byte(`"event":`)) && !bytes.HasPrefix(b, []byte(floodWord)) && len(s.floods) == 0:
+		return
+	}
+	r, err := parseRecord(line)
+	if err == nil && r.Seq != seq {
+		err = fmt.Errorf("%w: it is numbered %d", errForm, r.Seq)
+	}
+	if err != nil {
+		s.err = cmp.Or(s.err, err)
+		return
+	}
+	s.open.see(&r)
+	s.floods.see(&r)
+}
+
+const (
+	callWord  = `"call":`
+	floodWord = `"event":{"kind":"` + string(KindFlood) + `",`
+)
+
+// cutHead returns what follows number and time in the line of record seq, if the
+// line is as the log writes it.
+func cutHead(line []byte, seq uint64) ([]byte, bool) {
+	var buf [32]byte
+	head := append(strconv.AppendUint(append(buf[:0], recordPrefix...), seq, 10), ',')
+	n := len(head) - 1 + len(timeWord) + len(timeFormat) + len(`",`)
+	if len(line) < n || !bytes.HasPrefix(line, head) {
+		return nil, false
+	}
+	return line[n:], true
+}
+
+// time is that of a record.
+func (s *seenRecords) time(line []byte) time.Time {
+	var r struct {
+		Time time.Time `json:"time"`
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		s.err = cmp.Or(s.err, err)
+	}
+	return r.Time
+}
+
+// finish completes the report.
+func (s *seenRecords) finish() error {
+	if len(s.last) > 0 {
+		s.rep.Last = s.time(s.last)
+	}
+	if s.err != nil {
+		return tamperedf("%w", s.err)
+	}
+	s.rep.Open, s.rep.Uncounted = s.open.list(), s.floods.list()
+	return nil
 }
 
 // A keySet are verifiers by their verifier keys.
