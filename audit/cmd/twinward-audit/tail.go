@@ -36,6 +36,7 @@ func tailCommand() command {
 		if err != nil || !*follow {
 			return err
 		}
+		again := false
 		tick := time.NewTicker(pollEvery)
 		defer tick.Stop()
 		for {
@@ -44,11 +45,13 @@ func tailCommand() command {
 				return nil // interrupted, as it is meant to be
 			case <-tick.C:
 			}
-			if now := stateOf(dir); now == before {
+			now := stateOf(dir)
+			if now == before && !again {
 				continue
-			} else {
-				before = now
 			}
+			// Once more after each change: a file that was allocated ahead keeps its
+			// size, and its time is not fine enough to tell two writes apart.
+			again, before = now != before, now
 			// An outcome is selected with its call, so calls from before count.
 			for r, err := range sel.records(ctx, os.DirFS(dir)) {
 				if ctx.Err() != nil {
