@@ -23,8 +23,8 @@ type FactEvent struct {
 	Def string `json:"def"`
 	// Key is the hash of the arguments that the fact is kept apart by.
 	Key string `json:"key,omitempty"`
-	// Value is the hash of a value whose difference is counted.
-	Value string `json:"value,omitempty"`
+	// Values are the hashes of values whose difference is counted.
+	Values []string `json:"values,omitempty"`
 	// Amount is what is summed, as it was; a negative one counts as 0.
 	Amount int64 `json:"amount,omitzero"`
 	// Reset: the act ends what the fact says, instead of beginning it.

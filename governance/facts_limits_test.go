@@ -208,3 +208,34 @@ func TestSizesAddUp(t *testing.T) {
 	}
 	assert.Zero(t, e.past.size.Load())
 }
+
+// What a call adds stands in one record of the audit log: with every fact that a
+// bundle can have, and a full set of values, it is refused by name and not by the
+// log.
+func TestAdditionsFitARecord(t *testing.T) {
+	now, _ := movable()
+	var facts []Fact
+	for i := range MaxFacts {
+		facts = append(facts, Fact{
+			Name: fmt.Sprintf("a_rather_long_name_of_a_fact_that_goes_on_record_%d", i), Kind: CountWithin,
+			On: []string{"s__t"}, Key: []string{"/k"}, Window: time.Minute + time.Duration(i)*time.Second, Per: "agent",
+		})
+	}
+	var list string
+	for i := range 256 {
+		list += fmt.Sprintf(`,"%d"`, i)
+	}
+	args := `{"n":1,"k":"x","set":[` + list[1:] + `]}`
+	e := counting(t, now, facts...)
+	assert.Equal(t, audit.GuardFacts, countCall(t, e, "a", args).Reason)
+
+	facts = append(facts[:100], Fact{Name: "set", Kind: DistinctWithin, Of: "/set", On: []string{"s__t"}, Window: time.Minute, Per: "agent"})
+	log := audittest.NewLog(t)
+	d := countCall(t, counting(t, now, facts...), "a", args)
+	require.True(t, d.Allowed(), d.Errors)
+	require.Len(t, d.Facts.Add, 101)
+	assert.Len(t, d.Facts.Add[100].Values, 256)
+	call, err := log.Begin(t.Context(), audit.Intent{Door: audit.DoorTool, Action: d.Action, Resource: d.Resource, Actor: audit.Actor{Agent: "a"}, Decision: d.Decision})
+	require.NoError(t, err)
+	require.NoError(t, call.End(t.Context(), audit.Outcome{Status: audit.StatusOK}))
+}

@@ -164,10 +164,16 @@ func (p *past) readFacts(t *trace, f *audit.Facts) error {
 			return fmt.Errorf("the fact %q has the definition %q, which this version does not know", clip(ev.Fact), clip(ev.Def))
 		}
 		a := addition{def: def, key: &keyed{text: ev.Key}, value: &unkeyed, event: event{at: at, seq: t.seq, n: ev.Amount, reset: ev.Reset}}
-		if !unhex(&a.key.digest, ev.Key) || !unhex(&a.event.value, ev.Value) {
-			return fmt.Errorf("the fact %q has a hash of another length", clip(ev.Fact))
+		values := ev.Values
+		if len(values) == 0 {
+			values = []string{""}
 		}
-		t.adds = append(t.adds, a)
+		for _, v := range values {
+			if !unhex(&a.key.digest, ev.Key) || !unhex(&a.event.value, v) {
+				return fmt.Errorf("the fact %q has a hash of another length", clip(ev.Fact))
+			}
+			t.adds = append(t.adds, a)
+		}
 		p.mu.Lock()
 		p.known[def.id] = true
 		p.mu.Unlock()

@@ -191,7 +191,7 @@ func TestRebuildRefuses(t *testing.T) {
 		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h0m0s:agent:later:0123456789abcdef" },
 		func(f *audit.Facts) { f.Add[0].Def = "count_within:1h0m0s:team:started:0123456789abcdef" },
 		func(f *audit.Facts) { f.Add[0].Key = "00" },
-		func(f *audit.Facts) { f.Add[0].Value = "x" },
+		func(f *audit.Facts) { f.Add[0].Values = []string{"x"} },
 	} {
 		require.ErrorIs(t, fresh().Rebuild(intent(change)), governance.ErrHistory)
 	}
@@ -275,12 +275,14 @@ func TestBackfill(t *testing.T) {
 
 // A staged rule counts from the day it is staged.
 func TestStagedFactsAreCounted(t *testing.T) {
-	before := spendBundle()
-	before.Facts = nil
+	both := governance.Fact{Name: "n", Kind: governance.CountWithin, On: []string{"bank__pay"}, Window: time.Hour, Per: "agent"}
+	before, after := spendBundle(), spendBundle()
+	before.Facts, after.Facts = []governance.Fact{both}, append(after.Facts, both)
 	before.Policies[0].Text = `@id("all") permit (principal, action, resource);`
+	after.Policies[0].Text += reading(`context.facts.n > 100`)
 	x := newTeller(t, before)
 	x.call("bank__pay", `{"amount":1,"to":"x"}`, done)
-	rep, err := x.Stage(t.Context(), spendBundle(), change)
+	rep, err := x.Stage(t.Context(), after, change)
 	require.NoError(t, err)
 	assert.True(t, x.call("bank__pay", `{"amount":60,"to":"x"}`, done))
 	assert.True(t, x.call("bank__pay", `{"amount":60,"to":"x"}`, nothing))
@@ -290,6 +292,7 @@ func TestStagedFactsAreCounted(t *testing.T) {
 	require.Len(t, d.Would, 1)
 	assert.Equal(t, "budget", d.Would[0].Reason)
 	require.NoError(t, x.Promote(t.Context(), rep.Hash, change))
+	assert.Equal(t, int64(2), x.value("bank__audit", `{}`, "n"), "what both have is counted once")
 	assert.Equal(t, int64(60), x.value("bank__pay", `{"amount":0,"to":"x"}`, "spent"))
 }
 

@@ -35,8 +35,9 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 			t.join(next)
 		}
 	}
+	var record *audit.Facts
 	if err == nil && len(t.adds)+len(t.labels) > 0 {
-		if err = errFull; len(t.adds) <= maxAdditions {
+		if record, err = p.onRecord(t); err == nil {
 			err = v.start(t)
 		}
 	}
@@ -45,9 +46,7 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 		d.Errors = append(d.Errors, err.Error())
 		return
 	}
-	if len(t.adds)+len(t.labels) > 0 {
-		d.Facts = p.onRecord(t)
-	}
+	d.Facts = record
 	d.onSettle(func(r Result) {
 		if len(t.adds)+len(t.labels)+len(r.Labels) == 0 {
 			return
@@ -58,8 +57,9 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 	})
 }
 
-// maxAdditions bounds what one act adds, which goes on record with it.
-const maxAdditions = 2048
+// maxOnRecord bounds what one act adds, in bytes of its record, which has room
+// for more than that.
+const maxOnRecord = 40 << 10
 
 const hintFull = "Too much has happened to keep count of. Try again later."
 
@@ -112,16 +112,33 @@ func (p *past) trace(actor audit.Actor, l *look, skip func(*factDef) bool) (*tra
 	return t, nil
 }
 
-// onRecord is the trace as the audit log keeps it.
-func (p *past) onRecord(t *trace) *audit.Facts {
-	out := &audit.Facts{At: time.Unix(0, t.at).UTC(), Labels: t.labels, Add: make([]audit.FactEvent, len(t.adds))}
+// onRecord is the trace as the audit log keeps it. The values of one set are one
+// event.
+func (p *past) onRecord(t *trace) (*audit.Facts, error) {
+	out := &audit.Facts{At: time.Unix(0, t.at).UTC(), Labels: t.labels, Add: make([]audit.FactEvent, 0, len(t.adds))}
+	size := 0
 	for i := range t.adds {
 		a := &t.adds[i]
-		e := &out.Add[i]
-		*e = audit.FactEvent{Fact: a.def.name, Def: a.def.text, Amount: a.n, Reset: a.reset}
-		if e.Key, e.Value = a.key.text, a.value.text; e.Key != "" || e.Value != "" {
+		if a.value != &unkeyed {
+			out.KeyID = p.keyID
+			if size += len(a.value.text) + 3; i > 0 && a.def == t.adds[i-1].def {
+				e := &out.Add[len(out.Add)-1]
+				e.Values = append(e.Values, a.value.text)
+				continue
+			}
+		}
+		e := audit.FactEvent{Fact: a.def.name, Def: a.def.text, Key: a.key.text, Amount: a.n, Reset: a.reset}
+		if a.key != &unkeyed {
 			out.KeyID = p.keyID
 		}
+		if a.value != &unkeyed {
+			e.Values = []string{a.value.text}
+		}
+		size += len(e.Fact) + len(e.Def) + len(e.Key) + 100
+		out.Add = append(out.Add, e)
 	}
-	return out
+	if size > maxOnRecord {
+		return nil, errFull
+	}
+	return out, nil
 }
