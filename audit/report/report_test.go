@@ -205,3 +205,42 @@ func TestEmptyLog(t *testing.T) {
 	p := page(t, audittest.NewLog(t), nil)
 	assert.Contains(t, p, "everything on record: 0 records, never to never")
 }
+
+// A link leads nowhere rather than to a row that is not there.
+func TestLinksOfRecordsThatAreLeftOut(t *testing.T) {
+	log := audittest.NewLog(t)
+	for i := range 3 {
+		d := audit.Refusal("d", audit.GuardUnknown)
+		require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Action: fmt.Sprint("act", i), Actor: audit.Actor{Agent: "a"}, Decision: &d}))
+	}
+	p := page(t, log, &report.Options{MaxRows: 2})
+	assert.Contains(t, p, `<a href="#r0-2">2</a>`)
+	assert.NotContains(t, p, `href="#r0-3"`)
+	assert.Contains(t, p, "(from record 3)")
+}
+
+// A timeline has few slices however far its acts spread, and loses none.
+func TestTimelineIsBounded(t *testing.T) {
+	for _, span := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour, 3000 * time.Hour, 200_000 * time.Hour} {
+		records := func(yield func(audit.Record, error) bool) {
+			for i := range 500 {
+				d := audit.Refusal("d", audit.GuardUnknown)
+				ev := &audit.Event{Kind: audit.KindDenial, Action: "x", Actor: audit.Actor{Agent: "a"}, Decision: &d}
+				if !yield(audit.Record{Seq: uint64(i) + 1, Time: monday.Add(span * time.Duration(i*37%500) / 500), Event: ev}, nil) {
+					return
+				}
+			}
+		}
+		s, err := report.Summarise(records, nil)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, len(s.Timeline.Slices), 97, span)
+		var sum uint64
+		for i, b := range s.Timeline.Slices {
+			sum += b.Denied
+			if i > 0 {
+				assert.Zero(t, b.Start.Sub(s.Timeline.Slices[i-1].Start)%s.Timeline.Width)
+			}
+		}
+		assert.EqualValues(t, 500, sum, span)
+	}
+}
