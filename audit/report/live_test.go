@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -233,6 +234,8 @@ func TestLivePages(t *testing.T) {
 func TestLiveReportsAreBounded(t *testing.T) {
 	src := slowSource{started: make(chan struct{}), goOn: make(chan struct{})}
 	url := serve(t, src, nil)
+	release := sync.OnceFunc(func() { close(src.goOn) })
+	t.Cleanup(release) // before the server closes, which waits for its requests
 	codes := make(chan int)
 	go func() {
 		resp, err := http.Get(url + "/audit/report")
@@ -247,7 +250,7 @@ func TestLiveReportsAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	_ = resp.Body.Close()
 	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
-	close(src.goOn)
+	release()
 	assert.Equal(t, http.StatusOK, <-codes)
 }
 
