@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -261,4 +262,34 @@ func BenchmarkReport(b *testing.B) {
 		b.ReportMetric(float64(page.Len())/1024, "page-KB")
 	}
 	b.ReportMetric(1e6/(b.Elapsed().Seconds()/float64(b.N)), "records/s")
+}
+
+// BenchmarkReportFromLog does the same from a log of 100,000 records: it reads,
+// checks and decodes them, too.
+func BenchmarkReportFromLog(b *testing.B) {
+	const calls = 50_000
+	h := newHost(b, "bench", monday)
+	var wg sync.WaitGroup
+	for w := range 50 {
+		wg.Go(func() {
+			in := audit.Intent{Door: "tool", Action: "github__list", Resource: `Tool::"github__list"`, Actor: audit.Actor{Agent: fmt.Sprint("agent", w%5)}, Decision: allowed("readers")}
+			for range calls / 50 {
+				c, err := h.Begin(ctx, in)
+				if err == nil {
+					err = c.End(ctx, audit.Outcome{Status: audit.StatusOK, Bytes: 10})
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for b.Loop() {
+		s, err := report.Summarise(h.Query(ctx, audit.Filter{}), nil)
+		require.NoError(b, err)
+		require.EqualValues(b, calls, s.Total.Done)
+	}
+	b.ReportMetric(2*calls/(b.Elapsed().Seconds()/float64(b.N)), "records/s")
 }
