@@ -120,12 +120,12 @@ func (c *converter) record(t *argType, path string) (types.Record, *argError) {
 
 // unknown deals with a property that the schema does not name.
 func (c *converter) unknown(t *argType, path, name string) *argError {
+	if len(name) > maxName {
+		return &argError{path, fmt.Errorf("an argument whose name has %d bytes", len(name)), ""}
+	}
 	at := join(path, name)
 	if t.closed {
 		return &argError{at, errors.New("the tool has no such argument"), ""}
-	}
-	if len(name) > maxName {
-		return &argError{path, fmt.Errorf("an argument whose name has %d bytes", len(name)), ""}
 	}
 	// A server that compares names without case would read this as the
 	// argument that policy did not see.
@@ -218,6 +218,13 @@ func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 
 // json shows policy a value as canonical JSON.
 func (c *converter) json(path string) (types.Value, *argError) {
+	ahead := c.cursor
+	ahead.skip()
+	// The longest way to write a text is all in escapes; what is longer need not
+	// be copied to be refused.
+	if n := ahead.pos - c.pos; n > 6*maxText {
+		return nil, tooLong(path, "value", n)
+	}
 	out, err := c.canonical(nil)
 	if err != nil {
 		return nil, &argError{path, err, ""}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -284,7 +285,7 @@ func TestRequiredOnly(t *testing.T) {
 // No set is larger than what cedar-go makes in time, however it comes together.
 func TestManyValues(t *testing.T) {
 	at := typed(t, `{"type":"object","properties":{
-	  "maps":{"type":"array","items":{"type":"object"}},
+	  "map":{"type":"object"},"maps":{"type":"array","items":{"type":"object"}},
 	  "rows":{"type":"array","items":{"type":"object","properties":{"l":{"type":"array","items":{"type":"integer"}},"o":{"type":"object","properties":{"l":{"type":"array","items":{"type":"integer"}}}}}}}}}`, nil)
 	object := func(from, to int) string {
 		var all []string
@@ -297,6 +298,8 @@ func TestManyValues(t *testing.T) {
 	for args, want := range map[string]bool{
 		`{"maps":[` + object(0, 128) + `,` + object(128, 256) + `]}`:                  true,
 		`{"maps":[` + object(0, 128) + `,` + object(128, 257) + `]}`:                  false,
+		`{"map":` + object(0, 256) + `}`:                                              true,
+		`{"map":` + object(0, 257) + `}`:                                              false,
 		`{"maps":[` + object(0, 257) + `]}`:                                           false,
 		`{"rows":[{"l":` + numbers(256) + `},{"o":{"l":` + numbers(256) + `}}]}`:      true,
 		`{"rows":[` + strings.Repeat(`{"l":[1,2]},`, 128) + `{"l":[1]}]}`:             false,
@@ -337,6 +340,23 @@ func TestHostileArguments(t *testing.T) {
 		assert.Equal(t, "strict-json", got, name)
 		require.ErrorIs(t, err, errStrict, name)
 		assert.Less(t, allocs, 32.0, name)
+	}
+	// Within the limits of the scan: refused, and little memory used for it.
+	deep := strings.Repeat(`{"a":`, 60) + `"` + strings.Repeat("x", 3<<20) + `"` + strings.Repeat("}", 60)
+	for name, args := range map[string]string{
+		"long text":     `{"s":"` + strings.Repeat("x", 3<<20) + `"}`,
+		"long and deep": `{"any":` + deep + `}`,
+		"long name":     `{"` + strings.Repeat("x", 3<<20) + `":1}`,
+		"long map":      `{"map":` + deep + `}`,
+		"long number":   `{"n":` + strings.Repeat("1", 3<<20) + `}`,
+		"many objects":  `{"objs":[` + strings.Repeat(`{"k":"x"},`, 900) + `{}]}`,
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := convertArgs(at, args)
+		runtime.ReadMemStats(&after)
+		assert.NotNil(t, err, name)
+		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
 	}
 	var numbers []string
 	for i := range 1_500 {
