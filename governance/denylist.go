@@ -14,15 +14,27 @@ import (
 // not. They are no mistake where every permit for the same argument lists what
 // it permits, or where a forbid closes all but a list.
 func (c *compiler) denylists() {
-	var limits []*limit // who may limit an argument, and which
+	var closed []*limit    // forbids that limit an argument
+	var permits [][]*limit // by principal's scope, which many have in common
+	whom := map[string]int{}
 	for _, p := range c.all {
+		who := fmt.Sprint(p.principal)
+		if _, known := whom[who]; !known {
+			whom[who] = len(permits)
+			permits = append(permits, nil)
+		}
 		l := &limit{policy: p, paths: map[string]bool{}}
 		for _, t := range cedarx.TextTests(p.cedar) {
 			if t.Positive != p.forbid {
 				l.paths[strings.Join(t.Path, "\x00")] = true
 			}
 		}
-		limits = append(limits, l)
+		switch {
+		case !p.forbid:
+			permits[whom[who]] = append(permits[whom[who]], l)
+		case len(l.paths) > 0:
+			closed = append(closed, l)
+		}
 	}
 	found := map[string]*policy{}
 	for _, p := range c.all {
@@ -37,7 +49,7 @@ func (c *compiler) denylists() {
 			key := fmt.Sprint(p.principal, p.action, p.resource, path)
 			permit, known := found[key]
 			if !known {
-				permit = c.openPermit(p, path, limits)
+				permit = c.openPermit(p, path, closed, permits)
 				found[key] = permit
 			}
 			if permit == nil {
@@ -58,33 +70,29 @@ type limit struct {
 	paths  map[string]bool
 }
 
-// openPermit returns the first permit that covers what the forbid p does and
+// openPermit returns a permit that covers what the forbid p does and
 // does not limit the argument, unless a forbid limits it for all.
-func (c *compiler) openPermit(p *policy, path string, limits []*limit) *policy {
-	var open *policy
-	for _, l := range limits {
-		q := l.policy
-		if q.forbid == !l.paths[path] {
-			continue // a forbid that closes no more than texts, a permit that lists
+func (c *compiler) openPermit(p *policy, path string, closed []*limit, permits [][]*limit) *policy {
+	for _, l := range closed {
+		if l.paths[path] && c.shares(p.principal, l.policy.principal) && c.shareTool(p, l.policy) {
+			return nil // it closes all but some texts
 		}
-		if !c.overlaps(p, q) {
+	}
+	for _, same := range permits {
+		if len(same) == 0 || !c.shares(p.principal, same[0].policy.principal) {
 			continue
 		}
-		if q.forbid {
-			return nil
-		}
-		if open == nil {
-			open = q
+		for _, l := range same {
+			if !l.paths[path] && c.shareTool(p, l.policy) {
+				return l.policy
+			}
 		}
 	}
-	return open
+	return nil
 }
 
-// overlaps reports whether two policies can be about the same request.
-func (c *compiler) overlaps(p, q *policy) bool {
-	if !c.shares(p.principal, q.principal) {
-		return false
-	}
+// shareTool reports whether some tool is in the scope of both policies.
+func (c *compiler) shareTool(p, q *policy) bool {
 	key := fmt.Sprint(p.action, p.resource, q.action, q.resource)
 	both, ok := c.common[key]
 	if !ok {

@@ -213,6 +213,10 @@ func TestTelemetry(t *testing.T) {
 	assert.Contains(t, heard[3], "span decide _OTHER ")
 	assert.NotContains(t, strings.Join(heard, "\n"), "secret")
 
+	// Nor is every profile and snapshot one.
+	assert.Equal(t, "not-in-profile", causeClass("not-in-profile:standup@0123456789ab"))
+	assert.Equal(t, "no-permit", causeClass("no-permit"))
+
 	// Nothing to decide with is an error of the span.
 	r = call(`{}`)
 	r.Actor = audit.Actor{}
