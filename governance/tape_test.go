@@ -89,6 +89,29 @@ func TestTapeIsStrict(t *testing.T) {
 	}
 }
 
+// endless is a line that never ends.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	e.read += len(p)
+	return len(p), nil
+}
+
+// A line without an end is not read to its end.
+func TestTapeBoundsLines(t *testing.T) {
+	in := &endless{}
+	for _, err := range governance.ReadTape(in) {
+		require.ErrorIs(t, err, governance.ErrTape)
+		require.ErrorContains(t, err, "line 1: longer than 8 MiB")
+	}
+	assert.Less(t, in.read, 9<<20)
+	_, err := governance.Recorded{Request: governance.Request{Name: strings.Repeat("x", 9<<20)}}.AppendJSON(nil)
+	require.ErrorContains(t, err, "at most 8 MiB")
+}
+
 type failing struct{ after int }
 
 func (f *failing) Write(p []byte) (int, error) {
@@ -141,6 +164,26 @@ func TestEngineRecords(t *testing.T) {
 	assert.Equal(t, want[0], got[5].Decision)
 	assert.Equal(t, `{"channel":"#engineering","text":"x"}`, string(got[5].Request.Args))
 	assert.Equal(t, tapeTime, got[5].Request.Time)
+}
+
+// What a tape is given is its own: a door may use its buffers again.
+func TestTapeOwnsWhatItIsGiven(t *testing.T) {
+	var kept governance.Recorded
+	e := governance.NewEngine(audittest.NewLog(t), &governance.Options{Tape: func(r governance.Recorded) { kept = r }})
+	r := governance.Request{
+		Actor: bot, Action: "connect", Name: "x", Args: []byte(`{"a":1}`), Claims: map[string]string{"k": "v"},
+		Attrs: map[string]any{"l": []string{"a"}, "port": 1}, Enforces: []string{"rate"}, Approval: &governance.Approval{By: "ann"},
+	}
+	_, err := e.Decide(t.Context(), r)
+	require.ErrorIs(t, err, governance.ErrNoSnapshot)
+	r.Args[2], r.Claims["k"], r.Attrs["port"], r.Enforces[0], r.Approval.By = 'b', "w", 2, "none", "bob"
+	r.Attrs["l"].([]string)[0] = "b"
+	assert.Equal(t, `{"a":1}`, string(kept.Request.Args))
+	assert.Equal(t, map[string]string{"k": "v"}, kept.Request.Claims)
+	assert.Equal(t, map[string]any{"l": []string{"a"}, "port": 1}, kept.Request.Attrs)
+	assert.Equal(t, []string{"rate"}, kept.Request.Enforces)
+	assert.Equal(t, "ann", kept.Request.Approval.By)
+	assert.False(t, kept.Request.Time.IsZero())
 }
 
 // A tape that is read can be written, and is the same tape.

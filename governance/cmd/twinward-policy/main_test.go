@@ -243,7 +243,8 @@ func TestPromote(t *testing.T) {
 	const odd = `
 
 // @mode("observe") in a comment, and another in a text:
-@id("careful")	@mode("observe") @reason("not @mode(\"observe\")")
+@id("careful") // that's @mode("observe"), with one " more
+@reason("see https://example.com")	@mode("observe") @owner("not @mode(\"observe\")")
 forbid (principal, action in Action::"github:read", resource)  ;
 @mode ( "observe" )
 @id("later")
@@ -254,7 +255,7 @@ forbid (principal, action in Action::"github:write", resource); // the end`
 	golden(t, 0, "careful is enforced now\n", "promote", dir, "careful")
 	after, err := os.ReadFile(filepath.Join(dir, policyFile))
 	require.NoError(t, err)
-	assert.Equal(t, strings.Replace(string(before), "\t@mode(\"observe\") @reason", "\t@reason", 1), string(after))
+	assert.Equal(t, strings.Replace(string(before), "\t@mode(\"observe\") @owner", "\t@owner", 1), string(after))
 	golden(t, 0, "later is enforced now\n", "promote", dir, "later")
 	last, err := os.ReadFile(filepath.Join(dir, policyFile))
 	require.NoError(t, err)
