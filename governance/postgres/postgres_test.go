@@ -317,7 +317,8 @@ func TestRewoundStoreDenies(t *testing.T) {
 	}
 	c := &clock{now: time.Now()}
 	e := governance.NewEngine(audittest.NewLog(t), &governance.Options{Clock: c.Now})
-	follow(t, store, e, &postgres.FollowOptions{MaxStale: time.Minute, Poll: 10 * time.Millisecond, Clock: c.Now})
+	said := &said{}
+	follow(t, store, e, &postgres.FollowOptions{MaxStale: time.Minute, Poll: 10 * time.Millisecond, Clock: c.Now, Logger: slog.New(slog.NewTextHandler(said, nil))})
 	eventually(t, "new", func() string { return decide(t, e) })
 
 	// As a restored backup would.
@@ -325,6 +326,8 @@ func TestRewoundStoreDenies(t *testing.T) {
 	require.NoError(t, err)
 	_, err = pool.Exec(ctx, `delete from twinward_policy_current where seq = 2`)
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { return said.has("lost publications that were seen before") }, 30*time.Second, 5*time.Millisecond)
+	assert.Equal(t, "new", decide(t, e), "the old one is not taken for the current one")
 	c.turn(time.Minute)
 	assert.Equal(t, "stale-policy", decide(t, e))
 	_, _, err = store.Publish(ctx, folder("newer"), by, nil)
