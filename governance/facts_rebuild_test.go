@@ -168,6 +168,11 @@ func TestArgumentsStayOutOfTheLog(t *testing.T) {
 	err = other.Rebuild(log.Query(t.Context(), audit.Filter{}))
 	require.ErrorIs(t, err, governance.ErrHistory)
 	assert.Contains(t, err.Error(), "FactKey")
+	_, err = other.Reload(t.Context(), spendBundle(), change)
+	require.NoError(t, err)
+	o, err := other.Decide(t.Context(), governance.Request{Actor: actor("a"), Action: "call_tool", Server: "bank", Name: "pay", Args: []byte(`{"amount":42,"to":"very-secret-payee"}`)})
+	require.NoError(t, err)
+	assert.NotEqual(t, d.Facts.Add[0].Key, o.Facts.Add[0].Key)
 }
 
 func TestRebuildRefuses(t *testing.T) {
