@@ -182,6 +182,32 @@
 // snapshots decide differently, and [Suggest] writes permits for what was
 // allowed. Package policytest holds a bundle to the cases in its tests folder,
 // and the command twinward-policy does all of this from a shell.
+//
+// # When a policy fails
+//
+// [Options].ErrorMode says what an error in a policy does; a forbid that fails
+// denies unless a caller asks for Cedar's own semantics. A decision names the
+// policies that determined it and what failed, sorted and in the same words each
+// time, with position, @severity, @reason and @owner. [Options].TracerProvider
+// and MeterProvider name the spans and metrics of decisions.
+//
+// # Benchmarks
+//
+// One decision on arguments that are Cedar values, and one from 150 bytes of
+// JSON, over laws of which about eleven policies concern each request
+// (BenchmarkDecision): processor time in the best round of 256 requests, on two
+// cores of an AMD EPYC that were busy with other work, beside cedar.Authorize
+// over all policies in the same run.
+//
+//	policies   decision           cedar.Authorize    from JSON
+//	10         2.2 µs, 10 allocs  4.5 times that     10 µs, 66 allocs
+//	100        1.9 µs, 11 allocs  56 times           11 µs, 66 allocs
+//	1,000      2.3 µs, 11 allocs  800 times          13 µs, 69 allocs
+//	10,000     4.5 µs, 11 allocs  5,500 times        21 µs, 69 allocs
+//
+// Visible for 100 tools and 1,000 policies takes 1.6 ms the first time and 22 µs
+// again (BenchmarkVisibleTools). Compiling 10,000 policies and putting them into
+// force takes 2.6 s (BenchmarkReload).
 package governance
 
 import (
