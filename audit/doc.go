@@ -105,6 +105,21 @@
 // before the next was made. Opening a log adds a checkpoint, closing it adds one
 // marked closed. Nothing but the checkpoint of an opening may follow that one.
 //
+// # Keys
+//
+// [Log.Rotate] gives a log a new key. An event of [KindKey] names it; the
+// checkpoint that covers the event is still signed with the key before, and those
+// after it with the new one. So the log itself says, under a key that the reader
+// trusts, which one comes next: [Verify] needs any one of them.
+//
+// # How far a record is waited for
+//
+// By default all is: see [Mode] for what is softer. Records wait in a line of
+// bounded length; who does not get in before their context ends is refused
+// ([ErrBusy]), and nothing in it is dropped. While little space is left on the
+// disk, intents are refused ([ErrFull]) so that the outcomes of running calls
+// still fit. A flood of like denials is counted: see [Log.Append].
+//
 // # Crashes
 //
 // A write that did not get to its end leaves a line without its end, or blocks

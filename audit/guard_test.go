@@ -1,0 +1,102 @@
+package audit
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// A segment says which key it goes on with, and which segment it is. Neither can
+// be another, even if the log's key signed it.
+func TestHeaderSaysWhatIsBefore(t *testing.T) {
+	key, err := NewKey("audit.test/header")
+	require.NoError(t, err)
+	stranger, err := NewKey("audit.test/header")
+	require.NoError(t, err)
+	file := func(batch uint64, segment int, vkey string) *fstest.MapFile {
+		cp := Checkpoint{Origin: key.Origin(), Root: new(tree).root(), Batch: batch, Segment: segment}
+		require.NoError(t, cp.sign(key.secret.signer))
+		return &fstest.MapFile{Data: append(cp.appendLine(nil, &header{Key: vkey, Tree: []tlog.Hash{}}), '\n')}
+	}
+	first := file(1, 1, key.VerifierKey())
+	for what, c := range map[string]struct {
+		second *fstest.MapFile
+		ok     bool
+	}{
+		"good":            {file(2, 2, key.VerifierKey()), true},
+		"another key":     {file(2, 2, stranger.VerifierKey()), false},
+		"another segment": {file(2, 3, key.VerifierKey()), false},
+	} {
+		_, err := Verify(t.Context(), fstest.MapFS{SegmentName(1): first, SegmentName(2): c.second}, &VerifyOptions{Key: key.VerifierKey()})
+		if c.ok {
+			assert.NoError(t, err, what)
+		} else {
+			assert.ErrorIs(t, err, ErrTampered, what)
+		}
+	}
+}
+
+// What nobody signed is decoded in full, and no more of it accepted than a crash
+// can leave.
+func TestUnsignedRecords(t *testing.T) {
+	key, err := NewKey("audit.test/unsigned")
+	require.NoError(t, err)
+	cp := Checkpoint{Origin: key.Origin(), Root: new(tree).root(), Batch: 1, Segment: 1}
+	require.NoError(t, cp.sign(key.secret.signer))
+	head := append(cp.appendLine(nil, &header{Key: key.VerifierKey(), Tree: []tlog.Hash{}}), '\n')
+	verify := func(records []byte) error {
+		dir := fstest.MapFS{SegmentName(1): {Data: append(bytes.Clone(head), records...)}}
+		_, err := Verify(t.Context(), dir, &VerifyOptions{Key: key.VerifierKey()})
+		return err
+	}
+	record := func(seq uint64, rest string) []byte {
+		return append(appendRecord(nil, seq, fixed, []byte(`{"event":{"kind":"probe","door":"","action":"","resource":""`+rest)), '\n')
+	}
+	assert.NoError(t, verify(record(1, "}}")))
+	assert.ErrorIs(t, verify(record(1, "}")), ErrTampered)
+	assert.ErrorIs(t, verify(record(1, `},"intent":{}}`)), ErrTampered)
+	var many []byte
+	for seq := uint64(1); len(many) <= maxTail; seq++ {
+		many = append(many, record(seq, fmt.Sprintf(`,"trace":"%s"}}`, strings.Repeat("x", 60_000)))...)
+	}
+	assert.ErrorIs(t, verify(many), ErrTampered)
+}
+
+// Between looking for the last segment and locking it, its writer may have gone
+// on in the next.
+func TestLockLooksAgain(t *testing.T) {
+	dir := folder(t.TempDir())
+	first, err := dir.Open(SegmentName(1))
+	require.NoError(t, err)
+	require.NoError(t, first.Close())
+	var second StorageFile
+	st := hookedStorage{dir, func() {
+		if second == nil {
+			second, err = dir.Open(SegmentName(2)) // the other writer
+			require.NoError(t, err)
+		}
+	}}
+	_, _, _, err = lockLast(st)
+	assert.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, second.Close())
+	f, low, high, err := lockLast(dir)
+	require.NoError(t, err)
+	assert.Equal(t, []int{1, 2}, []int{low, high})
+	require.NoError(t, f.Close())
+}
+
+type hookedStorage struct {
+	Storage
+	beforeOpen func()
+}
+
+func (s hookedStorage) Open(name string) (StorageFile, error) {
+	s.beforeOpen()
+	return s.Storage.Open(name)
+}
