@@ -194,7 +194,7 @@
 // # Benchmarks
 //
 // One decision on arguments that are Cedar values, and one from 150 bytes of
-// JSON, over laws of which about eleven policies concern each request
+// JSON, over laws of which six to eight policies concern each request
 // (BenchmarkDecision): processor time in the best round of 256 requests, on two
 // cores of an AMD EPYC that were busy with other work, beside cedar.Authorize
 // over all policies in the same run.
