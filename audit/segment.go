@@ -128,7 +128,7 @@ func lockLast(st Storage) (f StorageFile, first, last int, err error) {
 		if err != nil {
 			return nil, 0, 0, fmt.Errorf("audit: %w", err)
 		}
-		if first, last, err = segmentRange(names); err != nil {
+		if _, last, err = segmentRange(names); err != nil {
 			return nil, 0, 0, err
 		}
 		n := max(last, 1)

@@ -84,7 +84,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 	ctx, err := r.context(t, now)
 	if a := r.Approval; a != nil && err == nil {
 		if why := a.check(s, r, now); why != nil {
-			guard, err = audit.GuardApproval, fmt.Errorf("%s%w.", hintApproval, why)
+			guard, err = audit.GuardApproval, fmt.Errorf("%s%w", hintApproval, why)
 		} else {
 			d.Approval, ctx["approval"] = a.record(), a.value(r)
 		}

@@ -86,11 +86,6 @@ func (n number) scaled(scale int) (int64, error) {
 	return 0, errTooBig
 }
 
-func (n number) long() (types.Long, error) {
-	v, err := n.scaled(0)
-	return types.Long(v), err
-}
-
 func (n number) decimal() (types.Decimal, error) {
 	v, err := n.scaled(4)
 	if errors.Is(err, errNotWhole) {

@@ -36,13 +36,12 @@ func office(n int) Bundle {
 		"repo":{"type":"string"},"path":{"type":"string"},"count":{"type":"integer"},
 		"draft":{"type":"boolean"},"labels":{"type":"array","items":{"type":"string"}}}}`
 	tools := min(100, max(10, n/10))
-	var all, servers []string
+	var servers []string
 	for i := range tools / 5 {
 		s := Server{Name: fmt.Sprintf("server%d", i)}
 		servers = append(servers, s.Name)
 		for j := range 5 {
 			s.Tools = append(s.Tools, Tool{ToolDefinition: ToolDefinition{Name: fmt.Sprintf("tool%d", j), InputSchema: []byte(schema)}, Class: classes[j%3]})
-			all = append(all, toolKey(s.Name, s.Tools[j].Name))
 		}
 		b.Catalog = append(b.Catalog, s)
 	}

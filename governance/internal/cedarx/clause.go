@@ -52,17 +52,17 @@ func split(out []Clause, n ast.IsNode, negate bool) []Clause {
 func negated(n ast.IsNode) ast.IsNode {
 	switch v := n.(type) {
 	case ast.NodeTypeEquals:
-		return ast.NodeTypeNotEquals{BinaryNode: v.BinaryNode}
+		return ast.NodeTypeNotEquals(v)
 	case ast.NodeTypeNotEquals:
-		return ast.NodeTypeEquals{BinaryNode: v.BinaryNode}
+		return ast.NodeTypeEquals(v)
 	case ast.NodeTypeLessThan:
-		return ast.NodeTypeGreaterThanOrEqual{BinaryNode: v.BinaryNode}
+		return ast.NodeTypeGreaterThanOrEqual(v)
 	case ast.NodeTypeLessThanOrEqual:
-		return ast.NodeTypeGreaterThan{BinaryNode: v.BinaryNode}
+		return ast.NodeTypeGreaterThan(v)
 	case ast.NodeTypeGreaterThan:
-		return ast.NodeTypeLessThanOrEqual{BinaryNode: v.BinaryNode}
+		return ast.NodeTypeLessThanOrEqual(v)
 	case ast.NodeTypeGreaterThanOrEqual:
-		return ast.NodeTypeLessThan{BinaryNode: v.BinaryNode}
+		return ast.NodeTypeLessThan(v)
 	}
 	return ast.NodeTypeNot{UnaryNode: ast.UnaryNode{Arg: n}}
 }
@@ -120,12 +120,12 @@ func (c Clause) Terms() []Term {
 	ast.Inspect(ast.NewNode(c.node), func(n ast.IsNode) bool {
 		if has, ok := n.(ast.NodeTypeHas); ok {
 			if path, ok := pathOf(has.Arg); ok {
-				out = addTerm(out, Term{append(path, string(has.Value)), ast.NodeTypeAccess{StrOpNode: has.StrOpNode}})
+				out = addTerm(out, Term{append(path, string(has.Value)), ast.NodeTypeAccess(has)})
 				return false
 			}
 		}
 		if has, ok := n.(ast.NodeTypeHasTag); ok {
-			n = ast.NodeTypeGetTag{BinaryNode: has.BinaryNode}
+			n = ast.NodeTypeGetTag(has)
 		}
 		path, ok := pathOf(n)
 		if ok {

@@ -71,21 +71,21 @@ func variants(n ast.IsNode) []ast.IsNode {
 func changed(n ast.IsNode) []ast.IsNode {
 	switch v := n.(type) {
 	case ast.NodeTypeAnd:
-		return []ast.IsNode{ast.NodeTypeOr{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeOr(v)}
 	case ast.NodeTypeOr:
-		return []ast.IsNode{ast.NodeTypeAnd{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeAnd(v)}
 	case ast.NodeTypeLessThan:
-		return []ast.IsNode{ast.NodeTypeLessThanOrEqual{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeLessThanOrEqual(v)}
 	case ast.NodeTypeLessThanOrEqual:
-		return []ast.IsNode{ast.NodeTypeLessThan{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeLessThan(v)}
 	case ast.NodeTypeGreaterThan:
-		return []ast.IsNode{ast.NodeTypeGreaterThanOrEqual{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeGreaterThanOrEqual(v)}
 	case ast.NodeTypeGreaterThanOrEqual:
-		return []ast.IsNode{ast.NodeTypeGreaterThan{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeGreaterThan(v)}
 	case ast.NodeTypeContainsAll:
-		return []ast.IsNode{ast.NodeTypeContainsAny{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeContainsAny(v)}
 	case ast.NodeTypeContainsAny:
-		return []ast.IsNode{ast.NodeTypeContainsAll{BinaryNode: v.BinaryNode}}
+		return []ast.IsNode{ast.NodeTypeContainsAll(v)}
 	case ast.NodeTypeLike:
 		text := parts(v.Value)
 		if len(text) < 2 || text[len(text)-1] != "" {
