@@ -84,7 +84,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 	ctx, err := r.context(t, now)
 	if a := r.Approval; a != nil && err == nil {
 		if why := a.check(s, r, now); why != nil {
-			guard, err = audit.GuardApproval, fmt.Errorf("%s%w", hintApproval, why)
+			guard, err = audit.GuardApproval, why
 		} else {
 			d.Approval, ctx["approval"] = a.record(), a.value(r)
 		}
@@ -94,10 +94,14 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 		if hit := s.ceiling(uid(typeAgent, r.Actor.Agent), &t); hit != nil {
 			return s.notInProfile(d, hit)
 		}
-		if errors.Is(err, errStrict) {
+		hint := err.Error()
+		switch {
+		case guard == audit.GuardApproval:
+			hint = hintApproval + hint + "."
+		case errors.Is(err, errStrict):
 			guard = audit.GuardStrictJSON
 		}
-		return refuse(d, guard, err.Error())
+		return refuse(d, guard, hint)
 	}
 	if d.look, err = s.look(r, &t, ctx, now); err != nil {
 		if hit := s.ceiling(uid(typeAgent, r.Actor.Agent), &t); hit != nil {
