@@ -12,11 +12,13 @@ import (
 // decide answers by the snapshot in force, compares with the staged one, and
 // meets what the engine itself has to meet.
 func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) {
+	// Before the snapshot is taken: who confirms has stored the new one first.
+	stale := e.stale()
 	s := e.Snapshot()
 	if s == nil {
 		return s.Decide(ctx, r)
 	}
-	if e.stale() {
+	if stale {
 		return s.outdated(&r)
 	}
 	r.engine, r.counted = e.id, e.rates != nil

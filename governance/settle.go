@@ -1,6 +1,7 @@
 package governance
 
 import (
+	"strconv"
 	"strings"
 	"sync"
 
@@ -32,9 +33,9 @@ func (r Result) used() bool { return r.OK || r.Unsure }
 //
 //   - ok: OK.
 //   - failed with "tool-error" (the isError of an MCP tool), "error" (its protocol
-//     error), "upstream-unauthorized", "upstream-error-event" or an HTTP status,
-//     such as "upstream-429": the other side says that it did not do it. Reached;
-//     it uses up no budget.
+//     error), "upstream-unauthorized", "upstream-error-event" or an HTTP status
+//     that blames the request, such as "upstream-429", but for 408: the other side
+//     says that it did not do it. Reached; it uses up no budget.
 //   - failed with "credential", "upstream-down", "not-started", "not-begun",
 //     "name-not-found", "unreachable" or "private-address": nothing was done.
 //   - cancelled, or failed with anything else, a time-out, a program's exit code
@@ -54,7 +55,8 @@ func ResultOf(o audit.Outcome) Result {
 		r.Reached = failed
 	default:
 		status, ok := strings.CutPrefix(code, "upstream-")
-		r.Reached = failed && ok && status != "" && strings.Trim(status, "0123456789") == ""
+		n, err := strconv.Atoi(status)
+		r.Reached = failed && ok && err == nil && n >= 400 && n < 500 && n != 408
 	}
 	r.Unsure = !r.Reached
 	return r

@@ -51,6 +51,8 @@ func TestResultOf(t *testing.T) {
 		{audit.StatusFailed, "", Result{Unsure: true}},
 		{audit.StatusFailed, "upstream-", Result{Unsure: true}},
 		{audit.StatusFailed, "upstream-429", Result{Reached: true}},
+		{audit.StatusFailed, "upstream-408", Result{Unsure: true}},
+		{audit.StatusFailed, "upstream-504", Result{Unsure: true}},
 		{audit.StatusFailed, "private-address", Result{}},
 		{audit.StatusCancelled, "tool-error", Result{Unsure: true}},
 		{"something new", "", Result{Unsure: true}},

@@ -28,10 +28,19 @@ func (e *Engine) FreshUntil(t time.Time) {
 	e.confirmed.Store(&t)
 }
 
-// stale reports whether the time given to FreshUntil is over.
+// stale reports whether the time given to FreshUntil is over, by the monotonic
+// clock or by the wall clock: the first stands still while a machine is
+// suspended, and the second can be set back.
 func (e *Engine) stale() bool {
+	if e == nil {
+		return false // it has no snapshot either
+	}
 	until := e.confirmed.Load()
-	return until != nil && !e.opts.clock()().Before(*until)
+	if until == nil {
+		return false
+	}
+	now := e.opts.clock()()
+	return !now.Before(*until) || !now.Round(0).Before(until.Round(0))
 }
 
 // outdated is the denial of a stale engine.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -307,7 +308,11 @@ func (c *call) send(transport http.RoundTripper) {
 			return
 		}
 		c.opts.Logger.Error("inference: backend", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
-		c.fail("upstream-down", fmt.Sprintf("the backend %q cannot be reached", c.route.backend.Name))
+		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+			c.fail("upstream-down", fmt.Sprintf("the backend %q cannot be reached", c.route.backend.Name))
+			return
+		}
+		c.fail("upstream-broken", fmt.Sprintf("the connection to the backend %q broke off", c.route.backend.Name))
 		return
 	}
 	defer resp.Body.Close()
