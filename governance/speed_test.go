@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -130,16 +129,6 @@ func (s *Snapshot) visitors(tb testing.TB, n int) []officeRequest {
 			cedar.Request{Principal: principal, Action: t.action, Resource: t.resource, Context: types.NewRecord(c)}}
 	}
 	return out
-}
-
-// cpu is the processor time that this process has used, garbage collection
-// included.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func compiled(tb testing.TB, b Bundle) *Snapshot {
