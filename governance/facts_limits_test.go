@@ -209,6 +209,33 @@ func TestSizesAddUp(t *testing.T) {
 	assert.Zero(t, e.past.size.Load())
 }
 
+// A decision by a snapshot that is replaced meanwhile enters nothing for facts that
+// went with it, and what is known of these does not grow.
+func TestForgottenFactsStayForgotten(t *testing.T) {
+	now, move := movable()
+	e := counting(t, now, Fact{Name: "a", Kind: CountWithin, On: []string{"s__t"}, Window: time.Hour, Per: "agent"})
+	p, s := e.past, e.current.Load()
+	add := func(drops uint64) int {
+		at := now().UnixNano()
+		v := visit{past: p, actor: audit.Actor{Agent: "a"}, drops: drops}
+		defer v.close()
+		tr := &trace{actor: v.actor, at: at}
+		for _, def := range s.defs {
+			tr.adds = append(tr.adds, addition{def: def, key: &unkeyed, value: &unkeyed, event: event{at: at}})
+		}
+		require.NoError(t, v.start(tr))
+		return len(v.agent.chapter)
+	}
+	begun := p.drops.Load()
+	assert.Equal(t, 1, add(begun))
+	p.forget(s.defs)
+	assert.Equal(t, 0, add(begun))
+	assert.Equal(t, 1, add(p.drops.Load()))
+	move(MaxFactWindow)
+	p.forget(map[defID]*factDef{{1}: {}})
+	assert.Len(t, p.gone, 1)
+}
+
 // What a call adds stands in one record of the audit log: with every fact that a
 // bundle can have, and a full set of values, it is refused by name and not by the
 // log.

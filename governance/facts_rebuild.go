@@ -16,13 +16,27 @@ import (
 var ErrHistory = errors.New("governance: the history cannot be used")
 
 // visit begins a decision that may look back, or returns nil.
-func (e *Engine) visit(r *Request, s, staged *Snapshot) *visit {
+func (e *Engine) visit(r *Request, s, staged *Snapshot, drops uint64) *visit {
 	r.past = nil
 	if r.History != nil || !s.remembers && (staged == nil || !staged.remembers) {
 		return nil
 	}
-	r.past = &visit{past: e.past, actor: r.Actor}
+	r.past = &visit{past: e.past, actor: r.Actor, drops: drops}
 	return r.past
+}
+
+// inForce returns the snapshots to decide by, and how often facts had been
+// forgotten at a time when both were in force.
+func (e *Engine) inForce() (s, staged *Snapshot, drops uint64) {
+	if e == nil || e.past == nil {
+		return nil, nil, 0 // the zero Engine takes no bundle
+	}
+	for {
+		drops = e.past.drops.Load()
+		if s, staged = e.current.Load(), e.staged.Load(); drops == e.past.drops.Load() {
+			return s, staged, drops
+		}
+	}
 }
 
 // dropped are the facts of s that next does not have.
@@ -132,7 +146,7 @@ func (e *Engine) Rebuild(records iter.Seq2[audit.Record, error]) error {
 
 // enter starts an act that is known to have been allowed.
 func (p *past) enter(t *trace) error {
-	v := visit{past: p, actor: t.actor}
+	v := visit{past: p, actor: t.actor, drops: p.drops.Load()}
 	defer v.close()
 	return v.start(t)
 }

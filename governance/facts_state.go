@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,15 @@ type past struct {
 	most   limits
 
 	mu    sync.Mutex
-	known map[defID]bool // facts whose history was rebuilt or back-filled
+	known map[defID]bool   // facts whose history was rebuilt or back-filled
+	gone  map[defID]parted // facts that were forgotten of late
+	drops atomic.Uint64    // how many times some were
+}
+
+// parted is when a fact was forgotten.
+type parted struct {
+	drop uint64
+	at   int64
 }
 
 type limits struct{ agent, engine int }
@@ -92,7 +101,7 @@ func sessionOf(a audit.Actor) sessionKey {
 const minFactKey = 32
 
 func newPast(opts *Options) *past {
-	p := &past{clock: opts.clock(), seed: maphash.MakeSeed(), known: map[defID]bool{}, most: limits{maxAgentEntries, maxEngineEntries}}
+	p := &past{clock: opts.clock(), seed: maphash.MakeSeed(), known: map[defID]bool{}, gone: map[defID]parted{}, most: limits{maxAgentEntries, maxEngineEntries}}
 	secret := opts.orDefault().FactKey
 	if len(secret) == 0 {
 		secret = make([]byte, minFactKey)
@@ -219,6 +228,7 @@ func (p *past) forget(gone map[defID]*factDef) {
 	if len(gone) == 0 {
 		return
 	}
+	p.part(gone) // first, so that nothing enters behind the sweep below
 	for i := range p.shards {
 		sh := &p.shards[i]
 		sh.mu.Lock()
@@ -231,9 +241,31 @@ func (p *past) forget(gone map[defID]*factDef) {
 		sh.next = 0
 		sh.mu.Unlock()
 	}
+}
+
+// part notes that facts are forgotten from now on.
+func (p *past) part(gone map[defID]*factDef) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now, drop := p.clock().UnixNano(), p.drops.Load()+1
 	maps.DeleteFunc(p.known, func(id defID, _ bool) bool { return gone[id] != nil })
+	// No act of before is within a window any more.
+	maps.DeleteFunc(p.gone, func(_ defID, g parted) bool { return g.at <= now-int64(MaxFactWindow) })
+	for id := range gone {
+		p.gone[id] = parted{drop, now}
+	}
+	p.drops.Store(drop)
+}
+
+// prune takes from an act the facts that were forgotten since it began: entered
+// now, it would stand alone in a history that misses what came between.
+func (p *past) prune(t *trace) {
+	if p.drops.Load() == t.drops {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.adds = slices.DeleteFunc(t.adds, func(a addition) bool { return p.gone[a.def.id].drop > t.drops })
 }
 
 func (c chapter) forget(gone map[defID]*factDef) {

@@ -445,6 +445,29 @@ facts:
 	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "m"), "half a history is none")
 }
 
+// A call that was under way when its fact was dropped comes too late: alone it
+// would be a history without the reset that nobody counted.
+func TestReloadDropsFactsOfCallsUnderWay(t *testing.T) {
+	with := shop(`
+facts: [{name: checked, kind: since, on: [bank__audit], reset: [bank__refund], counts: succeeded, window: 2h, per: agent}]
+`, `@id("need") forbid (principal, action == Action::"bank__pay", resource) unless { context.facts.checked };`)
+	x := newTeller(t, with)
+	reload := func(b governance.Bundle) {
+		_, err := x.Reload(t.Context(), b, change)
+		require.NoError(t, err)
+		x.advance(time.Second)
+	}
+	d := x.ask("bank__audit", `{}`)
+	reload(shop("facts: []", ""))
+	d.Settle(done)
+	x.advance(time.Second)
+	assert.True(t, x.call("bank__refund", `{}`, done))
+	reload(with)
+	assert.False(t, x.call("bank__pay", `{"amount":1}`, done))
+	assert.True(t, x.call("bank__audit", `{}`, done))
+	assert.True(t, x.call("bank__pay", `{"amount":1}`, done), "what begins now counts again")
+}
+
 // A snapshot has no history: it denies what asks for some, unless it is given.
 func TestSnapshotWithoutHistory(t *testing.T) {
 	x := newTeller(t, shop(`

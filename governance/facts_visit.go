@@ -14,6 +14,7 @@ import (
 type visit struct {
 	past  *past
 	actor audit.Actor
+	drops uint64 // as of the snapshots that decide
 	shard *shard // locked; nil before
 	agent *agentPast
 }
@@ -103,6 +104,7 @@ type trace struct {
 	actor  audit.Actor
 	at     int64
 	seq    uint64
+	drops  uint64 // see past.prune
 	adds   []addition
 	labels []string
 
@@ -112,6 +114,8 @@ type trace struct {
 // start enters an act that has been allowed. On errFull nothing is entered.
 func (v *visit) start(t *trace) error {
 	v.open()
+	t.drops = v.drops
+	v.past.prune(t)
 	if !v.past.room(v.shard, v.agent, t) {
 		return errFull
 	}
@@ -151,6 +155,7 @@ func (v *visit) undo(adds []addition, t *trace) {
 // finish enters how an act has ended.
 func (v *visit) finish(t *trace, r Result) {
 	v.open()
+	v.past.prune(t)
 	v.make(t)
 	for i := range t.adds {
 		a := &t.adds[i]

@@ -14,7 +14,7 @@ import (
 func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) {
 	// Before the snapshot is taken: who confirms has stored the new one first.
 	stale := e.stale()
-	s := e.Snapshot()
+	s, next, drops := e.inForce()
 	if s == nil {
 		return s.Decide(ctx, r)
 	}
@@ -22,8 +22,7 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 		return s.outdated(&r)
 	}
 	r.engine, r.counted = e.id, e.rates != nil
-	next := e.staged.Load()
-	v := e.visit(&r, s, next)
+	v := e.visit(&r, s, next, drops)
 	defer v.close()
 	d, err = s.Decide(ctx, r)
 	if err != nil {

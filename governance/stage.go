@@ -69,7 +69,10 @@ func (e *Engine) Promote(ctx context.Context, hash string, by audit.Change) erro
 
 // Unstage gives the staged snapshot up. The hash and by are as for Promote.
 func (e *Engine) Unstage(ctx context.Context, hash string, by audit.Change) error {
-	return e.swap(ctx, "unstage", hash, by, func(s *Snapshot) { e.past.forget(s.dropped(e.current.Load())) })
+	return e.swap(ctx, "unstage", hash, by, func(s *Snapshot) {
+		e.staged.Store(nil) // first, so that nothing counts any more what is forgotten
+		e.past.forget(s.dropped(e.current.Load()))
+	})
 }
 
 func (e *Engine) swap(ctx context.Context, action, hash string, by audit.Change, do func(*Snapshot)) error {
