@@ -209,6 +209,36 @@ func TestSizesAddUp(t *testing.T) {
 	assert.Zero(t, e.past.size.Load())
 }
 
+// A session keeps its labels while it is active, with whatever tools, and loses
+// them when it has been idle for long.
+func TestActiveSessionKeepsLabels(t *testing.T) {
+	now, move := movable()
+	e := counting(t, now)
+	labels := func() (n int) {
+		for i := range e.past.shards {
+			e.past.sweep(&e.past.shards[i], now().UnixNano())
+			for _, a := range e.past.shards[i].agents {
+				for _, s := range a.sessions {
+					n += len(s.labels)
+				}
+			}
+		}
+		return n
+	}
+	d := countCall(t, e, "a", `{"n":1}`)
+	d.Settle(Result{OK: true, Labels: []string{"x"}})
+	for range 8 {
+		move(24 * time.Hour)
+		d, err := e.Decide(t.Context(), Request{Actor: audit.Actor{Agent: "a", Session: "s"}, Action: "connect", Name: "example.com"})
+		require.NoError(t, err)
+		require.True(t, d.Allowed())
+		d.Settle(Result{OK: true})
+	}
+	assert.Equal(t, 1, labels())
+	move(idleSession + 1)
+	assert.Equal(t, 0, labels())
+}
+
 // A decision by a snapshot that is replaced meanwhile enters nothing for facts that
 // went with it, and what is known of these does not grow.
 func TestForgottenFactsStayForgotten(t *testing.T) {

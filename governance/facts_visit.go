@@ -38,6 +38,20 @@ func (v *visit) open() {
 	v.agent = v.shard.agents[v.actor.Agent]
 }
 
+// touch notes that the session of the actor is active, whatever it asks for, so
+// that what is known of it stays.
+func (v *visit) touch() {
+	if v == nil || v.past.size.Load() == 0 {
+		return
+	}
+	if v.open(); v.agent == nil {
+		return
+	}
+	if s := v.agent.sessions[sessionOf(v.actor)]; s != nil {
+		s.seen = max(s.seen, v.past.clock().UnixNano())
+	}
+}
+
 // view fills in what policies ask for.
 func (v *visit) view(l *look) error {
 	v.open()
@@ -50,7 +64,7 @@ func (v *visit) view(l *look) error {
 		own = v.agent.chapter
 		if s := v.agent.sessions[sessionOf(v.actor)]; s != nil {
 			session = s.chapter
-			if s.seen = max(s.seen, now); l.plan.readsLabels {
+			if l.plan.readsLabels {
 				if s.full {
 					return errFull
 				}

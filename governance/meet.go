@@ -25,6 +25,7 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 	v := e.visit(&r, s, next, drops)
 	defer v.close()
 	d, err = s.Decide(ctx, r)
+	v.touch()
 	if err != nil {
 		return d, err
 	}
