@@ -208,7 +208,7 @@ var (
 	reserved = []string{"true", "false", "if", "then", "else", "in", "is", "like", "has"}
 )
 
-// define checks what needs no catalogue and makes the definition.
+// define checks what needs no catalogue and makes the definition, but for its id.
 func (f Fact) define(bad func(word, msg, fix string)) *factDef {
 	before := false
 	say := func(word, msg, fix string) { before = true; bad(word, msg, fix) }
@@ -252,11 +252,19 @@ func (f Fact) define(bad func(word, msg, fix string)) *factDef {
 	if before {
 		return nil
 	}
-	d := &factDef{name: f.Name, kind: f.Kind, counts: counts, window: f.Window, session: f.Per == "session"}
-	sum := sha256.Sum256(f.canonical(counts))
+	return &factDef{name: f.Name, kind: f.Kind, counts: counts, window: f.Window, session: f.Per == "session"}
+}
+
+// identify gives the definition its id: what the fact says, in units of the
+// arguments that it is about. An amount in cents is not one in euros.
+func (d *factDef) identify(f Fact, units []string) {
+	text := f.canonical(d.counts)
+	if len(units) > 0 {
+		text = append(append(text, '\n'), strings.Join(units, "\n")...)
+	}
+	sum := sha256.Sum256(text)
 	copy(d.id[:], sum[:])
 	d.text = d.record()
-	return d
 }
 
 // paths returns all pointers that the fact uses, in order.

@@ -56,6 +56,7 @@ func (a *actionFacts) asks() bool { return len(a.reads) > 0 || a.readsLabels }
 // A place is the type of an argument, or of an attribute of another action.
 type place struct {
 	cedar    string
+	unit     string // what its values mean, beyond the type in Cedar
 	optional bool
 }
 
@@ -65,7 +66,7 @@ var scalars = []string{"String", "Long", "Bool", "decimal", "datetime", "ipaddr"
 func placeOf(t *tool, verb string, path []string) (place, bool) {
 	if t == nil {
 		cedar, ok := verbs[verb].attrs[path[0]]
-		return place{cedar, true}, ok && len(path) == 1
+		return place{cedar: cedar, optional: true}, ok && len(path) == 1
 	}
 	at, optional := t.args, false
 	for _, name := range path {
@@ -78,7 +79,36 @@ func placeOf(t *tool, verb string, path []string) (place, bool) {
 	}
 	var b strings.Builder
 	at.cedarType(&b)
-	return place{b.String(), optional}, true
+	return place{b.String(), at.unit(), optional}, true
+}
+
+func (t *argType) unit() string {
+	switch {
+	case t.kind == kindSet:
+		return t.elem.unit()
+	case t.kind == kindLong && t.scale > 0:
+		return fmt.Sprintf("scale %d", t.scale)
+	case t.kind == kindText:
+		return "json"
+	}
+	return ""
+}
+
+// units are the types and units that the fact's arguments have in the actions
+// that it watches. Another tool with the same ones changes nothing.
+func (f Fact) units(deeds []deed) (out []string) {
+	for _, p := range f.paths() {
+		path, _ := pointer(p)
+		var in []string
+		for _, d := range deeds {
+			if at, ok := placeOf(d.tool, d.name, path); ok && (d.in(f.On) || d.in(f.Reset)) {
+				in = append(in, at.cedar+" "+at.unit)
+			}
+		}
+		slices.Sort(in)
+		out = append(out, strings.Join(slices.Compact(in), ", "))
+	}
+	return out
 }
 
 // A deed is an action as facts see it: a tool, or another action.
@@ -157,6 +187,7 @@ func (c *compiler) facts() {
 		if def == nil {
 			continue
 		}
+		def.identify(f, f.units(deeds))
 		if twin := c.snap.defs[def.id]; twin != nil {
 			bad(f.Name, fmt.Sprintf("facts %q and %q are the same", twin.name, f.Name), "remove one")
 			continue

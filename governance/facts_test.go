@@ -445,6 +445,35 @@ facts:
 	assert.Equal(t, int64(0), x.value("bank__audit", `{}`, "m"), "half a history is none")
 }
 
+// The same amount in other units is another fact: what was counted in the old ones
+// says nothing in the new.
+func TestUnitsMakeTheFact(t *testing.T) {
+	bundle := func(as string) governance.Bundle {
+		b := shop(`
+facts:
+  - {name: spent, kind: sum_within, on: [bank__pay], of: /amount, window: 1h, per: agent}
+  - {name: n, kind: count_within, on: ["bank:write"], window: 1h, per: agent}
+`, reading(`context.facts.spent < 0 || context.facts.n < 0`))
+		pay := &b.Catalog[0].Tools[0]
+		*pay = tool("pay", `{"type":"object","properties":{"amount":{"type":"number"}},"required":["amount"]}`)
+		pay.As = map[string]string{"amount": as}
+		return b
+	}
+	x := newTeller(t, bundle("long"))
+	x.call("bank__pay", `{"amount":7}`, done)
+	see := func(b governance.Bundle, spent int64) {
+		t.Helper()
+		_, err := x.Reload(t.Context(), b, change)
+		require.NoError(t, err)
+		assert.Equal(t, spent, x.value("bank__audit", `{}`, "spent"))
+		assert.Equal(t, int64(1), x.value("bank__audit", `{}`, "n"))
+	}
+	same := bundle("long")
+	same.Catalog[0].Tools = append(same.Catalog[0].Tools, tool("other", `{"type":"object"}`))
+	see(same, 7)
+	see(bundle("scaled(2)"), 0)
+}
+
 // A call that was under way when its fact was dropped comes too late: alone it
 // would be a history without the reset that nobody counted.
 func TestReloadDropsFactsOfCallsUnderWay(t *testing.T) {
