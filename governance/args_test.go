@@ -386,6 +386,20 @@ func TestNumberCanonical(t *testing.T) {
 	}
 }
 
+// Nesting does not multiply the memory that a large value takes, in whatever order
+// the members are.
+func TestCanonicalMemory(t *testing.T) {
+	const size, depth = 1 << 20, 60
+	in := strings.Repeat(`{"b":`, depth) + `"` + strings.Repeat("x", size) + `"` + strings.Repeat(`,"a":1}`, depth)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	out, err := canonicalJSON(in)
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	assert.Equal(t, strings.Repeat(`{"a":1,"b":`, depth)+`"`+strings.Repeat("x", size)+`"`+strings.Repeat("}", depth), out)
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(20*size))
+}
+
 func TestUntypableSchemas(t *testing.T) {
 	for schema, want := range map[string]string{
 		`{"type":"array"}`: "not \"object\"",

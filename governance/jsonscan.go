@@ -86,8 +86,9 @@ func checkLimits(src []byte, maxNodes int) error {
 // A cursor reads JSON that checkStrict accepted. It relies on that: it looks
 // for structure and never for mistakes.
 type cursor struct {
-	src string
-	pos int
+	src   string
+	pos   int
+	spare []byte // of canonical
 }
 
 // kind is the first byte of the next value: { [ " t f n - or a digit.
@@ -246,26 +247,38 @@ func (c *cursor) canonical(dst []byte) ([]byte, error) {
 	switch c.kind() {
 	case '{':
 		type member struct {
-			name  string
-			value []byte
+			name       string
+			start, end int // in dst
 		}
+		byName := func(a, b member) int { return strings.Compare(a.name, b.name) }
 		var members []member
-		for c.open(); c.more(); {
-			name := c.text()
-			v, err := c.canonical(nil)
-			if err != nil {
-				return nil, err
-			}
-			members = append(members, member{name, v})
-		}
-		slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
+		var err error
 		dst = append(dst, '{')
-		for i, m := range members {
-			if i > 0 {
+		first := len(dst)
+		for c.open(); c.more(); {
+			if len(members) > 0 {
 				dst = append(dst, ',')
 			}
-			dst = appendQuoted(dst, m.name)
-			dst = append(append(dst, ':'), m.value...)
+			m := member{name: c.text(), start: len(dst)}
+			dst = append(appendQuoted(dst, m.name), ':')
+			if dst, err = c.canonical(dst); err != nil {
+				return nil, err
+			}
+			m.end = len(dst)
+			members = append(members, m)
+		}
+		if !slices.IsSortedFunc(members, byName) {
+			// By way of one buffer for all levels: nesting must not multiply a
+			// large value.
+			slices.SortFunc(members, byName)
+			c.spare = append(c.spare[:0], dst[first:]...)
+			dst = dst[:first]
+			for i, m := range members {
+				if i > 0 {
+					dst = append(dst, ',')
+				}
+				dst = append(dst, c.spare[m.start-first:m.end-first]...)
+			}
 		}
 		return append(dst, '}'), nil
 	case '[':
