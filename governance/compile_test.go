@@ -281,12 +281,17 @@ func TestRuleForNoTool(t *testing.T) {
 // A text that is compared with JSON never equals it, which a forbid must not
 // keep to itself.
 func TestComparisonWithJSON(t *testing.T) {
-	schema := `{"type":"object","properties":{"to":{"description":"anything"},"s":{"type":"string"},"o":{"type":"object","properties":{"any":true}}}}`
+	schema := `{"type":"object","properties":{"to":{"description":"anything"},"s":{"type":"string"},"o":{"type":"object","properties":{"any":true}},"files":{"type":"array","items":{"type":"object","properties":{"meta":{},"name":{"type":"string"}}}}}}`
 	for condition, want := range map[string]string{
 		`context.args has to && context.args.to == "#x"`:                            `context.args.to of s__t is JSON, and never equals "#x" (compare it with "\"#x\"", or use like)`,
 		`context.args has to && "#x" != context.args.to`:                            `context.args.to of s__t is JSON`,
 		`context.args has to && ["#x"].contains(context.args.to)`:                   `context.args.to of s__t is JSON`,
 		`context.args has o && context.args.o has any && context.args.o.any == "t"`: `context.args.o.any of s__t is JSON`,
+		`context.args has files && context.args.files.meta.contains("t")`:           `context.args.files.meta of s__t is JSON`,
+		`context.args has files && ["t"].containsAny(context.args.files.meta)`:      `context.args.files.meta of s__t is JSON`,
+		`context.args has files && context.args.files.meta.containsAll(["t"])`:      `context.args.files.meta of s__t is JSON`,
+		`context.args has files && context.args.files.name.contains("t")`:           "",
+		`context.args has files && context.args.files.meta.contains("\"t\"")`:       "",
 		`context.args has to && context.args.to == "\"#x\""`:                        "",
 		`context.args has to && context.args.to == "5"`:                             "",
 		`context.args has to && context.args.to like "*#x*"`:                        "",

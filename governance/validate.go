@@ -71,10 +71,15 @@ func (c *compiler) comparisons(p *policy) {
 	}
 }
 
-// asJSON returns the tools that p covers in which the argument is JSON, sorted.
+// asJSON returns the tools that p covers in which the argument, or each of its
+// values, is JSON, sorted.
 func (c *compiler) asJSON(p *policy, path []string) (keys []string) {
 	for _, t := range c.covers(p) {
-		if at := t.args.at(path); at != nil && at.kind == kindText {
+		at := t.args.at(path)
+		for at != nil && at.kind == kindSet {
+			at = at.elem
+		}
+		if at != nil && at.kind == kindText {
 			keys = append(keys, t.key)
 		}
 	}

@@ -8,14 +8,15 @@ import (
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 )
 
-// A Comparison is an argument of a tool that a policy compares, as a whole, with
-// a text.
+// A Comparison is an argument of a tool that a policy compares with a text: as a
+// whole, or each of its values if it is a set.
 type Comparison struct {
 	Path []string // below context.args
 	Text string
 }
 
-// Comparisons returns those that p makes with ==, != and contains.
+// Comparisons returns those that p makes with ==, !=, contains, containsAny
+// and containsAll.
 func Comparisons(p *cedar.Policy) []Comparison {
 	var out []Comparison
 	compare := func(arg, with ast.IsNode) {
@@ -25,17 +26,23 @@ func Comparisons(p *cedar.Policy) []Comparison {
 			}
 		}
 	}
+	both := func(a, b ast.IsNode) {
+		compare(a, b)
+		compare(b, a)
+	}
 	for _, c := range (*ast.Policy)(p.AST()).Conditions {
 		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
 			switch n := n.(type) {
 			case ast.NodeTypeEquals:
-				compare(n.Left, n.Right)
-				compare(n.Right, n.Left)
+				both(n.Left, n.Right)
 			case ast.NodeTypeNotEquals:
-				compare(n.Left, n.Right)
-				compare(n.Right, n.Left)
+				both(n.Left, n.Right)
 			case ast.NodeTypeContains:
-				compare(n.Right, n.Left)
+				both(n.Left, n.Right)
+			case ast.NodeTypeContainsAny:
+				both(n.Left, n.Right)
+			case ast.NodeTypeContainsAll:
+				both(n.Left, n.Right)
 			}
 			return true
 		})
