@@ -47,7 +47,8 @@ const (
 	// that parallel calls cannot overdraw.
 	Started Counts = "started"
 	// Succeeded counts an act once it is known to have succeeded: for
-	// preconditions. Reset acts then count from their start.
+	// preconditions. Reset acts then count from their start only: one that has
+	// begun before an act of On, and ends after it, does not reset it.
 	Succeeded Counts = "succeeded"
 )
 
