@@ -383,6 +383,35 @@ when { context has session && context.session == "s1" && context.now > datetime(
 	}
 }
 
+// A host is in one form, however it was written, and only an address is below no
+// domain.
+func TestHostsHaveOneForm(t *testing.T) {
+	s := law(t, `
+@id("all") permit (principal, action, resource);
+@id("corp") forbid (principal, action, resource in Host::"*.corp2");
+@id("meta") forbid (principal, action, resource == Host::"169.254.169.254");
+@id("lo") forbid (principal, action, resource == Host::"::1");`)
+	for host, want := range map[string]string{
+		"db.corp2":               "corp",
+		"DB.Corp2.":              "corp",
+		"169.254.169.254":        "meta",
+		"169.254.169.254.":       "meta",
+		"2852039166":             "meta",
+		"0xA9FEA9FE":             "meta",
+		"::ffff:169.254.169.254": "meta",
+		"[::1]":                  "lo",
+		"0:0::1":                 "lo",
+		"0251.0376.169.254":      "unknown",
+		"fe80::1%eth0":           "unknown",
+		"two words":              "unknown",
+		"":                       "unknown",
+		"corp2":                  "",
+		"169.254.169.253":        "",
+	} {
+		assert.Equal(t, want, decide(t, s, governance.Request{Actor: actor("a"), Action: "connect", Name: host}).Reason, host)
+	}
+}
+
 func TestClock(t *testing.T) {
 	b := only("x")
 	b.Policies[0].Text = `@id("x") permit (principal, action, resource) when { context.now < datetime("2026-01-01") };`

@@ -37,7 +37,8 @@ const (
 	URLHost   Facet = "url_host"
 	URLPort   Facet = "url_port"
 	// EmailDomains is a Set<String>: the domains of one address or several
-	// separated by commas, each alone or as Name <address>.
+	// separated by commas, each alone or as Name <address>. Encoded words ("=?")
+	// are refused.
 	EmailDomains Facet = "email_domains"
 	// SQLVerb is a String: the first word of a single statement, in capitals,
 	// after comments. Text with a semicolon anywhere but at its end is refused.
@@ -261,7 +262,10 @@ func (d *derivation) walk(c *cursor, path []string, present *bool, found *[]type
 		return nil
 	case path[0] != "*" && k == '{':
 		for c.open(); c.more(); {
-			if c.text() != path[0] {
+			if name := c.text(); name != path[0] {
+				if foldName(name) == foldName(path[0]) { // which lenient readers take for it
+					return fmt.Errorf("differs from %q only in case or look", path[0])
+				}
 				c.skip()
 				continue
 			}

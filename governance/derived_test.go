@@ -82,6 +82,29 @@ func TestDerived(t *testing.T) {
 	assert.Contains(t, derived(`{"p":"a","l":[],"a/b":"http://x.com/`+strings.Repeat("a", 9000)+`"}`), "8 KiB")
 }
 
+// A name that a lenient reader takes for the one that is decided on is refused,
+// also where the schema says nothing about what is inside.
+func TestDerivedLookAlikes(t *testing.T) {
+	schema := `{"type":"object","properties":{"rows":{"type":"array","items":{"type":"array","items":{"type":"object","properties":{"url":{"type":"string"}}}}}}}`
+	tl, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: Read, Derived: map[string]Derived{
+		"hosts": {From: "/rows/*/*/url", Facet: URLHost},
+	}})
+	require.NoError(t, err)
+	derive := func(other string) error {
+		args := `{"rows":[[{"url":"https://good.com","` + other + `":"https://evil.com"}]]}`
+		if _, err := convertArgs(tl.args, args); err != nil {
+			return err
+		}
+		if _, err := deriveAll(tl.derived, args); err != nil {
+			return err
+		}
+		return nil
+	}
+	assert.NoError(t, derive("note"))
+	assert.ErrorContains(t, derive("URL"), "case or look")
+	assert.ErrorContains(t, derive("ｕrl"), "case or look")
+}
+
 func asText(v types.Value) string { return string(v.(types.String)) }
 
 // FuzzFacets: a facet of text is a fixed point: what it makes, it makes of

@@ -21,6 +21,9 @@ var (
 func emailDomains(s string) (types.Value, error) {
 	odd := errors.New("not e-mail addresses in their plain form")
 	var set []types.Value
+	if strings.Contains(s, "=?") { // an encoded word, which some decode before they look for "@"
+		return nil, odd
+	}
 	for one := range strings.SplitSeq(s, ",") {
 		if len(set) == maxSet {
 			return nil, errors.New("too many e-mail addresses")
@@ -70,8 +73,9 @@ func sqlVerb(s string) (types.Value, error) {
 			rest = after
 		case strings.HasPrefix(rest, "/*"):
 			comment, after, ok := strings.Cut(rest[2:], "*/")
-			// MySQL runs /*!, MariaDB /*M!; PostgreSQL nests comments.
-			if !ok || strings.HasPrefix(comment, "!") || strings.HasPrefix(comment, "M!") || strings.Contains(comment, "/*") {
+			// MySQL runs /*!, MariaDB /*M!; PostgreSQL nests comments, and one may
+			// begin with the end of this one: "/*/".
+			if !ok || strings.HasPrefix(comment, "!") || strings.HasPrefix(comment, "M!") || strings.Contains(comment+"*/", "/*") {
 				return nil, odd
 			}
 			rest = after

@@ -120,11 +120,16 @@ func canonicalHost(s string) (string, error) {
 	if len(host) > 253 || !hostName.MatchString(host) {
 		return "", errors.New("an odd host name")
 	}
-	last := host[strings.LastIndexByte(host, '.')+1:]
-	if !isHex(last) && strings.Trim(last, "0123456789") != "" {
+	if !endsInNumber(host) {
 		return host, nil
 	}
 	return numericHost(host)
+}
+
+// endsInNumber reports whether the last part of a host makes it an IPv4 address.
+func endsInNumber(host string) bool {
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	return isHex(last) || last != "" && strings.Trim(last, "0123456789") == ""
 }
 
 func isHex(s string) bool {

@@ -335,6 +335,7 @@ var smuggling = []smuggle{
 
 	// Mail.
 	{"domains", `{"to":"a@x.com, Bob <b@Y.org.>"}`, sees("derived.domains", `["x.com", "y.org"]`)},
+	{"address in an encoded word", `{"to":"=?x?q?victim=40evil.com=3e=20?=x@corp.com"}`, refused(args, "plain form")},
 	{"two at signs", `{"to":"a@x.com@evil.com"}`, refused(args, "plain form")},
 	{"quoted local part", `{"to":"\"a@x.com\"@evil.com"}`, refused(args, "plain form")},
 	{"comment in an address", `{"to":"a@x.com(@evil.com)"}`, refused(args, "plain form")},
@@ -356,6 +357,7 @@ var smuggling = []smuggle{
 	{"comment that MySQL runs", `{"sql":"/*!50000 drop*/ select"}`, refused(args, "single SQL")},
 	{"comment that MariaDB runs", `{"sql":"/*M! drop*/ select"}`, refused(args, "single SQL")},
 	{"nested comment", `{"sql":"/* /* */ drop table x -- */ select 1"}`, refused(args, "single SQL")},
+	{"nested comment that begins with the end of another", `{"sql":"/*/*/ select 1 /* */ */ */ drop table x"}`, refused(args, "single SQL")},
 	{"comment without an end", `{"sql":"/* select"}`, refused(args, "single SQL")},
 	{"minus that is no comment to MySQL", `{"sql":"--1\nselect"}`, refused(args, "single SQL")},
 	{"carriage return ends a comment for some", `{"sql":"-- x\rdrop table x\nselect 1"}`, refused(args, "single SQL")},

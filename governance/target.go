@@ -23,6 +23,7 @@ var (
 	errUnknownAction = errors.New("no such action")
 	errUnknownServer = errors.New("no such server")
 	errUnknownTool   = errors.New("no such tool")
+	errUnknownHost   = errors.New("no such host")
 )
 
 // maxName bounds names, which come from outside and go on record.
@@ -69,7 +70,10 @@ func (s *Snapshot) resolve(r *Request) (target, error) {
 			return ok && (v.resource == typePrompt && holds(g.Prompts, r.Name) || v.resource == typeResource && holds(g.Resources, r.Name))
 		})
 	case typeHost:
-		host := foldHost(r.Name)
+		host, err := requestedHost(r.Name)
+		if err != nil {
+			return target{}, fmt.Errorf("%w: %w", errUnknownHost, err)
+		}
 		e.UID = uid(typeHost, host)
 		for rest := host; ; {
 			_, tail, ok := strings.Cut(rest, ".")
@@ -109,9 +113,18 @@ func (s *Snapshot) resolve(r *Request) (target, error) {
 	return target{action: uid(typeAction, r.Action), resource: e.UID, dynamic: e, label: e.UID.String()}, nil
 }
 
+// requestedHost is the one form of a host that a request names, which policies
+// and profiles are about: see [URLHost].
+func requestedHost(s string) (string, error) {
+	if strings.Contains(s, ":") && !strings.HasPrefix(s, "[") {
+		s = "[" + s + "]"
+	}
+	return canonicalHost(s)
+}
+
 // isAddress reports whether a host is an IP address, which is below no domain.
 func isAddress(host string) bool {
-	return strings.Contains(host, ":") || host != "" && host[len(host)-1] >= '0' && host[len(host)-1] <= '9'
+	return strings.Contains(host, ":") || endsInNumber(host)
 }
 
 // holdsHost reports whether a list of hosts names host, outright or by a
