@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -241,4 +242,105 @@ func TestWaitingBytesAreBounded(t *testing.T) {
 		closed <- log.Close()
 	}()
 	assert.Len(t, log.drain(t, closed), writers)
+}
+
+// waitedFor is a context that tells when somebody waits for its end.
+type waitedFor struct {
+	context.Context
+	asked chan struct{}
+}
+
+func (w waitedFor) Done() <-chan struct{} {
+	w.asked <- struct{}{}
+	return w.Context.Done()
+}
+
+// While the record of a flood waits for a slow disk, other denials still go by
+// their own context.
+func TestDenialsGiveUpWhileAFloodWaits(t *testing.T) {
+	key := must(audit.NewKey("audit.test/stalled"))
+	s := &stalled{m: new(audittest.Memory), key: key.VerifierKey(), arrived: make(chan struct{}), release: make(chan struct{})}
+	st := &stallingStorage{Memory: s.m}
+	s.Log = must(audit.New(st, &audit.Options{Key: key, Queue: 1}))
+	for range 100 {
+		require.NoError(t, s.Append(ctx, denial("s", "x")))
+	}
+	st.stall(s)
+	errs := make(chan error, 3)
+	go func() { errs <- s.Append(ctx, probe("s", "a")) }()
+	<-s.arrived
+	go func() { errs <- s.Append(ctx, probe("s", "b")) }()
+	for s.Pending() < 1 {
+		runtime.Gosched()
+	}
+	go func() { errs <- s.Append(ctx, denial("s", "x")) }() // its line is full
+	for !s.FloodsLocked() {
+		runtime.Gosched()
+	}
+	gone, cancel := context.WithCancel(ctx)
+	left := make(chan error)
+	waits := waitedFor{gone, make(chan struct{}, 10)}
+	go func() { left <- s.Append(waits, denial("other", "y")) }()
+	<-waits.asked
+	cancel()
+	assert.ErrorIs(t, <-left, context.Canceled)
+	s.release <- struct{}{}
+	closed := make(chan error)
+	go func() {
+		for range 3 {
+			assert.NoError(t, <-errs)
+		}
+		closed <- s.Close()
+	}()
+	assert.Len(t, s.drain(t, closed), 104)
+}
+
+// A denial whose count would not fit into a record is a record of its own.
+func TestFloodCountFits(t *testing.T) {
+	for over := 150; over < 500; over += 8 {
+		log := audittest.NewLog(t)
+		ev := denial("s", "x")
+		ev.Resource = strings.Repeat("r", audit.MaxRecord-over)
+		n := 0
+		for n < 103 && log.Append(ctx, ev) == nil {
+			n++
+		}
+		require.NoError(t, log.Close())
+		total := uint64(0)
+		for _, ev := range log.Denials() {
+			total += ev.Count()
+		}
+		assert.Equal(t, uint64(n), total, over)
+	}
+}
+
+// A denial that could not be written is no record of its own.
+func TestFloodCountsOnlyWhatIsOnRecord(t *testing.T) {
+	log := audittest.NewLog(t)
+	log.Storage.SetFree(1 << 20)
+	require.NoError(t, log.Append(ctx, probe("s", "x"))) // it is asked with each batch
+	for range 100 {
+		require.ErrorIs(t, log.Append(ctx, denial("s", "x")), audit.ErrFull)
+	}
+	log.Storage.SetFree(1 << 40)
+	for range 5 {
+		require.NoError(t, log.Append(ctx, denial("s", "x")))
+	}
+	require.NoError(t, log.Close())
+	assert.Len(t, log.Denials(), 5)
+}
+
+// What is kept to count like denials does not grow with their texts.
+func TestFloodMemory(t *testing.T) {
+	log := audittest.NewLog(t)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	long := strings.Repeat("x", 1<<20)
+	for i := range 50 {
+		require.ErrorIs(t, log.Append(ctx, denial("s", fmt.Sprint(i, long))), audit.ErrTooLarge)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	assert.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(20<<20))
 }

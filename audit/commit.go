@@ -194,7 +194,9 @@ func (l *Log) write(b *batch) error {
 	l.mu.Unlock()
 	room = max(room-l.reserve, 0) // zeros are not worth what is kept for outcomes
 	var head []byte
-	if l.seg.used > 0 && l.seg.used+int64(len(b.buf))+checkpointRoom > l.segSize {
+	// What nobody signed stays in one segment with the record of the gap or of the
+	// rotation: a header would sign it before, and without them.
+	if l.seg.used > 0 && l.last.Size == l.tree.size && l.seg.used+int64(len(b.buf))+checkpointRoom > l.segSize {
 		if err := l.nextSegment(); err != nil {
 			return err
 		}
@@ -226,6 +228,9 @@ func (l *Log) write(b *batch) error {
 			return err
 		}
 		room = 0
+	}
+	if len(b.ends) == 0 && len(head) == 0 {
+		room = 0 // an opening may follow a closing checkpoint
 	}
 	if len(head) > 0 {
 		b.buf = slices.Insert(b.buf, 0, head...)

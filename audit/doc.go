@@ -90,8 +90,9 @@
 //
 // The file that is written to is longer than what is in it: zeros stand where the
 // next lines will be, so that making these durable needs no change of the file
-// system's own data. Zeros at the end of the last segment mean nothing. A segment
-// that is complete has none, neither has a log that was closed.
+// system's own data. Zeros at the end of the last segment mean nothing, as long as
+// they are no more than a writer allocates. A segment that is complete has none,
+// neither has a log that was closed, unless a crash came while it was opened again.
 //
 // Beside the segments, files named "tree." and a number keep hashes of the tree,
 // so that a proof ([Prove], [VerifyProof]) is quick. They can be deleted: [Open]
@@ -110,7 +111,9 @@
 // [Log.Rotate] gives a log a new key. An event of [KindKey] names it; the
 // checkpoint that covers the event is still signed with the key before, and those
 // after it with the new one. So the log itself says, under a key that the reader
-// trusts, which one comes next: [Verify] needs any one of them.
+// trusts, which one comes next: [Verify] needs any one of them. A key that the log
+// was rotated away from comes back by [Log.Rotate] only: where the last segment
+// names an older key than the newest, [Open] reads the whole log before it goes on.
 //
 // # How far a record is waited for
 //
@@ -125,7 +128,8 @@
 // A write that did not get to its end leaves a line without its end, or blocks
 // of zeros, in the last segment, or that segment empty. On the next [Open] such
 // bytes are removed, whole records before them are kept, and an event of
-// [KindGap] records both. Any other damage is not from a crash, and neither
+// [KindGap] records both, in the segment in which these records are, even if that
+// becomes larger than [Options.SegmentSize]. Any other damage is not from a crash, and neither
 // [Open] nor [Verify] accepts it.
 //
 // After a failed write or sync the log refuses everything ([ErrFailed]): what a

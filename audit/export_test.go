@@ -15,3 +15,6 @@ const MaxBatch = maxBatch
 
 // EndMinute is what happens when a minute with floods is over.
 func (l *Log) EndMinute() { l.minuteOver() }
+
+// FloodsLocked reports whether somebody is counting a denial.
+func (l *Log) FloodsLocked() bool { return len(l.floods.lock) > 0 }

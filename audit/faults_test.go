@@ -1,11 +1,14 @@
 package audit_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -152,4 +155,86 @@ func TestTamperMatrix(t *testing.T) {
 	}
 	assert.Equal(t, map[string]bool{"truncate": true, "rollback": true, "fork": true, "whole rewrite": true}, missed,
 		"what cannot be found without an anchor")
+}
+
+// lastCheckpointLost is the first file of a log whose newest checkpoint did not
+// get to the disk.
+func lastCheckpointLost(m *audittest.Memory) fstest.MapFS {
+	dir := m.PowerCut(0).FS()
+	data := bytes.TrimRight(dir[audit.SegmentName(1)].Data, "\x00")
+	dir[audit.SegmentName(1)].Data = data[:bytes.LastIndex(data, []byte(`{"checkpoint"`))]
+	return dir
+}
+
+// A new segment's header would sign what a crash left unsigned before the gap or
+// the rotation is on record: these go where the unsigned records are.
+func TestUnsignedRecordsStayInTheirSegment(t *testing.T) {
+	a, b := must(audit.NewKey("audit.test/end")), must(audit.NewKey("audit.test/end"))
+	for pad := 700; pad < 2200; pad += 60 {
+		for _, rotate := range []bool{false, true} {
+			var m audittest.Memory
+			opts := &audit.Options{Key: a, SegmentSize: 4000}
+			log := must(audit.New(&m, opts))
+			require.NoError(t, log.Append(ctx, probe("s", strings.Repeat("p", 1200+pad))))
+			if rotate {
+				require.NoError(t, log.Rotate(ctx, b, change))
+				opts = &audit.Options{Key: b, OldKeys: []*audit.Key{a}, SegmentSize: 4000}
+			}
+			if len(m.FS()) > 1 {
+				continue // it did not fit from the start
+			}
+			m2 := audittest.NewMemoryFS(lastCheckpointLost(&m))
+			log = must(audit.New(m2, opts))
+			require.Len(t, m2.FS(), 1)
+			require.NoError(t, log.Append(ctx, probe("s", "z")))
+			require.NoError(t, log.Close())
+			_, err := audit.Verify(ctx, m2.FS(), &audit.VerifyOptions{Key: a.VerifierKey()})
+			require.NoError(t, err, "%d %v", pad, rotate)
+			gaps := 0
+			for r, err := range audit.Scan(ctx, m2.FS(), audit.Filter{Kind: audit.KindGap}) {
+				require.NoError(t, err)
+				assert.NotEmpty(t, r.Event.Detail["unsigned_first"])
+				gaps++
+			}
+			assert.Equal(t, 1, gaps)
+		}
+	}
+}
+
+// The first block of an opening, or all of it, may not get to the disk.
+func TestUnwrittenOpening(t *testing.T) {
+	for pad := 0; pad < 512; pad += 16 {
+		s := newSample(t, nil, 1, strings.Repeat("p", 1+pad))
+		_, m, err := s.reopen(s.data)
+		require.NoError(t, err)
+		full := m.FS()[audit.SegmentName(1)].Data
+		assert.NotZero(t, full[len(full)-1], "an opening allocates nothing")
+		for _, end := range []int{(len(s.data) + 511) / 512 * 512, len(full)} {
+			data := bytes.Clone(full)
+			clear(data[len(s.data):min(end, len(data))])
+			_, err := s.verify(data, s.anchor)
+			require.NoError(t, err, pad)
+			log, m, err := s.reopen(data)
+			require.NoError(t, err, pad)
+			require.NoError(t, log.Close())
+			_, err = s.verify(m.Bytes(), s.anchor)
+			require.NoError(t, err, pad)
+		}
+	}
+}
+
+// A record in a torn batch may hold what a checkpoint's line starts with.
+func TestTornRecordMayHoldTheCheckpointWord(t *testing.T) {
+	key := must(audit.NewKey("audit.test/word"))
+	var m audittest.Memory
+	log := must(audit.New(&m, &audit.Options{Key: key}))
+	before := len(m.Bytes())
+	ev := probe("s", strings.Repeat("p", 900))
+	ev.Detail = map[string]string{"checkpoint": "7"}
+	require.NoError(t, log.Append(ctx, ev))
+	dir := m.FS()
+	end := (before + 511) / 512 * 512
+	clear(dir[audit.SegmentName(1)].Data[end : end+512])
+	_, err := audit.New(audittest.NewMemoryFS(dir), &audit.Options{Key: key})
+	assert.NoError(t, err)
 }

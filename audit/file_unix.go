@@ -12,10 +12,13 @@ import (
 // errDiskFull is what a full disk is called where ENOSPC is not.
 var errDiskFull error = syscall.ENOSPC
 
+// noFollow makes opening a symbolic link fail.
+const noFollow = syscall.O_NOFOLLOW
+
 // openLocked opens a file of the log for writing, or makes it, and locks it. The
 // lock is the kernel's and goes with the process.
 func openLocked(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}

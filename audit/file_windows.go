@@ -12,6 +12,9 @@ import (
 // errDiskFull is ERROR_DISK_FULL.
 var errDiskFull error = syscall.Errno(112)
 
+// noFollow is not to be had here: only an administrator makes links.
+const noFollow = 0
+
 const errSharingViolation = syscall.Errno(32)
 
 // openLocked opens a file of the log for writing, or makes it, in a way that

@@ -1,12 +1,18 @@
 package audit
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,53 +26,89 @@ const (
 
 // floods counts like denials.
 type floods struct {
-	mu     sync.Mutex
+	// lock has one place. Who holds it may wait for a slow disk, so that others
+	// stop waiting for it when their context ends.
+	lock   chan struct{}
 	start  time.Time // of the process's time, which nobody sets
 	minute int64     // since then
 	seen   map[floodKey]*flood
 	timer  *time.Timer // ends the minute if nobody comes
 	closed bool
+
+	writing sync.WaitGroup // goroutines that put counts in line
 }
 
-// A floodKey is what like denials have in common.
-type floodKey struct {
-	actor                          Actor
-	door, action, resource, reason string
-	policies                       string
+// A floodKey is the hash of what like denials have in common: texts may be long.
+type floodKey [sha256.Size]byte
+
+func newFloodKey(ev *Event) floodKey {
+	a, h := ev.Actor, sha256.New()
+	texts := append(ev.Decision.PolicyIDs(), a.Agent, a.Instance, a.Issuer, a.Session, a.User, a.Profile,
+		ev.Door, ev.Action, ev.Resource, ev.Decision.Reason)
+	for _, text := range texts {
+		_ = binary.Write(h, binary.BigEndian, uint64(len(text))) // a hash takes all
+		_, _ = io.WriteString(h, text)
+	}
+	return floodKey(h.Sum(nil))
 }
 
 // A flood is the like denials of one minute.
 type flood struct {
-	total   int
-	counted uint64 // of them, those without a record
-	event   Event  // what they were
-	marker  *batch // holds the record that says so
-	since   uint64 // its number
+	total   atomic.Int32 // of them, those with a record of their own
+	counted uint64       // and those without
+	event   Event        // what they were
+	marker  *batch       // holds the record that says so
+	since   uint64       // its number
 }
 
-// count counts a denial, and reports whether that is all that has to be done.
-func (l *Log) count(ctx context.Context, ev Event) (bool, error) {
+// record is the one that says how many they were.
+func (like *flood) record(counted, since uint64) ([]byte, error) {
+	ev := like.event
+	ev.Detail = maps.Clone(ev.Detail)
+	if ev.Detail == nil {
+		ev.Detail = map[string]string{}
+	}
+	ev.Detail["repeated"] = strconv.FormatUint(counted, 10)
+	ev.Detail["since"] = strconv.FormatUint(since, 10)
+	return body{Event: &ev}.encode()
+}
+
+// count counts a denial, and reports whether that is all that has to be done. If
+// not, it may return the flood that takes the denial's record for one of its own.
+func (l *Log) count(ctx context.Context, ev Event) (*flood, bool, error) {
 	if ev.Decision == nil || ev.Detail["repeated"] != "" || ev.Detail["more_before"] != "" {
-		return false, nil
+		return nil, false, nil
 	}
 	f := &l.floods
-	f.mu.Lock()
+	select {
+	case f.lock <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	}
+	like, marker, err := l.countLocked(ctx, ev)
+	<-f.lock
+	if err != nil || marker == nil {
+		return like, false, err
+	}
+	return like, true, l.wait(ctx, marker)
+}
+
+// countLocked returns the batch to wait for if the denial has been counted. The
+// caller holds the floods' lock.
+func (l *Log) countLocked(ctx context.Context, ev Event) (*flood, *batch, error) {
+	f := &l.floods
 	if f.start.IsZero() {
 		f.start = time.Now()
 	}
 	if minute := int64(time.Since(f.start) / time.Minute); minute != f.minute {
-		l.endMinute(ctx)
+		l.endMinute()
 		f.minute = minute
 	}
-	key := floodKey{
-		actor: ev.Actor, door: ev.Door, action: ev.Action, resource: ev.Resource,
-		reason: ev.Decision.Reason, policies: strings.Join(ev.Decision.PolicyIDs(), "\n"),
-	}
+	key := newFloodKey(&ev)
 	like := f.seen[key]
 	if like == nil {
 		if f.closed || len(f.seen) >= maxFloods {
-			f.mu.Unlock()
-			return false, nil
+			return nil, nil, nil
 		}
 		if f.seen == nil {
 			f.seen = map[floodKey]*flood{}
@@ -74,13 +116,16 @@ func (l *Log) count(ctx context.Context, ev Event) (bool, error) {
 		like = &flood{}
 		f.seen[key] = like
 	}
-	if like.total++; like.total <= floodLimit {
-		f.mu.Unlock()
-		return false, nil
+	if like.total.Load() < floodLimit {
+		like.total.Add(1)
+		return like, nil, nil
 	}
 	if like.marker == nil {
 		ev.Args, ev.Trace = nil, ""
 		like.event = ev
+		if _, err := like.record(math.MaxUint64, math.MaxUint64); err != nil {
+			return nil, nil, nil // the count would not fit: each is a record of its own
+		}
 		mark := ev
 		mark.Kind, mark.Detail = KindFlood, map[string]string{"after": strconv.Itoa(floodLimit)}
 		enc, err := body{Event: &mark}.encode()
@@ -88,41 +133,40 @@ func (l *Log) count(ctx context.Context, ev Event) (bool, error) {
 			like.marker, like.since, _, err = l.add(ctx, entry{enc: enc, free: l.reserve / 2})
 		}
 		if err != nil {
-			f.mu.Unlock()
-			return false, err
+			return nil, nil, err
 		}
 		if f.timer == nil {
 			f.timer = time.AfterFunc(time.Minute, l.minuteOver)
 		}
 	}
 	like.counted++
-	marker := like.marker
-	f.mu.Unlock()
-	return true, l.wait(ctx, marker)
+	return like, like.marker, nil
 }
 
 // minuteOver writes the counts down when a minute was quiet.
 func (l *Log) minuteOver() {
-	l.floods.mu.Lock()
-	defer l.floods.mu.Unlock()
+	l.floods.lock <- struct{}{}
+	defer func() { <-l.floods.lock }()
 	if !l.floods.closed {
-		l.endMinute(context.Background())
+		l.endMinute()
 	}
 }
 
 // closeFloods writes the counts down for good.
 func (l *Log) closeFloods() {
-	l.floods.mu.Lock()
-	defer l.floods.mu.Unlock()
+	l.floods.lock <- struct{}{}
 	if !l.floods.closed {
 		l.floods.closed = true
-		l.endMinute(context.Background())
+		l.endMinute()
 	}
+	<-l.floods.lock
+	l.floods.writing.Wait()
 }
 
-// endMinute puts the counts in line and begins anew. A count that cannot be
-// written is reported by the record that has none. The caller holds floods.mu.
-func (l *Log) endMinute(ctx context.Context) {
+// endMinute begins anew, and has the counts put in line, which may take a slow
+// disk its time: nobody's denial waits for it. A count that cannot be written is
+// reported by the record that has none. The caller holds the floods' lock.
+func (l *Log) endMinute() {
 	f := &l.floods
 	if f.timer != nil {
 		f.timer.Stop()
@@ -135,23 +179,19 @@ func (l *Log) endMinute(ctx context.Context) {
 		}
 	}
 	clear(f.seen)
-	slices.SortFunc(counted, func(a, b *flood) int { return int(a.since) - int(b.since) })
-	for _, like := range counted {
-		ev := like.event
-		ev.Detail = maps.Clone(ev.Detail)
-		if ev.Detail == nil {
-			ev.Detail = map[string]string{}
-		}
-		ev.Detail["repeated"] = strconv.FormatUint(like.counted, 10)
-		ev.Detail["since"] = strconv.FormatUint(like.since, 10)
-		enc, err := body{Event: &ev}.encode()
-		if err != nil {
-			continue
-		}
-		// It is not waited for: it is durable before Close returns, and if the log
-		// fails before, the count is known to be missing.
-		_, _, _, _ = l.add(context.WithoutCancel(ctx), entry{enc: enc, async: true})
+	if len(counted) == 0 {
+		return
 	}
+	slices.SortFunc(counted, func(a, b *flood) int { return cmp.Compare(a.since, b.since) })
+	f.writing.Go(func() {
+		for _, like := range counted {
+			if enc, err := like.record(like.counted, like.since); err == nil {
+				// It is not waited for: it is durable before Close returns, and if
+				// the log fails before, the count is known to be missing.
+				_, _, _, _ = l.add(context.Background(), entry{enc: enc, async: true})
+			}
+		}
+	})
 }
 
 // openFloods collects the records of floods whose count is missing.
@@ -173,3 +213,17 @@ func (o *openFloods) see(r *Record) {
 }
 
 func (o openFloods) list() []uint64 { return slices.Sorted(maps.Keys(o)) }
+
+// count is the record of how many they were.
+func (like *flood) count(n, since uint64) ([]byte, error) {
+	ev := like.event
+	ev.Detail = maps.Clone(ev.Detail)
+	if ev.Detail == nil {
+		ev.Detail = map[string]string{}
+	}
+	ev.Detail["repeated"] = strconv.FormatUint(n, 10)
+	ev.Detail["since"] = strconv.FormatUint(since, 10)
+	return body{Event: &ev}.encode()
+}
+
+func (k floodKey) id() [32]byte { return sha256.Sum256(fmt.Appendf(nil, "%q", k)) }

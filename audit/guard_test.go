@@ -3,6 +3,9 @@ package audit
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -99,4 +102,39 @@ type hookedStorage struct {
 func (s hookedStorage) Open(name string) (StorageFile, error) {
 	s.beforeOpen()
 	return s.Storage.Open(name)
+}
+
+// fileOf is a file whose size is asked before it is cut.
+type fileOf struct {
+	bytesReader
+	sizes []int64
+}
+
+func (f *fileOf) Size() (int64, error) {
+	n := f.sizes[0]
+	if len(f.sizes) > 1 {
+		f.sizes = f.sizes[1:]
+	}
+	return n, nil
+}
+
+// Zeros at the end are bounded, and may go while they are counted.
+func TestContentEnd(t *testing.T) {
+	f := func(data string, sizes ...int64) *fileOf {
+		return &fileOf{bytesReader{bytes.NewReader([]byte(data))}, sizes}
+	}
+	end, padded, err := contentEnd(f("a\x00\x00", 3))
+	require.NoError(t, err)
+	assert.Equal(t, []int64{1, 2}, []int64{end, padded})
+	end, padded, err = contentEnd(f("abc", 9, 3)) // cut since it was asked
+	require.NoError(t, err)
+	assert.Equal(t, []int64{3, 0}, []int64{end, padded})
+	_, _, err = contentEnd(f("abc", 9)) // it says that it has more
+	assert.ErrorIs(t, err, io.EOF)
+
+	name := filepath.Join(t.TempDir(), "sparse")
+	require.NoError(t, os.WriteFile(name, []byte("a"), 0o600))
+	require.NoError(t, os.Truncate(name, 1<<40))
+	_, err = isEmpty(folder(filepath.Dir(name)).Read, "sparse")
+	assert.ErrorIs(t, err, ErrTampered)
 }

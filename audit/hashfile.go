@@ -53,8 +53,8 @@ const flushHashes = 64 << 10
 
 // cachedLeaves is how many leaves the files in a folder hold.
 func cachedLeaves(dir string) uint64 {
-	st, err := os.Stat(filepath.Join(dir, hashFileName(0)))
-	if err != nil {
+	st, err := os.Lstat(filepath.Join(dir, hashFileName(0)))
+	if err != nil || !st.Mode().IsRegular() {
 		return 0
 	}
 	return uint64(st.Size()) / tlog.HashSize
@@ -73,7 +73,12 @@ func openHashFiles(dir string, size uint64) (*hashFiles, error) {
 }
 
 func (h *hashFiles) openLevel(level int, hashes int64) error {
-	f, err := os.OpenFile(filepath.Join(h.dir, hashFileName(level)), os.O_RDWR|os.O_CREATE, 0o600)
+	name := filepath.Join(h.dir, hashFileName(level))
+	// A link put here must not have us write elsewhere: to the key, say.
+	if st, err := os.Lstat(name); err == nil && !st.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", name)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return err
 	}
@@ -81,6 +86,9 @@ func (h *hashFiles) openLevel(level int, hashes int64) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", name)
 	}
 	if st.Size() < hashes*tlog.HashSize {
 		return fmt.Errorf("%s is too short", f.Name())

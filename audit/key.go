@@ -181,7 +181,7 @@ func loadOrCreateKeys(path, origin string, mayCreate bool) ([]*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
 	if err := saveKeys(path, []*Key{k}); err != nil {

@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/audittest"
+	"golang.org/x/mod/sumdb/note"
 )
 
 func TestKeyFile(t *testing.T) {
@@ -136,4 +138,48 @@ func TestRelativeFolders(t *testing.T) {
 	assert.FileExists(t, "../here.key")
 	_, err := audit.Open("", nil)
 	assert.ErrorIs(t, err, audit.ErrInvalid)
+}
+
+// Who stole an old key and can write to the folder cannot put it in force again
+// with a record that nobody signed.
+func TestOldKeyStaysOld(t *testing.T) {
+	a, b := must(audit.NewKey("audit.test/x")), must(audit.NewKey("audit.test/x"))
+	var m audittest.Memory
+	log := must(audit.New(&m, &audit.Options{Key: a}))
+	require.NoError(t, log.Rotate(ctx, b, change))
+	dir := m.PowerCut(0).FS()
+	f := dir[audit.SegmentName(1)]
+	f.Data = fmt.Appendf(bytes.TrimRight(f.Data, "\x00"), `{"seq":2,"time":"2026-11-25T09:00:00.000000000Z","event":{"kind":"key","door":"admin","action":"rotate_log_key","resource":"log","change":{"by":"ops","reason":"x"},"detail":{"new":%q,"old":%q}}}`+"\n", a.VerifierKey(), b.VerifierKey())
+	_, err := audit.New(audittest.NewMemoryFS(dir), &audit.Options{Key: b, OldKeys: []*audit.Key{a}})
+	assert.ErrorIs(t, err, audit.ErrKey)
+}
+
+// Nor with a start of the last segment that the old key signed.
+func TestOldKeyInAHeader(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	log := openLog(t, dir, &audit.Options{SegmentSize: 3000, Origin: "audit.test/x"})
+	stolen := must(os.ReadFile(dir + ".key"))
+	a := log.VerifierKey()
+	require.NoError(t, log.Rotate(ctx, must(audit.NewKey("audit.test/x")), change))
+	second := filepath.Join(dir, audit.SegmentName(2))
+	for {
+		require.NoError(t, log.Append(ctx, probe("s", "x")))
+		if _, err := os.Stat(second); err == nil {
+			break
+		}
+	}
+	require.NoError(t, log.Close())
+	line, _, _ := bytes.Cut(must(os.ReadFile(second)), []byte("\n"))
+	var v struct {
+		Checkpoint string            `json:"checkpoint"`
+		Key        string            `json:"key"`
+		Tree       []json.RawMessage `json:"tree"`
+	}
+	require.NoError(t, json.Unmarshal(line, &v))
+	signer := must(note.NewSigner(strings.TrimSpace(strings.SplitN(string(stolen), "\n", 2)[1])))
+	text, _, _ := strings.Cut(v.Checkpoint, "\n\n")
+	v.Checkpoint, v.Key = string(must(note.Sign(&note.Note{Text: text + "\n"}, signer))), a
+	require.NoError(t, os.WriteFile(second, append(must(json.Marshal(v)), '\n'), 0o600))
+	_, err := audit.Open(dir, nil) // starts at the last segment
+	assert.ErrorIs(t, err, audit.ErrTampered)
 }

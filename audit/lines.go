@@ -118,8 +118,11 @@ func (lr *lineReader) next() (item, error) {
 			if lr.off == 0 && !lr.sec.last {
 				return lr.use(nil, fmt.Errorf("%w: the file is empty", errLine))
 			}
-			if lr.sec.padded && lr.closed() {
-				return lr.use(nil, fmt.Errorf("%w: zeros after the closing checkpoint", errLine))
+			if lr.sec.padded > 0 && lr.closed() { // an opening's, or a person's
+				return item{}, &damage{
+					seq: lr.tree.size + 1, seg: lr.seg, off: lr.off, tail: make([]byte, min(lr.sec.padded, maxTail+1)),
+					err: fmt.Errorf("%w: zeros after the closing checkpoint", errLine), last: lr.sec.last, closed: true,
+				}
 			}
 		}
 		if err := lr.advance(); err != nil {
@@ -291,7 +294,7 @@ func (d *damage) torn() bool {
 	switch {
 	case len(d.tail) > maxTail || !d.last:
 		return false
-	case d.closed && !checkpointStart(d.tail):
+	case d.closed && !openingStart(d.tail):
 		return false // nothing else is written there
 	case bytes.IndexByte(d.tail, 0) >= 0:
 		// All in one write: what is before was on the disk when it was made. The
@@ -300,16 +303,30 @@ func (d *damage) torn() bool {
 		if d.off == 0 {
 			most = 2
 		}
-		return holes(d.tail, d.off) && bytes.Count(d.tail, []byte(checkpointPrefix)) <= most
+		return holes(d.tail, d.off) && checkpointLines(d.tail) <= most
 	case bytes.IndexByte(d.tail, '\n') >= 0:
 		return false
 	}
 	return linePrefix(d.tail)
 }
 
-// checkpointStart reports whether b and the line of a checkpoint start alike.
-func checkpointStart(b []byte) bool {
+// checkpointLines counts the checkpoints in b: the word may be in a record too.
+func checkpointLines(b []byte) int {
+	n := bytes.Count(b, []byte("\n"+checkpointPrefix)) + bytes.Count(b, []byte("\x00"+checkpointPrefix))
+	if bytes.HasPrefix(b, []byte(checkpointPrefix)) {
+		n++
+	}
+	return n
+}
+
+// openingStart reports whether b can be what a crash left of one checkpoint: its
+// start, or zeros for the block that holds it and for all after it or not.
+func openingStart(b []byte) bool {
+	const shortest = 128 // no checkpoint is shorter
 	n := min(len(b), len(checkpointPrefix))
+	if n > 0 && b[0] == 0 {
+		return len(b) <= maxLine && (len(b) >= shortest || len(bytes.Trim(b, "\x00")) > 0)
+	}
 	return string(b[:n]) == checkpointPrefix[:n]
 }
 

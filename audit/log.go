@@ -176,6 +176,7 @@ func open(st Storage, o Options) (*Log, error) {
 		anchors: o.Anchors, clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
 		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve,
 	}
+	l.floods.lock = make(chan struct{}, 1)
 	if l.clock == nil {
 		l.clock = time.Now
 	}
@@ -296,9 +297,14 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 	case KindKey, KindFlood:
 		return fmt.Errorf("%w: only the log itself records events of the kind %q", ErrInvalid, ev.Kind)
 	case KindDenial:
-		if counted, err := l.count(ctx, ev); counted || err != nil {
+		like, counted, err := l.count(ctx, ev)
+		if counted || err != nil {
 			return err
 		}
+		if err = l.append(ctx, ev); err != nil && like != nil {
+			like.total.Add(-1)
+		}
+		return err
 	}
 	return l.append(ctx, ev)
 }

@@ -277,3 +277,21 @@ func FuzzProof(f *testing.F) {
 		require.Equal(t, string(lines[p.Seq-1]), string(p.Record))
 	})
 }
+
+// A link in the place of a hash file is not written through.
+func TestHashFileIsNoLink(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	log := openLog(t, dir, nil)
+	require.NoError(t, log.Append(ctx, probe("s", "x")))
+	require.NoError(t, log.Close())
+	key := must(os.ReadFile(dir + ".key"))
+	require.NoError(t, os.Remove(filepath.Join(dir, "tree.0")))
+	if err := os.Symlink("../log.key", filepath.Join(dir, "tree.0")); err != nil {
+		t.Skip(err)
+	}
+	log = openLog(t, dir, nil)
+	require.NoError(t, log.Append(ctx, probe("s", "x")))
+	require.NoError(t, log.Close())
+	assert.Equal(t, key, must(os.ReadFile(dir+".key")))
+	require.NoError(t, openLog(t, dir, nil).Close())
+}

@@ -37,6 +37,7 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if first != 1 {
 		return tamperedf("it starts with %s: what is before is missing", SegmentName(first))
 	}
+	all := known
 	from := uint64(math.MaxUint64)
 	if len(known.left) > 0 {
 		from = known.left[0].Size
@@ -48,27 +49,18 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if err != nil {
 		return err
 	}
-	lr := newLineReader(src, max(start, 1))
-	defer lr.Close()
-	lr.leaf = func(_ []byte, hash tlog.Hash) { l.keepHash(lr.first, hash) }
-	var dam *damage
-	for dam == nil {
-		if err := known.check(&lr.tree, lr.count); err != nil {
-			return err
-		}
-		_, err := lr.next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil && !errors.As(err, &dam) {
-			return fmt.Errorf("audit: %w", err)
-		}
+	lr, dam, key, next, err := l.read(src, max(start, 1), &known)
+	if err == nil && start > 1 && key != l.ring[0] {
+		// Only the start of its segment says that an older key is in force. That
+		// may be a lie of who stole it: what the whole log says counts.
+		_ = lr.Close()
+		l.hashes.close()
+		l.hashes, known = nil, all
+		lr, dam, key, next, err = l.read(src, 1, &known)
 	}
-	key, next := l.ring[0], (*Key)(nil)
-	if lr.count > 0 {
-		if key, next, err = l.takeKeys(lr); err != nil {
-			return err
-		}
+	defer lr.Close()
+	if err != nil {
+		return err
 	}
 	l.key.Store(key)
 	if dam != nil && !dam.torn() {
@@ -100,6 +92,30 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 		return err
 	}
 	return l.wait(context.Background(), l.put(entry{enc: enc, rotate: next}, l.clock()))
+}
+
+// read reads the log from segment start to its end, or to damage, and returns the
+// keys as [Log.takeKeys] does. The caller closes the reader even after an error.
+func (l *Log) read(src source, start int, known *checkpoints) (lr *lineReader, dam *damage, key, next *Key, err error) {
+	lr = newLineReader(src, start)
+	lr.leaf = func(_ []byte, hash tlog.Hash) { l.keepHash(lr.first, hash) }
+	for dam == nil {
+		if err := known.check(&lr.tree, lr.count); err != nil {
+			return lr, nil, nil, nil, err
+		}
+		_, err := lr.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil && !errors.As(err, &dam) {
+			return lr, nil, nil, nil, fmt.Errorf("audit: %w", err)
+		}
+	}
+	key = l.ring[0]
+	if lr.count > 0 {
+		key, next, err = l.takeKeys(lr)
+	}
+	return lr, dam, key, next, err
 }
 
 // keepHash appends the hash of a record to the hash files. They are opened with
@@ -146,7 +162,7 @@ func (l *Log) resume(lr *lineReader, dam *damage, last int) error {
 		l.seg.used = lr.off
 	}
 	l.seg.alloc = l.seg.used
-	if dam != nil || lr.sec != nil && lr.sec.padded || lr.seg != l.seg.n {
+	if dam != nil || lr.sec != nil && lr.sec.padded > 0 || lr.seg != l.seg.n {
 		// Zeros go too: they are written anew when they are needed.
 		if err := l.seg.f.Truncate(l.seg.used); err != nil {
 			return failed(err)
@@ -162,7 +178,7 @@ func (l *Log) resume(lr *lineReader, dam *damage, last int) error {
 		}
 	}
 	l.tree, l.next, l.batches = lr.tree, lr.tree.size+1, lr.last.Batch
-	l.durable = position{l.seg.n, l.seg.used}
+	l.durable, l.last = position{l.seg.n, l.seg.used}, lr.last
 	return nil
 }
 

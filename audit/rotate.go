@@ -107,9 +107,11 @@ func (l *Log) takeKeys(lr *lineReader) (key, next *Key, err error) {
 	if err != nil {
 		return nil, nil, tamperedf("the checkpoint after record %d: %w", lr.last.Size, err)
 	}
+	at := len(l.ring)
 	find := func(vkey string) (*Key, error) {
-		for _, k := range l.ring {
+		for i, k := range l.ring[:at] {
 			if k.VerifierKey() == vkey {
+				at = i // nothing signed vouches for nextKey: only a newer one comes after
 				return k, nil
 			}
 		}

@@ -256,6 +256,11 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 		var acked atomicMap
 		for range 3 { // openings of one log
 			opts := &audit.Options{Key: key, SegmentSize: int64(600 + rnd.IntN(6000))}
+			if rnd.IntN(2) == 0 { // closed in peace, so that the cut is in an opening
+				if log, err := audit.New(m, opts); err == nil {
+					require.NoError(t, log.Close())
+				}
+			}
 			cut, stop := &cutter{after: rnd.IntN(25)}, 1+rnd.IntN(30)
 			m.FailOn(cut.off)
 			log, err := audit.New(m, opts)

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -21,8 +22,8 @@ type section struct {
 	close func() error
 	// last says that no segment follows, so that a crash may have torn its end.
 	last bool
-	// padded says that zeros follow, which were allocated and not written yet.
-	padded bool
+	// padded is how many zeros follow, which were allocated and not written yet.
+	padded int64
 }
 
 // files is the [source] over the files that a log has at one time.
@@ -61,7 +62,10 @@ func isEmpty(read func(name string) (StorageReader, error), name string) (bool, 
 		return false, fmt.Errorf("audit: %w", err)
 	}
 	defer r.Close()
-	end, err := contentEnd(r)
+	end, _, err := contentEnd(r)
+	if errors.Is(err, ErrTampered) {
+		return false, err
+	}
 	if err != nil {
 		return false, fmt.Errorf("audit: %w", err)
 	}
@@ -92,12 +96,11 @@ func (s *files) open(n int) (*section, error) {
 		return nil, err
 	}
 	sec := &section{close: r.Close, last: n == s.last && !s.spare}
-	end, err := r.Size()
-	if err == nil && sec.last {
-		size := end
-		if end, err = contentEnd(r); end < size {
-			sec.padded = true
-		}
+	var end int64
+	if sec.last {
+		end, sec.padded, err = contentEnd(r)
+	} else {
+		end, err = r.Size()
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -106,24 +109,38 @@ func (s *files) open(n int) (*section, error) {
 	return sec, nil
 }
 
-// contentEnd returns the length of a file without the zeros at its end.
-func contentEnd(r StorageReader) (int64, error) {
-	end, err := r.Size()
+// maxZeros is how many zeros a writer leaves at the end of a file: what it
+// allocated ahead, and a batch that did not get there.
+const maxZeros = maxGrow + page + maxTail
+
+// contentEnd returns the length of a file without the zeros at its end, and how
+// many these are. A writer may cut them off at the same time.
+func contentEnd(r StorageReader) (end, padded int64, err error) {
+	size, err := r.Size()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	buf := make([]byte, 64<<10)
-	for end > 0 {
+	for end = size; end > 0; {
+		if size-end > maxZeros {
+			return 0, 0, tamperedf("a file ends with more than %d zeros, which are more than a crash leaves", maxZeros)
+		}
 		part := buf[:min(int64(len(buf)), end)]
 		if n, err := r.ReadAt(part, end-int64(len(part))); n < len(part) {
-			return 0, err
+			now, serr := r.Size()
+			if serr != nil || now >= size {
+				return 0, 0, errors.Join(cmp.Or(err, io.ErrUnexpectedEOF), serr)
+			}
+			size, end = now, now
+			continue
 		}
 		if rest := bytes.TrimRight(part, "\x00"); len(rest) > 0 {
-			return end - int64(len(part)-len(rest)), nil
+			end -= int64(len(part) - len(rest))
+			break
 		}
 		end -= int64(len(part))
 	}
-	return 0, nil
+	return end, size - end, nil
 }
 
 // openReader opens a file in any kind of folder for reading at offsets.
