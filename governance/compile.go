@@ -120,8 +120,6 @@ type Snapshot struct {
 	schema   string
 	facts    map[types.EntityUID]*actionFacts
 	defs     map[defID]*factDef
-	// remembers: some decision asks about history or adds to it.
-	remembers bool
 
 	digest, author, reviewer string // of the bundle's folder, for the record
 }

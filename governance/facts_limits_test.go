@@ -296,3 +296,25 @@ func TestAdditionsFitARecord(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, call.End(t.Context(), audit.Outcome{Status: audit.StatusOK}))
 }
+
+// A session whose labels could not be kept is over like any other, and may begin
+// again.
+func TestFullSessionEnds(t *testing.T) {
+	now, move := movable()
+	e := counting(t, now)
+	label := func(name string) {
+		countCall(t, e, "a", `{"n":1}`).Settle(Result{OK: true, Labels: []string{name}})
+	}
+	sweep := func() {
+		for i := range e.past.shards {
+			e.past.sweep(&e.past.shards[i], now().UnixNano())
+		}
+	}
+	d := countCall(t, e, "a", `{"n":1}`)
+	d.Settle(Result{OK: true, Labels: []string{"No Label"}})
+	move(idleSession + 1)
+	sweep()
+	assert.Zero(t, e.past.size.Load())
+	label("x")
+	assert.Equal(t, "labels", countCall(t, e, "a", `{"n":1}`).Reason)
+}

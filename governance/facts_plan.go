@@ -432,7 +432,6 @@ func (c *compiler) factUse() {
 		}
 	}
 	for action, of := range c.snap.facts {
-		c.snap.remembers = c.snap.remembers || of.feeds() || of.asks()
 		of.reads = slices.DeleteFunc(of.reads, func(r factRead) bool { return !wanted[action][r.name] })
 	}
 	for _, f := range c.bundle.Facts {

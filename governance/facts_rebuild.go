@@ -15,10 +15,12 @@ import (
 // ErrHistory is wrapped by the errors of [Engine.Rebuild] and [Engine.Backfill].
 var ErrHistory = errors.New("governance: the history cannot be used")
 
-// visit begins a decision that may look back, or returns nil.
-func (e *Engine) visit(r *Request, s, staged *Snapshot, drops uint64) *visit {
+// visit begins a decision that looks back, or returns nil if it was given what
+// there is to see. Whether anything in force reads history is not asked: labels
+// that are found in a result stay for policies to come.
+func (e *Engine) visit(r *Request, drops uint64) *visit {
 	r.past = nil
-	if r.History != nil || !s.remembers && (staged == nil || !staged.remembers) {
+	if r.History != nil {
 		return nil
 	}
 	r.past = &visit{past: e.past, actor: r.Actor, drops: drops}
@@ -39,14 +41,14 @@ func (e *Engine) inForce() (s, staged *Snapshot, drops uint64) {
 	}
 }
 
-// dropped are the facts of s that next does not have.
-func (s *Snapshot) dropped(next *Snapshot) map[defID]*factDef {
+// dropped are the facts of s that none of next has.
+func (s *Snapshot) dropped(next ...*Snapshot) map[defID]*factDef {
 	if s == nil {
 		return nil
 	}
 	gone := map[defID]*factDef{}
 	for id, d := range s.defs {
-		if next == nil || next.defs[id] == nil {
+		if !slices.ContainsFunc(next, func(n *Snapshot) bool { return n != nil && n.defs[id] != nil }) {
 			gone[id] = d
 		}
 	}

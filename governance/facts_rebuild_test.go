@@ -353,3 +353,33 @@ facts: [{name: n, kind: count_within, on: [use_credential], window: 1h, per: age
 	again := &teller{Engine: e, clock: x.clock, t: t, actor: x.actor}
 	assert.Equal(t, int64(1), again.value("bank__audit", `{}`, "n"))
 }
+
+const (
+	checkedFact = `
+facts:
+  - {name: checked, kind: since, on: [bank__audit], reset: [bank__refund], counts: succeeded, window: 2h, per: agent}
+`
+	needsCheck = `@id("need") forbid (principal, action == Action::"bank__pay", resource) unless { context.facts.checked };`
+)
+
+// A staged fact that is given up is forgotten: it would miss what comes now.
+func TestStagedFactsAreForgotten(t *testing.T) {
+	for name, end := range map[string]func(*teller) error{
+		"another is staged": func(x *teller) error {
+			_, err := x.Stage(t.Context(), shop("facts: []", ""), change)
+			return err
+		},
+		"unstaged": func(x *teller) error { return x.Unstage(t.Context(), x.Staged().Hash(), change) },
+	} {
+		x := newTeller(t, shop("facts: []", ""))
+		_, err := x.Stage(t.Context(), shop(checkedFact, needsCheck), change)
+		require.NoError(t, err)
+		assert.True(t, x.call("bank__audit", `{}`, done))
+		require.NoError(t, end(x), name)
+		x.advance(time.Second)
+		assert.True(t, x.call("bank__refund", `{}`, done), "the reset that nobody sees")
+		_, err = x.Reload(t.Context(), shop(checkedFact, needsCheck), change)
+		require.NoError(t, err)
+		assert.False(t, x.call("bank__pay", `{"amount":1}`, done), name)
+	}
+}

@@ -194,7 +194,7 @@ func (p *past) sweep(sh *shard, now int64) {
 		for k, s := range a.sessions {
 			n := s.sweep(now)
 			if s.seen < now-int64(idleSession) {
-				s.labels = nil
+				s.labels, s.full, s.fresh = map[string]*labelPast{}, false, false
 			}
 			if n += len(s.labels); n == 0 && !s.full {
 				delete(a.sessions, k)

@@ -406,6 +406,17 @@ when { context.labels.contains("crm") };`))
 	assert.False(t, x.call("chat__post", `{}`, done), "what was found in a result stays")
 }
 
+// Labels of results stay also while no policy and no tool has any.
+func TestResultLabelsWithoutReaders(t *testing.T) {
+	bare := shop("facts: []", "")
+	bare.Catalog[1].Tools[0].Labels = nil
+	x := newTeller(t, bare)
+	assert.True(t, x.call("bank__audit", `{}`, governance.Result{OK: true, Labels: []string{"crm"}}))
+	_, err := x.Reload(t.Context(), shop("facts: []", reading(`context.labels.contains("crm")`)), change)
+	require.NoError(t, err)
+	assert.False(t, x.call("chat__post", `{}`, done))
+}
+
 func TestSessionlessActorsAreInstances(t *testing.T) {
 	x := newTeller(t, shop("facts: []", reading(`context.labels.contains("crm")`)))
 	x.actor = audit.Actor{Agent: "a", Instance: "1"}

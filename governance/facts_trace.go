@@ -1,7 +1,6 @@
 package governance
 
 import (
-	"slices"
 	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
@@ -30,6 +29,7 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 		switch {
 		case err != nil:
 		case len(t.adds)+len(t.labels) == 0:
+			next.labels = nil // of a catalogue that is not in force
 			t = next
 		default:
 			t.join(next)
@@ -63,13 +63,13 @@ const maxOnRecord = 40 << 10
 
 const hintFull = "Too much has happened to keep count of. Try again later."
 
-// join adds what another snapshot counts.
+// join adds what another snapshot counts, and not its labels: they would be those
+// of a catalogue that is not in force.
 func (t *trace) join(next *trace) {
 	for _, a := range next.adds {
 		a.seq, a.at = t.seq, t.at
 		t.adds = append(t.adds, a)
 	}
-	t.labels = slices.Compact(slices.Sorted(slices.Values(slices.Concat(t.labels, next.labels))))
 }
 
 // trace computes what an act adds to the past. skip, if not nil, leaves facts

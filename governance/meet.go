@@ -22,7 +22,7 @@ func (e *Engine) decide(ctx context.Context, r Request) (d Decision, err error) 
 		return s.outdated(&r)
 	}
 	r.engine, r.counted = e.id, e.rates != nil
-	v := e.visit(&r, s, next, drops)
+	v := e.visit(&r, drops)
 	defer v.close()
 	d, err = s.Decide(ctx, r)
 	v.touch()

@@ -316,6 +316,22 @@ func TestStagedCatalogue(t *testing.T) {
 	assert.Equal(t, governance.Never, v[0], "what is staged is not shown")
 }
 
+// Labels of a staged catalogue are not given to sessions.
+func TestStagedLabelsAreNotGiven(t *testing.T) {
+	b := func() governance.Bundle {
+		return shop("facts: []", `@id("pay") forbid (principal, action == Action::"bank__pay", resource) unless { context.labels.contains("crm") };`)
+	}
+	x := newTeller(t, b())
+	next := b()
+	next.Catalog[0].Tools[2].Labels = []string{"crm"} // of bank__audit
+	_, err := x.Stage(t.Context(), next, change)
+	require.NoError(t, err)
+	assert.True(t, x.call("bank__audit", `{}`, done))
+	assert.False(t, x.call("bank__pay", `{"amount":1}`, done))
+	assert.True(t, x.call("crm__read", `{}`, done))
+	assert.True(t, x.call("bank__pay", `{"amount":1}`, done))
+}
+
 // A profile's denial names the snapshot; that is no other cause.
 func TestStagedProfile(t *testing.T) {
 	e := governance.NewEngine(&recorder{}, nil)

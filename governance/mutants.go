@@ -58,7 +58,7 @@ func (s *Snapshot) with(id types.PolicyID, p *policy) *Snapshot {
 	c := Snapshot{
 		hash: s.hash, clock: s.clock, catalog: s.catalog, servers: s.servers, tools: s.tools, profiles: s.profiles,
 		members: s.members, entities: s.entities, mode: s.mode, errors: s.errors, schema: s.schema,
-		facts: s.facts, defs: s.defs, remembers: s.remembers,
+		facts: s.facts, defs: s.defs,
 		policies: maps.Clone(s.policies),
 	}
 	delete(c.policies, id)

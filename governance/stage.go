@@ -18,9 +18,13 @@ var (
 
 // Stage compiles a bundle and holds it beside the one in force: from now on
 // every request is decided by both, and where the staged one would have decided
-// otherwise, or for another cause, the decision says so in Would. Nothing else
-// changes. A staged snapshot that fails or panics is on record as that and does
+// otherwise, or for another cause, the decision says so in Would. A staged snapshot that fails or panics is on record as that and does
 // no harm; it costs time, though, about that of another decision.
+//
+// Facts that are new in it are counted from now on, so that they have a history
+// when it is promoted; labels of its catalogue are not given. A new fact is held
+// to the limits of all facts: where there is no more room for what an act adds
+// to it, the act is denied with the guard "facts", as if it were in force.
 //
 // Another Stage replaces it, and Reload leaves it. Who staged it and why goes on
 // record.
@@ -43,7 +47,8 @@ func (e *Engine) Stage(ctx context.Context, b Bundle, by audit.Change) (Report, 
 	if err := e.record(ctx, "stage", snap, e.staged.Load(), by); err != nil {
 		return rep, err
 	}
-	e.staged.Store(snap)
+	// What the replaced one alone counted would have a hole from now on.
+	e.past.forget(e.staged.Swap(snap).dropped(snap, e.current.Load()))
 	return rep, nil
 }
 
