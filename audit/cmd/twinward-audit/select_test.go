@@ -183,7 +183,7 @@ func TestTailFollows(t *testing.T) {
 	require.Eventually(t, lines(1), 10*time.Second, 10*time.Millisecond)
 	d.event(audit.Event{Kind: audit.KindGap, Action: "another"})
 	require.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK}))
-	require.Eventually(t, lines(2), 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, lines(2), 10*time.Second, 10*time.Millisecond, "%s%s", &out, &errs)
 	assert.Contains(t, out.String(), "of record 1")
 	stop()
 	assert.Equal(t, exitOK, <-code, errs.String())

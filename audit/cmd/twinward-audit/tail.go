@@ -1,13 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -36,7 +37,6 @@ func tailCommand() command {
 		if err != nil || !*follow {
 			return err
 		}
-		again := false
 		tick := time.NewTicker(pollEvery)
 		defer tick.Stop()
 		for {
@@ -46,12 +46,10 @@ func tailCommand() command {
 			case <-tick.C:
 			}
 			now := stateOf(dir)
-			if now == before && !again {
+			if now == before {
 				continue
 			}
-			// Once more after each change: a file that was allocated ahead keeps its
-			// size, and its time is not fine enough to tell two writes apart.
-			again, before = now != before, now
+			before = now
 			// An outcome is selected with its call, so calls from before count.
 			for r, err := range sel.records(ctx, os.DirFS(dir)) {
 				if ctx.Err() != nil {
@@ -101,31 +99,38 @@ func printLast(ctx context.Context, sel selection, dir string, n int, out io.Wri
 	return last, nil
 }
 
-// A state tells whether a folder's files have changed.
+// A state tells whether a log has grown. A segment is allocated ahead, so that its
+// size says little, and its time is not fine enough to tell two writes apart:
+// what counts is where the zeros at the end of the last one begin.
 type state struct {
-	files int
-	bytes int64
-	last  time.Time
+	segment string
+	end     int64
 }
 
-func stateOf(dir string) (s state) {
-	err := fs.WalkDir(os.DirFS(dir), ".", func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		s.files++
-		s.bytes += info.Size()
-		if info.ModTime().After(s.last) {
-			s.last = info.ModTime()
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+func stateOf(dir string) state {
+	names, _ := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if len(names) == 0 {
 		return state{}
 	}
-	return s
+	last := slices.Max(names)
+	f, err := os.Open(last)
+	if err != nil {
+		return state{}
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return state{}
+	}
+	for buf := make([]byte, 64<<10); end > 0; {
+		n := min(end, int64(len(buf)))
+		if _, err := f.ReadAt(buf[:n], end-n); err != nil {
+			return state{} // it was cut meanwhile
+		}
+		if kept := len(bytes.TrimRight(buf[:n], "\x00")); kept > 0 {
+			return state{last, end - n + int64(kept)}
+		}
+		end -= n
+	}
+	return state{last, 0}
 }
