@@ -59,7 +59,7 @@ func (e *exposure) hunt(t *testing.T, s *Snapshot, m Mutant, seed uint64, tries 
 func TestDiffExposesMutants(t *testing.T) {
 	r := seeded(t)
 	var e exposure
-	for range max(2, rounds(200)) {
+	for range max(2, rounds(80)) {
 		s := randomLaw(t, r, 6)
 		if s == nil {
 			continue

@@ -165,7 +165,7 @@ func TestVisibleIsSound(t *testing.T) {
 	r := seeded(t)
 	var tally [3]int
 	var allowed, checked int
-	for range rounds(5_000) {
+	for range rounds(2_000) {
 		s := randomLaw(t, r, 1+r.IntN(8))
 		if s == nil {
 			continue
@@ -202,7 +202,7 @@ func TestVisibleIsSound(t *testing.T) {
 func TestIndexIsExact(t *testing.T) {
 	r := seeded(t)
 	different, fewer := 0, 0
-	for range rounds(5_000) {
+	for range rounds(2_000) {
 		s := randomLaw(t, r, 1+r.IntN(30))
 		if s == nil {
 			continue
