@@ -139,8 +139,11 @@ func TestFactsAgainstModelAndRebuild(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	steps := 1_000
-	if os.Getenv("TWINWARD_FULL") == "1" || os.Getenv("TWINWARD_SOAK") == "1" {
+	switch {
+	case os.Getenv("TWINWARD_SOAK") == "1":
 		steps = 20_000
+	case os.Getenv("TWINWARD_FULL") == "1":
+		steps = 2_000
 	}
 	bundle := shop(manyFacts, `
 @id("budget") forbid (principal, action == Action::"bank__pay", resource) when { context.facts.spent > 500 };
