@@ -213,17 +213,3 @@ func (o *openFloods) see(r *Record) {
 }
 
 func (o openFloods) list() []uint64 { return slices.Sorted(maps.Keys(o)) }
-
-// count is the record of how many they were.
-func (like *flood) count(n, since uint64) ([]byte, error) {
-	ev := like.event
-	ev.Detail = maps.Clone(ev.Detail)
-	if ev.Detail == nil {
-		ev.Detail = map[string]string{}
-	}
-	ev.Detail["repeated"] = strconv.FormatUint(n, 10)
-	ev.Detail["since"] = strconv.FormatUint(since, 10)
-	return body{Event: &ev}.encode()
-}
-
-func (k floodKey) id() [32]byte { return sha256.Sum256(fmt.Appendf(nil, "%q", k)) }
