@@ -48,43 +48,39 @@ func NewEngine(log audit.Recorder, opts *Options) *Engine {
 // engine goes on with what it has. Decisions that have begun end with the
 // snapshot they began with.
 func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report, error) {
-	if e == nil {
-		return Report{}, ErrNoSnapshot
-	}
-	if err := by.Validate(); err != nil {
-		return Report{}, fmt.Errorf("governance: reload: %w", err)
-	}
-	if err := checkFactKey(e.opts); err != nil {
-		return Report{}, err
-	}
-	snap, rep, err := Compile(ctx, b, e.opts)
+	snap, rep, err := e.compile(ctx, audit.ActionReload, b, by)
 	if err != nil {
 		return rep, err
 	}
 	e.reload.Lock()
-	err = audit.OrRefuse(e.log).Append(ctx, audit.Event{
-		Kind:     audit.KindPolicy,
-		Door:     audit.DoorAdmin,
-		Action:   "reload",
-		Resource: "Policy::" + strconv.Quote(snap.hash),
-		Change:   &by,
-		Detail: e.noteNew(snap, snap.signed(map[string]string{
-			"policy_hash": snap.hash,
-			"replaces":    e.current.Load().Hash(),
-			"policies":    strconv.Itoa(rep.Policies),
-			"generated":   strconv.Itoa(rep.Generated),
-			"tools":       strconv.Itoa(rep.Tools),
-		})),
-	})
+	err = e.record(ctx, audit.ActionReload, snap, e.current.Load(), by, e.noteNew(snap, map[string]string{
+		"policies":  strconv.Itoa(rep.Policies),
+		"generated": strconv.Itoa(rep.Generated),
+		"tools":     strconv.Itoa(rep.Tools),
+	}))
 	if err == nil {
 		e.past.forget(e.current.Swap(snap).dropped(snap))
 	}
 	e.reload.Unlock()
 	if err != nil {
-		return rep, fmt.Errorf("governance: reload: the change could not be put on record, so it is not in force: %w", err)
+		return rep, err
 	}
 	e.tell()
 	return rep, nil
+}
+
+// compile makes a snapshot of a bundle on somebody's authority.
+func (e *Engine) compile(ctx context.Context, action string, b Bundle, by audit.Change) (*Snapshot, Report, error) {
+	if e == nil {
+		return nil, Report{}, ErrNoSnapshot
+	}
+	if err := by.Validate(); err != nil {
+		return nil, Report{}, fmt.Errorf("governance: %s: %w", action, err)
+	}
+	if err := checkFactKey(e.opts); err != nil {
+		return nil, Report{}, err
+	}
+	return Compile(ctx, b, e.opts)
 }
 
 // Subscribe calls f after each reload that took effect, on the goroutine that

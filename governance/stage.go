@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -29,22 +30,13 @@ var (
 // Another Stage replaces it, and Reload leaves it. Who staged it and why goes on
 // record.
 func (e *Engine) Stage(ctx context.Context, b Bundle, by audit.Change) (Report, error) {
-	if e == nil {
-		return Report{}, ErrNoSnapshot
-	}
-	if err := by.Validate(); err != nil {
-		return Report{}, fmt.Errorf("governance: stage: %w", err)
-	}
-	if err := checkFactKey(e.opts); err != nil {
-		return Report{}, err
-	}
-	snap, rep, err := Compile(ctx, b, e.opts)
+	snap, rep, err := e.compile(ctx, "stage", b, by)
 	if err != nil {
 		return rep, err
 	}
 	e.reload.Lock()
 	defer e.reload.Unlock()
-	if err := e.record(ctx, "stage", snap, e.staged.Load(), by); err != nil {
+	if err := e.record(ctx, "stage", snap, e.staged.Load(), by, nil); err != nil {
 		return rep, err
 	}
 	// What the replaced one alone counted would have a hole from now on.
@@ -65,7 +57,7 @@ func (e *Engine) Staged() *Snapshot {
 // [ErrNotStaged]. Who promoted it and why goes on record first; if it cannot,
 // nothing happens.
 func (e *Engine) Promote(ctx context.Context, hash string, by audit.Change) error {
-	if err := e.swap(ctx, "promote", hash, by, func(s *Snapshot) { e.past.forget(e.current.Swap(s).dropped(s)) }); err != nil {
+	if err := e.swap(ctx, audit.ActionPromote, hash, by, func(s *Snapshot) { e.past.forget(e.current.Swap(s).dropped(s)) }); err != nil {
 		return err
 	}
 	e.tell()
@@ -93,7 +85,7 @@ func (e *Engine) swap(ctx context.Context, action, hash string, by audit.Change,
 	if s == nil || s.hash != hash {
 		return ErrNotStaged
 	}
-	if err := e.record(ctx, action, s, e.current.Load(), by); err != nil {
+	if err := e.record(ctx, action, s, e.current.Load(), by, nil); err != nil {
 		return err
 	}
 	do(s)
@@ -102,14 +94,16 @@ func (e *Engine) swap(ctx context.Context, action, hash string, by audit.Change,
 }
 
 // record puts a change of what is staged on record.
-func (e *Engine) record(ctx context.Context, action string, s, before *Snapshot, by audit.Change) error {
+func (e *Engine) record(ctx context.Context, action string, s, before *Snapshot, by audit.Change, more map[string]string) error {
+	detail := map[string]string{audit.DetailPolicyHash: s.hash, "replaces": before.Hash()}
+	maps.Copy(detail, more)
 	err := audit.OrRefuse(e.log).Append(ctx, audit.Event{
 		Kind:     audit.KindPolicy,
 		Door:     audit.DoorAdmin,
 		Action:   action,
 		Resource: "Policy::" + strconv.Quote(s.hash),
 		Change:   &by,
-		Detail:   s.signed(map[string]string{"policy_hash": s.hash, "replaces": before.Hash()}),
+		Detail:   s.signed(detail),
 	})
 	if err != nil {
 		return fmt.Errorf("governance: %s: the change could not be put on record, so nothing has changed: %w", action, err)
