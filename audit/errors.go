@@ -25,6 +25,10 @@ var (
 	ErrLocked = errors.New("audit: another writer has this log open: a log has one writer at a time")
 	// ErrTampered is returned when bytes of a log are not what was signed.
 	ErrTampered = errors.New("audit: the log was changed")
+	// ErrEmpty is returned by the readers for a log without a first checkpoint.
+	// Its writer was stopped before it had promised anything to anyone, or all
+	// that it wrote was removed: only an [Anchor] tells these apart.
+	ErrEmpty = errors.New("audit: there is nothing in the log: its writer was stopped before the first record, or all was removed")
 	// ErrTooLarge is returned for a record above [MaxRecord]. Nothing is written.
 	ErrTooLarge = errors.New("audit: the record is too large")
 	// ErrNotAllowed is returned by Begin for an intent that nothing allows.

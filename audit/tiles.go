@@ -61,6 +61,9 @@ func newHashReader(ctx context.Context, dir fs.FS, trust bool) (*hashReader, err
 	if err := lr.all(ctx); err != nil {
 		return nil, err
 	}
+	if lr.count == 0 && lr.tree.size == 0 {
+		return nil, ErrEmpty
+	}
 	if lr.count == 0 {
 		return nil, tamperedf("there is no signed checkpoint in it")
 	}

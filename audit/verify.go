@@ -209,6 +209,9 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 		rep.Records = lr.tree.size
 		rep.Origin, rep.Signed, rep.Root, rep.Checkpoints = lr.last.Origin, lr.last.Size, lr.last.Root, lr.count
 	}
+	if lr.count == 0 && lr.tree.size == 0 {
+		return nil, cmp.Or(known.end(lr), error(ErrEmpty))
+	}
 	if lr.count == 0 {
 		return nil, tamperedf("there is no signed checkpoint in it")
 	}

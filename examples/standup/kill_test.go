@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -108,7 +109,9 @@ func verifyAll(t *testing.T, dir string) int {
 			continue // killed before the log had a key, and so a first record
 		}
 		report, err := audit.Verify(t.Context(), os.DirFS(folder), &audit.VerifyOptions{Key: key.VerifierKey()})
-		assert.NoError(t, err, folder)
+		if !errors.Is(err, audit.ErrEmpty) { // killed before the first checkpoint
+			assert.NoError(t, err, folder)
+		}
 		records += int(report.Records)
 
 		reopened, err := audit.Open(folder, nil)
