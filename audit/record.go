@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"time"
 
@@ -95,7 +94,7 @@ const (
 // encode returns the body's JSON. Everything that could break a line, drive a
 // terminal or reorder text on a screen is escaped.
 func (b body) encode() ([]byte, error) {
-	enc, err := json.Marshal(b)
+	enc, err := json.Marshal(&b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -111,9 +110,24 @@ func appendRecord(dst []byte, seq uint64, t time.Time, enc []byte) []byte {
 	dst = append(dst, recordPrefix...)
 	dst = strconv.AppendUint(dst, seq, 10)
 	dst = append(dst, `,"time":"`...)
-	dst = t.UTC().AppendFormat(dst, timeFormat)
+	dst = appendTime(dst, t)
 	dst = append(dst, `",`...)
 	return append(dst, enc[1:]...)
+}
+
+// appendTime appends t in timeFormat. The package time has a short way for
+// RFC 3339, and none for this.
+func appendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	dst = t.AppendFormat(dst, time.RFC3339)
+	dst[len(dst)-1] = '.' // was Z
+	n, ns := len(dst), t.Nanosecond()
+	dst = append(dst, "000000000Z"...)
+	for i := n + 8; ns > 0; i-- {
+		dst[i] = byte('0' + ns%10)
+		ns /= 10
+	}
+	return dst
 }
 
 var errForm = errors.New("not a record")
@@ -129,12 +143,8 @@ func parseRecord(line []byte) (Record, error) {
 	if !bytes.HasPrefix(line, []byte(recordPrefix)) {
 		return r, errForm
 	}
-	dec := json.NewDecoder(bytes.NewReader(line))
-	if err := dec.Decode(&r); err != nil {
+	if err := json.Unmarshal(line, &r); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", errForm, err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return Record{}, fmt.Errorf("%w: bytes after the record", errForm)
 	}
 	n := 0
 	for _, set := range []bool{r.Intent != nil, r.Outcome != nil, r.Event != nil} {
