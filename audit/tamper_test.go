@@ -200,6 +200,8 @@ func TestBadAnchorsAndKeys(t *testing.T) {
 	_, err = audit.Verify(ctx, fstest.MapFS{}, &audit.VerifyOptions{Key: s.key.VerifierKey()})
 	assert.ErrorIs(t, err, audit.ErrTampered)
 	_, err = s.verify(nil)
+	assert.ErrorIs(t, err, audit.ErrEmpty)
+	_, err = s.verify(nil, s.anchor)
 	assert.ErrorIs(t, err, audit.ErrTampered)
 }
 
