@@ -84,8 +84,12 @@ func TestDiffExposesMutantsOfAnOffice(t *testing.T) {
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(7, 7)) // the figure is to be compared between runs
 	var e exposure
+	every := 8
+	if os.Getenv("TWINWARD_SOAK") == "1" {
+		every = 1
+	}
 	for m := range snap.Mutants() {
-		if r.IntN(max(1, 8/max(1, rounds(1_000)))) == 0 {
+		if r.IntN(every) == 0 {
 			e.hunt(t, snap, m, 1, 2_000, func() Request {
 				p := pick(r, snap.profiles...)
 				return Request{
