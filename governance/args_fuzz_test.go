@@ -411,6 +411,7 @@ func FuzzSchema(f *testing.F) {
 
 // Random schemas of all keywords, and arguments that often fit.
 func TestConversionHolds(t *testing.T) {
+	t.Parallel()
 	r := seeded(t)
 	value, schema := schemas(r)
 	accepted := 0

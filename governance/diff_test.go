@@ -57,6 +57,7 @@ func (e *exposure) hunt(t *testing.T, s *Snapshot, m Mutant, seed uint64, tries 
 // expose, over random worlds. What neither exposes is most often no change in
 // effect.
 func TestDiffExposesMutants(t *testing.T) {
+	t.Parallel()
 	r := seeded(t)
 	var e exposure
 	for range max(2, rounds(80)) {
@@ -80,6 +81,7 @@ func TestDiffExposesMutants(t *testing.T) {
 }
 
 func TestDiffExposesMutantsOfAnOffice(t *testing.T) {
+	t.Parallel()
 	snap, _, err := Compile(t.Context(), office(50), nil)
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(7, 7)) // the figure is to be compared between runs

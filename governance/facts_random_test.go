@@ -135,6 +135,7 @@ func nonEmpty(s string) []string {
 // engine that is rebuilt from the audit log at any point, through the bytes of
 // the log, says the same from then on.
 func TestFactsAgainstModelAndRebuild(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))

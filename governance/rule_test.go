@@ -285,6 +285,7 @@ func schemas(r *rand.Rand) (value, schema func(depth int) any) {
 // TestRulesLikeJSONSchemaGo compares random schemas and values with another
 // implementation. Numbers are small: that one reads bounds as 64-bit floats.
 func TestRulesLikeJSONSchemaGo(t *testing.T) {
+	t.Parallel()
 	r := seeded(t)
 	value, schema := schemas(r)
 	verdicts := [2]int{}

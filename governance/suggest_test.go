@@ -124,9 +124,10 @@ when {
 // Whatever is observed, all of it is allowed by what is suggested, with the
 // same obligations.
 func TestSuggestAllowsWhatWasObserved(t *testing.T) {
+	t.Parallel()
 	r := seeded(t)
 	done := 0
-	for range max(3, rounds(300)) {
+	for range max(3, rounds(150)) {
 		s := randomLaw(t, r, 8)
 		if s == nil {
 			continue
