@@ -297,6 +297,7 @@ func TestDenialsGiveUpWhileAFloodWaits(t *testing.T) {
 
 // A denial whose count would not fit into a record is a record of its own.
 func TestFloodCountFits(t *testing.T) {
+	t.Parallel()
 	for over := 240; over < 264; over += 4 { // where the marker of a flood fits, and its count may not
 		log := audittest.NewLog(t)
 		ev := denial("s", "x")

@@ -99,6 +99,7 @@ func TestAcknowledgedMeansSynced(t *testing.T) {
 }
 
 func TestTornTailIsRemovedAndRecorded(t *testing.T) {
+	t.Parallel()
 	s := newSample(t, nil, 3, "standup")
 	lines := s.lines()
 	signed := bytes.Join(lines[:5], nil)                   // two records and their checkpoints

@@ -16,6 +16,7 @@ import (
 // empty, not one that was changed, and that opens again. Who has a checkpoint
 // of it knows better.
 func TestStoppedBeforeTheFirstCheckpoint(t *testing.T) {
+	t.Parallel()
 	key, err := audit.NewKey("audit.test/empty")
 	require.NoError(t, err)
 	var m audittest.Memory

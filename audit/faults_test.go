@@ -53,6 +53,7 @@ func (h *host) note(m map[uint64]bool, c audit.Call) {
 // log's life: no act without an intent that a power cut leaves, no answer without
 // such an outcome, and the log opens again with all of them.
 func TestEveryFaultPoint(t *testing.T) {
+	t.Parallel()
 	causes := []error{syscall.EIO, syscall.ENOSPC}
 	for _, op := range []string{"create", "names", "write", "sync", "truncate"} {
 		for _, cause := range causes[:soak(1, 2, 2)] {

@@ -71,6 +71,7 @@ func writeUnderLoad(dir string) {
 // begun but not ended are open. A log lives for 50 kills: each of them reads it
 // whole several times.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	for kills := soak(5, 100, 1000); kills > 0; kills -= 50 {
 		killWriter(t, min(kills, 50))
 	}

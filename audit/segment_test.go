@@ -115,6 +115,7 @@ func (fixedAnchor) Publish(context.Context, []byte) error    { return nil }
 func (a fixedAnchor) Latest(context.Context) ([]byte, error) { return []byte(a), nil }
 
 func TestEveryChangedByteOfSegmentsIsFound(t *testing.T) {
+	t.Parallel()
 	dir, key, _ := segmented(t, 12)
 	require.Greater(t, len(dir), 2)
 	for name, f := range dir {
@@ -246,6 +247,7 @@ func TestFollowAcrossSegments(t *testing.T) {
 // and file by file: what was acknowledged is there, and the log opens and
 // verifies. Done again on what the first cut left, while it is being repaired.
 func TestCrashLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))

@@ -65,6 +65,7 @@ func (s sample) reopen(data []byte) (*audit.Log, *audittest.Memory, error) {
 }
 
 func TestEveryChangedByteIsFound(t *testing.T) {
+	t.Parallel()
 	s := newSample(t, nil, 2, "standup")
 	_, err := s.verify(s.data)
 	require.NoError(t, err)
@@ -88,6 +89,7 @@ func TestEveryChangedByteIsFound(t *testing.T) {
 }
 
 func TestEveryInsertedByteIsFound(t *testing.T) {
+	t.Parallel()
 	s := newSample(t, nil, 1, "standup")
 	for i := range len(s.data) + 1 {
 		for _, c := range []byte{'\n', ' ', 0, 'x', '"'}[:soak(3, 5, 5)] {
