@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,11 @@ type Options struct {
 	// that are under way: with less than that free, Begin refuses, and with less
 	// than half of it, Append. Zero means 16 MiB, negative none.
 	Reserve int64
+	// Sinks are served each durable record by a goroutine each, which Close ends:
+	// see [Sink] and [Log.Sinks].
+	Sinks []Feed
+	// Logger is told of sinks that fail, and that work again. Nil is told nothing.
+	Logger *slog.Logger
 	// Clock is the time that goes on record. Nil means time.Now.
 	Clock func() time.Time
 
@@ -97,6 +103,10 @@ type Log struct {
 	keyFile  string // they are kept in, or empty
 
 	publishing sync.Mutex
+
+	opened  uint64 // signed records that the opening found
+	feeds   []*feed
+	feeding sync.WaitGroup // their goroutines
 }
 
 // A position is a place in the log.
@@ -155,19 +165,24 @@ func Open(dir string, opts *Options) (*Log, error) {
 	return open(st, o)
 }
 
-// New opens a log over any storage, as [Open] does over a folder. Options.Key
-// is required, KeyFile is not used. New closes the storage if it fails.
+// New opens a log over any storage, as [Open] does over a folder. Options.Key or
+// KeyFile is required. New closes the storage if it fails.
 func New(st Storage, opts *Options) (*Log, error) {
 	var o Options
 	if opts != nil {
 		o = *opts
 	}
-	o.KeyFile, o.dir = "", ""
+	o.dir = ""
 	return open(st, o)
 }
 
 // open locks the log before it looks for its key, so that one writer makes it.
 func open(st Storage, o Options) (*Log, error) {
+	for _, f := range o.Sinks {
+		if f.Sink == nil {
+			return nil, errors.Join(fmt.Errorf("%w: one of the log's feeds has no sink", ErrInvalid), st.Close())
+		}
+	}
 	f, first, last, err := lockLast(st)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
@@ -210,6 +225,7 @@ func open(st Storage, o Options) (*Log, error) {
 		l.hashes.close()
 		return nil, errors.Join(err, l.seg.f.Close(), st.Close())
 	}
+	l.startFeeds(o.Sinks, o.Logger)
 	return l, nil
 }
 
@@ -259,6 +275,9 @@ func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	}
 	enc, err := body{Intent: &in, Args: l.key.Load().commitTo(in.Args)}.encode()
 	if err != nil {
+		return nil, err
+	}
+	if err := l.keepUp(ctx); err != nil {
 		return nil, err
 	}
 	async := l.mode == BestEffort
@@ -313,6 +332,9 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 func (l *Log) append(ctx context.Context, ev Event) error {
 	enc, err := body{Event: &ev, Args: l.key.Load().commitTo(ev.Args)}.encode()
 	if err != nil {
+		return err
+	}
+	if err := l.keepUp(ctx); err != nil {
 		return err
 	}
 	async := l.mode == BestEffort
@@ -428,6 +450,7 @@ func (l *Log) Close() error {
 	l.announce()
 	l.mu.Unlock()
 	l.hashes.close()
+	l.endFeeds()
 	_, perr := l.publish(context.Background())
 	return errors.Join(err, perr, l.seg.f.Close(), l.st.Close())
 }

@@ -128,8 +128,16 @@ func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq2[Record, error] {
 			yield(Record{}, ErrNoLog)
 			return
 		}
+		l.mu.Lock()
+		end := l.durable
+		l.mu.Unlock()
+		start, err := startAt(&liveSource{log: l, end: end}, 1, end.seg, max(seq, 1)-1)
+		if err != nil {
+			yield(Record{}, err)
+			return
+		}
 		src := &liveSource{log: l, wait: ctx}
-		lr := newLineReader(src, 1)
+		lr := newLineReader(src, start)
 		defer lr.Close()
 		lr.skip = func(n uint64) bool { return n < seq }
 		for ctx.Err() == nil {

@@ -45,7 +45,7 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if l.dir != "" {
 		from = min(from, cachedLeaves(l.dir))
 	}
-	start, err := startAt(src, from)
+	start, err := startAt(src, src.first, src.last, from)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (l *Log) resume(lr *lineReader, dam *damage, last int) error {
 		}
 	}
 	l.tree, l.next, l.batches = lr.tree, lr.tree.size+1, lr.last.Batch
-	l.durable, l.last = position{l.seg.n, l.seg.used}, lr.last
+	l.durable, l.last, l.opened = position{l.seg.n, l.seg.used}, lr.last, lr.last.Size
 	return nil
 }
 

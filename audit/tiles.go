@@ -46,7 +46,7 @@ func newHashReader(ctx context.Context, dir fs.FS, trust bool) (*hashReader, err
 			h.stored = uint64(st.Size()) / tlog.HashSize
 		}
 	}
-	start, err := startAt(src, h.stored)
+	start, err := startAt(src, src.first, src.last, h.stored)
 	if err != nil {
 		return nil, err
 	}
@@ -77,16 +77,16 @@ func newHashReader(ctx context.Context, dir fs.FS, trust bool) (*hashReader, err
 
 // startAt returns the last segment that starts with at most size records before
 // it. One whose start cannot be read, as a crash leaves the last, is none.
-func startAt(src *files, size uint64) (int, error) {
+func startAt(src source, first, last int, size uint64) (int, error) {
 	var failed error
-	later := sort.Search(max(src.last-src.first, 0), func(i int) bool {
-		before, ok, err := segmentStart(src, src.first+1+i)
+	later := sort.Search(max(last-first, 0), func(i int) bool {
+		before, ok, err := segmentStart(src, first+1+i)
 		if err != nil {
 			failed = err
 		}
 		return !ok || before > size
 	})
-	return src.first + later, failed
+	return first + later, failed
 }
 
 // Height implements [tlog.TileReader].
@@ -160,7 +160,7 @@ func (h *hashReader) reader() tlog.HashReader {
 // lines returns the lines of n records from number seq on, which the last
 // checkpoint covers.
 func (h *hashReader) lines(ctx context.Context, seq, n uint64) ([][]byte, error) {
-	start, err := startAt(h.src, seq-1)
+	start, err := startAt(h.src, h.src.first, h.src.last, seq-1)
 	if err != nil {
 		return nil, err
 	}
