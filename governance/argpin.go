@@ -61,18 +61,18 @@ func (tp *typer) trial() (forget func()) {
 
 // A note is what the report says about a tool's schema.
 type note struct {
-	severity       Severity
+	warning        bool // else it is no mistake
 	code, msg, fix string
 }
 
 // notes lists what an operator should know about the types.
 func (tp *typer) notes() (list []note) {
 	if n := len(tp.decimal); n > 0 {
-		list = append(list, note{SeverityInfo, "numbers-as-decimal", "numbers that reach policy as decimal, exact in four places: " + strings.Join(tp.decimal, ", "),
+		list = append(list, note{false, "numbers-as-decimal", "numbers that reach policy as decimal, exact in four places: " + strings.Join(tp.decimal, ", "),
 			fmt.Sprintf(`pin each that is a whole number or finer, such as "as": {%q: "long"}; "scaled(7)" or "text" suit coordinates`, tp.decimal[0])})
 	}
 	if len(tp.rules.left) > 0 {
-		list = append(list, note{SeverityWarning, "schema-unchecked", "its inputSchema demands what cannot be checked here: " + tp.rules.describe(),
+		list = append(list, note{true, "schema-unchecked", "its inputSchema demands what cannot be checked here: " + tp.rules.describe(),
 			"it is left to the tool; rely on no policy that needs it"})
 	}
 	return list

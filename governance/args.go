@@ -18,6 +18,9 @@ const (
 	maxExtra = 64
 )
 
+// maxName bounds names, which come from outside and go on record.
+const maxName = 4 << 10
+
 // An argError says why arguments cannot be decided on. Its text is meant for
 // the agent: it holds names from the tool's own schema and no policy.
 type argError struct {

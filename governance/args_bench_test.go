@@ -31,15 +31,14 @@ func BenchmarkArgs(b *testing.B) {
 	const narrow = `"repo":{"type":"string","pattern":"^[a-z0-9]+/[a-z0-9]+$"},"path":{"type":"string","minLength":1,"maxLength":4096},"count":{"type":"integer","minimum":1,"maximum":100},"draft":{"type":"boolean"},"labels":{"type":"array","items":{"type":"string"},"maxItems":10,"uniqueItems":true}`
 	for _, c := range []struct {
 		name, props string
-		derived     map[string]Derived
+		derived     map[string]derivedFrom
 	}{
 		{"types", open, nil},
 		{"rules", narrow, nil},
-		{"types and a path", open, map[string]Derived{"path": {From: "/path", Facet: CleanPath}}},
+		{"types and a path", open, map[string]derivedFrom{"path": {"/path", facetPath}}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			d := Tool{As: nil, Derived: c.derived, ToolDefinition: ToolDefinition{InputSchema: []byte(`{"type":"object","properties":{` + c.props + `}}`)}}
-			at, tp, err := typeArgs(d)
+			at, tp, err := typeArgs([]byte(`{"type":"object","properties":{`+c.props+`}}`), nil)
 			require.NoError(b, err)
 			derived, err := tp.derive(c.derived)
 			require.NoError(b, err)

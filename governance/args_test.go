@@ -45,7 +45,7 @@ const openSchema = `{
 
 func typed(t testing.TB, schema string, as map[string]string) *argType {
 	t.Helper()
-	at, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: json.RawMessage(schema)}, As: as})
+	at, _, err := typeArgs([]byte(schema), as)
 	require.NoError(t, err)
 	return at
 }
@@ -411,11 +411,11 @@ func TestUntypableSchemas(t *testing.T) {
 		`{"type":"object"`:                                                           "strict JSON",
 		``:                                                                           "strict JSON",
 	} {
-		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(schema)}})
+		_, _, err := typeArgs([]byte(schema), nil)
 		assert.ErrorContains(t, err, want, schema)
 	}
 	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}, {"n": "long", "/n": "text"}} {
-		_, _, err := typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(openSchema)}, As: as})
+		_, _, err := typeArgs([]byte(openSchema), as)
 		assert.ErrorContains(t, err, `"as"`, as)
 	}
 	// Alternatives beside a type leave it the type that it is.
@@ -430,8 +430,8 @@ func TestUntypableSchemas(t *testing.T) {
 		}
 		return `{"type":"object","properties":{` + strings.Join(props, ",") + `}`
 	}
-	_, _, err = typeArgs(Tool{ToolDefinition: ToolDefinition{InputSchema: json.RawMessage(
-		level("a") + `,"$defs":{"a":` + level("b") + `},"b":` + level("c") + `},"c":` + level("d") + `},"d":{"type":"string"}}}`)}})
+	_, _, err = typeArgs([]byte(
+		level("a")+`,"$defs":{"a":`+level("b")+`},"b":`+level("c")+`},"c":`+level("d")+`},"d":{"type":"string"}}}`), nil)
 	assert.ErrorContains(t, err, "refers to itself too often")
 	// Within itself a type is text, and still checked.
 	at := typed(t, `{"type":"object","properties":{"y":{"$ref":"#"},"z":{"$ref":"#/$defs/a"}},"$defs":{"a":{"type":"object","properties":{"a":{"$ref":"#/$defs/a"}}}}}`, nil)

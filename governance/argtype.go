@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 	"golang.org/x/text/unicode/norm"
 )
 
@@ -74,15 +75,16 @@ type typer struct {
 // to itself everywhere stands for millions.
 const maxTypes = 20_000
 
-// typeArgs makes the type of a tool's arguments.
-func typeArgs(t Tool) (*argType, *typer, error) {
-	doc, err := parseSchema(t.InputSchema)
+// typeArgs makes the type of a tool's arguments from its inputSchema and the
+// operator's pins, by JSON Pointer.
+func typeArgs(inputSchema []byte, as map[string]string) (*argType, *typer, error) {
+	doc, err := parseSchema(inputSchema)
 	if err != nil {
 		return nil, nil, fmt.Errorf("inputSchema: %w", err)
 	}
 	tp := &typer{doc: doc, pins: map[string]*pin{}, open: map[*schema]bool{}}
 	tp.rules = ruler{doc: doc, made: map[*schema]*rule{}, left: map[string]bool{}}
-	for k, v := range t.As {
+	for k, v := range as {
 		p, ok := parsePin(v)
 		if !ok {
 			return nil, nil, fmt.Errorf(`"as" says %q for %q; say "long", "scaled(N)" with N from 1 to 18, "text" or "large"`, v, k)
@@ -428,7 +430,7 @@ func (t *argType) cedarType(b *strings.Builder) {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			b.WriteString(cedarString(f.name))
+			b.WriteString(cedarx.Quote(f.name))
 			if !f.required || f.typ.nullable {
 				b.WriteString("?")
 			}

@@ -210,7 +210,10 @@ func (s Server) finding(rep *Report, name, msg, fix string) {
 func (s Server) note(rep *Report, n note, tool string) {
 	before := len(rep.Findings)
 	s.finding(rep, tool, fmt.Sprintf("tool %q of server %q: %s", tool, s.Name, n.msg), n.fix)
-	rep.Findings[before].Severity, rep.Findings[before].Code = n.severity, n.code
+	rep.Findings[before].Severity, rep.Findings[before].Code = SeverityInfo, n.code
+	if n.warning {
+		rep.Findings[before].Severity = SeverityWarning
+	}
 }
 
 // skeletonOf folds what is easily taken for one another in tool names, which

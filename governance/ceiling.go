@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
 // The sections of a profile, as they are called in YAML.
@@ -28,12 +29,12 @@ func (p Profile) ceiling() string {
 	var b strings.Builder
 	forbid := func(section string, outside string, actions ...string) {
 		for i, a := range actions {
-			actions[i] = "Action::" + cedarString(a)
+			actions[i] = "Action::" + cedarx.Quote(a)
 		}
 		fmt.Fprintf(&b, "@id(%s)\nforbid (principal in Profile::%s, action in [%s], resource)%s;\n",
-			cedarString(generatedPrefix+p.ID+":"+section), cedarString(p.ID), strings.Join(actions, ", "), outside)
+			cedarx.Quote(generatedPrefix+p.ID+":"+section), cedarx.Quote(p.ID), strings.Join(actions, ", "), outside)
 	}
-	in := fmt.Sprintf("\nunless { resource in Profile::%s }", cedarString(p.ID))
+	in := fmt.Sprintf("\nunless { resource in Profile::%s }", cedarx.Quote(p.ID))
 	if p.Servers != nil {
 		forbid("tools", in, append(verbsOn(typePrompt, typeResource), actionCallTool)...)
 		forbid(sectionServers, oneOf(typeServer, slices.Sorted(maps.Keys(p.Servers))), verbsOn(typeServer)...)
@@ -73,7 +74,7 @@ func oneOf(t types.EntityType, ids []string) string {
 	}
 	quoted := make([]string, len(ids))
 	for i, id := range ids {
-		quoted[i] = string(t) + "::" + cedarString(id)
+		quoted[i] = string(t) + "::" + cedarx.Quote(id)
 	}
 	return "\nunless { resource in [" + strings.Join(quoted, ", ") + "] }"
 }

@@ -271,11 +271,15 @@ func makeTool(server string, d Tool) (*tool, error) {
 	if len(d.InputSchema) == 0 {
 		return nil, fmt.Errorf("no inputSchema")
 	}
-	args, typer, err := typeArgs(d)
+	args, typer, err := typeArgs(d.InputSchema, d.As)
 	if err != nil {
 		return nil, err
 	}
-	derived, err := typer.derive(d.Derived)
+	from := make(map[string]derivedFrom, len(d.Derived))
+	for name, w := range d.Derived {
+		from[name] = derivedFrom{w.From, string(w.Facet)}
+	}
+	derived, err := typer.derive(from)
 	if err != nil {
 		return nil, err
 	}

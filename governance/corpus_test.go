@@ -72,7 +72,7 @@ func TestCorpus(t *testing.T) {
 	tools := 0
 	for _, s := range servers {
 		for _, d := range s.Tools {
-			at, _, err := typeArgs(d)
+			at, _, err := typeArgs(d.InputSchema, d.As)
 			require.NoError(t, err, "%s %s", s.Name, d.Name)
 			for _, f := range at.fields {
 				count(f.typ, s.Name+" "+d.Name+" /"+f.name)

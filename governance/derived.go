@@ -13,72 +13,39 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 )
 
-// A Facet is a pure function of an argument. One that cannot be computed exactly
-// refuses the call: a guess is what an attacker writes arguments for.
-type Facet string
-
-// The facets. Those of text take a string of at most 64 KiB, a path 4 KiB, a URL
-// 8 KiB.
+// The facets, by the names that a catalogue calls them. [governance.Facet] says
+// what each is.
 const (
-	// CleanPath is a String: a path with "//", "." and ".." resolved as text. It
-	// follows no links. A path that systems read differently is refused:
-	// backslashes, percent escapes, "~", a scheme or drive letter, control or
-	// invisible characters, look-alikes of "/" and ".", parts that end in a dot
-	// or space, text that is not in Unicode's form C.
-	CleanPath Facet = "path"
-	// URLScheme, URLHost (String) and URLPort (Long) take a URL with an
-	// authority. The host is in lower case without a final dot; an IP address is
-	// in its usual form, whether it was written decimal, hexadecimal, shortened
-	// or as IPv6-mapped. The port is that of the scheme if none is given.
-	// Refused: user info, backslashes, white space, percent escapes in the
-	// authority, octal that other readers take for decimal, and names that are
-	// not ASCII once their compatibility forms are resolved; send those as xn--.
-	URLScheme Facet = "url_scheme"
-	URLHost   Facet = "url_host"
-	URLPort   Facet = "url_port"
-	// EmailDomains is a Set<String>: the domains of one address or several
-	// separated by commas, each alone or as Name <address>. Encoded words ("=?")
-	// are refused.
-	EmailDomains Facet = "email_domains"
-	// SQLVerb is a String: the first word of a single statement, in capitals,
-	// after comments. Text with a semicolon anywhere but at its end is refused.
-	// It knows dialects that need the semicolon between statements, so not
-	// Transact-SQL. WITH is a verb of its own, and so is EXPLAIN.
-	SQLVerb Facet = "sql_verb"
-	// Count is a Long: the elements of a list, or the members of an object.
-	Count Facet = "count"
-	// SHA256 is a String of 64 hexadecimal digits: the hash of a string of any
-	// length, or of anything else as canonical JSON.
-	SHA256 Facet = "sha256"
-	// Folded is a String: text in lower case, in Unicode's form KC, without
-	// invisible characters. Look-alikes of other scripts stay what they are.
-	Folded Facet = "folded"
+	facetPath    = "path"
+	facetScheme  = "url_scheme"
+	facetHost    = "url_host"
+	facetPort    = "url_port"
+	facetDomains = "email_domains"
+	facetVerb    = "sql_verb"
+	facetCount   = "count"
+	facetSHA256  = "sha256"
+	facetFolded  = "folded"
 )
 
-// A Derived is one attribute of context.derived.
-type Derived struct {
-	// From is the JSON Pointer of the argument; * stands for every element of a
-	// list ("/files/*/path"), and makes the attribute a set. "" is all arguments.
-	From string `json:"from"`
-	// Facet says what of it.
-	Facet Facet `json:"facet"`
-}
+// A derivedFrom is what an operator says of one attribute of context.derived: the
+// JSON Pointer of the argument, and the facet.
+type derivedFrom struct{ from, facet string }
 
 // facets says what each makes, and of what.
-var facets = map[Facet]struct {
+var facets = map[string]struct {
 	makes string
 	takes typeSet
 	of    func(s string) (types.Value, error) // those of text
 }{
-	CleanPath:    {"String", isString, cleanPath},
-	URLScheme:    {"String", isString, urlFacet(func(u urlParts) (types.Value, error) { return types.String(u.scheme), nil })},
-	URLHost:      {"String", isString, urlFacet(func(u urlParts) (types.Value, error) { return types.String(u.host), nil })},
-	URLPort:      {"Long", isString, urlFacet(urlParts.number)},
-	EmailDomains: {"Set<String>", isString, emailDomains},
-	SQLVerb:      {"String", isString, sqlVerb},
-	Folded:       {"String", isString, folded},
-	Count:        {"Long", isArray | isObject, nil},
-	SHA256:       {"String", 0, nil},
+	facetPath:    {"String", isString, cleanPath},
+	facetScheme:  {"String", isString, urlFacet(func(u urlParts) (types.Value, error) { return types.String(u.scheme), nil })},
+	facetHost:    {"String", isString, urlFacet(func(u urlParts) (types.Value, error) { return types.String(u.host), nil })},
+	facetPort:    {"Long", isString, urlFacet(urlParts.number)},
+	facetDomains: {"Set<String>", isString, emailDomains},
+	facetVerb:    {"String", isString, sqlVerb},
+	facetFolded:  {"String", isString, folded},
+	facetCount:   {"Long", isArray | isObject, nil},
+	facetSHA256:  {"String", 0, nil},
 }
 
 // maxDerived bounds the facets of one tool.
@@ -89,7 +56,7 @@ type derivation struct {
 	name     string
 	path     []string
 	from     string // for messages
-	facet    Facet
+	facet    string
 	each     bool // over a list: a set
 	optional bool
 }
@@ -105,19 +72,19 @@ func (d *derivation) cedarType() string {
 var derivedName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
 // derive checks what a catalogue derives against the schema of the tool.
-func (tp *typer) derive(m map[string]Derived) (list []derivation, err error) {
+func (tp *typer) derive(m map[string]derivedFrom) (list []derivation, err error) {
 	if len(m) > maxDerived {
 		return nil, fmt.Errorf(`"derived" has %d facets, at most %d are allowed`, len(m), maxDerived)
 	}
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		f, ok := facets[m[name].Facet]
+		f, ok := facets[m[name].facet]
 		switch {
 		case !derivedName.MatchString(name):
 			return nil, fmt.Errorf(`"derived" has the name %q; use letters, digits and _`, name)
 		case !ok:
-			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].Facet, facetNames())
+			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].facet, facetNames())
 		}
-		d := derivation{name: name, from: m[name].From, facet: m[name].Facet}
+		d := derivation{name: name, from: m[name].from, facet: m[name].facet}
 		if d.from != "" {
 			from, ok := strings.CutPrefix(d.from, "/")
 			if !ok {
@@ -125,7 +92,7 @@ func (tp *typer) derive(m map[string]Derived) (list []derivation, err error) {
 			}
 			d.path = strings.Split(from, "/")
 		}
-		if d.each = slices.Contains(d.path, "*"); d.each && d.facet == Count {
+		if d.each = slices.Contains(d.path, "*"); d.each && d.facet == facetCount {
 			return nil, fmt.Errorf(`"derived" %q: a count is of one list`, name)
 		}
 		leads, found, err := tp.lead(tp.doc.root, d.path, 0)
@@ -152,7 +119,7 @@ var pointerUnescape = strings.NewReplacer("~1", "/", "~0", "~")
 func facetNames() string {
 	var names []string
 	for f := range facets {
-		names = append(names, string(f))
+		names = append(names, f)
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
@@ -289,7 +256,7 @@ func (d *derivation) compute(c *cursor, k byte) (types.Value, error) {
 			return nil, fmt.Errorf("a text of %d bytes; at most %d can be decided on", len(s), maxText)
 		}
 		return f.of(s)
-	case d.facet == Count:
+	case d.facet == facetCount:
 		if k != '[' && k != '{' {
 			return nil, errors.New("not a list")
 		}

@@ -355,7 +355,7 @@ func (x Explanation) String() string {
 		c.write(&b, " because ")
 	}
 	for _, o := range x.Obligations {
-		fmt.Fprintf(&b, "permit %s demands @%s(%s)\n", o.Policy, o.Kind, cedarString(o.Value))
+		fmt.Fprintf(&b, "permit %s demands @%s(%s)\n", o.Policy, o.Kind, cedarx.Quote(o.Value))
 	}
 	for _, c := range x.Permits {
 		if x.Allowed || len(x.Obligations) > 0 {

@@ -169,3 +169,8 @@ func numericHost(s string) (string, error) {
 	}
 	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}).String(), nil
 }
+
+// isAddress reports whether a host is an IP address, which is below no domain.
+func isAddress(host string) bool {
+	return strings.Contains(host, ":") || endsInNumber(host)
+}

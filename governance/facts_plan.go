@@ -289,7 +289,7 @@ func (c *compiler) plan(f Fact, def *factDef, deeds []deed, bad func(word, msg, 
 		}
 		of := c.snap.facts[d.action]
 		of.reads = append(of.reads, factRead{def: def, name: types.String(f.Name), key: of.keyIndex(f.Key), none: nothing(f.Kind)})
-		c.factTypes[d.name] = append(c.factTypes[d.name], cedarString(f.Name)+optional+": "+factKinds[f.Kind])
+		c.factTypes[d.name] = append(c.factTypes[d.name], cedarx.Quote(f.Name)+optional+": "+factKinds[f.Kind])
 	}
 }
 

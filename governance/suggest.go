@@ -15,6 +15,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
 // SuggestOptions change what [Suggest] writes. nil and the zero value are
@@ -288,10 +289,10 @@ func (w *suggester) text() (string, int) {
 				own = fmt.Sprintf("%s/%d", plain, n)
 			}
 			taken[own] = true
-			fmt.Fprintf(&b, "\n@id(%s)\n@generated(%s)\n", cedarString(own),
-				cedarString(fmt.Sprintf("from %d requests, %s to %s", g.n, g.from.UTC().Format(time.DateOnly), g.to.UTC().Format(time.DateOnly))))
+			fmt.Fprintf(&b, "\n@id(%s)\n@generated(%s)\n", cedarx.Quote(own),
+				cedarx.Quote(fmt.Sprintf("from %d requests, %s to %s", g.n, g.from.UTC().Format(time.DateOnly), g.to.UTC().Format(time.DateOnly))))
 			for _, d := range duties {
-				fmt.Fprintf(&b, "@%s(%s)\n", d.Kind, cedarString(d.Value))
+				fmt.Fprintf(&b, "@%s(%s)\n", d.Kind, cedarx.Quote(d.Value))
 			}
 			b.WriteString(head + ";\n")
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
 // observedRecord is what was seen of a record.
@@ -217,7 +218,7 @@ func (w *suggester) oneText(at string, f *observedField, texts []string) string 
 	if folder == "" || path.Clean(folder) == "/" || strings.HasSuffix(folder, "://") {
 		return ""
 	}
-	out := at + ` like "` + strings.ReplaceAll(strings.Trim(cedarString(folder), `"`), "*", `\*`) + `*"`
+	out := at + ` like "` + strings.ReplaceAll(strings.Trim(cedarx.Quote(folder), `"`), "*", `\*`) + `*"`
 	if !dots {
 		out += " && !(" + at + ` like "*..*")`
 	}
@@ -251,12 +252,12 @@ func access(at, name string) string {
 	if plainName(name) {
 		return at + "." + name
 	}
-	return at + "[" + cedarString(name) + "]"
+	return at + "[" + cedarx.Quote(name) + "]"
 }
 
 func named(name string) string {
 	if plainName(name) {
 		return name
 	}
-	return cedarString(name)
+	return cedarx.Quote(name)
 }

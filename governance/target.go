@@ -26,9 +26,6 @@ var (
 	errUnknownHost   = errors.New("no such host")
 )
 
-// maxName bounds names, which come from outside and go on record.
-const maxName = 4 << 10
-
 // resolve finds what a request is about. A tool or server that is not in the
 // catalogue does not exist.
 func (s *Snapshot) resolve(r *Request) (target, error) {
@@ -120,11 +117,6 @@ func requestedHost(s string) (string, error) {
 		s = "[" + s + "]"
 	}
 	return canonicalHost(s)
-}
-
-// isAddress reports whether a host is an IP address, which is below no domain.
-func isAddress(host string) bool {
-	return strings.Contains(host, ":") || endsInNumber(host)
 }
 
 // holdsHost reports whether a list of hosts names host, outright or by a

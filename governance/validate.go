@@ -64,7 +64,7 @@ func (c *compiler) comparisons(p *policy) {
 		for _, key := range c.asJSON(p, cmp.Path) {
 			msg := fmt.Sprintf("context.args.%s of %s is JSON, and never equals %q", path, key, cmp.Text)
 			if !said[msg] {
-				c.finding(p, "compares-json", SeverityWarning, cmp.Path[len(cmp.Path)-1], msg, fmt.Sprintf("compare it with %s, or use like", cedarString(cedarString(cmp.Text))))
+				c.finding(p, "compares-json", SeverityWarning, cmp.Path[len(cmp.Path)-1], msg, fmt.Sprintf("compare it with %s, or use like", cedarx.Quote(cedarx.Quote(cmp.Text))))
 			}
 			said[msg] = true
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
 // The Cedar types of this vocabulary.
@@ -117,7 +118,7 @@ func schemaText(servers []Server, tools map[toolRef]*tool, facts factTypes) stri
 					if i > 0 {
 						b.WriteString(", ")
 					}
-					b.WriteString(cedarString(d.name))
+					b.WriteString(cedarx.Quote(d.name))
 					if d.optional {
 						b.WriteString("?")
 					}
@@ -133,25 +134,6 @@ func schemaText(servers []Server, tools map[toolRef]*tool, facts factTypes) stri
 
 // classAction is the group of all tools of a server that have one class.
 func classAction(server string, c Class) string { return server + ":" + string(c) }
-
-// cedarString writes s as a string of Cedar's grammar.
-func cedarString(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\u{%x}`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
-}
 
 func uid(t types.EntityType, id string) types.EntityUID {
 	return types.NewEntityUID(t, types.String(id))
