@@ -223,8 +223,9 @@ type compiler struct {
 	all       []*policy
 
 	// What the lints remember.
-	covered map[string][]*tool
-	common  map[string]bool
+	areas   map[string]*area
+	areaOf  map[*policy]*area
+	aboves  map[types.EntityUID][]types.EntityUID
 	groups  map[types.EntityUID]bool
 	insides map[types.EntityUID]map[types.EntityUID]bool
 }
@@ -447,8 +448,14 @@ func (c *compiler) finish() {
 }
 
 func sortedEntities(m types.EntityMap) []types.Entity {
-	out := slices.Collect(maps.Values(m))
-	slices.SortFunc(out, func(a, b types.Entity) int { return strings.Compare(a.UID.String(), b.UID.String()) })
+	byName := make(map[string]types.Entity, len(m))
+	for _, e := range m {
+		byName[e.UID.String()] = e
+	}
+	out := make([]types.Entity, 0, len(m))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		out = append(out, byName[name])
+	}
 	return out
 }
 

@@ -2,6 +2,7 @@ package governance
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
@@ -14,52 +15,54 @@ import (
 // not. They are no mistake where every permit for the same argument lists what
 // it permits, or where a forbid closes all but a list.
 func (c *compiler) denylists() {
-	var closed []*limit    // forbids that limit an argument
-	var permits [][]*limit // by principal's scope, which many have in common
-	whom := map[string]int{}
+	crowd := crowd{c: c, of: map[string]*audience{}}
+	type denial struct {
+		who   *audience
+		where *area
+		path  string
+	}
+	type test struct {
+		policy *policy
+		denial
+		name []string
+	}
+	var tests []test
 	for _, p := range c.all {
-		who := fmt.Sprint(p.principal)
-		if _, known := whom[who]; !known {
-			whom[who] = len(permits)
-			permits = append(permits, nil)
-		}
-		l := &limit{policy: p, paths: map[string]bool{}}
+		who, where := crowd.audience(p.principal), c.area(p)
+		var limited []string
 		for _, t := range cedarx.TextTests(p.cedar) {
+			path := strings.Join(t.Path, "\x00")
 			if t.Positive != p.forbid {
-				l.paths[strings.Join(t.Path, "\x00")] = true
+				limited = append(limited, path)
+			} else if p.forbid && c.freeText(p, t.Path) {
+				tests = append(tests, test{p, denial{who, where, path}, t.Path})
 			}
 		}
 		switch {
 		case !p.forbid:
-			permits[whom[who]] = append(permits[whom[who]], l)
-		case len(l.paths) > 0:
-			closed = append(closed, l)
+			who.permits = append(who.permits, limit{p, where, limited})
+		case len(limited) > 0:
+			who.closes = append(who.closes, limit{p, where, limited})
 		}
 	}
-	found := map[string]*policy{}
-	for _, p := range c.all {
-		if !p.forbid {
+	found := map[denial]*policy{}
+	var last *policy
+	for _, t := range tests {
+		if t.policy == last {
+			continue // once for each policy
+		}
+		permit, known := found[t.denial]
+		if !known {
+			permit = crowd.openPermit(t.who, t.where, t.path)
+			found[t.denial] = permit
+		}
+		if permit == nil {
 			continue
 		}
-		for _, t := range cedarx.TextTests(p.cedar) {
-			if !t.Positive || !c.freeText(p, t.Path) {
-				continue
-			}
-			path := strings.Join(t.Path, "\x00")
-			key := fmt.Sprint(p.principal, p.action, p.resource, path)
-			permit, known := found[key]
-			if !known {
-				permit = c.openPermit(p, path, closed, permits)
-				found[key] = permit
-			}
-			if permit == nil {
-				continue
-			}
-			c.finding(p, "denylist", SeverityWarning, t.Path[len(t.Path)-1],
-				fmt.Sprintf("the forbid closes some values of context.args.%s, which is free text, and %q permits all others", strings.Join(t.Path, "."), permit.id),
-				"list the permitted values in the permit instead; another spelling passes a forbid")
-			break
-		}
+		last = t.policy
+		c.finding(t.policy, "denylist", SeverityWarning, t.name[len(t.name)-1],
+			fmt.Sprintf("the forbid closes some values of context.args.%s, which is free text, and %q permits all others", strings.Join(t.name, "."), permit.id),
+			"list the permitted values in the permit instead; another spelling passes a forbid")
 	}
 }
 
@@ -67,23 +70,53 @@ func (c *compiler) denylists() {
 // that demands one of them, a forbid that closes all others.
 type limit struct {
 	policy *policy
-	paths  map[string]bool
+	where  *area
+	paths  []string
 }
 
-// openPermit returns a permit that covers what the forbid p does and
-// does not limit the argument, unless a forbid limits it for all.
-func (c *compiler) openPermit(p *policy, path string, closed []*limit, permits [][]*limit) *policy {
-	for _, l := range closed {
-		if l.paths[path] && c.shares(p.principal, l.policy.principal) && c.shareTool(p, l.policy) {
-			return nil // it closes all but some texts
+// An audience is one principal's scope and the policies that have it, of each
+// kind in order.
+type audience struct {
+	number  int
+	scope   cedarx.Scope
+	permits []limit
+	closes  []limit     // forbids that limit an argument
+	meets   []*audience // those that somebody may be in as well, in order
+}
+
+// A crowd holds all audiences, in the order in which they first came.
+type crowd struct {
+	c       *compiler
+	all     []*audience
+	of      map[string]*audience
+	members map[types.EntityUID][]*audience // which a principal is in, of those that are bounded
+}
+
+func (w *crowd) audience(s cedarx.Scope) *audience {
+	key := string(s.AppendKey(nil))
+	a := w.of[key]
+	if a == nil {
+		a = &audience{number: len(w.all), scope: s}
+		w.of[key] = a
+		w.all = append(w.all, a)
+	}
+	return a
+}
+
+// openPermit returns a permit that covers what a forbid for who does and does
+// not limit the argument, unless a forbid limits it for all.
+func (w *crowd) openPermit(who *audience, where *area, path string) *policy {
+	meets := w.meeting(who)
+	for _, a := range meets {
+		for _, l := range a.closes {
+			if slices.Contains(l.paths, path) && where.shares(l.where) {
+				return nil // it closes all but some texts
+			}
 		}
 	}
-	for _, same := range permits {
-		if len(same) == 0 || !c.shares(p.principal, same[0].policy.principal) {
-			continue
-		}
-		for _, l := range same {
-			if !l.paths[path] && c.shareTool(p, l.policy) {
+	for _, a := range meets {
+		for _, l := range a.permits {
+			if !slices.Contains(l.paths, path) && where.shares(l.where) {
 				return l.policy
 			}
 		}
@@ -91,48 +124,45 @@ func (c *compiler) openPermit(p *policy, path string, closed []*limit, permits [
 	return nil
 }
 
-// shareTool reports whether some tool is in the scope of both policies.
-func (c *compiler) shareTool(p, q *policy) bool {
-	key := fmt.Sprint(p.action, p.resource, q.action, q.resource)
-	both, ok := c.common[key]
-	if !ok {
-		of := map[*tool]bool{}
-		for _, t := range c.covers(p) {
-			of[t] = true
-		}
-		for _, t := range c.covers(q) {
-			both = both || of[t]
-		}
-		if c.common == nil {
-			c.common = map[string]bool{}
-		}
-		c.common[key] = both
+// meeting returns the audiences that somebody may be in who is in a. Agents and
+// users who are not listed are in no group.
+func (w *crowd) meeting(a *audience) []*audience {
+	if a.meets != nil {
+		return a.meets // a itself at least
 	}
-	return both
+	if w.members == nil {
+		w.members = map[types.EntityUID][]*audience{}
+		for _, b := range w.all {
+			for e := range w.inside(b) {
+				w.members[e] = append(w.members[e], b)
+			}
+		}
+	}
+	meets := map[*audience]bool{}
+	for e := range w.inside(a) {
+		for _, b := range w.members[e] {
+			meets[b] = true
+		}
+	}
+	for _, b := range w.all {
+		if (meets[b] || !a.scope.Bounded || !b.scope.Bounded) && (a.scope.Type == "" || b.scope.Type == "" || a.scope.Type == b.scope.Type) {
+			a.meets = append(a.meets, b)
+		}
+	}
+	return a.meets
 }
 
-// shares reports whether somebody may be in both scopes. Agents and users who
-// are not listed are in no group.
-func (c *compiler) shares(a, b cedarx.Scope) bool {
-	if a.Type != "" && b.Type != "" && a.Type != b.Type {
-		return false
-	}
-	if !a.Bounded || !b.Bounded {
-		return true
-	}
-	for _, x := range a.Any {
-		for _, y := range b.Any {
-			if x == y || c.inside(x)[y] || c.inside(y)[x] {
-				return true
-			}
-			for e := range c.inside(x) {
-				if c.inside(y)[e] {
-					return true
-				}
-			}
+// inside returns the groups and principals that a bounded scope names, and those
+// of the bundle that stand in them.
+func (w *crowd) inside(a *audience) map[types.EntityUID]bool {
+	all := map[types.EntityUID]bool{}
+	for _, x := range a.scope.Any {
+		all[x] = true
+		for e := range w.c.inside(x) {
+			all[e] = true
 		}
 	}
-	return false
+	return all
 }
 
 // inside returns the entities of the bundle that stand in a group.
@@ -159,7 +189,7 @@ func (c *compiler) inside(group types.EntityUID) map[types.EntityUID]bool {
 // freeText reports whether an argument is a text that may be anything, in one of
 // the tools that p covers.
 func (c *compiler) freeText(p *policy, path []string) bool {
-	for _, t := range c.covers(p) {
+	for _, t := range c.area(p).tools {
 		at := t.args.at(path)
 		if at != nil && at.kind == kindSet {
 			at = at.elem

@@ -1,6 +1,7 @@
 package governance
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -94,7 +95,9 @@ func ancestors(es types.EntityMap, uid types.EntityUID) []types.EntityUID {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b types.EntityUID) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(out, func(a, b types.EntityUID) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
+	})
 	return out
 }
 

@@ -42,7 +42,7 @@ func (c *compiler) reaches(p *policy) bool {
 	if !c.members(p.principal) {
 		c.finding(p, "no-members", SeverityWarning, string(p.principal.Any[0].ID), fmt.Sprintf("nobody is in %s", p.principal.Any[0]), "list its members in entities.json or the profile, or leave it if it is meant for members to come")
 	}
-	if len(c.covers(p)) > 0 || c.coversVerb(p) {
+	if a := c.area(p); len(a.tools) > 0 || a.verb {
 		return true
 	}
 	if c.coversGroups(p) && !p.resource.Bounded {
@@ -87,62 +87,6 @@ func (c *compiler) populated() map[types.EntityUID]bool {
 	return c.groups
 }
 
-// covers returns the tools that the scope of p matches, sorted by key. It is
-// remembered for each scope, of which a bundle has few.
-func (c *compiler) covers(p *policy) []*tool {
-	key := fmt.Sprint(p.action, p.resource)
-	if found, ok := c.covered[key]; ok {
-		return found
-	}
-	found := []*tool{}
-	for _, t := range c.snap.tools {
-		if p.action.Matches(t.action, ancestors(c.snap.entities, t.action)) &&
-			p.resource.Matches(t.resource, ancestors(c.snap.entities, t.resource)) {
-			found = append(found, t)
-		}
-	}
-	slices.SortFunc(found, func(a, b *tool) int { return strings.Compare(a.key, b.key) })
-	if c.covered == nil {
-		c.covered = map[string][]*tool{}
-	}
-	c.covered[key] = found
-	return found
-}
-
-// coversVerb reports whether the scope of p matches an action that is no tool.
-// What such actions are about is not in the bundle, so that any resource of the
-// right type may come.
-func (c *compiler) coversVerb(p *policy) bool {
-	for name, v := range verbs {
-		action := uid(typeAction, name)
-		if !p.action.Matches(action, ancestors(c.snap.entities, action)) {
-			continue
-		}
-		if p.resource.Type != "" && p.resource.Type != v.resource {
-			continue
-		}
-		if !p.resource.Bounded {
-			return true
-		}
-		for _, e := range p.resource.Any {
-			if e.Type == v.resource || !p.resource.Exact && slices.Contains(above[v.resource], e.Type) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// above are the types that a resource stands in.
-var above = map[types.EntityType][]types.EntityType{
-	typePrompt:     {typeServer, typeProfile},
-	typeResource:   {typeServer, typeProfile},
-	typeHost:       {typeHost, typeProfile},
-	typeModel:      {typeProvider, typeProfile},
-	typeHostedTool: {typeProvider, typeProfile},
-	typeCredential: {typeProfile},
-}
-
 // expired reports an @expires that has passed. A permit ends by itself, see
 // [policy.expire]; a forbid does not, because it would open what it closes.
 func (c *compiler) expired(p *policy) {
@@ -184,7 +128,7 @@ func (c *compiler) enums(p *policy) {
 		for _, text := range test.Texts {
 			var allowed []string
 			never := true
-			for _, t := range c.covers(p) {
+			for _, t := range c.area(p).tools {
 				at := t.args.at(test.Path)
 				if at != nil && at.kind == kindSet {
 					at = at.elem
@@ -226,7 +170,7 @@ func (c *compiler) open(p *policy) {
 	if p.forbid || p.principal.Bounded || len(p.duties) > 0 || !cedarx.Unconditional(p.cedar) {
 		return
 	}
-	for _, t := range c.covers(p) {
+	for _, t := range c.area(p).tools {
 		if t.def.Class == Destructive {
 			c.finding(p, "open-destructive", SeverityWarning, "", fmt.Sprintf("everybody may call %s, which is destructive", t.key), "say who: principal in Profile::\"…\"; or add a condition or @approval")
 			return

@@ -257,3 +257,15 @@ func TestReportIsBounded(t *testing.T) {
 	assert.Len(t, rep.Findings, 1002)
 	assert.Contains(t, err.Error(), "the other policies were not looked at")
 }
+
+// One mistake that shows at many actions is told once, and always of the same.
+func TestReportIsTheSameEachTime(t *testing.T) {
+	b := lintBundle(`@id("x") permit (principal, action, resource) when { context.nothing == 1 };`)
+	_, first, err := governance.Compile(t.Context(), b, nil)
+	require.ErrorIs(t, err, governance.ErrBundle)
+	require.Len(t, first.Findings, 1)
+	for range 20 {
+		_, rep, _ := governance.Compile(t.Context(), b, nil)
+		require.Equal(t, first, rep)
+	}
+}

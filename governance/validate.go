@@ -17,7 +17,6 @@ import (
 // when the policy is wrong.
 func (c *compiler) validate(p *policy) bool {
 	before := len(c.rep.Findings)
-	said := map[string]bool{}
 	for _, e := range cedarx.Entities(p.cedar) {
 		known, severity := c.known(e)
 		if known {
@@ -25,8 +24,7 @@ func (c *compiler) validate(p *policy) bool {
 		}
 		c.finding(p, "unknown-entity", severity, string(e.ID), fmt.Sprintf("there is no %s", e), nearby(string(e.ID), c.snap.idsOf(e.Type)))
 	}
-	for _, err := range c.validator.Policy(p.cedar) {
-		msg := err.Error()
+	for _, msg := range mistakes(c.validator.Policy(p.cedar)) {
 		switch {
 		case strings.Contains(msg, "unrecognized action"):
 			continue // reported above, with a hint
@@ -37,13 +35,6 @@ func (c *compiler) validate(p *policy) bool {
 			c.finding(p, "never-applies", SeverityWarning, "", "the policy covers no tool at present", "leave it if it is meant for tools to come")
 			continue
 		}
-		// Once for each mistake, not for each tool that the policy covers.
-		gist, _, _ := strings.Cut(msg, " in context for ")
-		gist, _, _ = strings.Cut(gist, " on entity type ")
-		if said[gist] {
-			continue
-		}
-		said[gist] = true
 		code, word, fix := explain(msg, c.snap)
 		c.finding(p, code, SeverityError, word, msg, fix)
 	}
@@ -51,17 +42,44 @@ func (c *compiler) validate(p *policy) bool {
 	return !slices.ContainsFunc(c.rep.Findings[before:], func(f Finding) bool { return f.Severity == SeverityError || f.Code == "never-applies" })
 }
 
+// mistakes returns the messages of a validator: one for each mistake, not for
+// each action that the policy covers. It is the first by the alphabet, because
+// the validator looks at the actions in any order.
+func mistakes(errs []error) []string {
+	var gists []string
+	first := map[string]string{}
+	for _, err := range errs {
+		msg := err.Error()
+		gist, _, _ := strings.Cut(msg, " in context for ")
+		gist, _, _ = strings.Cut(gist, " on entity type ")
+		if known, ok := first[gist]; !ok {
+			gists = append(gists, gist)
+			first[gist] = msg
+		} else {
+			first[gist] = min(known, msg)
+		}
+	}
+	for i, gist := range gists {
+		gists[i] = first[gist]
+	}
+	return gists
+}
+
 // comparisons warns of those that can never be true, because the argument
 // reaches policy as JSON: a forbid would be none.
 func (c *compiler) comparisons(p *policy) {
 	said := map[string]bool{}
 	for _, cmp := range cedarx.Comparisons(p.cedar) {
+		keys := c.asJSON(p, cmp.Path)
+		if len(keys) == 0 {
+			continue
+		}
 		canonical, err := canonicalJSON(cmp.Text)
 		if err == nil && canonical == cmp.Text {
 			continue
 		}
 		path := strings.Join(cmp.Path, ".")
-		for _, key := range c.asJSON(p, cmp.Path) {
+		for _, key := range keys {
 			msg := fmt.Sprintf("context.args.%s of %s is JSON, and never equals %q", path, key, cmp.Text)
 			if !said[msg] {
 				c.finding(p, "compares-json", SeverityWarning, cmp.Path[len(cmp.Path)-1], msg, fmt.Sprintf("compare it with %s, or use like", cedarx.Quote(cedarx.Quote(cmp.Text))))
@@ -74,7 +92,7 @@ func (c *compiler) comparisons(p *policy) {
 // asJSON returns the tools that p covers in which the argument, or each of its
 // values, is JSON, sorted.
 func (c *compiler) asJSON(p *policy, path []string) (keys []string) {
-	for _, t := range c.covers(p) {
+	for _, t := range c.area(p).tools {
 		at := t.args.at(path)
 		for at != nil && at.kind == kindSet {
 			at = at.elem

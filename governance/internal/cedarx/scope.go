@@ -1,7 +1,10 @@
 package cedarx
 
 import (
+	"encoding/binary"
+	"reflect"
 	"slices"
+	"strconv"
 
 	"github.com/cedar-policy/cedar-go"
 	publicast "github.com/cedar-policy/cedar-go/ast"
@@ -47,6 +50,25 @@ func (s Scope) Matches(uid types.EntityUID, ancestors []types.EntityUID) bool {
 	return false
 }
 
+// AppendKey appends what is the same for equal scopes, and for these only.
+func (s Scope) AppendKey(b []byte) []byte {
+	b = strconv.AppendBool(strconv.AppendBool(appendText(b, string(s.Type)), s.Exact), s.Bounded)
+	return appendUIDs(b, s.Any)
+}
+
+func appendUIDs(b []byte, ids []types.EntityUID) []byte {
+	b = binary.AppendUvarint(b, uint64(len(ids)))
+	for _, id := range ids {
+		b = appendText(appendText(b, string(id.Type)), string(id.ID))
+	}
+	return b
+}
+
+// appendText appends a text so that it is plain where it ends.
+func appendText(b []byte, text string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
+}
+
 // Scopes returns the three dimensions of a policy's scope.
 func Scopes(p *cedar.Policy) (principal, action, resource Scope) {
 	a := (*ast.Policy)(p.AST())
@@ -86,6 +108,33 @@ func SameConditions(a, b *cedar.Policy) bool {
 		func(a, b ast.ConditionType) bool {
 			return a.Condition == b.Condition && ast.Equal(ast.NewNode(a.Body), ast.NewNode(b.Body))
 		})
+}
+
+// Gist is the same for policies of which SameConditions is true, and for hardly
+// any others.
+func Gist(p *cedar.Policy) string {
+	a := (*ast.Policy)(p.AST())
+	b := strconv.AppendBool(nil, bool(a.Effect))
+	for _, c := range a.Conditions {
+		b = strconv.AppendBool(b, bool(c.Condition))
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			b = appendText(b, reflect.TypeOf(n).Name())
+			switch n := n.(type) {
+			case ast.NodeValue:
+				b = appendText(b, n.Value.String())
+			case ast.NodeTypeVariable:
+				b = appendText(b, string(n.Name))
+			case ast.NodeTypeAccess:
+				b = appendText(b, string(n.Value))
+			case ast.NodeTypeHas:
+				b = appendText(b, string(n.Value))
+			case ast.NodeTypeLike:
+				b = append(b, n.Value.MarshalCedar()...)
+			}
+			return true
+		})
+	}
+	return string(b)
 }
 
 // ReadsTags reports whether a condition of p asks for an entity's tags.

@@ -1,6 +1,7 @@
 package cedarx
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -96,8 +97,7 @@ func (x *slicer) For(p *ast.Policy) *validate.Validator {
 		_, ok := x.schema.Actions[e]
 		return !ok
 	})
-	scope := x.scope(p.Action)
-	key := scopeKey(p.Action) + "\x00" + r.key()
+	key := string(r.appendKey(scope(p.Action).AppendKey(nil)))
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if v, ok := x.cache[key]; ok {
@@ -107,7 +107,7 @@ func (x *slicer) For(p *ast.Policy) *validate.Validator {
 	if len(x.cache) >= maxSlices {
 		clear(x.cache)
 	}
-	v := validate.New(x.slice(scope, r), validate.WithStrict())
+	v := validate.New(x.slice(x.scope(p.Action), r), validate.WithStrict())
 	x.cache[key] = v
 	return v
 }
@@ -146,16 +146,6 @@ func compareUIDs(a, b types.EntityUID) int {
 	return strings.Compare(string(a.ID), string(b.ID))
 }
 
-func scopeKey(n ast.IsActionScopeNode) string {
-	s := scope(n)
-	var b strings.Builder
-	fmt.Fprint(&b, s.Bounded, s.Exact)
-	for _, e := range s.Any {
-		b.WriteString(e.String())
-	}
-	return b.String()
-}
-
 // slice makes the schema: one action of each kind in scope as it is; and bare,
 // without what it applies to, every action that the policy names and all that
 // stand above these.
@@ -176,7 +166,7 @@ func (x *slicer) slice(scope []int, r *reads) *resolved.Schema {
 			}
 			kinds[string(kind)] = true
 		}
-		out.Actions[a.Entity.UID] = a.Action
+		out.Actions[a.Entity.UID] = r.narrow(a.Action)
 	}
 	bare := func(uid types.EntityUID) {
 		if _, has := out.Actions[uid]; has {
@@ -295,24 +285,44 @@ func contextPath(n ast.IsNode) (path []string, ok bool) {
 	return path, ok && v.Name == "context"
 }
 
-// key is the same for policies that see the same.
-func (r *reads) key() string {
-	var b strings.Builder
-	fmt.Fprint(&b, r.action)
-	for _, e := range r.named {
-		b.WriteString(e.String())
-	}
-	r.context.key(&b)
-	return b.String()
+// appendKey appends what is the same for policies that see the same, and for
+// these only.
+func (r *reads) appendKey(b []byte) []byte {
+	return r.context.appendKey(appendUIDs(strconv.AppendBool(b, r.action), r.named))
 }
 
-func (n *node) key(b *strings.Builder) {
-	fmt.Fprint(b, n.whole, "{")
+func (n *node) appendKey(b []byte) []byte {
+	b = binary.AppendUvarint(strconv.AppendBool(b, n.whole), uint64(len(n.next)))
 	for _, name := range n.names() {
-		fmt.Fprintf(b, "%q:", name)
-		n.next[name].key(b)
+		b = n.next[name].appendKey(appendText(b, name))
 	}
-	b.WriteString("}")
+	return b
+}
+
+// narrow leaves of an action's context what the policy reads: the validator
+// goes through all of it for each policy.
+func (r *reads) narrow(a resolved.Action) resolved.Action {
+	to := *a.AppliesTo
+	if record, ok := r.context.narrow(to.Context).(resolved.RecordType); ok {
+		to.Context = record
+	}
+	a.AppliesTo = &to
+	return a
+}
+
+func (n *node) narrow(t resolved.IsType) resolved.IsType {
+	record, ok := t.(resolved.RecordType)
+	if n.whole || !ok {
+		return t
+	}
+	out := resolved.RecordType{}
+	for name, next := range n.next {
+		if a, ok := record[types.String(name)]; ok {
+			a.Type = next.narrow(a.Type)
+			out[types.String(name)] = a
+		}
+	}
+	return out
 }
 
 // kind appends what is the same for actions between which the policy sees no

@@ -59,12 +59,11 @@ func New(policies []Policy, entities types.EntityMap) *Index {
 		x.resource.add(int32(i), resource)
 		// Many policies differ in scope only. That they share what is evaluated
 		// keeps it near the processor.
-		rest := cedarx.WithoutScope(p.Policy)
-		text := string(rest.MarshalCedar())
-		if same := bare[text]; same == nil {
-			bare[text] = rest
-		} else if cedarx.SameConditions(same, rest) { // which the text alone would not prove
-			rest = same
+		gist := cedarx.Gist(p.Policy)
+		rest := bare[gist]
+		if rest == nil || !cedarx.SameConditions(rest, p.Policy) {
+			rest = cedarx.WithoutScope(p.Policy)
+			bare[gist] = rest
 		}
 		x.policies[i].Policy = rest
 	}
