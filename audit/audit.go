@@ -55,9 +55,12 @@ type Intent struct {
 	Actor    Actor  `json:"actor"`
 	// Decision is the one that allowed the act.
 	Decision Decision `json:"decision"`
-	// Args are the exact bytes that were decided and will be sent on. A log
-	// stores a keyed commitment to them, not the bytes: see [Commitment].
+	// Args are the exact bytes that were decided and will be sent on. The record
+	// holds a keyed commitment to them, not the bytes: see [Commitment]. How much
+	// is kept of them is a [Level].
 	Args json.RawMessage `json:"-"`
+	// Class is what the act can do, if the door knows.
+	Class Class `json:"class,omitempty"`
 	// ToolPin is the hash of the tool definition that was approved.
 	ToolPin string `json:"tool_pin,omitempty"`
 	// Credential names the secret that the act will use, never the secret.
@@ -136,7 +139,7 @@ type Event struct {
 	// Source says who saw it: "door" (the default when empty: the host itself),
 	// "agent" (the agent reported it), "kernel".
 	Source string `json:"source,omitempty"`
-	// Args are committed to, not stored, as in [Intent].
+	// Args are committed to, as in [Intent].
 	Args    json.RawMessage `json:"-"`
 	ToolPin string          `json:"tool_pin,omitempty"`
 	// Detail holds a few short facts that fit no other field. Never secrets.
@@ -213,6 +216,17 @@ const (
 	// KindConfig is how the log was opened, if not in its safest way. Detail:
 	// "mode" is the name of the [Mode].
 	KindConfig Kind = "config"
+	// KindErasure says that values were made unreadable, with Change: by
+	// [Log.Erase] ([ActionErase]) or [Log.Prune] ([ActionPrune]). There are two of
+	// each, Detail "state" is "begun", on record before anything is destroyed, or
+	// "done", with "keys" and "values", which count what was. What was erased is in
+	// "agent", "user" and "records", or for each class of acts the time before
+	// which values were pruned.
+	KindErasure Kind = "erasure"
+	// KindHold is a legal hold of the matter in Resource, with Change: Action
+	// "hold" begins it, for what is in Detail as in KindErasure (nothing there
+	// means everything), and "release" ends it.
+	KindHold Kind = "hold"
 )
 
 // Actions that "who authorised it" is answered from.

@@ -22,6 +22,7 @@ const maxBatch = 8 << 20
 // and no writer ever serves more than one batch.
 type batch struct {
 	buf     []byte // lines
+	sealed  []byte // lines of values, durable before them
 	ends    []int  // of the lines in buf, after their newlines
 	leaves  []tlog.Hash
 	closing bool // mark the checkpoint as closing
@@ -44,6 +45,9 @@ func newBatch(spare *batch) *batch {
 	b := &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
 	if spare != nil && cap(spare.buf) <= maxSpare {
 		b.buf, b.ends, b.leaves = spare.buf[:0], spare.ends[:0], spare.leaves[:0]
+		if cap(spare.sealed) <= maxSpare {
+			b.sealed = spare.sealed[:0]
+		}
 	}
 	return b
 }
@@ -51,9 +55,10 @@ func newBatch(spare *batch) *batch {
 // An entry is what is put in line.
 type entry struct {
 	enc    []byte
-	free   int64 // bytes that must be free on the disk
-	rotate *Key  // becomes the log's key once the record is durable
-	async  bool  // nobody waits for it
+	sealed []byte // the line of its value, if one is kept
+	free   int64  // bytes that must be free on the disk
+	rotate *Key   // becomes the log's key once the record is durable
+	async  bool   // nobody waits for it
 }
 
 // add puts an encoded record in line. It is durable when [Log.wait] for the
@@ -61,7 +66,7 @@ type entry struct {
 func (l *Log) add(ctx context.Context, e entry) (b *batch, seq uint64, at time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.open.ends) > 0 && (len(l.open.buf)+len(e.enc) > maxBatch || len(l.open.ends) >= l.queue) && l.failed == nil && !l.closed {
+	for len(l.open.ends) > 0 && (len(l.open.buf)+len(l.open.sealed)+len(e.enc)+len(e.sealed) > maxBatch || len(l.open.ends) >= l.queue) && l.failed == nil && !l.closed {
 		full := l.open
 		l.mu.Unlock()
 		err = l.wait(ctx, full)
@@ -97,6 +102,7 @@ func (l *Log) put(e entry, at time.Time) *batch {
 	b := l.open
 	b.buf = append(appendRecord(b.buf, l.next, at, e.enc), '\n')
 	b.ends = append(b.ends, len(b.buf))
+	b.sealed = append(b.sealed, e.sealed...)
 	if e.rotate != nil {
 		b.rotate = e.rotate
 	}
@@ -142,7 +148,7 @@ func (l *Log) commit(b *batch) {
 
 	l.mu.Lock()
 	l.committing = nil
-	l.spare = &batch{buf: b.buf, ends: b.ends, leaves: b.leaves}
+	l.spare = &batch{buf: b.buf, sealed: b.sealed, ends: b.ends, leaves: b.leaves}
 	close(b.done)
 	next := l.open
 	switch {
@@ -162,7 +168,10 @@ func (l *Log) commit(b *batch) {
 
 // flush makes a batch durable, with its checkpoint. Only the leader calls it.
 func (l *Log) flush(b *batch) error {
-	err := l.write(b)
+	err := l.values.write(b.sealed, l.reserve)
+	if err == nil {
+		err = l.write(b)
+	}
 	if err == nil {
 		err = l.seg.f.Sync()
 	}

@@ -21,6 +21,10 @@ import (
 // arguments were: disclose the arguments and the opening ([Key.Opening]), and
 // anyone checks them with [Commitment.Matches]. An opening is good for its one
 // record and opens no other.
+//
+// Where the arguments themselves are kept ([LevelFull]), the opening is random
+// and kept with them, encrypted: when both are erased, not even the log's key can
+// test a guess. [Values.Reveal] gets both back until then.
 type Commitment struct {
 	// Len is the length of the arguments in bytes.
 	Len int `json:"len"`
@@ -28,6 +32,11 @@ type Commitment struct {
 	Salt []byte `json:"salt"`
 	// MAC is HMAC-SHA256 of the arguments under the opening.
 	MAC []byte `json:"mac"`
+	// Kept says that the arguments were kept beside the log.
+	Kept bool `json:"kept,omitempty"`
+	// Fields commits to each member of arguments that are kept and are an object,
+	// so that one can be disclosed without the others: see [Disclosure.Only].
+	Fields []byte `json:"fields,omitempty"`
 }
 
 // Matches reports whether args are what was committed to, given the opening.
@@ -35,7 +44,8 @@ func (c Commitment) Matches(args, opening []byte) bool {
 	return len(args) == c.Len && subtle.ConstantTimeCompare(c.MAC, mac(opening, args)) == 1
 }
 
-// Opening returns the key that opens one commitment, for disclosure.
+// Opening returns the key that opens one commitment, for disclosure, unless the
+// commitment says Kept.
 func (k *Key) Opening(c Commitment) []byte { return mac(k.secret.commit[:], c.Salt) }
 
 // commitTo commits to args with a fresh salt. No args, no commitment.

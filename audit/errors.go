@@ -40,6 +40,19 @@ var (
 	// ErrAnchor is returned when an anchor is misplaced, cannot be read on opening
 	// or cannot be published to.
 	ErrAnchor = errors.New("audit: an anchor of the log cannot be used")
+	// ErrNoValues is returned for what is about values by a log that was opened
+	// without them ([Options.NoValues], or [New] without [Options.Values]).
+	ErrNoValues = errors.New("audit: the log was opened without its values")
+	// ErrNotKept is returned for the value of a record that never had one kept.
+	ErrNotKept = errors.New("audit: the arguments of this record were not kept")
+	// ErrGone is returned for a value that was kept and is not there any more. The
+	// log's events of [KindErasure] say whether it was erased; see [Values.Check].
+	ErrGone = errors.New("audit: the value is gone: erased, pruned or lost")
+	// ErrHeld is returned, naming the matters, for an erasure that a legal hold
+	// forbids. Nothing was erased.
+	ErrHeld = errors.New("audit: a legal hold forbids it")
+	// ErrDisclosure is returned for a disclosure that does not prove what it should.
+	ErrDisclosure = errors.New("audit: this is no disclosure of that record")
 )
 
 // failed turns the cause of a failed write into the error that sticks.

@@ -18,3 +18,15 @@ func (l *Log) EndMinute() { l.minuteOver() }
 
 // FloodsLocked reports whether somebody is counting a denial.
 func (l *Log) FloodsLocked() bool { return len(l.floods.lock) > 0 }
+
+// The parsers of what is kept beside the log.
+var (
+	ParseValueLine = parseValueLine
+	ParseKeyLine   = parseKeyLine
+	ParseSubject   = parseSubject
+	ParseKEK       = parseKEK
+	SubjectDetail  = Subject.detail
+)
+
+// Encode is how a data key is stored.
+func (k keyLine) Encode() ([]byte, error) { return k.encode() }

@@ -115,26 +115,11 @@ const maxKeyFile = 1 << 20
 
 // loadKeys reads all keys in a key file, newest first.
 func loadKeys(path string) ([]*Key, error) {
-	f, err := os.Open(path)
+	text, err := readSecretFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+		return nil, err
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	if !st.Mode().IsRegular() || st.Size() > maxKeyFile {
-		return nil, fmt.Errorf("%w: %s is not a key file", ErrKey, path)
-	}
-	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%w: %s is open to others (mode %04o): chmod 0600 it, and think about who may have read it", ErrKey, path, st.Mode().Perm())
-	}
-	buf := make([]byte, st.Size())
-	if _, err := f.ReadAt(buf, 0); err != nil && len(buf) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	rest, ok := strings.CutPrefix(string(buf), keyFileHead)
+	rest, ok := strings.CutPrefix(text, keyFileHead)
 	if !ok || !strings.HasSuffix(rest, "\n") {
 		return nil, fmt.Errorf("%w: %s is not a key file", ErrKey, path)
 	}
@@ -147,6 +132,30 @@ func loadKeys(path string) ([]*Key, error) {
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// readSecretFile reads a file that nobody else may read.
+func readSecretFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxKeyFile {
+		return "", fmt.Errorf("%w: %s is not a key file", ErrKey, path)
+	}
+	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%w: %s is open to others (mode %04o): chmod 0600 it, and think about who may have read it", ErrKey, path, st.Mode().Perm())
+	}
+	buf := make([]byte, st.Size())
+	if _, err := f.ReadAt(buf, 0); err != nil && len(buf) > 0 {
+		return "", fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return string(buf), nil
 }
 
 // saveKeys writes a key file, newest key first. After a crash it is the old or

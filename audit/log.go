@@ -50,6 +50,24 @@ type Options struct {
 	// Clock is the time that goes on record. Nil means time.Now.
 	Clock func() time.Time
 
+	// Level says how much of an act's arguments is kept. It is given a record with
+	// an Intent or an Event and no number, by many goroutines at once, before the
+	// act. Nil means [DefaultLevel].
+	Level func(Record) Level
+	// ValuesDir is the folder for the arguments that are kept, encrypted; never
+	// the log's own. Empty means the folder's path + ".values".
+	ValuesDir string
+	// Values is used instead of a ValuesDir. [New] keeps no values without it.
+	Values Storage
+	// KEKFile holds the key that wraps the keys of values, outside both folders.
+	// It is made with mode 0600 for a new log. Empty means the folder's path +
+	// ".kek". Values need a backup of it; [Log.Erase] does not need it.
+	KEKFile string
+	// KEK is used instead of a KEKFile. It may change from one Open to the next.
+	KEK KEK
+	// NoValues keeps no values: [LevelFull] is then as [LevelCommitted].
+	NoValues bool
+
 	dir string // for the hash files
 
 	// layer is put over the folder by tests.
@@ -74,6 +92,9 @@ type Log struct {
 	reserve int64
 	floods  floods
 	dir     string // where the hash files are, or empty
+	level   func(Record) Level
+	values  *valueStore // nil if none are kept
+	private sync.Mutex  // held by Erase and the like
 
 	// The writer that holds the token of the open batch leads: it alone uses
 	// these.
@@ -153,6 +174,9 @@ func Open(dir string, opts *Options) (*Log, error) {
 	} else if in {
 		return nil, fmt.Errorf("%w: %s lies inside the log's folder, so whoever copies the log has it: keep it elsewhere", ErrKey, o.KeyFile)
 	}
+	if err := o.placeValues(dir); err != nil {
+		return nil, err
+	}
 	fst, err := openFolder(dir)
 	if err != nil {
 		return nil, err
@@ -172,7 +196,11 @@ func New(st Storage, opts *Options) (*Log, error) {
 	if opts != nil {
 		o = *opts
 	}
-	o.dir = ""
+	o.dir, o.ValuesDir = "", ""
+	o.NoValues = o.NoValues || o.Values == nil
+	if !o.NoValues && o.KEK == nil && o.KEKFile == "" {
+		return nil, errors.Join(fmt.Errorf("%w: Options.Values without a KEK", ErrKey), st.Close())
+	}
 	return open(st, o)
 }
 
@@ -189,7 +217,7 @@ func open(st Storage, o Options) (*Log, error) {
 	}
 	l := &Log{
 		anchors: o.Anchors, clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
-		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve,
+		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, level: o.Level,
 	}
 	l.floods.lock = make(chan struct{}, 1)
 	if l.clock == nil {
@@ -213,6 +241,9 @@ func open(st Storage, o Options) (*Log, error) {
 		l.ring, err = o.keys(isNew)
 	}
 	if err == nil {
+		l.values, err = o.openValues(l)
+	}
+	if err == nil {
 		if o.Key == nil {
 			l.keyFile = o.KeyFile
 		}
@@ -223,7 +254,7 @@ func open(st Storage, o Options) (*Log, error) {
 	}
 	if err != nil {
 		l.hashes.close()
-		return nil, errors.Join(err, l.seg.f.Close(), st.Close())
+		return nil, errors.Join(err, l.values.close(), l.seg.f.Close(), st.Close())
 	}
 	l.startFeeds(o.Sinks, o.Logger)
 	return l, nil
@@ -257,8 +288,8 @@ func (l *Log) VerifierKey() string {
 	return l.key.Load().VerifierKey()
 }
 
-// Begin implements [Recorder]. The call's arguments are committed to, not
-// stored. If ctx ends while the intent is on its way to the disk, the record
+// Begin implements [Recorder]. Of the call's arguments as much is kept as
+// [Options.Level] says, but for those above [MaxValue]. If ctx ends while the intent is on its way to the disk, the record
 // may stay; an outcome "cancelled" then follows it, and Begin returns an error.
 func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	if l == nil {
@@ -273,15 +304,11 @@ func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	if !in.Decision.Allowed() {
 		return nil, ErrNotAllowed
 	}
-	enc, err := body{Intent: &in, Args: l.key.Load().commitTo(in.Args)}.encode()
-	if err != nil {
-		return nil, err
-	}
 	if err := l.keepUp(ctx); err != nil {
 		return nil, err
 	}
 	async := l.mode == BestEffort
-	b, seq, at, err := l.add(ctx, entry{enc: enc, free: l.reserve, async: async})
+	b, seq, at, err := l.keep(ctx, body{Intent: &in}, entry{free: l.reserve, async: async})
 	if err != nil {
 		return nil, err
 	}
@@ -313,7 +340,7 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 	switch ev.Kind {
 	case "":
 		return fmt.Errorf("%w: an event without a kind", ErrInvalid)
-	case KindKey, KindFlood:
+	case KindKey, KindFlood, KindErasure, KindHold:
 		return fmt.Errorf("%w: only the log itself records events of the kind %q", ErrInvalid, ev.Kind)
 	case KindDenial:
 		like, counted, err := l.count(ctx, ev)
@@ -330,15 +357,11 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 
 // append records an event.
 func (l *Log) append(ctx context.Context, ev Event) error {
-	enc, err := body{Event: &ev, Args: l.key.Load().commitTo(ev.Args)}.encode()
-	if err != nil {
-		return err
-	}
 	if err := l.keepUp(ctx); err != nil {
 		return err
 	}
 	async := l.mode == BestEffort
-	b, _, _, err := l.add(ctx, entry{enc: enc, free: l.reserve / 2, async: async})
+	b, _, _, err := l.keep(ctx, body{Event: &ev}, entry{free: l.reserve / 2, async: async})
 	if err != nil || async {
 		return err
 	}
@@ -452,7 +475,7 @@ func (l *Log) Close() error {
 	l.hashes.close()
 	l.endFeeds()
 	_, perr := l.publish(context.Background())
-	return errors.Join(err, perr, l.seg.f.Close(), l.st.Close())
+	return errors.Join(err, perr, l.values.close(), l.seg.f.Close(), l.st.Close())
 }
 
 // Size is the number of durable records.

@@ -71,7 +71,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 	}
 	d.Action, d.Resource = string(t.action.ID), t.label
 	if t.tool != nil {
-		d.Pin = t.tool.pin
+		d.Pin, d.Class = t.tool.pin, t.tool.def.Class
 	}
 	if len(r.Claims) > maxSet {
 		return refuse(d, audit.GuardToken, "The token has too many claims.")

@@ -286,6 +286,8 @@ type Decision struct {
 	Hint string
 	// Pin is the pinned hash of the tool's approved definition, for call_tool.
 	Pin string
+	// Class is that of the tool, for call_tool.
+	Class Class
 	// Action and Resource are what was decided, for the record, such as
 	// "slack__post_message" and `Tool::"slack__post_message"`.
 	Action, Resource string

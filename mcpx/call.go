@@ -90,7 +90,7 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 	call, err := g.log.Begin(ctx, audit.Intent{
 		Door: audit.DoorTool, Action: f.decision.Action, Resource: f.decision.Resource,
 		Actor: f.actor, Decision: f.decision.Decision, Args: q.args,
-		ToolPin: f.decision.Pin, Credential: f.credential, Trace: f.trace,
+		Class: audit.Class(f.decision.Class), ToolPin: f.decision.Pin, Credential: f.credential, Trace: f.trace,
 	})
 	if err != nil || call == nil {
 		g.logger.Error("mcpx: the intent of a call could not be recorded, so it is refused", "action", f.decision.Action, "error", err)

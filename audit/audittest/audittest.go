@@ -19,8 +19,10 @@ import (
 // [audit.Recorder], safe for concurrent use.
 type Log struct {
 	*audit.Log
-	// Storage holds the log's bytes.
-	Storage *Memory
+	// Storage holds the log's bytes, Values those of the arguments that it keeps,
+	// which KEK opens: see [Log.Reveal].
+	Storage, Values *Memory
+	KEK             audit.KEK
 
 	t   testing.TB
 	mu  sync.Mutex
@@ -34,12 +36,12 @@ func NewLog(t testing.TB) *Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := new(Memory)
-	inner, err := audit.New(m, &audit.Options{Key: key})
+	m, values, kek := new(Memory), new(Memory), audit.NewKEK()
+	inner, err := audit.New(m, &audit.Options{Key: key, Values: values, KEK: kek})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Log{Log: inner, Storage: m, t: t}
+	l := &Log{Log: inner, Storage: m, Values: values, KEK: kek, t: t}
 	t.Cleanup(func() {
 		_ = l.Close() // the test may have closed it, or broken it on purpose
 		if _, err := audit.Verify(context.Background(), m.FS(), &audit.VerifyOptions{Key: key.VerifierKey()}); err != nil {
@@ -110,6 +112,21 @@ func (l *Log) Records() []audit.Record {
 		all = append(all, r)
 	}
 	return all
+}
+
+// Reveal returns the arguments of a record that the log keeps them of.
+func (l *Log) Reveal(r audit.Record) []byte {
+	l.t.Helper()
+	v, err := audit.OpenValues(context.Background(), l.Values.FS(), l.KEK)
+	if err != nil {
+		l.t.Errorf("audittest: reading the values: %v", err)
+		return nil
+	}
+	d, err := v.Reveal(context.Background(), r)
+	if err != nil {
+		l.t.Errorf("audittest: %v", err)
+	}
+	return d.Value
 }
 
 // Denials returns the denials on record, oldest first.

@@ -1,0 +1,501 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Values are in a folder of their own, so that the log can be copied without
+// them. Their files are append-only but for erasure, which overwrites lines with
+// blanks where they are. Each line is one value, or one data key.
+
+const (
+	keysFile     = "keys.v1.jsonl"
+	valuesPrefix = "values.v1."
+	// keyLife is how long one data key is used.
+	keyLife = 30 * 24 * time.Hour
+)
+
+func valuesName(n int) string { return fmt.Sprintf("%s%08d.jsonl", valuesPrefix, n) }
+
+// valuesNumber is the inverse of valuesName, 0 for other names.
+func valuesNumber(name string) int {
+	digits, _ := strings.CutPrefix(name, valuesPrefix)
+	n, err := strconv.Atoi(strings.TrimSuffix(digits, ".jsonl"))
+	if err != nil || n < 1 || valuesName(n) != name {
+		return 0
+	}
+	return n
+}
+
+// A dataKey encrypts the values of one pair of agent and user. Each process makes
+// its own, so that it never needs to unwrap one.
+type dataKey struct {
+	keyLine
+	secret []byte
+}
+
+type pair struct{ agent, user string }
+
+// A valueStore writes values. A nil one keeps none.
+type valueStore struct {
+	st      Storage
+	kek     KEK
+	clock   func() time.Time
+	segSize int64
+
+	// gate is held for reading from the sealing of a value until its record is in
+	// line, so that an erasure knows what came before it.
+	gate sync.RWMutex
+
+	keying  sync.Mutex // may be held while a KEK is asked
+	current map[pair]*dataKey
+
+	mu      sync.Mutex // held while files are changed
+	keys    segment
+	seg     segment
+	pending []*dataKey           // not in the file yet
+	mine    map[string]time.Time // all that this process made, by id
+	failed  error                // sticky
+}
+
+// openValueStore opens the newest files and cuts off what a crash tore.
+func openValueStore(st Storage, o Options) (s *valueStore, err error) {
+	s = &valueStore{st: st, kek: o.KEK, clock: o.Clock, segSize: o.SegmentSize, current: map[pair]*dataKey{}, mine: map[string]time.Time{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("audit: the log's values: %w", err), s.close())
+			s = nil
+		}
+	}()
+	names, err := st.List()
+	if err != nil {
+		return s, err
+	}
+	last, isNew := 1, true
+	for _, name := range names {
+		last = max(last, valuesNumber(name))
+		isNew = isNew && name != keysFile && valuesNumber(name) == 0
+	}
+	if s.kek == nil {
+		if s.kek, err = loadOrCreateKEK(o.KEKFile, isNew); err != nil {
+			return s, err
+		}
+	}
+	if s.keys, err = openAppend(st, keysFile, 0); err != nil {
+		return s, err
+	}
+	if s.seg, err = openAppend(st, valuesName(last), last); err != nil {
+		return s, err
+	}
+	return s, st.SyncNames()
+}
+
+// openAppend opens a file of lines to go on after the last whole one.
+func openAppend(st Storage, name string, n int) (seg segment, err error) {
+	f, err := st.Open(name)
+	if err != nil {
+		return seg, err
+	}
+	seg = segment{n: n, f: f}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+			seg = segment{}
+		}
+	}()
+	r, err := st.Read(name)
+	if err != nil {
+		return seg, err
+	}
+	defer r.Close()
+	size, err := r.Size()
+	if err != nil {
+		return seg, err
+	}
+	if seg.used, err = lastLineEnd(r, size); err != nil {
+		return seg, err
+	}
+	seg.alloc = seg.used
+	if seg.used == size {
+		return seg, nil
+	}
+	if err = f.Truncate(seg.used); err == nil {
+		err = f.Sync()
+	}
+	return seg, err
+}
+
+// lastLineEnd is where the last whole line in a file ends.
+func lastLineEnd(r io.ReaderAt, size int64) (int64, error) {
+	buf := make([]byte, 64<<10)
+	for size > 0 {
+		part := buf[:min(int64(len(buf)), size)]
+		if n, err := r.ReadAt(part, size-int64(len(part))); n < len(part) {
+			return 0, cmp.Or(err, io.ErrUnexpectedEOF)
+		}
+		if at := bytes.LastIndexByte(part, '\n'); at >= 0 {
+			return size - int64(len(part)-at-1), nil
+		}
+		size -= int64(len(part))
+	}
+	return 0, nil
+}
+
+// eachLine calls f with the place, the length and the text of each whole line in
+// the first size bytes. The text is nil if the line is too long to be one of
+// ours, and valid until f returns.
+func eachLine(r io.ReaderAt, size int64, f func(off int64, n int, line []byte) error) error {
+	br := bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 64<<10)
+	var line []byte
+	off, n := int64(0), 0
+	for {
+		part, err := br.ReadSlice('\n')
+		if n += len(part); n <= maxValueLine+1 {
+			line = append(line, part...)
+		}
+		switch {
+		case err == bufio.ErrBufferFull:
+			continue
+		case err == io.EOF:
+			return nil // what has no end is no line
+		case err != nil:
+			return err
+		}
+		text := line
+		if n > maxValueLine+1 {
+			text = nil
+		} else {
+			text = text[:n-1]
+		}
+		if err := f(off, n-1, text); err != nil {
+			return err
+		}
+		off, n, line = off+int64(n), 0, line[:0]
+	}
+}
+
+// keep returns the commitment to arguments and, sealed, the line that keeps them.
+func (s *valueStore) keep(ctx context.Context, a Actor, args []byte) (*Commitment, []byte, error) {
+	k, err := s.key(ctx, pair{a.Agent, a.User})
+	if err != nil {
+		return nil, nil, err
+	}
+	c, opening := keepTo(args)
+	return c, appendValueLine(nil, valueLine{c.Salt, k.ID, c.seal(k.secret, opening, args)}), nil
+}
+
+// key returns the data key for new values of a pair.
+func (s *valueStore) key(ctx context.Context, p pair) (*dataKey, error) {
+	s.keying.Lock()
+	defer s.keying.Unlock()
+	now := s.clock().UTC()
+	if k := s.current[p]; k != nil && now.Sub(k.Made).Abs() < keyLife {
+		return k, nil
+	}
+	id := make([]byte, 8)
+	k := &dataKey{secret: make([]byte, keySize)}
+	rand.Read(id)
+	rand.Read(k.secret)
+	k.keyLine = keyLine{ID: hex.EncodeToString(id), Made: now, Agent: p.agent, User: p.user, KEK: s.kek.ID()}
+	var err error
+	if k.Wrapped, err = s.kek.Wrap(ctx, k.secret, k.bound()); err == nil && len(k.Wrapped) == 0 {
+		err = errors.New("it answered nothing")
+	}
+	if err == nil {
+		_, err = k.encode()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: wrapping a data key: %w", ErrKey, err)
+	}
+	s.current[p] = k
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending, s.mine[k.ID] = append(s.pending, k), now
+	return k, nil
+}
+
+// write makes values durable, their keys before them.
+func (s *valueStore) write(lines []byte, reserve int64) (err error) {
+	if len(lines) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed
+	}
+	defer func() { s.failed = err }()
+	room, err := s.st.Free()
+	if err != nil {
+		return err
+	}
+	room = max(room-reserve, 0)
+	if len(s.pending) > 0 {
+		var keys []byte
+		for _, k := range s.pending {
+			line, err := k.encode()
+			if err != nil {
+				return err
+			}
+			keys = append(keys, line...)
+		}
+		if err := s.keys.write(keys, 0, 0); err != nil {
+			return err
+		}
+		if err := s.keys.f.Sync(); err != nil {
+			return err
+		}
+		s.pending = nil
+	}
+	if s.seg.used > 0 && s.seg.used+int64(len(lines)) > s.segSize {
+		if err := s.nextFile(); err != nil {
+			return err
+		}
+	}
+	if err := s.seg.write(lines, s.segSize, room); err != nil {
+		return err
+	}
+	return s.seg.f.Sync()
+}
+
+func (s *valueStore) nextFile() error {
+	if err := s.seg.trim(); err != nil {
+		return err
+	}
+	next, err := openAppend(s.st, valuesName(s.seg.n+1), s.seg.n+1)
+	if err != nil {
+		return err
+	}
+	if err := s.st.SyncNames(); err != nil {
+		return errors.Join(err, next.f.Close())
+	}
+	old := s.seg
+	s.seg = next
+	return old.f.Close()
+}
+
+// close releases the files. Of an ended store everything fails with [ErrClosed].
+func (s *valueStore) close() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	if s.failed == nil && s.seg.f != nil {
+		errs = append(errs, s.seg.trim())
+	}
+	for _, seg := range []segment{s.keys, s.seg} {
+		if seg.f != nil {
+			errs = append(errs, seg.f.Close())
+		}
+	}
+	s.failed = ErrClosed
+	return errors.Join(append(errs, s.st.Close())...)
+}
+
+// A span is a line in a file.
+type span struct {
+	off int64
+	n   int
+}
+
+// blanksAtOnce is how many lines are overwritten while writers wait.
+const blanksAtOnce = 256
+
+// blank overwrites lines in a file, durably. A file that is not being written to,
+// and of which nothing is left, is emptied.
+func (s *valueStore) blank(name string, spans []span, empty bool) error {
+	for first := true; first || len(spans) > 0; first = false {
+		some := spans[:min(len(spans), blanksAtOnce)]
+		spans = spans[len(some):]
+		if err := s.blankSome(name, some, empty && len(spans) == 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *valueStore) blankSome(name string, spans []span, empty bool) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed
+	}
+	defer func() { s.failed = err }()
+	var f StorageFile
+	switch name {
+	case keysFile:
+		f, empty = s.keys.f, false
+	case valuesName(s.seg.n):
+		f, empty = s.seg.f, false
+	default:
+		if f, err = s.st.Open(name); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+	}
+	for _, sp := range spans {
+		if err := writeAll(f, bytes.Repeat([]byte{' '}, sp.n), sp.off); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil || !empty {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// lines calls f with the lines of a file that are not blank. It reports whether
+// the file is complete: nothing will be added to it.
+func (s *valueStore) lines(name string, f func(sp span, line []byte) error) (complete bool, err error) {
+	r, err := s.st.Read(name)
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	size, err := r.Size()
+	if err != nil {
+		return false, err
+	}
+	// What a writer is at work on is not read: it could be seen half done.
+	s.mu.Lock()
+	switch name {
+	case keysFile:
+		size = min(size, s.keys.used)
+	case valuesName(s.seg.n):
+		size = min(size, s.seg.used)
+	default:
+		complete = true
+	}
+	s.mu.Unlock()
+	return complete, eachLine(r, size, func(off int64, n int, line []byte) error {
+		if line != nil && len(bytes.Trim(line, " ")) == 0 {
+			return nil
+		}
+		return f(span{off, n}, line)
+	})
+}
+
+// eraseKeys destroys the data keys that gone chooses, and lines that hold none:
+// an erasure that a crash cut off may have left them. It returns how many keys it
+// destroyed, and those that are left.
+func (s *valueStore) eraseKeys(gone func(keyLine) bool) (n int, left map[string]bool, err error) {
+	s.keying.Lock()
+	for p, k := range s.current {
+		if gone(k.keyLine) {
+			delete(s.current, p) // new values get a new key
+		}
+	}
+	s.mu.Lock()
+	waiting := slices.Clone(s.pending) // more can come only after keying
+	s.mu.Unlock()
+	for _, k := range waiting {
+		if gone(k.keyLine) {
+			s.drop(k)
+			n++
+		}
+	}
+	s.keying.Unlock()
+
+	var spans []span
+	left = map[string]bool{}
+	_, err = s.lines(keysFile, func(sp span, line []byte) error {
+		k, err := parseKeyLine(line)
+		switch {
+		case err != nil:
+			spans = append(spans, sp)
+		case gone(k):
+			spans = append(spans, sp)
+			s.forget(k.ID)
+			n++
+		default:
+			left[k.ID] = true
+		}
+		return nil
+	})
+	if err == nil && len(spans) > 0 {
+		err = s.blank(keysFile, spans, false)
+	}
+	return n, left, err
+}
+
+// drop keeps a key out of the file, if it is not there yet.
+func (s *valueStore) drop(k *dataKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mine, k.ID)
+	s.pending = slices.DeleteFunc(s.pending, func(p *dataKey) bool { return p == k })
+}
+
+func (s *valueStore) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mine, id)
+}
+
+// isMine reports whether this process made a key and values under it may be on
+// their way.
+func (s *valueStore) isMine(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	made, ok := s.mine[id]
+	return ok && s.clock().Sub(made).Abs() < 2*keyLife
+}
+
+// eraseValues removes the values that gone chooses, and lines that are none. It
+// returns how many values it removed, and the keys of those that are left.
+func (s *valueStore) eraseValues(ctx context.Context, gone func(valueLine) bool) (n int, keys map[string]bool, err error) {
+	names, err := s.st.List()
+	if err != nil {
+		return 0, nil, err
+	}
+	keys = map[string]bool{}
+	for _, name := range names {
+		if valuesNumber(name) == 0 {
+			continue
+		}
+		var spans []span
+		left := 0
+		complete, err := s.lines(name, func(sp span, line []byte) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			v, err := parseValueLine(line)
+			switch {
+			case err != nil:
+				spans = append(spans, sp)
+			case gone(v):
+				spans = append(spans, sp)
+				n++
+			default:
+				keys[v.Key] = true
+				left++
+			}
+			return nil
+		})
+		if err == nil && len(spans) > 0 {
+			err = s.blank(name, spans, complete && left == 0)
+		}
+		if err != nil {
+			return n, keys, err
+		}
+	}
+	return n, keys, nil
+}
