@@ -190,7 +190,8 @@ func Open(dir string, opts *Options) (*Log, error) {
 }
 
 // New opens a log over any storage, as [Open] does over a folder. Options.Key or
-// KeyFile is required. New closes the storage if it fails.
+// KeyFile is required; values are kept if Options.Values is given, with a KEK or
+// KEKFile. New closes the storage if it fails.
 func New(st Storage, opts *Options) (*Log, error) {
 	var o Options
 	if opts != nil {
