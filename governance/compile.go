@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
@@ -17,7 +18,6 @@ import (
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
-	"github.com/twinward-dev/twinward/governance/internal/index"
 )
 
 // Options change how a snapshot or an engine behaves. nil and the zero value
@@ -110,16 +110,18 @@ type Snapshot struct {
 	members  map[string]string // agent → profile
 	entities types.EntityMap
 	policies map[types.PolicyID]*policy
-	law      *index.Index // what is enforced
-	observed *index.Index // what is not: nil if everything is
-	whole    *index.Index // both together, where there is something to observe
-	permits  *index.Index // of law, when the mode is Observe
+	law      *law // what is enforced
+	observed *law // what is not: nil if everything is
+	whole    *law // both together, where there is something to observe
+	permits  *law // of law, when the mode is Observe
 	mode     Mode
 	errors   ErrorMode
 	seen     seen
 	schema   string
 	facts    map[types.EntityUID]*actionFacts
 	defs     map[defID]*factDef
+
+	questions sync.Pool // *question
 
 	digest, author, reviewer string // of the bundle's folder, for the record
 }

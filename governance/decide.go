@@ -228,6 +228,6 @@ func (s *Snapshot) denial(d Decision, t *target, v *verdict, all []verdict) Deci
 		return refuse(d, audit.GuardPolicyError, hintForbid)
 	}
 	d.byPolicy = !slices.ContainsFunc(all, func(v verdict) bool { return len(v.errs) > 0 })
-	d.Nearest = s.nearest(v.principal, t)
+	d.Nearest = v.nearest
 	return refuse(d, audit.ReasonNoPermit, hintNoPermit)
 }

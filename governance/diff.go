@@ -131,7 +131,7 @@ func (d *differ) pair(ctx context.Context, actor audit.Actor, target Request) {
 		for _, who := range ask.askers(nil) {
 			q := s.ask(who.uid, &t, nil)
 			for _, c := range q.find(s.law, &t) {
-				p := s.policies[c.ID]
+				p := s.law.of(c)
 				if slices.Contains(about, p) {
 					continue
 				}
@@ -140,7 +140,7 @@ func (d *differ) pair(ctx context.Context, actor audit.Actor, target Request) {
 					differing = append(differing, p)
 				}
 			}
-			q.give()
+			s.give(q)
 		}
 	}
 	sp := d.space(target)
@@ -236,11 +236,7 @@ func (d *differ) space(target Request) *targetSpace {
 		if t.tool != nil {
 			shape = t.tool
 		}
-		resource := t.dynamic
-		resource.UID = t.resource
-		for c := range s.law.About(&types.Entity{UID: t.action}, &resource) {
-			about = append(about, s.policies[c.ID])
-		}
+		about = append(about, s.about(&t)...)
 	}
 	key.Enforces = []string{ObligationApproval, ObligationMaxBytes, ObligationRate, ObligationRedact}
 	key.History = d.a.NoHistory()

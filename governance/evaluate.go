@@ -3,7 +3,6 @@ package governance
 import (
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -20,19 +19,22 @@ type verdict struct {
 	reasons   []*policy      // that determined it, by id
 	errs      []audit.Policy // that failed, and deny because of that
 	messages  []string       // of all that failed
+	nearest   []string       // permits, when none allows and nothing forbids
 }
 
-// A question is what one evaluation needs; it is used again.
+// A question is what one evaluation needs; the snapshot uses it again.
 type question struct {
 	store overlay
+	at    index.Place // of what is no tool
 	asked index.Candidates
 }
 
-var questions = sync.Pool{New: func() any { return new(question) }}
-
 // ask prepares a question about one principal. It must be given back.
 func (s *Snapshot) ask(principal types.EntityUID, t *target, claims map[string]string) *question {
-	q := questions.Get().(*question)
+	q, ok := s.questions.Get().(*question)
+	if !ok {
+		q = new(question)
+	}
 	q.store = overlay{static: s.entities, resource: t.dynamic, principal: s.principal(principal, claims)}
 	q.store.resource.UID = t.resource
 	return q
@@ -40,26 +42,19 @@ func (s *Snapshot) ask(principal types.EntityUID, t *target, claims map[string]s
 
 // give puts a question back. It keeps nothing of the request, and no more room
 // than most requests need.
-func (q *question) give() {
+func (s *Snapshot) give(q *question) {
 	q.store = overlay{}
 	if q.asked = q.asked[:0]; cap(q.asked) > 1024 {
 		q.asked = nil
 	}
-	questions.Put(q)
+	s.questions.Put(q)
 }
 
-// find looks up the policies of law that the question is about, by id.
-func (q *question) find(law *index.Index, t *target) index.Candidates {
-	q.asked = law.Find(q.asked[:0], &q.store.principal, &types.Entity{UID: t.action}, &q.store.resource)
-	return q.asked
-}
-
-// evaluate asks Cedar about one principal. The law is a set of policies that
-// are decided on together: s.law, or another index of policies of s.
-func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *target, context types.Record, claims map[string]string) verdict {
+// evaluate asks Cedar about one principal. The law is s.law, or another one of s.
+func (s *Snapshot) evaluate(l *law, principal types.EntityUID, t *target, context types.Record, claims map[string]string) verdict {
 	q := s.ask(principal, t, claims)
-	defer q.give()
-	q.find(law, t)
+	defer s.give(q)
+	q.find(l, t)
 	request := cedar.Request{Principal: principal, Action: t.action, Resource: t.resource, Context: context}
 	effect, diag := cedar.Authorize(&q.asked, &q.store, request)
 	v := verdict{principal: principal, allowed: effect == cedar.Allow}
@@ -68,6 +63,8 @@ func (s *Snapshot) evaluate(law *index.Index, principal types.EntityUID, t *targ
 		for i, reason := range diag.Reasons {
 			v.reasons[i] = s.policies[reason.PolicyID]
 		}
+	} else {
+		v.nearest = l.nearest(q, t)
 	}
 	for _, e := range diag.Errors {
 		p := s.policies[e.PolicyID]
@@ -118,8 +115,8 @@ func (s *Snapshot) principal(id types.EntityUID, claims map[string]string) types
 // Such policies read nothing of the context.
 func (s *Snapshot) ceiling(principal types.EntityUID, t *target) *policy {
 	q := s.ask(principal, t, nil)
-	defer q.give()
-	q.asked = slices.DeleteFunc(q.find(s.law, t), func(p index.Policy) bool { return s.policies[p.ID].profile == "" })
+	defer s.give(q)
+	q.asked = slices.DeleteFunc(q.find(s.law, t), func(c index.Policy) bool { return s.law.of(c).profile == "" })
 	_, diag := cedar.Authorize(&q.asked, &q.store, cedar.Request{Principal: principal, Action: t.action, Resource: t.resource})
 	if len(diag.Reasons) == 0 {
 		return nil
@@ -127,26 +124,13 @@ func (s *Snapshot) ceiling(principal types.EntityUID, t *target) *policy {
 	return s.policies[diag.Reasons[0].PolicyID]
 }
 
-// nearest names up to three permits for the same action and resource: first
-// those for this principal, whose conditions failed, then those for others.
-func (s *Snapshot) nearest(principal types.EntityUID, t *target) []string {
-	const most = 3
-	var ids []string
-	q := s.ask(principal, t, nil)
-	defer q.give()
-	add := func(p index.Policy) (full bool) {
-		if id := string(p.ID); !s.policies[p.ID].forbid && !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-		return len(ids) == most
+// about returns the policies that are about t for one principal or another,
+// sorted by id.
+func (s *Snapshot) about(t *target) (out []*policy) {
+	q := s.ask(types.EntityUID{}, t, nil)
+	defer s.give(q)
+	for c := range s.law.About(q.place(s.law, t)) {
+		out = append(out, s.law.of(c))
 	}
-	if slices.ContainsFunc(q.find(s.law, t), add) {
-		return ids
-	}
-	for p := range s.law.About(&types.Entity{UID: t.action}, &q.store.resource) {
-		if add(p) {
-			break
-		}
-	}
-	return ids
+	return out
 }

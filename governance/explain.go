@@ -205,9 +205,7 @@ func (s *Snapshot) unmet(asked []situation, t *target) []Clauses {
 		if a.allowed {
 			continue
 		}
-		resource, _ := a.env.Entities.Get(t.resource)
-		for candidate := range s.law.About(&types.Entity{UID: t.action}, &resource) {
-			p := s.policies[candidate.ID]
+		for _, p := range s.about(t) {
 			if p.forbid {
 				continue
 			}

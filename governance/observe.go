@@ -6,7 +6,6 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/governance/internal/index"
 )
 
 // A Mode says whether what policies deny is denied.
@@ -64,7 +63,7 @@ func (s *Snapshot) observes(principals []asker, t *target) bool {
 	for _, a := range principals {
 		q := s.ask(a.uid, t, a.claims)
 		found := len(q.find(s.observed, t)) > 0
-		q.give()
+		s.give(q)
 		if found {
 			return true
 		}
@@ -145,7 +144,7 @@ func (r *Request) askers(list []asker) []asker {
 }
 
 // verdicts asks Cedar for every principal, and appends what it says to out.
-func (s *Snapshot) verdicts(out []verdict, law *index.Index, principals []asker, t *target, context types.RecordMap) []verdict {
+func (s *Snapshot) verdicts(out []verdict, law *law, principals []asker, t *target, context types.RecordMap) []verdict {
 	for _, a := range principals {
 		if a.other != "" {
 			context[a.other] = a.half

@@ -247,7 +247,7 @@ func TestIndexIsExact(t *testing.T) {
 				if len(q.find(s.law, &tgt)) < len(all) {
 					fewer++
 				}
-				q.give()
+				s.give(q)
 			}
 		}
 	}

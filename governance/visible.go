@@ -89,13 +89,13 @@ func (s *Snapshot) Visible(ctx context.Context, a audit.Actor, action string, to
 // could joins the possible outcomes of all policies for one principal.
 func (s *Snapshot) could(principal types.EntityUID, t *target) Visibility {
 	q := s.ask(principal, t, nil)
-	defer q.give()
+	defer s.give(q)
 	// Where policies are only observed, their forbids and missing permits do not
 	// deny, and all others do.
 	observe := s.mode == Observe
 	permit, always, deny := observe, observe, false
 	for _, c := range q.find(s.law, t) {
-		p := s.policies[c.ID]
+		p := s.law.of(c)
 		var o cedarx.Outcomes
 		if p.readTags {
 			// Tags hold claims, which are unknown too: look at the scope only.

@@ -21,15 +21,17 @@ func indexed(policies cedar.PolicyIterator, entities types.EntityMap) *index.Ind
 	return index.New(list, entities)
 }
 
-// find looks up a request as the evaluator's store knows its entities.
-func find(x *index.Index, entities types.EntityMap, r cedar.Request) index.Candidates {
+// find looks up a request as the evaluator's store knows its entities, and
+// leaves its place in at.
+func find(x *index.Index, at *index.Place, entities types.EntityMap, r cedar.Request) index.Candidates {
 	get := func(id types.EntityUID) *types.Entity {
 		if e, ok := entities[id]; ok {
 			return &e
 		}
 		return &types.Entity{UID: id}
 	}
-	return x.Find(nil, get(r.Principal), get(r.Action), get(r.Resource))
+	x.Locate(at, get(r.Action), get(r.Resource))
+	return x.Find(nil, get(r.Principal), at)
 }
 
 // ids returns the determining and the failing policies, sorted.
@@ -49,13 +51,14 @@ func ids(d cedar.Diagnostic) (reasons, errs []cedar.PolicyID) {
 // the errors that all policies give, and that Rust Cedar gave.
 func TestCorpus(t *testing.T) {
 	requests, policies, asked := 0, 0, 0
+	var at index.Place // used again, by indexes of all sizes
 	cases := corpustest.Load(t, 10)
 	for _, c := range cases {
 		var entities types.EntityMap
 		require.NoError(t, entities.UnmarshalJSON(c.Entities), c.Name)
 		x := indexed(c.Policies, entities)
 		for i, r := range c.Requests {
-			candidates := find(x, entities, r.Request)
+			candidates := find(x, &at, entities, r.Request)
 			decision, diag := cedar.Authorize(candidates, entities, r.Request)
 			reasons, errs := ids(diag)
 			linear, diag := cedar.Authorize(c.Policies, entities, r.Request)
@@ -83,6 +86,7 @@ func TestCorpus(t *testing.T) {
 func TestCorpusTogether(t *testing.T) {
 	const together = 64
 	requests, policies, asked := 0, 0, 0
+	var at index.Place // used again, by indexes of all sizes
 	for cases := range slices.Chunk(corpustest.Load(t, 20), together) {
 		all := cedar.PolicyMap{}
 		for _, c := range cases {
@@ -95,7 +99,7 @@ func TestCorpusTogether(t *testing.T) {
 			require.NoError(t, entities.UnmarshalJSON(c.Entities), c.Name)
 			x := indexed(all, entities)
 			for i, r := range c.Requests {
-				candidates := find(x, entities, r.Request)
+				candidates := find(x, &at, entities, r.Request)
 				decision, diag := cedar.Authorize(candidates, entities, r.Request)
 				reasons, errs := ids(diag)
 				linear, diag := cedar.Authorize(all, entities, r.Request)

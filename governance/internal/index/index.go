@@ -19,7 +19,6 @@ import (
 	"iter"
 	"math/bits"
 	"slices"
-	"sync"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -31,18 +30,21 @@ import (
 type Policy struct {
 	ID     cedar.PolicyID
 	Policy *cedar.Policy
+	// Number is the place in the order of ids, from 0. New sets it.
+	Number int
 }
 
 // An Index holds policies by scope. It is immutable, and safe for concurrent
 // use.
 //
-// Finding takes time in proportion to the policies found, plus one machine word
-// for every 64 policies held; the index takes memory in proportion to the
-// entities that scopes name.
+// Finding takes time in proportion to the policies found and to those that are
+// listed for the principal, but at most one machine word for every 64 policies
+// for each entry that the principal is under; the index takes memory in
+// proportion to the entities that scopes name.
 type Index struct {
 	policies                    []Policy // without scope, sorted by id; their places are the numbers in sets
+	words                       int      // of a bitmap of all policies
 	principal, action, resource dimension
-	scratch                     sync.Pool // *scratchpad
 }
 
 // New makes an index of policies, whose ids must differ, over the entities that
@@ -65,94 +67,77 @@ func New(policies []Policy, entities types.EntityMap) *Index {
 			rest = cedarx.WithoutScope(p.Policy)
 			bare[gist] = rest
 		}
-		x.policies[i].Policy = rest
+		x.policies[i].Policy, x.policies[i].Number = rest, i
 	}
-	words := (len(policies) + 63) / 64
+	x.words = (len(policies) + 63) / 64
 	above := newLineage(entities)
 	for _, d := range []*dimension{&x.principal, &x.action, &x.resource} {
-		d.finish(words, entities, above)
+		d.finish(x.words, entities, above)
 	}
-	x.scratch.New = func() any { return newScratchpad(words) }
 	return x
 }
 
 // Len returns the number of policies held.
 func (x *Index) Len() int { return len(x.policies) }
 
-// Find appends to dst the policies whose scope matches, ordered by id, and
-// returns the extended slice.
+// A Place says which policies of one index match an action and a resource,
+// whoever asks. It can be kept for what is asked about often. The zero value is
+// ready for Locate.
+type Place struct {
+	bits, spare []uint64 // of all policies
+}
+
+// Locate makes at the place of an action and a resource. Room that at has is
+// used again.
 //
 // The parents of an entity are taken from those that the index was made with;
 // only for an entity that is not among them do the parents given here count.
 // Such an entity must not itself be above a known one.
-func (x *Index) Find(dst Candidates, principal, action, resource *types.Entity) Candidates {
-	b := x.scratch.Get().(*scratchpad)
-	defer x.scratch.Put(b)
-	b.join(x.principal.matching(principal), x.action.matching(action), x.resource.matching(resource))
-	for i := range b.numbers {
+func (x *Index) Locate(at *Place, action, resource *types.Entity) {
+	at.bits = bitmap(at.bits, x.words, x.action.matching(action))
+	at.spare = bitmap(at.spare, x.words, x.resource.matching(resource))
+	for i, w := range at.spare {
+		at.bits[i] &= w
+	}
+}
+
+// bitmap makes the union of sets, in room that there is if it will do.
+func bitmap(room []uint64, words int, sets []*set) []uint64 {
+	if cap(room) < words {
+		room = make([]uint64, words)
+	}
+	room = room[:words]
+	clear(room)
+	for _, s := range sets {
+		s.mark(room)
+	}
+	return room
+}
+
+// Find appends to dst the policies whose scope matches a principal at a place of
+// this index, ordered by id, and returns the extended slice. For the parents of
+// the principal, see Locate.
+func (x *Index) Find(dst Candidates, principal *types.Entity, at *Place) Candidates {
+	var few [64]int32 // most requests find less than that
+	found := few[:0]
+	for _, s := range x.principal.matching(principal) {
+		found = s.within(found, at.bits)
+	}
+	slices.Sort(found)
+	for _, i := range slices.Compact(found) { // a policy can stand under two entries
 		dst = append(dst, x.policies[i])
 	}
 	return dst
 }
 
-// About yields what Find would find for one principal or another: the policies
-// whose action and resource match, ordered by id.
-func (x *Index) About(action, resource *types.Entity) iter.Seq[Policy] {
+// About yields what Find would find for one principal or another, ordered by id.
+func (x *Index) About(at *Place) iter.Seq[Policy] {
 	return func(yield func(Policy) bool) {
-		b := x.scratch.Get().(*scratchpad)
-		defer x.scratch.Put(b)
-		b.join(x.action.matching(action), x.resource.matching(resource))
-		for i := range b.numbers {
-			if !yield(x.policies[i]) {
-				return
-			}
-		}
-	}
-}
-
-// A scratchpad has room for working out which policies match.
-type scratchpad struct {
-	all, one []uint64 // bitmaps of all policies
-	live     []int32  // the words of all that are not 0
-}
-
-func newScratchpad(words int) *scratchpad {
-	return &scratchpad{make([]uint64, words), make([]uint64, words), make([]int32, 0, words)}
-}
-
-// join works out what is in some set of each list, and leaves it in the live
-// words of all. After the first list only those words are looked at: others of
-// one hold anything.
-func (b *scratchpad) join(first []*set, more ...[]*set) {
-	clear(b.all)
-	for _, s := range first {
-		s.mark(b.all)
-	}
-	b.live = b.live[:0]
-	for i, w := range b.all {
-		if w != 0 {
-			b.live = append(b.live, int32(i))
-		}
-	}
-	for _, sets := range more {
-		for _, i := range b.live {
-			b.one[i] = 0
-		}
-		for _, s := range sets {
-			s.markIn(b.one, b.live)
-		}
-		for _, i := range b.live {
-			b.all[i] &= b.one[i]
-		}
-	}
-}
-
-// numbers yields the policies that join left.
-func (b *scratchpad) numbers(yield func(int) bool) {
-	for _, i := range b.live {
-		for w := b.all[i]; w != 0; w &= w - 1 {
-			if !yield(int(i)<<6 + bits.TrailingZeros64(w)) {
-				return
+		for i, w := range at.bits {
+			for ; w != 0; w &= w - 1 {
+				if !yield(x.policies[i<<6+bits.TrailingZeros64(w)]) {
+					return
+				}
 			}
 		}
 	}

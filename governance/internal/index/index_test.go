@@ -114,10 +114,9 @@ func (w world) ask(t require.TestingT, r *rand.Rand, x *index.Index) (found, all
 		}
 		store[id] = e
 	}
-	candidates := find(x, store, request)
-	action, resource := store[request.Action], store[request.Resource]
-	action.UID, resource.UID = request.Action, request.Resource
-	about := slices.Collect(x.About(&action, &resource))
+	var at index.Place
+	candidates := find(x, &at, store, request)
+	about := slices.Collect(x.About(&at))
 
 	describe := []any{"%+v\n%v\n%s", request, store, w.text}
 	require.True(t, slices.IsSortedFunc(candidates, func(a, b index.Policy) int { return strings.Compare(string(a.ID), string(b.ID)) }), describe...)
@@ -195,7 +194,9 @@ func FuzzIndexIsLinear(f *testing.F) {
 func TestEmpty(t *testing.T) {
 	x := index.New(nil, nil)
 	e := &types.Entity{UID: types.NewEntityUID("A", "a")}
-	require.Empty(t, x.Find(nil, e, e, e))
-	require.Empty(t, slices.Collect(x.About(e, e)))
+	var at index.Place
+	x.Locate(&at, e, e)
+	require.Empty(t, x.Find(nil, e, &at))
+	require.Empty(t, slices.Collect(x.About(&at)))
 	require.Zero(t, x.Len())
 }

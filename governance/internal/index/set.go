@@ -1,5 +1,7 @@
 package index
 
+import "math/bits"
+
 // A set holds numbers of policies: a few as a list, many as a bitmap, whichever
 // is smaller.
 type set struct {
@@ -34,14 +36,17 @@ func (s *set) mark(dst []uint64) {
 	}
 }
 
-// markIn is mark where only some words of dst matter.
-func (s *set) markIn(dst []uint64, words []int32) {
-	if s.bits != nil {
-		for _, i := range words {
-			dst[i] |= s.bits[i]
+// within appends the numbers of s that are also in a bitmap.
+func (s *set) within(dst []int32, other []uint64) []int32 {
+	for i, w := range s.bits {
+		for w &= other[i]; w != 0; w &= w - 1 {
+			dst = append(dst, int32(i<<6+bits.TrailingZeros64(w)))
 		}
 	}
 	for _, i := range s.list {
-		dst[i>>6] |= 1 << (i & 63)
+		if other[i>>6]&(1<<(i&63)) != 0 {
+			dst = append(dst, i)
+		}
 	}
+	return dst
 }
