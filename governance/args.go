@@ -48,11 +48,12 @@ type cedarArgs struct {
 }
 
 // convertArgs turns the arguments of one call into Cedar values, exactly or not
-// at all. Nothing is coerced, rounded or left out: what a value of its type
-// cannot carry is refused, a null is listed in nulls, a property that the
-// schema does not name in extra. The text must have passed checkStrict.
-func convertArgs(t *argType, src string) (cedarArgs, *argError) {
-	c := converter{cursor: cursor{src: src}, steps: maxSteps}
+// at all. Nothing is coerced or rounded: what a value of its type cannot carry is
+// refused, a null is listed in nulls, a property that the schema does not name in
+// extra. What nobody reads is held to the same and then left out. The text must
+// have passed checkStrict.
+func convertArgs(t *argType, src string, of *reads) (cedarArgs, *argError) {
+	c := converter{cursor: cursor{src: src}, steps: maxSteps, of: of}
 	if c.kind() != '{' {
 		return cedarArgs{}, &argError{err: errors.New("the arguments are not an object")}
 	}
@@ -63,17 +64,34 @@ func convertArgs(t *argType, src string) (cedarArgs, *argError) {
 	if err != nil {
 		return cedarArgs{}, err
 	}
-	return cedarArgs{args: rec, nulls: types.NewSet(c.nulls...), extra: types.NewSet(c.extra...)}, nil
+	return cedarArgs{args: rec, nulls: textSet(c.nulls), extra: textSet(c.extra)}, nil
+}
+
+func textSet(list []string) types.Set {
+	if len(list) == 0 {
+		return types.Set{}
+	}
+	vals := make([]types.Value, len(list))
+	for i, s := range list {
+		vals[i] = types.String(s)
+	}
+	return types.NewSet(vals...)
 }
 
 type converter struct {
 	cursor
 	steps        int // left for rules
-	nulls, extra []types.Value
+	nulls, extra []string
+	extras       int // listed or not
+	of           *reads
+	dry          bool // nobody reads this: check it, and make nothing
 }
 
 func (c *converter) record(t *argType, path string) (types.Record, *argError) {
-	m := make(types.RecordMap, len(t.fields))
+	var m types.RecordMap
+	if !c.dry {
+		m = make(types.RecordMap, len(t.fields))
+	}
 	var few uint64 // which fields were seen, when they are few
 	var many []bool
 	if len(t.fields) > 64 {
@@ -100,14 +118,21 @@ func (c *converter) record(t *argType, path string) (types.Record, *argError) {
 				return types.Record{}, &argError{at, errors.New("null, but it is required"), "send a value"}
 			}
 			c.word()
-			c.nulls = append(c.nulls, types.String(at))
+			if c.of == nil || c.of.nulls {
+				c.nulls = append(c.nulls, at)
+			}
 			continue
 		}
+		outer := c.dry
+		c.dry = outer || path == "" && !c.of.field(i)
 		v, err := c.value(f.typ, at)
 		if err != nil {
 			return types.Record{}, err
 		}
-		m[types.String(f.name)] = v
+		if !c.dry {
+			m[types.String(f.name)] = v
+		}
+		c.dry = outer
 	}
 	for i := range t.fields {
 		seen := few&(1<<(i&63)) != 0
@@ -117,6 +142,9 @@ func (c *converter) record(t *argType, path string) (types.Record, *argError) {
 		if t.fields[i].required && !seen {
 			return types.Record{}, &argError{t.fields[i].path, errors.New("missing, but it is required"), ""}
 		}
+	}
+	if c.dry {
+		return types.Record{}, nil
 	}
 	return types.NewRecord(m), nil
 }
@@ -135,10 +163,12 @@ func (c *converter) unknown(t *argType, path, name string) *argError {
 	if t.folded[foldName(name)] {
 		return &argError{at, errors.New("differs from an argument of the tool only in case or look"), "use the exact name"}
 	}
-	if len(c.extra) >= maxExtra {
+	if c.extras++; c.extras > maxExtra {
 		return &argError{at, fmt.Errorf("more than %d arguments that the tool does not name", maxExtra), ""}
 	}
-	c.extra = append(c.extra, types.String(at))
+	if c.of == nil || c.of.extra {
+		c.extra = append(c.extra, at)
+	}
 	c.skip()
 	return nil
 }
@@ -155,6 +185,7 @@ func (c *converter) check(t *argType, path string) *argError {
 	return nil
 }
 
+// value converts one value. What it returns when dry means nothing.
 func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 	if err := c.check(t, path); err != nil {
 		return nil, err
@@ -173,6 +204,9 @@ func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 			return nil, &argError{path, errEnum, ""}
 		}
 		if t.kind == kindString {
+			if c.dry {
+				return nil, nil
+			}
 			return types.String(s), nil
 		}
 		v, err := formatted(t.kind, s)
@@ -251,7 +285,7 @@ func (c *converter) free(k byte, path string) (types.Value, *argError) {
 		}
 	}
 	text, err := c.json(path)
-	if err != nil {
+	if err != nil || c.dry {
 		return nil, err
 	}
 	return types.NewRecord(types.RecordMap{"json": text, "keys": types.NewSet(keys...)}), nil
@@ -337,13 +371,21 @@ func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
 	if tooMany != nil {
 		return nil, tooMany
 	}
-	values := make([]types.Value, 0, count)
+	var values []types.Value
+	if !c.dry {
+		values = make([]types.Value, 0, count)
+	}
 	for c.open(); c.more(); {
 		v, err := c.value(elem, path)
 		if err != nil {
 			return nil, err
 		}
-		values = append(values, v)
+		if !c.dry {
+			values = append(values, v)
+		}
+	}
+	if c.dry {
+		return nil, nil
 	}
 	return types.NewSet(values...), nil
 }
@@ -354,6 +396,9 @@ func (c *converter) columns(t *argType, path string) (types.Value, *argError) {
 	if _, tooMany := c.count(path); tooMany != nil {
 		return nil, tooMany
 	}
+	// How many values there are of a property shows only once they are made.
+	defer func(outer bool) { c.dry = outer }(c.dry)
+	c.dry = false
 	g := make(gathered, len(t.fields))
 	path += "/*"
 	for c.open(); c.more(); {
@@ -388,7 +433,7 @@ func (c *converter) union(t *argType, k byte, path string) (types.Value, *argErr
 		return nil, mismatch(path, k, "something else")
 	}
 	v, err := c.value(t.fields[i].typ, path)
-	if err != nil {
+	if err != nil || c.dry {
 		return nil, err
 	}
 	return types.NewRecord(types.RecordMap{types.String(name): v}), nil

@@ -48,7 +48,7 @@ func BenchmarkArgs(b *testing.B) {
 				if err := checkStrict([]byte(src)); err != nil {
 					b.Fatal(err)
 				}
-				if _, err := convertArgs(at, src); err != nil {
+				if _, err := convertArgs(at, src, nil); err != nil {
 					b.Fatal(err)
 				}
 				if derived != nil {
@@ -72,7 +72,7 @@ func BenchmarkHostileArgs(b *testing.B) {
 			start := cpu()
 			for b.Loop() {
 				if checkStrict(text) == nil {
-					_, _ = convertArgs(at, src)
+					_, _ = convertArgs(at, src, nil)
 				}
 			}
 			b.ReportMetric(float64((cpu()-start).Nanoseconds())/1e3/float64(b.N), "cpu-µs/op")

@@ -64,7 +64,9 @@ func FuzzArgs(f *testing.F) {
 			require.NoError(t, err)
 			require.Equal(t, canon, again)
 		}
-		if a, argErr := convertArgs(at, src); argErr == nil {
+		a, argErr := convertArgs(at, src, nil)
+		requireSliced(t, at, src, a, argErr)
+		if argErr == nil {
 			requireSame(t, at, want, a)
 		}
 	})
@@ -379,7 +381,8 @@ func (tl *tool) accepts(t *testing.T, args string) bool {
 	if checkStrict([]byte(args)) != nil {
 		return false
 	}
-	a, argErr := convertArgs(tl.args, args)
+	a, argErr := convertArgs(tl.args, args, nil)
+	requireSliced(t, tl.args, args, a, argErr)
 	if argErr != nil {
 		return false
 	}

@@ -56,7 +56,7 @@ func sees(at *argType, src string) (string, error) {
 	if err := checkStrict([]byte(src)); err != nil {
 		return "strict-json", err
 	}
-	a, err := convertArgs(at, src)
+	a, err := convertArgs(at, src, nil)
 	if err != nil {
 		return "arguments", err
 	}
@@ -320,11 +320,11 @@ func TestManyFields(t *testing.T) {
 		args = append(args, fmt.Sprintf(`"f%d":%d`, i, i))
 	}
 	at := typed(t, `{"type":"object","properties":{`+strings.Join(props, ",")+`},"required":["f0","f64","f99"]}`, nil)
-	a, err := convertArgs(at, `{`+strings.Join(args, ",")+`}`)
+	a, err := convertArgs(at, `{`+strings.Join(args, ",")+`}`, nil)
 	require.Nil(t, err)
 	assert.Equal(t, 100, a.args.Len())
 	for _, missing := range []int{0, 64, 99} {
-		_, err := convertArgs(at, `{`+strings.Join(slices.Delete(slices.Clone(args), missing, missing+1), ",")+`}`)
+		_, err := convertArgs(at, `{`+strings.Join(slices.Delete(slices.Clone(args), missing, missing+1), ",")+`}`, nil)
 		require.NotNil(t, err, missing)
 		assert.Equal(t, fmt.Sprintf("/f%d", missing), err.path)
 	}
@@ -353,7 +353,7 @@ func TestHostileArguments(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := convertArgs(at, args)
+		_, err := convertArgs(at, args, nil)
 		runtime.ReadMemStats(&after)
 		assert.NotNil(t, err, name)
 		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)

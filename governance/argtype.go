@@ -396,7 +396,20 @@ func typeOfValues(s *schema) (name string) {
 // foldName makes names equal that a careless reader takes for one another:
 // compatibility forms, case, and the usual separators.
 func foldName(name string) string {
+	if isPlain(name) {
+		return name
+	}
 	return nameFold.Replace(strings.ToLower(norm.NFKC.String(name)))
+}
+
+// isPlain reports whether text is of small letters and digits of ASCII only.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
 }
 
 var nameFold = strings.NewReplacer("_", "", "-", "", ".", "", " ", "")

@@ -110,10 +110,11 @@ type Snapshot struct {
 	members  map[string]string // agent → profile
 	entities types.EntityMap
 	policies map[types.PolicyID]*policy
-	law      *law // what is enforced
-	observed *law // what is not: nil if everything is
-	whole    *law // both together, where there is something to observe
-	permits  *law // of law, when the mode is Observe
+	law      *law     // what is enforced
+	observed *law     // what is not: nil if everything is
+	whole    *law     // both together, where there is something to observe
+	permits  *law     // of law, when the mode is Observe
+	reads    []*reads // by the number of a tool
 	mode     Mode
 	errors   ErrorMode
 	seen     seen

@@ -81,7 +81,8 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 		now = s.clock()
 	}
 	guard := audit.GuardArguments
-	ctx, err := r.context(t, now)
+	of := s.readsAbout(&t)
+	ctx, err := r.context(&t, now, of)
 	if a := r.Approval; a != nil && err == nil {
 		if why := a.check(s, r, now); why != nil {
 			guard, err = audit.GuardApproval, why
@@ -103,7 +104,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 		}
 		return refuse(d, guard, hint)
 	}
-	if d.look, err = s.look(r, &t, ctx, now); err != nil {
+	if d.look, err = s.look(r, &t, ctx, now, of); err != nil {
 		if hit := s.ceiling(uid(typeAgent, r.Actor.Agent), &t); hit != nil {
 			return s.notInProfile(d, hit)
 		}
@@ -180,7 +181,7 @@ func (d *Decision) demand(p *policy, principal types.EntityUID) {
 		}
 	}
 	if p.rate.Count > 0 {
-		d.uses = append(d.uses, RateUse{p.id, principal.String(), p.rate})
+		d.uses = append(d.uses, RateUse{p.id, label(principal), p.rate})
 	}
 }
 
@@ -211,7 +212,7 @@ func (s *Snapshot) denial(d Decision, t *target, v *verdict, all []verdict) Deci
 	for i := range all {
 		for _, p := range all[i].reasons {
 			if p.profile != "" {
-				d.Principal = all[i].principal.String()
+				d.Principal = label(all[i].principal)
 				policies := d.Policies
 				d = s.notInProfile(d, p)
 				d.Policies = policies
@@ -219,7 +220,7 @@ func (s *Snapshot) denial(d Decision, t *target, v *verdict, all []verdict) Deci
 			}
 		}
 	}
-	d.Principal = v.principal.String()
+	d.Principal = label(v.principal)
 	switch {
 	case len(v.reasons) > 0 && v.reasons[0].forbid:
 		d.byPolicy = !slices.ContainsFunc(all, func(v verdict) bool { return len(v.errs) > 0 })

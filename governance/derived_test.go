@@ -49,7 +49,7 @@ func TestDerived(t *testing.T) {
 	text := schemaText([]Server{{Name: "s", Tools: []Tool{tl.def}}}, map[toolRef]*tool{{"s", "t"}: tl}, nil)
 	assert.Contains(t, text, `derived: {"ab"?: Long, "all": String, "l": Set<String>, "n": Long, "p": String, "q"?: String, "to"?: Set<String>, "u"?: String}`)
 	derived := func(args string) string {
-		_, argErr := convertArgs(tl.args, args)
+		_, argErr := convertArgs(tl.args, args, nil)
 		if argErr != nil {
 			return "refused: " + argErr.Error()
 		}
@@ -92,7 +92,7 @@ func TestDerivedLookAlikes(t *testing.T) {
 	require.NoError(t, err)
 	derive := func(other string) error {
 		args := `{"rows":[[{"url":"https://good.com","` + other + `":"https://evil.com"}]]}`
-		if _, err := convertArgs(tl.args, args); err != nil {
+		if _, err := convertArgs(tl.args, args, nil); err != nil {
 			return err
 		}
 		if _, err := deriveAll(tl.derived, args); err != nil {

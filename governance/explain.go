@@ -139,9 +139,9 @@ func (s *Snapshot) situations(r *Request) ([]situation, *target, bool) {
 	if now.IsZero() {
 		now = s.clock()
 	}
-	m, err := r.context(t, now)
+	m, err := r.context(&t, now, nil)
 	if err == nil {
-		_, err = s.look(r, &t, m, now)
+		_, err = s.look(r, &t, m, now, nil)
 	}
 	if err != nil {
 		return nil, nil, false

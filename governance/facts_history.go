@@ -94,9 +94,11 @@ func (d Decision) History() *History {
 
 // look puts into the context what policies for t ask about history: what the
 // request brings along, or else what the engine knows.
-func (s *Snapshot) look(r *Request, t *target, context types.RecordMap, now time.Time) (*look, error) {
+func (s *Snapshot) look(r *Request, t *target, context types.RecordMap, now time.Time, of *reads) (*look, error) {
 	plan := s.facts[t.action]
-	context["labels"] = types.Set{}
+	if of == nil || of.labels {
+		context["labels"] = types.Set{}
+	}
 	if plan == nil || !plan.asks() && !plan.feeds() {
 		return nil, nil
 	}

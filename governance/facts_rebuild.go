@@ -303,7 +303,7 @@ func (s *Snapshot) relook(r *Request) (*look, error) {
 	if plan == nil || !plan.feeds() {
 		return nil, nil
 	}
-	context, err := r.context(t, r.Time)
+	context, err := r.context(&t, r.Time, nil)
 	if err != nil {
 		return nil, err
 	}

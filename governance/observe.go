@@ -1,6 +1,7 @@
 package governance
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/cedar-policy/cedar-go/types"
@@ -53,6 +54,7 @@ func (s *Snapshot) laws(all []*policy) {
 	if s.mode == Observe {
 		s.permits = s.index(permits)
 	}
+	s.reads = s.readsOf(cmp.Or(s.whole, s.law))
 }
 
 // observes reports whether a policy that is only observed could matter here.

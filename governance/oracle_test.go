@@ -67,20 +67,28 @@ func TestCedarOracle(t *testing.T) {
 			req := w.request(r)
 			target, err := w.snap.resolve(&req)
 			require.NoError(t, err)
-			context, err := req.context(target, req.Time)
+			context, err := req.context(&target, req.Time, nil)
 			require.NoError(t, err, "%s", req.Args)
 			if a := req.Approval; a != nil {
 				context["approval"] = a.value(&req)
 			}
-			_, err = w.snap.look(&req, &target, context, req.Time)
+			_, err = w.snap.look(&req, &target, context, req.Time, nil)
 			require.NoError(t, err)
+			part, err := req.context(&target, req.Time, w.snap.readsAbout(&target))
+			require.NoError(t, err)
+			_, err = w.snap.look(&req, &target, part, req.Time, w.snap.readsAbout(&target))
+			require.NoError(t, err)
+			if v, ok := context["approval"]; ok {
+				part["approval"] = v
+			}
 			for _, who := range req.askers(nil) {
 				if who.other != "" {
-					context[who.other] = who.half
+					context[who.other], part[who.other] = who.half, who.half
 				}
-				ctx := types.NewRecord(context)
+				ctx, read := types.NewRecord(context), types.NewRecord(part)
 				delete(context, who.other)
-				ours := w.snap.evaluate(w.snap.law, who.uid, &target, ctx, who.claims)
+				delete(part, who.other)
+				ours := w.snap.evaluate(w.snap.law, who.uid, &target, read, who.claims)
 				theirs := o.ask(w.snap, who, &target, ctx)
 				decisions++
 

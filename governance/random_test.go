@@ -198,8 +198,9 @@ func TestVisibleIsSound(t *testing.T) {
 	}
 }
 
-// The index leaves out nothing: with it, every decision has the same effect,
-// reasons and errors as Cedar's own over all policies.
+// The index leaves out nothing, and nor does the context: every decision has the
+// same effect, reasons and errors as Cedar's own over all policies with
+// everything.
 func TestIndexIsExact(t *testing.T) {
 	t.Parallel()
 	r := seeded(t)
@@ -218,10 +219,12 @@ func TestIndexIsExact(t *testing.T) {
 			req := randomRequest(r, pick(r, randomActors...), target.action, target.server, target.name)
 			tgt, err := s.resolve(&req)
 			require.NoError(t, err)
-			context, err := req.context(tgt, req.Time)
+			context, err := req.context(&tgt, req.Time, nil)
+			require.NoError(t, err)
+			part, err := req.context(&tgt, req.Time, s.readsAbout(&tgt))
 			require.NoError(t, err)
 			for _, principal := range []types.EntityUID{uid(typeAgent, req.Actor.Agent), uid(typeUser, "u0")} {
-				got := s.evaluate(s.law, principal, &tgt, types.NewRecord(context), req.Claims)
+				got := s.evaluate(s.law, principal, &tgt, types.NewRecord(part), req.Claims)
 				store := overlay{static: s.entities, resource: tgt.dynamic, principal: s.principal(principal, req.Claims)}
 				effect, diag := cedar.Authorize(all, &store, cedar.Request{Principal: principal, Action: tgt.action, Resource: tgt.resource, Context: types.NewRecord(context)})
 				want, have := map[types.PolicyID]bool{}, map[types.PolicyID]bool{}

@@ -122,7 +122,7 @@ func (s *Snapshot) visitors(tb testing.TB, n int) []officeRequest {
 		req.Args = []byte(strings.Replace(officeArgs, "repo0", fmt.Sprintf("repo%d", r.IntN(8)), 1))
 		t, err := s.resolve(&req)
 		require.NoError(tb, err)
-		c, err := req.context(t, time.Now())
+		c, err := req.context(&t, time.Now(), s.readsAbout(&t))
 		require.NoError(tb, err)
 		principal := uid(typeAgent, req.Actor.Agent)
 		out[i] = officeRequest{req, t, types.NewRecord(c), overlay{static: s.entities, resource: t.dynamic, principal: s.principal(principal, nil)},

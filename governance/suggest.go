@@ -213,7 +213,7 @@ func (w *suggester) observe(r Recorded) error {
 	if err != nil {
 		return err
 	}
-	m, err := q.context(t, q.Time)
+	m, err := q.context(&t, q.Time, nil)
 	if err != nil {
 		return err
 	}

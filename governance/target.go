@@ -107,7 +107,7 @@ func (s *Snapshot) resolve(r *Request) (target, error) {
 	default:
 		e.Attributes = types.NewRecord(types.RecordMap{nameAttr: types.String(r.Name)})
 	}
-	return target{action: uid(typeAction, r.Action), resource: e.UID, dynamic: e, label: e.UID.String()}, nil
+	return target{action: uid(typeAction, r.Action), resource: e.UID, dynamic: e, label: label(e.UID)}, nil
 }
 
 // requestedHost is the one form of a host that a request names, which policies
@@ -143,7 +143,7 @@ func (r *Request) named() (action, resource string) {
 	if r.Server != "" {
 		name = toolKey(r.Server, r.Name)
 	}
-	return clip(r.Action), uid(t, clip(name)).String()
+	return clip(r.Action), label(uid(t, clip(name)))
 }
 
 func clip(s string) string {
@@ -167,12 +167,22 @@ func (r *Request) checkText() error {
 	return nil
 }
 
+// reads are the parts of the context of t that somebody reads.
+func (s *Snapshot) readsAbout(t *target) *reads {
+	if t.tool == nil {
+		return nil
+	}
+	return s.reads[t.tool.number]
+}
+
 // context is Cedar's context of a request, but for the other half of an agent
-// that acts for a user.
-func (r *Request) context(t target, now time.Time) (types.RecordMap, error) {
+// that acts for a user. It checks everything, and holds what is read.
+func (r *Request) context(t *target, now time.Time, of *reads) (types.RecordMap, error) {
 	m := make(types.RecordMap, 6+len(r.Attrs))
-	m["now"] = types.NewDatetime(now)
-	if r.Actor.Session != "" {
+	if of == nil || of.now {
+		m["now"] = types.NewDatetime(now)
+	}
+	if r.Actor.Session != "" && (of == nil || of.session) {
 		m["session"] = types.String(r.Actor.Session)
 	}
 	attrs := verbs[r.Action].attrs
@@ -203,17 +213,25 @@ func (r *Request) context(t target, now time.Time) (types.RecordMap, error) {
 		}
 		src = string(r.Args)
 	}
-	a, argErr := convertArgs(t.tool.args, src)
+	a, argErr := convertArgs(t.tool.args, src, of)
 	if argErr != nil {
 		return nil, argErr
 	}
-	m["args"], m["nulls"], m["extra"] = a.args, a.nulls, a.extra
+	m["args"] = a.args
+	if of == nil || of.nulls {
+		m["nulls"] = a.nulls
+	}
+	if of == nil || of.extra {
+		m["extra"] = a.extra
+	}
 	if len(t.tool.derived) > 0 {
 		d, argErr := deriveAll(t.tool.derived, src)
 		if argErr != nil {
 			return nil, argErr
 		}
-		m["derived"] = d
+		if of == nil || of.derived {
+			m["derived"] = d
+		}
 	}
 	return m, nil
 }

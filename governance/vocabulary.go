@@ -138,3 +138,14 @@ func classAction(server string, c Class) string { return server + ":" + string(c
 func uid(t types.EntityType, id string) types.EntityUID {
 	return types.NewEntityUID(t, types.String(id))
 }
+
+// label is an entity as Cedar prints it, which looks at each character for one to
+// escape and takes its time: most names have none.
+func label(e types.EntityUID) string {
+	for i := range len(e.ID) {
+		if c := e.ID[i]; c < ' ' || c > '~' || c == '"' || c == '\'' || c == '\\' {
+			return e.String()
+		}
+	}
+	return string(e.Type) + `::"` + string(e.ID) + `"`
+}

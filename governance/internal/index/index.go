@@ -80,6 +80,10 @@ func New(policies []Policy, entities types.EntityMap) *Index {
 // Len returns the number of policies held.
 func (x *Index) Len() int { return len(x.policies) }
 
+// All returns all policies, ordered by id, as Find would hand them out. The slice
+// is shared: do not change it.
+func (x *Index) All() Candidates { return x.policies }
+
 // A Place says which policies of one index match an action and a resource,
 // whoever asks. It can be kept for what is asked about often. The zero value is
 // ready for Locate.
