@@ -116,3 +116,51 @@ func waitFor(log *audit.Log, size uint64) error {
 	}
 	return nil
 }
+
+// BenchmarkLevels is what a call costs at each level of its arguments, without a
+// disk: the ratios to LevelCommitted are what counts.
+func BenchmarkLevels(b *testing.B) {
+	for _, writers := range []int{1, 64} {
+		logs := map[audit.Level]*audit.Log{}
+		for level := audit.LevelMetadata; level <= audit.LevelFull; level++ {
+			log, err := audit.New(new(audittest.Memory), &audit.Options{
+				Key: must(audit.NewKey("bench")), Values: new(audittest.Memory), KEK: audit.NewKEK(),
+				Level: func(audit.Record) audit.Level { return level },
+			})
+			require.NoError(b, err)
+			logs[level] = log
+		}
+		logs[audit.LevelDefault] = must(audit.New(new(audittest.Memory), &audit.Options{Key: must(audit.NewKey("bench"))})) // keeps no values
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
+			in := intent("standup", "slack__post")
+			took := map[audit.Level]time.Duration{}
+			const round = 256 // alternated, so that a busy machine slows all
+			for done := 0; done < b.N; done += round {
+				for level, log := range logs {
+					start := time.Now()
+					var wg sync.WaitGroup
+					for range writers {
+						wg.Go(func() {
+							for range round / writers {
+								_, err := log.Begin(ctx, in)
+								if err != nil {
+									b.Error(err)
+								}
+							}
+						})
+					}
+					wg.Wait()
+					took[level] += time.Since(start)
+				}
+			}
+			committed := float64(took[audit.LevelCommitted])
+			b.ReportMetric(float64(took[audit.LevelMetadata])/committed, "metadata/committed")
+			b.ReportMetric(float64(took[audit.LevelDefault])/committed, "no-values/committed")
+			b.ReportMetric(float64(took[audit.LevelFull])/committed, "full/committed")
+			b.ReportMetric(committed/float64((b.N+round-1)/round*round), "committed-ns")
+		})
+		for _, log := range logs {
+			require.NoError(b, log.Close())
+		}
+	}
+}

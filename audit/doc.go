@@ -48,7 +48,8 @@
 //
 // A record is a [Record]: its number, the time, and an intent, an outcome or an
 // event. Numbers start at 1 and have no gaps. An outcome names the number of
-// its intent in "call". Arguments are not in the log but a [Commitment] to them.
+// its intent in "call". Arguments are not in the log but a [Commitment] to them:
+// see below.
 // Strings hold no raw control characters, line separators or marks that reorder
 // text: they are escaped, so a record is one line for every reader and cannot
 // drive a terminal. A record has at most [MaxRecord] bytes. Readers ignore
@@ -114,6 +115,36 @@
 // trusts, which one comes next: [Verify] needs any one of them. A key that the log
 // was rotated away from comes back by [Log.Rotate] only: where the last segment
 // names an older key than the newest, [Open] reads the whole log before it goes on.
+//
+// # Arguments
+//
+// What an agent sent is what an auditor asks for first, and what a person may have
+// the right to see erased. So a record only commits to arguments, and is never
+// changed; the arguments themselves ([LevelFull]: by default of what was denied,
+// writes or destroys) are encrypted in a folder of their own ([Options.ValuesDir]),
+// which no proof depends on:
+//
+//   - "values.v1." files hold them, a line each, under a key that is derived from
+//     a data key and the commitment's salt, and bound to the commitment;
+//   - "keys.v1.jsonl" holds the data keys, one for each pair of agent and user and
+//     for at most 30 days, wrapped by the [KEK], which is kept elsewhere.
+//
+// Values are durable before the record that commits to them, so a crash leaves at
+// most a value without a record. Where they are read ([OpenValues]), what was
+// changed or swapped is found, and what is missing is reported and explained by
+// the erasures on record ([Values.Check]).
+//
+// [Log.Erase] destroys data keys, then values. Two things follow. Backups of
+// keys.v1.jsonl must be kept no longer than one may take to erase, for with the
+// KEK they read every old copy of the values; the KEK itself and the values can be
+// backed up at will. And overwriting a file says nothing about the blocks of the
+// disk below it: where an attacker has those too, keep the folder on an encrypted
+// disk. [Log.Prune] does the same with what is old, and [Log.Hold] forbids both.
+// Records themselves are never pruned, and names in them are not erased.
+//
+// [Values.Reveal] shows the arguments of a record, and [Disclosure.Only] one field
+// of them, in a form that convinces whoever has the record ([VerifyDisclosure])
+// and, with its proof, whoever has only the log's verifier key.
 //
 // # How far a record is waited for
 //

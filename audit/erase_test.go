@@ -193,6 +193,18 @@ func TestEraseIsKilledAtEveryWrite(t *testing.T) {
 						for _, seq := range []uint64{1, 3, 5} {
 							require.NotContains(t, string(l.vs.PowerCut(0).Bytes()), b64(l.record(seq).Args.Salt))
 						}
+						for name, f := range l.vs.FS() {
+							for line := range bytes.Lines(bytes.TrimRight(f.Data, "\x00")) {
+								if line = bytes.TrimSpace(line); len(line) == 0 {
+									continue
+								}
+								_, err := audit.ParseValueLine(line)
+								if name == "keys.v1.jsonl" {
+									_, err = audit.ParseKeyLine(line)
+								}
+								require.NoError(t, err, "half a line is left in %s", name)
+							}
+						}
 						if subject.User != "" {
 							require.NotContains(t, string(l.vs.PowerCut(0).Bytes()), `"user":"u"`)
 						}

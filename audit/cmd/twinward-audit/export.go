@@ -21,6 +21,9 @@ func exportCommand() command {
 	t.register(fs)
 	format := fs.String("format", "", "ndjson, csv, ocsf, ocsf-1.9 or cloudevents")
 	origin := fs.String("origin", "", "the log's name in the export")
+	subject := fs.String("subject", "", "everything about agent=NAME or user=NAME")
+	var read reading
+	read.register(fs)
 	name := fs.String("o", "", "the file to write, instead of the standard output")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		if err := sel.check(); err != nil {
@@ -31,10 +34,14 @@ func exportCommand() command {
 		if *format == "ocsf-1.9" {
 			f, opts.OCSFVersion = export.OCSF, export.OCSF19
 		}
-		if *format == "" {
+		who, err := exportOf(*subject, *format, sel, read)
+		if err != nil {
+			return err
+		}
+		if *format == "" && *subject == "" {
 			return fmt.Errorf("%w: -format is missing", errUsage)
 		}
-		if err := export.Write(io.Discard, f, nothing, &opts); errors.Is(err, export.ErrFormat) {
+		if err := export.Write(io.Discard, cmp.Or(f, export.NDJSON), nothing, &opts); errors.Is(err, export.ErrFormat) {
 			return fmt.Errorf("%w: -format: %w", errUsage, err)
 		}
 		if t.key != "" {
@@ -50,10 +57,32 @@ func exportCommand() command {
 		} else if len(t.anchors) > 0 {
 			return fmt.Errorf("%w: -anchor needs -key", errUsage)
 		}
+		values, err := read.open(ctx, dir)
+		if err != nil {
+			return err
+		}
 		return writeTo(*name, out, func(w io.Writer) error {
+			if *subject != "" {
+				return writeSubject(ctx, w, who, values, sel.records(ctx, os.DirFS(dir)))
+			}
 			return export.Write(w, f, sel.records(ctx, os.DirFS(dir)), &opts)
 		})
 	}}
+}
+
+// exportOf checks that the flags about a subject go together with the others.
+func exportOf(subject, format string, sel selection, read reading) (audit.Subject, error) {
+	switch {
+	case subject == "" && (read.kek != "" || read.dir != ""):
+		return audit.Subject{}, fmt.Errorf("%w: -kek and -values are for -subject", errUsage)
+	case subject == "":
+		return audit.Subject{}, nil
+	case format != "" && format != string(export.NDJSON):
+		return audit.Subject{}, fmt.Errorf("%w: -subject is written as ndjson", errUsage)
+	case sel.Agent != "":
+		return audit.Subject{}, fmt.Errorf("%w: -subject and -agent exclude each other", errUsage)
+	}
+	return parseWho(subject)
 }
 
 // nothing are no records.

@@ -2,13 +2,21 @@
 // needs the log's folder and no host.
 //
 //	twinward-audit verify -key KEY [-anchor FILE]... [-json] LOG
-//	twinward-audit show   [SELECTION] [-json] LOG
+//	twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
 //	twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
 //	twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
 //	                      [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
 //	twinward-audit export -format F [SELECTION] [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+//	twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
 //	twinward-audit prove  -record N LOG
-//	twinward-audit check  -key KEY PROOF
+//	twinward-audit check  -key KEY [-disclosure FILE] PROOF
+//
+//	twinward-audit values   [-kek FILE] [-values DIR] [-json] LOG
+//	twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
+//	twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG
+//	twinward-audit prune    OFFICE [-keep D [-short]] LOG
+//	twinward-audit hold     OFFICE -matter M [-agent A] [-user U] [-records N,N] LOG
+//	twinward-audit release  OFFICE -matter M LOG
 //
 // LOG is the log's folder. KEY is the log's verifier key, or a file that holds
 // it; take it from a place that the log's writer cannot change. FILE is a
@@ -49,10 +57,33 @@
 // cloudevents. It verifies only when it is given a key, and then first; -origin
 // is the log's name in the export, that of the key if there is one.
 //
+// # Arguments
+//
+// A log keeps the arguments of denied, writing and destructive acts encrypted in
+// the folder LOG.values. show prints them when it is given the file of the
+// key-encryption key with -kek; with -json each line is then an object of "record", "arguments" (or "arguments_raw", base64) and "value".
+// export -subject writes everything on record about one agent or user in this
+// form: their acts, and what was done to or by them.
+//
+// values says what became of the arguments, and which are missing though no
+// erasure is on record; that is no fault of the log, so its status is 0. disclose
+// prints the arguments of one record, or one member of them, with what opens the
+// record's commitment; check -disclosure verifies it together with a proof.
+//
+// erase makes arguments unreadable and leaves every proof valid; prune does so
+// with those older than -keep (4416h, six months); hold forbids both for what it
+// names, or for everything, until release. They write to the log, so its host
+// must have stopped. OFFICE is
+//
+//	-by WHO -reason WHY  required, and on record
+//	-keyfile FILE        the log's key, instead of LOG.key
+//	-values DIR          the arguments, instead of LOG.values
+//	-json                print the result as JSON
+//
 // # Exit status
 //
 //	0  all is well
-//	1  verification failed, or a log cannot be read or the output not written
+//	1  verification failed, a hold forbids it, or a log cannot be read or written
 //	2  the command was not understood; nothing was done
 package main
 
@@ -75,14 +106,22 @@ const (
 
 const usage = `Usage:
   twinward-audit verify -key KEY [-anchor FILE]... [-json] LOG
-  twinward-audit show   [SELECTION] [-json] LOG
+  twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
   twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
   twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
                         [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
   twinward-audit export -format ndjson|csv|ocsf|ocsf-1.9|cloudevents [SELECTION]
                         [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+  twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
   twinward-audit prove  -record N LOG
-  twinward-audit check  -key KEY PROOF
+  twinward-audit check  -key KEY [-disclosure FILE] PROOF
+  twinward-audit values   [-kek FILE] [-values DIR] [-json] LOG
+  twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
+  twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG
+  twinward-audit prune    OFFICE [-keep D [-short]] LOG
+  twinward-audit hold     OFFICE -matter M [-agent A] [-user U] [-records N,N] LOG
+  twinward-audit release  OFFICE -matter M LOG
+OFFICE is -by WHO -reason WHY [-keyfile FILE] [-values DIR] [-json].
 SELECTION is any of -agent A, -door D, -action X, -kind K, -decision allow|deny,
 -policy P, -since T, -until T, -seq N. T is a time, a date or how long ago (36h).
 KEY is a verifier key or a file that holds one; FILE is a checkpoint kept elsewhere.
@@ -129,6 +168,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		c = proveCommand()
 	case "check":
 		c = checkCommand()
+	case "values":
+		c = valuesCommand()
+	case "disclose":
+		c = discloseCommand()
+	case "erase":
+		c = eraseCommand()
+	case "prune":
+		c = pruneCommand()
+	case "hold":
+		c = holdCommand(false)
+	case "release":
+		c = holdCommand(true)
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 		return exitOK

@@ -31,6 +31,7 @@ func checkCommand() command {
 	fs := flag.NewFlagSet("check", flag.ContinueOnError)
 	var t trust
 	t.registerKey(fs)
+	disclosure := fs.String("disclosure", "", "a file that discloses arguments of the record")
 	return command{flags: fs, run: func(_ context.Context, name string, out io.Writer) error {
 		opts, err := t.options()
 		if err != nil {
@@ -46,6 +47,9 @@ func checkCommand() command {
 		}
 		_, err = fmt.Fprintf(out, "proven: record %d is in the log %s, which had %d records\n%s\n",
 			p.Seq, visible.Text(p.Checkpoint.Origin), p.Checkpoint.Size, visible.Text(string(p.Record)))
-		return err
+		if err != nil || *disclosure == "" {
+			return err
+		}
+		return printDisclosure(out, *disclosure, p.Record)
 	}}
 }

@@ -22,13 +22,30 @@ func showCommand() command {
 	var sel selection
 	sel.register(fs)
 	asJSON := fs.Bool("json", false, "print records as JSON, one a line")
+	var read reading
+	read.register(fs)
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		if err := sel.check(); err != nil {
 			return err
 		}
+		values, err := read.open(ctx, dir)
+		if err != nil {
+			return err
+		}
 		w := bufio.NewWriter(out)
-		err := printRecords(w, sel.records(ctx, os.DirFS(dir)), *asJSON)
-		return errors.Join(err, w.Flush())
+		records := sel.records(ctx, os.DirFS(dir))
+		if values == nil {
+			return errors.Join(printRecords(w, records, *asJSON), w.Flush())
+		}
+		for r, err := range records {
+			if err == nil {
+				err = printKnown(ctx, w, values, r, *asJSON)
+			}
+			if err != nil {
+				return errors.Join(err, w.Flush())
+			}
+		}
+		return w.Flush()
 	}}
 }
 

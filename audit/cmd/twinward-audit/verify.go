@@ -52,13 +52,15 @@ func (t *trust) options() (*audit.VerifyOptions, error) {
 }
 
 // readSmall reads a file of at most 1 MiB.
-func readSmall(name string) (string, error) {
+func readSmall(name string) (string, error) { return readUpTo(name, 1<<20) }
+
+func readUpTo(name string, limit int64) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	b, err := io.ReadAll(io.LimitReader(f, limit))
 	return string(b), err
 }
 
