@@ -111,10 +111,10 @@ func (l *Log) put(e entry, at time.Time) *batch {
 		l.busy = true
 		b.lead <- struct{}{}
 	}
-	if e.async && !b.helped {
+	if (e.async || l.remote) && !b.helped {
 		// Somebody has to be there to commit it. Close waits for them.
 		b.helped = true
-		l.helpers.Go(func() { _ = l.wait(context.Background(), b) })
+		l.helpers.Go(func() { _ = l.waitOrLead(context.Background(), b, b.lead) })
 	}
 	return b
 }
@@ -122,13 +122,21 @@ func (l *Log) put(e entry, at time.Time) *batch {
 // wait returns when the batch is durable or has failed, or ctx has ended. It
 // commits the batch if that falls to the caller.
 func (l *Log) wait(ctx context.Context, b *batch) error {
+	if l.remote {
+		return l.waitOrLead(ctx, b, nil) // somebody commits it who has more time
+	}
+	return l.waitOrLead(ctx, b, b.lead)
+}
+
+// waitOrLead commits the batch if the token comes through lead.
+func (l *Log) waitOrLead(ctx context.Context, b *batch, lead <-chan struct{}) error {
 	select {
 	case <-b.done:
 		return b.err
-	case <-b.lead:
+	case <-lead:
 	case <-ctx.Done():
 		select {
-		case <-b.lead: // nobody else may be left to do it
+		case <-lead: // nobody else may be left to do it
 		default:
 			return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 		}

@@ -86,6 +86,7 @@ type Log struct {
 	anchors []Anchor
 	clock   func() time.Time
 	st      Storage
+	remote  bool // it is a RemoteStorage
 	segSize int64
 	mode    Mode
 	queue   int
@@ -221,6 +222,7 @@ func open(st Storage, o Options) (*Log, error) {
 		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, level: o.Level,
 	}
 	l.floods.lock = make(chan struct{}, 1)
+	_, l.remote = st.(RemoteStorage)
 	if l.clock == nil {
 		l.clock = time.Now
 	}

@@ -32,6 +32,15 @@ type Storage interface {
 	Close() error
 }
 
+// A RemoteStorage is a [Storage] that may be out of reach for a while, in which a
+// Sync waits. The log then has a goroutine of its own wait for it and no caller,
+// so that who calls is refused when their context ends ([ErrBusy]).
+type RemoteStorage interface {
+	Storage
+	// Remote marks the storage and does nothing.
+	Remote()
+}
+
 // A StorageFile is a file that is being written.
 type StorageFile interface {
 	// WriteAt fails if it wrote less than all.
