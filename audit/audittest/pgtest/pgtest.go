@@ -27,8 +27,9 @@ type Server struct {
 	dir  string
 	user *syscall.Credential // who runs it: PostgreSQL refuses to be root
 
-	cmd *exec.Cmd
-	out *output
+	cmd    *exec.Cmd
+	out    *output
+	exited chan struct{} // closed when cmd has
 }
 
 // Start runs an empty server until the test ends. It skips the test unless
@@ -69,15 +70,11 @@ func (s *Server) DSN() string {
 	return fmt.Sprintf("host=%s user=postgres dbname=postgres", s.dir)
 }
 
-// Run starts the server again after Stop, with what it holds.
+// Run starts the server again after Stop or Kill, with what it holds.
 func (s *Server) Run() {
 	s.t.Helper()
 	s.out = &output{}
-	s.cmd = s.command("postgres", "-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off")
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatalf("pgtest: %v", err)
-	}
+	s.start()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if s.command("pg_isready", "-q", "-h", s.dir).Run() == nil {
 			return
@@ -85,16 +82,42 @@ func (s *Server) Run() {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("pgtest: the server does not come up:\n%s", s.out)
 		}
+		select {
+		case <-s.exited: // processes of the one that was killed are still at work
+			s.start()
+		default:
+		}
 	}
 }
 
+func (s *Server) start() {
+	s.t.Helper()
+	s.cmd = s.command("postgres", "-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off")
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatalf("pgtest: %v", err)
+	}
+	cmd, exited := s.cmd, make(chan struct{})
+	s.exited = exited
+	go func() {
+		_ = cmd.Wait() // its status is that of the signal
+		close(exited)
+	}()
+}
+
 // Stop ends the server at once, with all connections.
-func (s *Server) Stop() {
+func (s *Server) Stop() { s.end(syscall.SIGQUIT) } // immediate shutdown
+
+// Kill ends the server as a crash does: it cannot tell anybody, its own processes
+// included.
+func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+func (s *Server) end(how syscall.Signal) {
 	if s.cmd == nil || s.cmd.Process == nil {
 		return
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGQUIT) // immediate shutdown
-	_ = s.cmd.Wait()                          // its status is that of the signal
+	_ = s.cmd.Process.Signal(how)
+	<-s.exited
 	s.cmd = nil
 }
 
