@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // An Anchor keeps checkpoints where the writer of the log cannot change them: a
@@ -25,9 +27,23 @@ type AnchorReader interface {
 	Latest(ctx context.Context) ([]byte, error)
 }
 
+// A ProofAnchor is an Anchor that takes a checkpoint only with the proof that the
+// log did nothing but grow since the one it took before. [Witness] is one.
+type ProofAnchor interface {
+	Anchor
+	// PublishProof is Publish for such an anchor. grown returns the RFC 6962
+	// consistency proof from the log's first old records to the checkpoint.
+	PublishProof(ctx context.Context, checkpoint []byte, grown func(old uint64) ([]tlog.Hash, error)) error
+}
+
 // FileAnchor keeps the newest checkpoint in a file, replaced as a whole. The
-// file must lie outside the log's folder, or [Open] refuses; better on a disk
-// that the host's administrator does not own.
+// file must lie outside the log's folder, or [Open] refuses.
+//
+// Whatever the log's writer can replace is no protection from that writer, or
+// from who has taken the host over: the file counts only if the disk it is on
+// keeps what was there before (another machine's, with snapshots). Without such a
+// disk let another uid or host fetch the checkpoints, with "twinward-audit
+// anchor": see [CheckAnchorFile].
 func FileAnchor(path string) AnchorReader { return fileAnchor(path) }
 
 type fileAnchor string

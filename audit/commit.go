@@ -189,6 +189,7 @@ func (l *Log) flush(b *batch) error {
 	l.mu.Lock()
 	l.durable = position{l.seg.n, l.seg.used}
 	l.last = b.checkpoint
+	l.grew(b.leaves)
 	l.mu.Unlock()
 	if b.rotate != nil {
 		l.key.Store(b.rotate)

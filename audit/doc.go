@@ -146,6 +146,23 @@
 // of them, in a form that convinces whoever has the record ([VerifyDisclosure])
 // and, with its proof, whoever has only the log's verifier key.
 //
+// # Anchors
+//
+// A log tells its anchors checkpoints on a schedule ([Options.AnchorEvery],
+// [Options.AnchorRecords]) and when it is closed. No record waits for an anchor,
+// unless [Options.AwaitAnchors] says so; what an anchor does not cover yet, or
+// refuses, is in [Log.AnchorStates]. What counts as one:
+//
+//   - a witness ([Witness]), which signs only what continues all it has signed;
+//   - a file or folder of another uid or host, which fetches the checkpoints
+//     itself ("twinward-audit anchor");
+//   - anything else that the log's writer can add to and not take away from, such
+//     as a git repository that refuses forced pushes (package gitanchor).
+//
+// A file that the log's writer can replace ([FileAnchor] on the host's own disk)
+// finds accidents, and the attacker who forgets it. [CheckAnchorFile] tells it
+// from an anchor.
+//
 // # How far a record is waited for
 //
 // By default all is: see [Mode] for what is softer. Records wait in a line of

@@ -25,9 +25,26 @@ type Options struct {
 	// OldKeys are the keys before Key, newest first, of a log whose key was
 	// rotated ([Log.Rotate]). With a KeyFile they are in it.
 	OldKeys []*Key
-	// Anchors are told the closing checkpoint, and others by [Log.Checkpoint].
-	// With none, a truncated or replaced log cannot be told from the real one.
+	// Anchors are told checkpoints as AnchorEvery and AnchorRecords say, by
+	// [Log.Checkpoint] and by Close. With none, a truncated or replaced log cannot
+	// be told from the real one.
 	Anchors []Anchor
+	// AnchorEvery is how long a record waits until an anchor is told of it, at most.
+	// Zero means [DefaultAnchorEvery], negative for ever. It is real time, whatever
+	// Clock says: a clock that is set back holds up no anchor.
+	AnchorEvery time.Duration
+	// AnchorRecords is after how many new records an anchor is told at once. Zero
+	// means [DefaultAnchorRecords], negative never. An anchor that is slower than
+	// the log gets the newest checkpoint when it is ready for one.
+	AnchorRecords int
+	// AwaitAnchors acknowledges a record only when every anchor has taken a
+	// checkpoint that covers it. An anchor that is down then stops all acts. It has
+	// no effect on what [Mode] does not wait for.
+	AwaitAnchors bool
+	// OnAnchor is told the outcome of each attempt to tell an anchor. It is called
+	// by a goroutine of the anchor's own, or by Checkpoint or Close, and must not
+	// call the log. Nil is fine: see [Log.AnchorStates].
+	OnAnchor func(AnchorState)
 	// SegmentSize is the size in bytes at which the log goes on in a new file.
 	// Zero means [DefaultSegmentSize]. A batch is never split, so that a file may
 	// be larger.
@@ -83,7 +100,6 @@ type Options struct {
 // ends with a signed checkpoint, written and synced with it.
 type Log struct {
 	key     atomic.Pointer[Key] // signs the next checkpoint
-	anchors []Anchor
 	clock   func() time.Time
 	st      Storage
 	remote  bool // it is a RemoteStorage
@@ -124,11 +140,13 @@ type Log struct {
 	ring     []*Key // all keys, newest first
 	keyFile  string // they are kept in, or empty
 
-	publishing sync.Mutex
-
 	opened  uint64 // signed records that the opening found
 	feeds   []*feed
 	feeding sync.WaitGroup // their goroutines
+
+	anchors []*anchorWorker
+	await   bool
+	recent  *growth // the newest leaves, for anchors that ask for proofs, or nil
 }
 
 // A position is a place in the log.
@@ -161,7 +179,7 @@ func Open(dir string, opts *Options) (*Log, error) {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	for _, a := range o.Anchors {
-		if fa, ok := a.(fileAnchor); ok {
+		if fa, ok := a.(interface{ outside(dir string) error }); ok {
 			if err := fa.outside(dir); err != nil {
 				return nil, err
 			}
@@ -218,7 +236,7 @@ func open(st Storage, o Options) (*Log, error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	l := &Log{
-		anchors: o.Anchors, clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
+		clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
 		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, level: o.Level,
 	}
 	l.floods.lock = make(chan struct{}, 1)
@@ -235,6 +253,7 @@ func open(st Storage, o Options) (*Log, error) {
 	if l.reserve == 0 {
 		l.reserve = defaultReserve
 	}
+	l.setAnchors(o)
 	l.reserve = max(l.reserve, 0)
 	isNew := false
 	if last == 1 {
@@ -251,6 +270,7 @@ func open(st Storage, o Options) (*Log, error) {
 			l.keyFile = o.KeyFile
 		}
 		err = l.recover(context.Background(), first, last)
+		l.keepRecent()
 	}
 	if err == nil && l.mode != Strict {
 		err = l.recordMode()
@@ -260,6 +280,7 @@ func open(st Storage, o Options) (*Log, error) {
 		return nil, errors.Join(err, l.values.close(), l.seg.f.Close(), st.Close())
 	}
 	l.startFeeds(o.Sinks, o.Logger)
+	l.startAnchors(o)
 	return l, nil
 }
 
@@ -318,7 +339,7 @@ func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	if async {
 		return &call{log: l, seq: seq, start: at}, nil
 	}
-	if err := l.wait(ctx, b); err != nil {
+	if err := l.settle(ctx, b, seq); err != nil {
 		l.abandon(ctx, seq, err)
 		return nil, err
 	}
@@ -364,11 +385,11 @@ func (l *Log) append(ctx context.Context, ev Event) error {
 		return err
 	}
 	async := l.mode == BestEffort
-	b, _, _, err := l.keep(ctx, body{Event: &ev}, entry{free: l.reserve / 2, async: async})
+	b, seq, _, err := l.keep(ctx, body{Event: &ev}, entry{free: l.reserve / 2, async: async})
 	if err != nil || async {
 		return err
 	}
-	return l.wait(ctx, b)
+	return l.settle(ctx, b, seq)
 }
 
 // abandon closes an intent whose caller left before it was durable, without
@@ -410,11 +431,11 @@ func (c *call) End(_ context.Context, out Outcome) error {
 		return err
 	}
 	async := c.log.mode != Strict
-	b, _, _, err := c.log.add(context.Background(), entry{enc: enc, async: async})
+	b, seq, _, err := c.log.add(context.Background(), entry{enc: enc, async: async})
 	if err != nil || async {
 		return err
 	}
-	return c.log.wait(context.Background(), b)
+	return c.log.settle(context.Background(), b, seq)
 }
 
 // Checkpoint publishes the newest checkpoint to the anchors and returns it. It
@@ -423,24 +444,10 @@ func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	if l == nil {
 		return Checkpoint{}, ErrNoLog
 	}
-	return l.publish(ctx)
-}
-
-// publish is done by one goroutine at a time, so that no anchor is told an older
-// checkpoint after a newer one.
-func (l *Log) publish(ctx context.Context) (Checkpoint, error) {
-	l.publishing.Lock()
-	defer l.publishing.Unlock()
 	l.mu.Lock()
 	cp := l.last
 	l.mu.Unlock()
-	var errs []error
-	for _, a := range l.anchors {
-		if err := a.Publish(ctx, cp.Text); err != nil {
-			errs = append(errs, fmt.Errorf("%w: %w", ErrAnchor, err))
-		}
-	}
-	return cp, errors.Join(errs...)
+	return cp, l.publish(ctx)
 }
 
 // Close waits for what is being written, writes the closing checkpoint, tells
@@ -477,7 +484,7 @@ func (l *Log) Close() error {
 	l.mu.Unlock()
 	l.hashes.close()
 	l.endFeeds()
-	_, perr := l.publish(context.Background())
+	perr := l.stopAnchors()
 	return errors.Join(err, perr, l.values.close(), l.seg.f.Close(), l.st.Close())
 }
 

@@ -203,8 +203,8 @@ func gapEvent(dam *damage, torn int, signed, records uint64) *Event {
 // anchored returns what the anchors that can be asked know about the log.
 func (l *Log) anchored(ctx context.Context) (checkpoints, error) {
 	var known []Checkpoint
-	for _, a := range l.anchors {
-		ar, ok := a.(AnchorReader)
+	for _, w := range l.anchors {
+		ar, ok := w.anchor.(AnchorReader)
 		if !ok {
 			continue
 		}

@@ -19,7 +19,18 @@ type tree struct {
 // add appends the leaf of one record's bytes, and returns its hash.
 func (t *tree) add(record []byte) tlog.Hash {
 	leaf := tlog.RecordHash(record)
-	h := leaf
+	t.addLeaf(leaf)
+	return leaf
+}
+
+// addAll appends leaves by their hashes.
+func (t *tree) addAll(leaves []tlog.Hash) {
+	for _, leaf := range leaves {
+		t.addLeaf(leaf)
+	}
+}
+
+func (t *tree) addLeaf(h tlog.Hash) {
 	for n := t.size; n&1 == 1; n >>= 1 {
 		last := len(t.roots) - 1
 		h = tlog.NodeHash(t.roots[last], h)
@@ -27,7 +38,19 @@ func (t *tree) add(record []byte) tlog.Hash {
 	}
 	t.roots = append(t.roots, h)
 	t.size++
-	return leaf
+}
+
+// subtree returns the root of a perfect subtree, if it is on the right edge.
+func (t *tree) subtree(start, width uint64) (tlog.Hash, bool) {
+	at := uint64(0)
+	for i, rest := 0, t.size; rest > 0; i++ {
+		w := uint64(1) << (bits.Len64(rest) - 1)
+		if at == start && w == width {
+			return t.roots[i], true
+		}
+		at, rest = at+w, rest-w
+	}
+	return tlog.Hash{}, false
 }
 
 // root returns the hash of the whole tree, [tlog.TreeHash] of the same records.

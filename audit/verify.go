@@ -29,6 +29,15 @@ type VerifyOptions struct {
 	// Anchors are checkpoints of the log (signed notes) that were kept
 	// elsewhere. Without one, see [VerifyReport.Caveats].
 	Anchors []string
+	// LocalAnchors are checkpoints that lay where the log's writer could change
+	// them ([CheckAnchorFile]). They are compared with the log, too, but count only
+	// if a witness cosigned them.
+	LocalAnchors []string
+	// Witnesses are the verifier keys of witnesses ([Witness]). If there are any,
+	// Quorum of them must have cosigned one of the anchors each, or Verify fails
+	// with [ErrAnchor]. A Quorum of 0 means all.
+	Witnesses []string
+	Quorum    int
 	// Progress is told now and then how many records have been verified.
 	Progress func(records uint64)
 }
@@ -49,11 +58,20 @@ type VerifyReport struct {
 	Anchored uint64 `json:"anchored"`
 	// Root is the root of the first Signed records.
 	Root tlog.Hash `json:"root"`
+	// Newest is the last checkpoint, which is what to keep as an anchor for the
+	// next time.
+	Newest Checkpoint `json:"-"`
 	// Segments is how many files the log is in.
 	Segments int `json:"segments"`
-	// Checkpoints is how many were found and checked, Anchors how many were given.
-	Checkpoints int `json:"checkpoints"`
-	Anchors     int `json:"anchors"`
+	// Checkpoints is how many were found and checked, Anchors how many were given
+	// that count, LocalAnchors how many that do not.
+	Checkpoints  int `json:"checkpoints"`
+	Anchors      int `json:"anchors"`
+	LocalAnchors int `json:"local_anchors,omitempty"`
+	// Cosigned is how many records the quorum of witnesses vouches for, and
+	// Cosignatures are all that were found of them.
+	Cosigned     uint64        `json:"cosigned,omitempty"`
+	Cosignatures []Cosignature `json:"cosignatures,omitempty"`
 	// Closed says that the writer closed the log after its last record. A log
 	// that is being written to, or whose writer was killed, is not closed.
 	Closed bool `json:"closed"`
@@ -92,21 +110,19 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 	if err != nil {
 		return rep, err
 	}
+	given, err := readAnchors(opts, &rep)
+	if err != nil {
+		return rep, err
+	}
 	var anchors []Checkpoint
 	later := map[int]Checkpoint{} // signed with a key that the log may tell of
-	for i, text := range opts.Anchors {
-		cp, err := parseCheckpoint([]byte(text))
-		if err != nil {
-			return rep, notOurs(i, err)
+	for i, cp := range given {
+		if keys.verify(cp.Checkpoint) != nil {
+			later[i] = cp.Checkpoint
+		} else {
+			anchors = append(anchors, cp.Checkpoint)
 		}
-		if keys.verify(cp) != nil {
-			later[i] = cp
-			continue
-		}
-		anchors = append(anchors, cp)
-		rep.Anchored = max(rep.Anchored, cp.Size)
 	}
-	rep.Anchors = len(opts.Anchors)
 	known := newCheckpoints(anchors)
 
 	src, entries, err := folderFiles(dir)
@@ -123,13 +139,51 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 		return rep, err
 	}
 	if len(later) > 0 {
-		if err := verifyLater(ctx, src, chain, later, &rep); err != nil {
+		if err := verifyLater(ctx, src, chain, later); err != nil {
 			return rep, err
+		}
+	}
+	for _, cp := range given {
+		if !cp.local {
+			rep.Anchored = max(rep.Anchored, cp.Size)
 		}
 	}
 	rep.Segments = src.last
 	rep.Caveats = rep.caveats(others(entries))
 	return rep, nil
+}
+
+// A givenAnchor is a checkpoint to compare the log with.
+type givenAnchor struct {
+	Checkpoint
+	local bool // it does not count
+}
+
+// readAnchors decodes the anchors, without checking the log's signature, and asks
+// the witnesses' keys about them.
+func readAnchors(opts *VerifyOptions, rep *VerifyReport) ([]givenAnchor, error) {
+	w, err := newWitnesses(opts.Witnesses, opts.Quorum)
+	if err != nil {
+		return nil, err
+	}
+	var given []givenAnchor
+	for i, text := range slices.Concat(opts.Anchors, opts.LocalAnchors) {
+		cp, err := parseCheckpoint([]byte(text))
+		if err != nil {
+			return nil, notOurs(i, err)
+		}
+		cosigned := w.see(cp)
+		g := givenAnchor{cp, i >= len(opts.Anchors) && !cosigned}
+		given = append(given, g)
+		if g.local {
+			rep.LocalAnchors++
+		} else {
+			rep.Anchors++
+		}
+	}
+	rep.Cosignatures = w.found
+	rep.Cosigned, err = w.covered()
+	return given, err
 }
 
 func notOurs(anchor int, err error) error {
@@ -138,14 +192,13 @@ func notOurs(anchor int, err error) error {
 
 // verifyLater compares the log, which has been verified, with anchors that a key
 // signed to which it was rotated.
-func verifyLater(ctx context.Context, src *files, chain keySet, anchors map[int]Checkpoint, rep *VerifyReport) error {
+func verifyLater(ctx context.Context, src *files, chain keySet, anchors map[int]Checkpoint) error {
 	var cps []Checkpoint
 	for i, cp := range anchors {
 		if err := chain.verify(cp); err != nil {
 			return notOurs(i, err)
 		}
 		cps = append(cps, cp)
-		rep.Anchored = max(rep.Anchored, cp.Size)
 	}
 	known := newCheckpoints(cps)
 	_, err := verifyLines(ctx, src, chain, &known, &VerifyReport{}, nil)
@@ -228,6 +281,7 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 	if err := seen.finish(); err != nil {
 		return nil, err
 	}
+	rep.Newest = lr.last
 	rep.Closed = lr.closed() && rep.TornBytes == 0 && !src.spare
 	return lr.verifiers, known.end(lr)
 }
@@ -391,12 +445,17 @@ func (r VerifyReport) caveats(others []string) []string {
 	var c []string
 	add := func(format string, args ...any) { c = append(c, fmt.Sprintf(format, args...)) }
 	switch {
+	case r.Anchors == 0 && r.LocalAnchors > 0:
+		add("No anchor was given that the log's writer cannot change. Who can change both can have cut off records after number %d, put back an older state of the log, or rewritten all of it with the signing key.", r.Records)
 	case r.Anchors == 0:
 		add("No anchor was given. It cannot be excluded that records after number %d were cut off, that an older state of the log was put back, or that a holder of the signing key rewrote all of it.", r.Records)
 	case r.Anchored < r.Records:
 		add("The anchor covers records 1 to %d. For those after it, it cannot be excluded that more were cut off, or that a holder of the signing key rewrote them.", r.Anchored)
 	default:
 		add("Records that were written after the anchor's checkpoint, if there were any, are not here: compare with a newer anchor.")
+	}
+	if r.Anchors > 0 && r.LocalAnchors > 0 {
+		add("%d more anchors do not count: the log's writer can change them where they were.", r.LocalAnchors)
 	}
 	if r.Signed < r.Records {
 		add("Records %d to %d are not signed: a crash leaves such records, and so can anyone who writes to the file.", r.Signed+1, r.Records)

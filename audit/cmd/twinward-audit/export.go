@@ -45,7 +45,7 @@ func exportCommand() command {
 			return fmt.Errorf("%w: -format: %w", errUsage, err)
 		}
 		if t.key != "" {
-			vopts, err := t.options()
+			vopts, err := t.options(dir)
 			if err != nil {
 				return err
 			}
@@ -54,8 +54,8 @@ func exportCommand() command {
 				return err // nothing is exported from a log that cannot be trusted
 			}
 			opts.Origin = cmp.Or(opts.Origin, rep.Origin)
-		} else if len(t.anchors) > 0 {
-			return fmt.Errorf("%w: -anchor needs -key", errUsage)
+		} else if t.given() {
+			return fmt.Errorf("%w: an anchor needs -key", errUsage)
 		}
 		values, err := read.open(ctx, dir)
 		if err != nil {

@@ -1,12 +1,13 @@
 // Command twinward-audit verifies, shows, reports and exports an audit log. It
 // needs the log's folder and no host.
 //
-//	twinward-audit verify -key KEY [-anchor FILE]... [-json] LOG
+//	twinward-audit verify -key KEY [COMPARE] [-json] LOG
+//	twinward-audit anchor -key KEY -o FILE LOG
 //	twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
 //	twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
-//	twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
+//	twinward-audit report -key KEY... [COMPARE] [-agent A] [-from T] [-to T]
 //	                      [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
-//	twinward-audit export -format F [SELECTION] [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+//	twinward-audit export -format F [SELECTION] [-key KEY [COMPARE]] [-origin NAME] [-o OUT] LOG
 //	twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
 //	twinward-audit prove  -record N LOG
 //	twinward-audit check  -key KEY [-disclosure FILE] PROOF
@@ -19,9 +20,21 @@
 //	twinward-audit release  OFFICE -matter M LOG
 //
 // LOG is the log's folder. KEY is the log's verifier key, or a file that holds
-// it; take it from a place that the log's writer cannot change. FILE is a
-// checkpoint of the log that was kept elsewhere; give several by repeating
-// -anchor. Without an anchor, verify says what it cannot exclude.
+// it; take it from a place that the log's writer cannot change.
+//
+// COMPARE is what the log is compared with; each may be repeated. Without an
+// anchor, verify says what it cannot exclude.
+//
+//	-anchor FILE       a checkpoint of the log. It counts if the owner of LOG can
+//	                   change neither FILE nor the folders it is in
+//	-anchor-copy FILE  a copy of a checkpoint that you brought from such a place
+//	-witness KEY       a witness's verifier key. All witnesses that are given, or
+//	                   -quorum N of them, must have cosigned one of the anchors
+//	                   each, which then counts wherever it was
+//
+// anchor verifies the log, also against the checkpoint in FILE if there is one,
+// and then keeps the newest in FILE. Run it on a schedule as another uid than the
+// log's, or on another machine that can read LOG: FILE is then an anchor.
 //
 // prove prints a proof that one record is in the log, as c2sp.org/tlog-proof has
 // it, for somebody who does not have the log. check verifies such a file and
@@ -105,13 +118,14 @@ const (
 )
 
 const usage = `Usage:
-  twinward-audit verify -key KEY [-anchor FILE]... [-json] LOG
+  twinward-audit verify -key KEY [COMPARE] [-json] LOG
+  twinward-audit anchor -key KEY -o FILE LOG
   twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
   twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
-  twinward-audit report -key KEY... [-anchor FILE]... [-agent A] [-from T] [-to T]
+  twinward-audit report -key KEY... [COMPARE] [-agent A] [-from T] [-to T]
                         [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
   twinward-audit export -format ndjson|csv|ocsf|ocsf-1.9|cloudevents [SELECTION]
-                        [-key KEY [-anchor FILE]...] [-origin NAME] [-o OUT] LOG
+                        [-key KEY [COMPARE]] [-origin NAME] [-o OUT] LOG
   twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
   twinward-audit prove  -record N LOG
   twinward-audit check  -key KEY [-disclosure FILE] PROOF
@@ -124,6 +138,7 @@ const usage = `Usage:
 OFFICE is -by WHO -reason WHY [-keyfile FILE] [-values DIR] [-json].
 SELECTION is any of -agent A, -door D, -action X, -kind K, -decision allow|deny,
 -policy P, -since T, -until T, -seq N. T is a time, a date or how long ago (36h).
+COMPARE is any of -anchor FILE, -anchor-copy FILE, -witness KEY, -quorum N.
 KEY is a verifier key or a file that holds one; FILE is a checkpoint kept elsewhere.
 Exit status: 0 all is well, 1 verification failed or no log to read, 2 usage.
 `
@@ -156,6 +171,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch args[0] {
 	case "verify":
 		c = verifyCommand()
+	case "anchor":
+		c = anchorCommand()
 	case "show":
 		c = showCommand()
 	case "tail":

@@ -48,7 +48,7 @@ func cli(args ...string) (code int, stdout, stderr string) {
 
 func TestVerify(t *testing.T) {
 	s := newStage(t)
-	code, out, _ := cli("verify", "-key", s.key, "-anchor", s.anchor, s.dir)
+	code, out, _ := cli("verify", "-key", s.key, "-anchor-copy", s.anchor, s.dir)
 	assert.Equal(t, exitOK, code)
 	assert.Contains(t, out, "records:  4 (4 signed, 4 anchored)")
 	assert.Contains(t, out, "1 calls have no outcome: records 4")
@@ -58,7 +58,7 @@ func TestVerify(t *testing.T) {
 	assert.Equal(t, exitOK, code)
 	assert.Contains(t, out, "No anchor was given. It cannot be excluded that records after number 4 were cut off")
 
-	code, out, _ = cli("verify", "-json", "-key", s.key, "-anchor", s.anchor, "-anchor", s.anchor, s.dir)
+	code, out, _ = cli("verify", "-json", "-key", s.key, "-anchor-copy", s.anchor, "-anchor-copy", s.anchor, s.dir)
 	assert.Equal(t, exitOK, code)
 	var v map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &v))
@@ -79,14 +79,14 @@ func TestVerifyFails(t *testing.T) {
 		"empty":      nil,
 	} {
 		require.NoError(t, os.WriteFile(file, bad, 0o600))
-		code, out, errs := cli("verify", "-key", s.key, "-anchor", s.anchor, s.dir)
+		code, out, errs := cli("verify", "-key", s.key, "-anchor-copy", s.anchor, s.dir)
 		assert.Equal(t, exitFailed, code, name)
 		assert.Empty(t, out)
 		assert.Contains(t, errs, "the log was changed", name)
-		code, out, _ = cli("verify", "-json", "-key", s.key, "-anchor", s.anchor, s.dir)
+		code, out, _ = cli("verify", "-json", "-key", s.key, "-anchor-copy", s.anchor, s.dir)
 		assert.Equal(t, exitFailed, code, name)
 		assert.Contains(t, out, `"verified": false`)
-		code, _, _ = cli("report", "-key", s.key, "-anchor", s.anchor, "-o", filepath.Join(s.base, name), s.dir)
+		code, _, _ = cli("report", "-key", s.key, "-anchor-copy", s.anchor, "-o", filepath.Join(s.base, name), s.dir)
 		assert.Equal(t, exitFailed, code, name)
 		assert.NoFileExists(t, filepath.Join(s.base, name))
 	}
@@ -144,7 +144,7 @@ func TestShowTellsWhatWasNotApplied(t *testing.T) {
 func TestReport(t *testing.T) {
 	s := newStage(t)
 	out := filepath.Join(s.base, "out.html")
-	code, _, errs := cli("report", "-key", s.key, "-anchor", s.anchor, "-title", "Q4", "-o", out, s.dir)
+	code, _, errs := cli("report", "-key", s.key, "-anchor-copy", s.anchor, "-title", "Q4", "-o", out, s.dir)
 	require.Equal(t, exitOK, code, errs)
 	page, err := os.ReadFile(out)
 	require.NoError(t, err)
@@ -185,4 +185,55 @@ func TestUsage(t *testing.T) {
 	code, out, _ := cli("help")
 	assert.Equal(t, exitOK, code)
 	assert.Contains(t, out, "Exit status")
+}
+
+// An anchor counts where the log's owner cannot reach it, or if it was brought
+// from there, or if a witness signed it.
+func TestAnchorsThatCount(t *testing.T) {
+	s := newStage(t)
+	code, out, errs := cli("verify", "-key", s.key, "-anchor", s.anchor, s.dir)
+	require.Equal(t, 0, code, errs)
+	assert.Contains(t, out, "(4 signed, 0 anchored)")
+	assert.Contains(t, out, "No anchor was given that the log's writer cannot change")
+	code, _, errs = cli("verify", "-key", s.key, "-anchor", s.anchor, "-witness", "nobody", s.dir)
+	assert.Equal(t, 1, code, errs)
+	assert.Contains(t, errs, "is not the verifier key of a witness")
+}
+
+// The auditor's schedule keeps the newest checkpoint, and the last good one when
+// the log was changed.
+func TestAnchorCommand(t *testing.T) {
+	s := newStage(t)
+	file := filepath.Join(s.base, "kept")
+	code, out, errs := cli("anchor", "-key", s.key, "-o", file, s.dir)
+	require.Equal(t, 0, code, errs)
+	assert.Contains(t, out, "anchored: records 1 to 4")
+	assert.Contains(t, out, "it does not count here")
+	before, err := os.ReadFile(file)
+	require.NoError(t, err)
+	code, _, errs = cli("verify", "-key", s.key, "-anchor-copy", file, s.dir)
+	require.Equal(t, 0, code, errs)
+
+	log, err := audit.Open(s.dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, log.Append(t.Context(), audit.Event{Kind: audit.KindProbe}))
+	require.NoError(t, log.Close())
+	code, out, errs = cli("anchor", "-key", s.key, "-o", file, s.dir)
+	require.Equal(t, 0, code, errs)
+	assert.Contains(t, out, "anchored: records 1 to 5")
+	after, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.NotEqual(t, before, after)
+
+	segment := filepath.Join(s.dir, audit.SegmentName(1))
+	data, err := os.ReadFile(segment)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(segment, data[:bytes.Index(data, []byte("batch 4"))-200], 0o600)) // rolled back
+	code, _, _ = cli("anchor", "-key", s.key, "-o", file, s.dir)
+	assert.Equal(t, 1, code)
+	still, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, after, still)
+	code, _, _ = cli("anchor", "-key", s.key, s.dir)
+	assert.Equal(t, 2, code)
 }

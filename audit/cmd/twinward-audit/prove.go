@@ -29,11 +29,11 @@ func proveCommand() command {
 
 func checkCommand() command {
 	fs := flag.NewFlagSet("check", flag.ContinueOnError)
-	var t trust
-	t.registerKey(fs)
+	var key string
+	registerKey(fs, &key)
 	disclosure := fs.String("disclosure", "", "a file that discloses arguments of the record")
 	return command{flags: fs, run: func(_ context.Context, name string, out io.Writer) error {
-		opts, err := t.options()
+		vkey, err := readKey(key)
 		if err != nil {
 			return err
 		}
@@ -41,7 +41,7 @@ func checkCommand() command {
 		if err != nil {
 			return err
 		}
-		p, err := audit.VerifyProof([]byte(text), nil, opts.Key)
+		p, err := audit.VerifyProof([]byte(text), nil, vkey)
 		if err != nil {
 			return err
 		}

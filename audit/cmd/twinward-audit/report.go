@@ -16,9 +16,10 @@ import (
 
 func reportCommand() command {
 	fs := flag.NewFlagSet("report", flag.ContinueOnError)
-	var keys, anchors files
+	var keys files
+	var compare anchors
 	fs.Var(&keys, "key", "a log's verifier key, or a file that holds it (one for each log)")
-	fs.Var(&anchors, "anchor", "a file with a checkpoint of a log, kept elsewhere (repeatable)")
+	compare.register(fs)
 	var opts report.Options
 	var from, to moment
 	fs.StringVar(&opts.Title, "title", "", "the headline")
@@ -39,7 +40,7 @@ func reportCommand() command {
 				return err
 			}
 		}
-		trusted, err := trustOf(keys, anchors, len(dirs))
+		trusted, err := trustOf(keys, &compare, dirs)
 		if err != nil {
 			return err
 		}
@@ -98,17 +99,18 @@ func readPhrases(name string, opts *report.Options) error {
 }
 
 // trustOf sorts keys and anchors by the logs that they name.
-func trustOf(keys, anchors files, logs int) ([]*audit.VerifyOptions, error) {
-	if len(keys) != logs {
-		return nil, fmt.Errorf("%w: -key: want one for each log, %d are given for %d", errUsage, len(keys), logs)
+func trustOf(keys files, compare *anchors, dirs []string) ([]*audit.VerifyOptions, error) {
+	if len(keys) != len(dirs) {
+		return nil, fmt.Errorf("%w: -key: want one for each log, %d are given for %d", errUsage, len(keys), len(dirs))
 	}
 	var all []*audit.VerifyOptions
 	byName := map[string]*audit.VerifyOptions{}
 	for _, k := range keys {
-		opts, err := (&trust{key: k}).options()
+		key, err := readKey(k)
 		if err != nil {
 			return nil, err
 		}
+		opts := &audit.VerifyOptions{Key: key, Witnesses: compare.witnesses, Quorum: compare.quorum}
 		origin, _, _ := strings.Cut(opts.Key, "+")
 		if byName[origin] != nil {
 			return nil, fmt.Errorf("%w: -key: two keys are of the log %q", errUsage, origin)
@@ -116,21 +118,21 @@ func trustOf(keys, anchors files, logs int) ([]*audit.VerifyOptions, error) {
 		byName[origin] = opts
 		all = append(all, opts)
 	}
-	for _, name := range anchors {
-		text, err := readSmall(name)
-		if err != nil {
-			return nil, fmt.Errorf("%w: -anchor: %w", errUsage, err)
-		}
-		origin, _, _ := strings.Cut(text, "\n")
+	given, err := compare.read(dirs...)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range given {
+		origin, _, _ := strings.Cut(a.text, "\n")
 		opts := byName[origin]
 		switch {
 		case opts != nil:
-		case logs == 1:
+		case len(dirs) == 1:
 			opts = all[0] // verifying says that it is of another log
 		default:
-			return nil, fmt.Errorf("%w: -anchor %s is of the log %q, and there is no -key of it", errUsage, name, origin)
+			return nil, fmt.Errorf("%w: the anchor %s is of the log %q, and there is no -key of it", errUsage, a.name, origin)
 		}
-		opts.Anchors = append(opts.Anchors, text)
+		a.addTo(opts)
 	}
 	return all, nil
 }

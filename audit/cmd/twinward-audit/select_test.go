@@ -193,7 +193,7 @@ func TestReportOfAPeriod(t *testing.T) {
 	d := workday(t)
 	phrases := filepath.Join(t.TempDir(), "phrases.json")
 	require.NoError(t, os.WriteFile(phrases, []byte(`{"github__list_prs": {"did": "read", "do": "read", "one": "list of PRs", "many": "lists of PRs"}}`), 0o600))
-	code, out, errs := cli("report", "-json", "-key", d.key, "-anchor", d.anchor, "-agent", "standup", "-from", "2026-11-16", "-to", "2026-11-17", "-phrases", phrases, d.dir)
+	code, out, errs := cli("report", "-json", "-key", d.key, "-anchor-copy", d.anchor, "-agent", "standup", "-from", "2026-11-16", "-to", "2026-11-17", "-phrases", phrases, d.dir)
 	require.Equal(t, exitOK, code, errs)
 	var s report.Summary
 	require.NoError(t, json.Unmarshal([]byte(out), &s))
@@ -216,7 +216,7 @@ func TestReportOfManyLogs(t *testing.T) {
 	b.call("standup", audit.DoorTool, "github__list_prs", "readers", audit.Outcome{Status: audit.StatusOK})
 	require.NoError(t, b.Close())
 	out := filepath.Join(t.TempDir(), "out.html")
-	code, _, errs := cli("report", "-key", b.key, "-anchor", a.anchor, "-key", a.key, "-anchor", b.anchor, "-o", out, a.dir, b.dir)
+	code, _, errs := cli("report", "-key", b.key, "-anchor-copy", a.anchor, "-key", a.key, "-anchor-copy", b.anchor, "-o", out, a.dir, b.dir)
 	require.Equal(t, exitOK, code, errs)
 	page, err := os.ReadFile(out)
 	require.NoError(t, err)
@@ -227,7 +227,7 @@ func TestReportOfManyLogs(t *testing.T) {
 	for _, args := range [][]string{
 		{"-key", a.key, a.dir, b.dir},
 		{"-key", a.key, "-key", a.key, a.dir, b.dir},
-		{"-key", a.key, "-key", newDay(t, "host9").key, "-anchor", b.anchor, a.dir, b.dir},
+		{"-key", a.key, "-key", newDay(t, "host9").key, "-anchor-copy", b.anchor, a.dir, b.dir},
 	} {
 		code, _, errs = cli(append([]string{"report", "-o", out}, args...)...)
 		assert.Equal(t, exitUsage, code, errs)
@@ -246,7 +246,7 @@ func TestExport(t *testing.T) {
 		"ndjson": `{"seq":1,`, "csv": "record,outcome_record,", "ocsf": `{"activity_id":`, "ocsf-1.9": `{"activity_id":`, "cloudevents": `{"specversion":"1.0","id":"1","source":"host7"`,
 	} {
 		file := filepath.Join(t.TempDir(), "out")
-		code, out, errs := cli("export", "-format", format, "-key", d.key, "-anchor", d.anchor, d.dir)
+		code, out, errs := cli("export", "-format", format, "-key", d.key, "-anchor-copy", d.anchor, d.dir)
 		assert.Equal(t, exitOK, code, errs)
 		assert.True(t, strings.HasPrefix(out, first), out)
 		code, none, _ := cli("export", "-format", format, "-origin", "host7", "-o", file, d.dir)

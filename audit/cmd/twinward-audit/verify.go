@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/internal/visible"
@@ -15,40 +16,46 @@ import (
 
 // trust is what a verification starts from.
 type trust struct {
-	key     string
-	anchors files
-}
-
-func (t *trust) registerKey(fs *flag.FlagSet) {
-	fs.StringVar(&t.key, "key", "", "the log's verifier key, or a file that holds it")
+	key string
+	anchors
 }
 
 func (t *trust) register(fs *flag.FlagSet) {
-	t.registerKey(fs)
-	fs.Var(&t.anchors, "anchor", "a file with a checkpoint of the log, kept elsewhere (repeatable)")
+	registerKey(fs, &t.key)
+	t.anchors.register(fs)
 }
 
-// options reads the files.
-func (t *trust) options() (*audit.VerifyOptions, error) {
-	if t.key == "" {
-		return nil, fmt.Errorf("%w: -key is missing", errUsage)
+func registerKey(fs *flag.FlagSet, key *string) {
+	fs.StringVar(key, "key", "", "the log's verifier key, or a file that holds it")
+}
+
+// options reads the files, to verify the log in dir.
+func (t *trust) options(dir string) (*audit.VerifyOptions, error) {
+	key, err := readKey(t.key)
+	if err != nil {
+		return nil, err
 	}
-	opts := &audit.VerifyOptions{Key: t.key}
-	if !strings.Contains(t.key, "+") {
-		text, err := readSmall(t.key)
-		if err != nil {
-			return nil, fmt.Errorf("%w: -key is neither a verifier key nor a file: %w", errUsage, err)
-		}
-		opts.Key = strings.TrimSpace(text)
+	opts := &audit.VerifyOptions{Key: key, Witnesses: t.witnesses, Quorum: t.quorum}
+	given, err := t.read(dir)
+	for _, a := range given {
+		a.addTo(opts)
 	}
-	for _, name := range t.anchors {
-		text, err := readSmall(name)
-		if err != nil {
-			return nil, fmt.Errorf("%w: -anchor: %w", errUsage, err)
-		}
-		opts.Anchors = append(opts.Anchors, text)
+	return opts, err
+}
+
+// readKey returns a verifier key, from a file if it is the name of one.
+func readKey(key string) (string, error) {
+	if key == "" {
+		return "", fmt.Errorf("%w: -key is missing", errUsage)
 	}
-	return opts, nil
+	if strings.Contains(key, "+") {
+		return key, nil
+	}
+	text, err := readSmall(key)
+	if err != nil {
+		return "", fmt.Errorf("%w: -key is neither a verifier key nor a file: %w", errUsage, err)
+	}
+	return strings.TrimSpace(text), nil
 }
 
 // readSmall reads a file of at most 1 MiB.
@@ -70,7 +77,7 @@ func verifyCommand() command {
 	t.register(fs)
 	asJSON := fs.Bool("json", false, "print the report as JSON")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
-		opts, err := t.options()
+		opts, err := t.options(dir)
 		if err != nil {
 			return err
 		}
@@ -108,6 +115,9 @@ func printReport(out io.Writer, rep audit.VerifyReport) {
 	fmt.Fprintf(out, "verified: %s\n", visible.Text(rep.Origin))
 	fmt.Fprintf(out, "records:  %d (%d signed, %d anchored), %d checkpoints\n", rep.Records, rep.Signed, rep.Anchored, rep.Checkpoints)
 	fmt.Fprintf(out, "root:     %s (size %d)\n", rep.Root, rep.Signed)
+	for _, c := range rep.Cosignatures {
+		fmt.Fprintf(out, "witness:  %s signed records 1 to %d on %s\n", visible.Text(c.Witness), c.Records, c.Time.Format(time.RFC3339))
+	}
 	if n := len(rep.Open); n > 0 {
 		fmt.Fprintf(out, "open:     %d calls have no outcome: records %s\n", n, numbers(rep.Open))
 	}
