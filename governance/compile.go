@@ -225,6 +225,8 @@ type compiler struct {
 	validator *cedarx.Validator
 	all       []*policy
 
+	before int // findings that are not on policies
+
 	// What the lints remember.
 	areas   map[string]*area
 	areaOf  map[*policy]*area
@@ -341,13 +343,17 @@ func (c *compiler) entities(context.Context) {
 	c.snap.entities = staticEntities(c.bundle, c.snap.tools)
 }
 
-// maxFindings bounds a report: whoever gets more than that has made one mistake
+// maxFindings bounds a report on policies: whoever gets more than that has made one mistake
 // many times.
 const maxFindings = 1000
 
 func (c *compiler) policies(ctx context.Context) {
+	c.before = len(c.rep.Findings)
 	for i := range c.bundle.Policies {
 		c.all = append(c.all, parsePolicies(&c.bundle.Policies[i], c.rep)...)
+		if c.full() {
+			return
+		}
 	}
 	c.rep.Policies = len(c.all)
 	seen := map[string]*policy{}
@@ -359,8 +365,7 @@ func (c *compiler) policies(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if len(c.rep.Findings) > maxFindings {
-			c.rep.add(Finding{Code: "limit", Severity: SeverityError, Message: fmt.Sprintf("more than %d findings; the other policies were not looked at", maxFindings), Fix: "correct these first"})
+		if c.full() {
 			return
 		}
 		if c.validate(p) {
@@ -382,6 +387,16 @@ func (c *compiler) policies(ctx context.Context) {
 	}
 	c.snap.laws(c.all)
 	c.factUse()
+}
+
+// full reports whether there are more findings on policies than that, and adds
+// that it ends there.
+func (c *compiler) full() bool {
+	if len(c.rep.Findings)-c.before <= maxFindings {
+		return false
+	}
+	c.rep.add(Finding{Code: "limit", Severity: SeverityError, Message: fmt.Sprintf("more than %d findings; the other policies were not looked at", maxFindings), Fix: "correct these first"})
+	return true
 }
 
 // generated parses the ceiling of a profile. Its policies take the position of

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cedar-policy/cedar-go/types"
 	"github.com/stretchr/testify/assert"
@@ -256,6 +257,40 @@ func TestReportIsBounded(t *testing.T) {
 	require.Error(t, err)
 	assert.Len(t, rep.Findings, 1002)
 	assert.Contains(t, err.Error(), "the other policies were not looked at")
+
+	// Of what does not even parse as well.
+	for _, broken := range []string{
+		strings.Repeat(`@id("p") permit (principal, action, resource) when { 1 2 };`, 5000),
+		`@id("p") ` + strings.Repeat(`@a("") permit (principal, action, resource);`, 5000),
+	} {
+		_, rep, err = governance.Compile(t.Context(), lintBundle(broken), nil)
+		require.Error(t, err)
+		assert.Len(t, rep.Findings, 1002)
+		assert.Contains(t, err.Error(), "the other policies were not looked at")
+	}
+
+	// A large catalogue says much, and is no reason to refuse the policies.
+	b := lintBundle("")
+	schema := json.RawMessage(`{"type":"object","properties":{"n":{"type":"number"}}}`)
+	for i := range 1100 {
+		b.Catalog[0].Tools = append(b.Catalog[0].Tools, governance.Tool{ToolDefinition: governance.ToolDefinition{Name: fmt.Sprint("t", i), InputSchema: schema}, Class: governance.Read})
+	}
+	b.Policies[0].Text = `@id("p") permit (principal, action, resource);`
+	_, rep, err = governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	assert.Greater(t, len(rep.Findings), 1100)
+}
+
+// Where an offset is does not depend on how long its line is.
+func TestPositionsInLongLines(t *testing.T) {
+	long := strings.Repeat("é€ ", 3000)
+	text := "// " + long + "\n@id(\"a\") permit (principal, action, resource) when { \"" + strings.Repeat("é", 4000) + "\" == \"x\" };" +
+		"@id(\"b\") permit (principal, action == Action::\"s__absent\", resource);"
+	_, rep, err := governance.Compile(t.Context(), lintBundle(text), nil)
+	require.Error(t, err)
+	line := text[strings.IndexByte(text, '\n')+1:]
+	want := utf8.RuneCountInString(line[:strings.Index(line, "s__absent")]) + 1
+	assert.Equal(t, [2]int{2, want}, [2]int{rep.Findings[0].Line, rep.Findings[0].Column})
 }
 
 // One mistake that shows at many actions is told once, and always of the same.

@@ -43,6 +43,7 @@ var policyID = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,128}$`)
 // parsePolicies parses one file. Everything that is wrong goes to rep.
 func parsePolicies(src *Source, rep *Report) []*policy {
 	where := newLines(src.Text)
+	before := len(rep.Findings)
 	bad := func(code string, offset int, id, msg, fix string) {
 		line, col := where.at(offset)
 		rep.add(Finding{Code: code, Severity: SeverityError, File: src.Name, Line: line, Column: col, Policy: id, Message: msg, Fix: fix})
@@ -57,6 +58,9 @@ func parsePolicies(src *Source, rep *Report) []*policy {
 	}
 	var out []*policy
 	for _, sp := range spans {
+		if len(rep.Findings)-before > maxFindings {
+			break // the compiler says so
+		}
 		text := src.Text[sp.start:sp.end]
 		p, err := parseOne(src.Name, text)
 		if err != nil {

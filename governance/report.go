@@ -134,15 +134,27 @@ func (r *Report) sort() {
 type lines struct {
 	text   string
 	starts []int
+	before []int // characters before each block of the text: a line may be long
 }
+
+// block is what lines counts characters of for one answer, at most twice.
+const block = 1 << 10
 
 func newLines(text string) lines {
 	l := lines{text: text, starts: []int{0}}
+	n := 0
 	for i := range len(text) {
+		if i%block == 0 {
+			l.before = append(l.before, n)
+		}
+		if utf8.RuneStart(text[i]) {
+			n++
+		}
 		if text[i] == '\n' {
 			l.starts = append(l.starts, i+1)
 		}
 	}
+	l.before = append(l.before, n)
 	return l
 }
 
@@ -152,5 +164,17 @@ func (l lines) at(offset int) (line, column int) {
 	if !exact {
 		n--
 	}
-	return n + 1, utf8.RuneCountInString(l.text[l.starts[n]:offset]) + 1
+	return n + 1, l.characters(offset) - l.characters(l.starts[n]) + 1
+}
+
+// characters returns how many begin before an offset.
+func (l lines) characters(offset int) int {
+	from := offset - offset%block
+	n := l.before[from/block]
+	for i := from; i < offset; i++ {
+		if utf8.RuneStart(l.text[i]) {
+			n++
+		}
+	}
+	return n
 }

@@ -48,7 +48,7 @@ func NewValidator(name, text string) (*Validator, error) {
 // test in one clause does not help the next. The clauses are one conjunction in
 // Cedar, therefore they are folded into one before they are checked.
 func (v *Validator) Policy(p *cedar.Policy) []error {
-	folded := fold(p)
+	folded := fold((*ast.Policy)(p.AST()))
 	errs := flatten(v.s.For(folded).Policy("", folded))
 	if paired, ok := pairs(p); ok && len(errs) == 0 {
 		folded = fold(paired)
@@ -61,7 +61,7 @@ func (v *Validator) Policy(p *cedar.Policy) []error {
 // hold: for every action, principal and resource that its scope matches, they
 // are false or fail. It means something only for a policy without errors.
 func (v *Validator) Impossible(p *cedar.Policy) bool {
-	folded := fold(p)
+	folded := fold((*ast.Policy)(p.AST()))
 	if len(folded.Conditions) == 0 {
 		return false
 	}
@@ -75,8 +75,8 @@ func (v *Validator) Impossible(p *cedar.Policy) bool {
 	return v.s.For(folded).Policy("", folded) == nil
 }
 
-func fold(p *cedar.Policy) *ast.Policy {
-	folded := *(*ast.Policy)(p.AST())
+func fold(p *ast.Policy) *ast.Policy {
+	folded := *p
 	if len(folded.Conditions) > 1 {
 		body := clause(folded.Conditions[0])
 		for _, c := range folded.Conditions[1:] {

@@ -154,23 +154,29 @@ func children(n ast.IsNode) []ast.IsNode {
 
 // withChild returns n with its i-th child replaced.
 func withChild(n ast.IsNode, i int, child ast.IsNode) ast.IsNode {
-	copied := reflect.New(reflect.TypeOf(n)).Elem()
-	copied.Set(reflect.ValueOf(n))
-	for _, name := range many {
-		if f := copied.FieldByName(name); f.IsValid() {
-			own := reflect.MakeSlice(f.Type(), f.Len(), f.Len())
-			reflect.Copy(own, f)
-			f.Set(own)
-		}
-	}
+	c := copied(n)
 	at := 0
-	eachChild(copied, func(slot reflect.Value) {
+	eachChild(c, func(slot reflect.Value) {
 		if at == i {
 			slot.Set(reflect.ValueOf(child))
 		}
 		at++
 	})
-	return copied.Interface().(ast.IsNode)
+	return c.Interface().(ast.IsNode)
+}
+
+// copied returns a copy of n whose children can be set.
+func copied(n ast.IsNode) reflect.Value {
+	c := reflect.New(reflect.TypeOf(n)).Elem()
+	c.Set(reflect.ValueOf(n))
+	for _, name := range many {
+		if f := c.FieldByName(name); f.IsValid() {
+			own := reflect.MakeSlice(f.Type(), f.Len(), f.Len())
+			reflect.Copy(own, f)
+			f.Set(own)
+		}
+	}
+	return c
 }
 
 func eachChild(n reflect.Value, f func(reflect.Value)) {

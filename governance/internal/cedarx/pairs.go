@@ -1,8 +1,8 @@
 package cedarx
 
 import (
-	"bytes"
-	"encoding/json"
+	"reflect"
+	"slices"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
@@ -15,28 +15,16 @@ import (
 // something, and not that it is with each other: it accepts a datetime that is
 // less than a number, which fails on every request. The elements of a set it
 // does hold against each other.
-func pairs(p *cedar.Policy) (*cedar.Policy, bool) {
+func pairs(p *cedar.Policy) (*ast.Policy, bool) {
 	if !compares(p) {
 		return nil, false
 	}
-	text, err := p.MarshalJSON()
-	if err != nil {
-		return nil, false
+	out := *(*ast.Policy)(p.AST())
+	out.Conditions = slices.Clone(out.Conditions)
+	for i, c := range out.Conditions {
+		out.Conditions[i].Body = pairUp(c.Body)
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	var tree any
-	if err := dec.Decode(&tree); err != nil {
-		return nil, false
-	}
-	if text, err = json.Marshal(pairUp(tree)); err != nil {
-		return nil, false
-	}
-	out := new(cedar.Policy)
-	if err := out.UnmarshalJSON(text); err != nil {
-		return nil, false
-	}
-	return out, true
+	return &out, true
 }
 
 func compares(p *cedar.Policy) bool {
@@ -53,27 +41,26 @@ func compares(p *cedar.Policy) bool {
 	return found
 }
 
-// pairUp rewrites Cedar's JSON form of a policy in place. The name of an operator
-// can also be that of a record's attribute, but the value of that is an
-// expression, which has one key.
-func pairUp(tree any) any {
-	switch n := tree.(type) {
-	case []any:
-		for i := range n {
-			n[i] = pairUp(n[i])
-		}
-	case map[string]any:
-		for k, v := range n {
-			if k == "Value" {
-				continue
-			}
-			n[k] = pairUp(v)
-		}
-		for _, op := range []string{"<", "<=", ">", ">="} {
-			if sides, ok := n[op].(map[string]any); ok && len(sides) == 2 && sides["left"] != nil && sides["right"] != nil {
-				return map[string]any{"isEmpty": map[string]any{"arg": map[string]any{"Set": []any{sides["left"], sides["right"]}}}}
-			}
-		}
+// pairUp returns n with the comparisons in it rewritten.
+func pairUp(n ast.IsNode) ast.IsNode {
+	c := copied(n)
+	eachChild(c, func(slot reflect.Value) {
+		slot.Set(reflect.ValueOf(pairUp(slot.Interface().(ast.IsNode))))
+	})
+	pair := func(b ast.BinaryNode) ast.IsNode {
+		return ast.NodeTypeIsEmpty{UnaryNode: ast.UnaryNode{Arg: ast.NodeTypeSet{Elements: []ast.IsNode{b.Left, b.Right}}}}
 	}
-	return tree
+	switch n := c.Interface().(type) {
+	case ast.NodeTypeLessThan:
+		return pair(n.BinaryNode)
+	case ast.NodeTypeLessThanOrEqual:
+		return pair(n.BinaryNode)
+	case ast.NodeTypeGreaterThan:
+		return pair(n.BinaryNode)
+	case ast.NodeTypeGreaterThanOrEqual:
+		return pair(n.BinaryNode)
+	case ast.IsNode:
+		return n
+	}
+	return n
 }

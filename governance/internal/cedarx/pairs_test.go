@@ -1,6 +1,7 @@
 package cedarx
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/cedar-policy/cedar-go"
@@ -41,4 +42,15 @@ action a appliesTo { principal: E, resource: E, context: { l: Long, d: datetime,
 			assert.ErrorContains(t, errs[0], want, text)
 		}
 	}
+}
+
+// Both sides are held against each other however long they are.
+func TestComparisonOfLongSums(t *testing.T) {
+	v, err := NewValidator("schema", `entity E; action a appliesTo { principal: E, resource: E, context: { d: datetime } };`)
+	require.NoError(t, err)
+	var p cedar.Policy
+	require.NoError(t, p.UnmarshalCedar([]byte(`permit (principal, action, resource) when { 1`+strings.Repeat("+1", 6000)+` < context.d };`)))
+	errs := v.Policy(&p)
+	require.NotEmpty(t, errs)
+	assert.ErrorContains(t, errs[0], "not compatible")
 }
