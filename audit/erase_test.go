@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
 // erasures are the events of kind K as words.
@@ -366,6 +367,19 @@ func TestPrune(t *testing.T) {
 	assert.Equal(t, 3, k.check().Readable)
 }
 
+// A key that is in use stays, though no value is left under it.
+func TestPruneSparesKeysInUse(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	k := newKeeper(t, audit.Options{Clock: func() time.Time { return now }})
+	k.begin(act("a", "u", audit.ClassWrite))
+	now = now.Add(2 * time.Hour)
+	e, err := k.Prune(ctx, audit.Retention{Write: time.Hour, ShorterThanSixMonths: true}, officer)
+	require.NoError(t, err)
+	assert.Equal(t, audit.Erased{Values: 1}, e)
+	k.begin(act("a", "u", audit.ClassWrite))
+	assert.Equal(t, "gone shown", k.shown())
+}
+
 // An erasure that is told to stop says that it is not done.
 func TestEraseIsCancelled(t *testing.T) {
 	k := newKeeper(t, audit.Options{})
@@ -377,4 +391,38 @@ func TestEraseIsCancelled(t *testing.T) {
 	_, err = k.Erase(ctx, audit.Subject{User: "u"}, officer)
 	assert.NoError(t, err)
 	assert.Equal(t, "gone", k.shown())
+}
+
+// A listing is a storage that does something when its files are listed.
+type listing struct {
+	*audittest.Memory
+	f func()
+}
+
+func (l *listing) List() ([]string, error) {
+	if f := l.f; f != nil {
+		l.f = nil
+		f()
+	}
+	return l.Memory.List()
+}
+
+// What is kept after the data keys were looked through, under a new key, is not
+// taken for what an earlier erasure left.
+func TestEraseSparesWhatComesMeanwhile(t *testing.T) {
+	vs := &listing{Memory: new(audittest.Memory)}
+	st, key, kek := new(audittest.Memory), must(audit.NewKey("audit.test/meanwhile")), audit.NewKEK()
+	log := must(audit.New(st, &audit.Options{Key: key, Values: vs, KEK: kek}))
+	_, err := log.Begin(ctx, act("a", "u", audit.ClassWrite))
+	require.NoError(t, err)
+	vs.f = func() {
+		_, err := log.Begin(ctx, act("a", "w", audit.ClassWrite))
+		require.NoError(t, err)
+	}
+	_, err = log.Erase(ctx, audit.Subject{User: "u"}, officer)
+	require.NoError(t, err)
+	require.Nil(t, vs.f)
+	rep := must(must(audit.OpenValues(ctx, vs.FS(), kek)).Check(ctx, log.Query(ctx, audit.Filter{})))
+	assert.Equal(t, audit.ValueReport{Kept: 2, Readable: 1, Erased: 1}, rep)
+	require.NoError(t, log.Close())
 }
