@@ -18,7 +18,8 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 	if v == nil || !d.Allowed() {
 		return
 	}
-	p, t := v.past, &trace{actor: v.actor, at: v.past.clock().UnixNano()} // a result may have labels, whatever it is of
+	p := v.past
+	var t *trace // nil for an act that adds nothing
 	var err error
 	if d.look != nil && d.look.plan.feeds() {
 		t, err = p.trace(v.actor, d.look, nil)
@@ -28,7 +29,7 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 		next, err = p.trace(v.actor, staged, func(d *factDef) bool { return s.defs[d.id] != nil })
 		switch {
 		case err != nil:
-		case len(t.adds)+len(t.labels) == 0:
+		case t.empty():
 			next.labels = nil // of a catalogue that is not in force
 			t = next
 		default:
@@ -36,7 +37,7 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 		}
 	}
 	var record *audit.Facts
-	if err == nil && len(t.adds)+len(t.labels) > 0 {
+	if err == nil && !t.empty() {
 		if record, err = p.onRecord(t); err == nil {
 			err = v.start(t)
 		}
@@ -47,15 +48,12 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 		return
 	}
 	d.Facts = record
-	d.onSettle(func(r Result) {
-		if len(t.adds)+len(t.labels)+len(r.Labels) == 0 {
-			return
-		}
-		v := visit{past: p, actor: t.actor}
-		defer v.close()
-		v.finish(t, r)
-	})
+	// The result may have labels, whatever it is of.
+	d.hold = &hold{past: p, actor: v.actor, at: p.clock().UnixNano(), trace: t}
 }
+
+// empty reports whether an act adds nothing.
+func (t *trace) empty() bool { return t == nil || len(t.adds)+len(t.labels) == 0 }
 
 // maxOnRecord bounds what one act adds, in bytes of its record, which has room
 // for more than that.

