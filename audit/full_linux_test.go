@@ -4,35 +4,24 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"github.com/twinward-dev/twinward/audit"
 )
 
 // A full disk under the log, a real one: a small tmpfs in a mount namespace of
 // the child's own, which needs no privilege where user namespaces are allowed.
 func TestDiskFull(t *testing.T) {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"=full:"+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
+	cmd := child("full:" + t.TempDir())
+	ownMounts(cmd)
 	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && exit.ExitCode() == noMount, err != nil && exit == nil:
-		t.Skipf("cannot mount a small disk here: %v %s", err, out)
-	case err != nil:
-		t.Fatalf("%v\n%s", err, out)
-	}
+	skipWithoutMounts(t, out, err)
+	require.NoError(t, err, "%s", out)
 	assert.Contains(t, string(out), "full after ")
 }
 

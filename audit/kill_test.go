@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		writeUnderLoad(arg)
 	case "full":
 		os.Exit(fillDisk(arg))
+	case "limit", "readonly":
+		os.Exit(breakDisk(what, arg))
 	}
 	os.Exit(m.Run())
 }

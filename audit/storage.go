@@ -99,7 +99,7 @@ func (d folder) Open(name string) (StorageFile, error) {
 		f.Close()
 		return nil, err
 	}
-	return lockedFile{f}, nil
+	return lockedFile{f, path, st}, nil
 }
 
 // Read implements [Storage].
@@ -116,9 +116,27 @@ func (d folder) Free() (int64, error) { return freeBytes(string(d)) }
 func (d folder) Close() error         { return nil }
 
 // A lockedFile is a [StorageFile] that no other writer has open.
-type lockedFile struct{ *os.File }
+type lockedFile struct {
+	*os.File
+	path string
+	is   os.FileInfo
+}
 
-func (f lockedFile) Sync() error { return dataSync(f.File) }
+// Sync also finds that the file was renamed, removed or replaced: what is in it
+// then will not be found where the log is looked for.
+func (f lockedFile) Sync() error {
+	if err := dataSync(f.File); err != nil {
+		return err
+	}
+	now, err := os.Lstat(f.path)
+	if err == nil && !os.SameFile(now, f.is) {
+		err = errors.New("another file is there")
+	}
+	if err != nil {
+		return fmt.Errorf("the file that is written to is not under its name any more: %w", err)
+	}
+	return nil
+}
 
 type fileReader struct{ *os.File }
 

@@ -17,7 +17,7 @@ func TestSyncReachesTheKernel(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
-	assert.ErrorIs(t, lockedFile{w}.Sync(), syscall.EINVAL)
+	assert.ErrorIs(t, lockedFile{File: w}.Sync(), syscall.EINVAL)
 	assert.ErrorIs(t, syncDir("/proc/self/no-such-folder"), os.ErrNotExist)
 }
 
