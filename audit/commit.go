@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -141,6 +142,10 @@ func (l *Log) waitOrLead(ctx context.Context, b *batch, lead <-chan struct{}) er
 			return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 		}
 	}
+	// Those whom the batch before has just woken are about to write again. Letting
+	// them go first makes batches twice as large, and takes no time if there are
+	// none.
+	runtime.Gosched()
 	l.commit(b)
 	return b.err
 }
