@@ -119,8 +119,11 @@ func (p Profile) check(catalog map[string]Server, rep *Report) {
 		}
 	}
 	for _, h := range p.Hosts {
-		if name := strings.TrimPrefix(h, "*."); name == "" || name != foldHost(name) || strings.ContainsAny(name, "*/: ") {
-			bad(h, fmt.Sprintf("%q is no host name", h), `write "api.example.com" or "*.example.com", in lower case and without a port`)
+		switch form, err := hostForm(h); {
+		case err != nil:
+			bad(h, fmt.Sprintf("%q is no host name: %s", h, err), `write "api.example.com" or "*.example.com", in lower case and without a port`)
+		case form != h:
+			bad(h, fmt.Sprintf("%q is no host name that requests have", h), fmt.Sprintf("write %q", form))
 		}
 	}
 	for _, c := range p.Credentials {
@@ -160,9 +163,6 @@ func toolNames(s Server) []string {
 	}
 	return names
 }
-
-// foldHost is the form in which host names are compared.
-func foldHost(h string) string { return strings.TrimSuffix(strings.ToLower(h), ".") }
 
 // holds reports whether a list names a thing, outright or by "*".
 func holds(list []string, name string) bool {

@@ -171,6 +171,8 @@ type tool struct {
 //	no-members         a group that nobody is in
 //	unknown-entity     a team or a role that is not there
 //	not-in-enum        a text that the argument can never be
+//	host-form          a Host in another form than requests name it in, such as
+//	                   "EXAMPLE.com." or "0x7f.1"; the fix says which
 //	compares-json      a text compared with an argument that reaches policy as JSON
 //	denylist           a forbid that closes some values of a free text, while a
 //	                   permit leaves all others open

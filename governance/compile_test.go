@@ -172,6 +172,8 @@ func TestMistakes(t *testing.T) {
 			[]string{`profiles/new.yaml:3:19: error: the catalogue has no tool "post_mesage" of server "slack" (did you mean post_message?)`}},
 		{"odd model", profile("id: x\nmodels: [gpt-5]\n"), []string{`profiles/new.yaml:2:10: error: "gpt-5" is no model`}},
 		{"odd host", profile("id: x\nhosts: [\"https://a.b\"]\n"), []string{`profiles/new.yaml:2:10: error: "https://a.b" is no host name`}},
+		{"another form of a host", profile("id: x\nhosts: [\"*.Example.com\"]\n"), []string{`"*.Example.com" is no host name that requests have (write "*.example.com")`}},
+		{"another form of an address", profile("id: x\nhosts: [\"0x7f.1\"]\n"), []string{`(write "127.0.0.1")`}},
 		{"wildcard amid a host", profile("id: x\nhosts: [\"a.*.b\"]\n"), []string{`is no host name`}},
 		{"every credential", profile("id: x\ncredentials: [\"*\"]\n"), []string{`"*" is no credential`}},
 

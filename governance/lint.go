@@ -20,6 +20,7 @@ func (c *compiler) lint(p *policy) {
 		c.impossible(p)
 	}
 	c.enums(p)
+	c.hosts(p)
 	c.open(p)
 }
 
@@ -149,6 +150,25 @@ func (c *compiler) enums(p *policy) {
 				c.finding(p, "not-in-enum", SeverityWarning, text, fmt.Sprintf("context.args.%s is never %q", strings.Join(test.Path, "."), text), nearby(text, slices.Compact(allowed)))
 			}
 		}
+	}
+}
+
+// hosts reports hosts in another form than requests have, which are brought to
+// one form each: a permit for such a host permits nothing, a forbid forbids
+// nothing.
+func (c *compiler) hosts(p *policy) {
+	said := map[types.EntityUID]bool{}
+	for _, e := range cedarx.Entities(p.cedar) {
+		form, err := hostForm(string(e.ID))
+		if e.Type != typeHost || form == string(e.ID) || said[e] {
+			continue
+		}
+		said[e] = true
+		msg, fix := fmt.Sprintf("no request is ever for %s, because requests name that host in another form", e), fmt.Sprintf("write %s", uid(typeHost, form))
+		if err != nil {
+			msg, fix = fmt.Sprintf("no request is ever for %s: %s", e, err), `write a name in ASCII, such as Host::"api.example.com", all names below it, such as Host::"*.example.com", or an address`
+		}
+		c.finding(p, "host-form", SeverityWarning, string(e.ID), msg, fix)
 	}
 }
 

@@ -41,6 +41,9 @@ func TestLints(t *testing.T) {
 	post := func(condition string) string {
 		return `@id("x") permit (principal in Team::"red", action == Action::"s__post", resource)` + "\nwhen { " + condition + " };"
 	}
+	connect := func(condition string) string {
+		return `@id("x") permit (principal in Team::"red", action == Action::"connect", resource)` + "\nwhen { " + condition + " };"
+	}
 	args := func(condition string) string {
 		return post(strings.NewReplacer("$", "context.args.").Replace(condition))
 	}
@@ -49,6 +52,20 @@ func TestLints(t *testing.T) {
 		want     []string // code @ line:column, in the report's order
 		says     string
 	}{
+		// Hosts in the form that requests have, and in others.
+		{connect(`resource == Host::"api.example.com"`), nil, ""},
+		{connect(`resource in Host::"*.example.com"`), nil, ""},
+		{connect(`resource in [Host::"169.254.169.254", Host::"::1", Host::"a_b.internal"]`), nil, ""},
+		{connect(`resource == Host::"EXAMPLE.com."`), []string{"host-form @ 2:27"}, `write Host::"example.com"`},
+		{connect(`resource in Host::"*.EXAMPLE.com"`), []string{"host-form @ 2:27"}, `write Host::"*.example.com"`},
+		{connect(`resource == Host::"2852039166" || resource == Host::"2852039166"`), []string{"host-form @ 2:27"}, `write Host::"169.254.169.254"`},
+		{connect(`resource == Host::"0x7f.1"`), []string{"host-form @ 2:27"}, `write Host::"127.0.0.1"`},
+		{connect(`resource == Host::"[::ffff:127.0.0.1]"`), []string{"host-form @ 2:27"}, `write Host::"127.0.0.1"`},
+		{connect(`resource == Host::"2001:DB8:0::1"`), []string{"host-form @ 2:27"}, `write Host::"2001:db8::1"`},
+		{connect(`[Host::"*", Host::"api.example.com:443"].contains(resource)`), []string{"host-form @ 2:16", "host-form @ 2:27"}, "write a name in ASCII"},
+		{connect(`resource in Host::"*.0.0.1"`), []string{"host-form @ 2:27"}, "nothing is below an address"},
+		{`@id("x") forbid (principal, action == Action::"connect", resource == Host::"0177.0.0.1");`, []string{"host-form @ 1:77"}, "could be several IP addresses"},
+
 		// Conditions that exclude each other, and those that do not.
 		{args(`$channel == "a" && $channel == "b"`), []string{"impossible @ 2:21"}, "its conditions exclude each other at channel"},
 		{args(`$channel == "a" && "b" == $channel`), []string{"impossible @ 2:21"}, ""},

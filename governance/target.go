@@ -119,6 +119,20 @@ func requestedHost(s string) (string, error) {
 	return canonicalHost(s)
 }
 
+// hostForm is the one form of a host, or of a wildcard for the hosts below a
+// name, as policies and profiles name it.
+func hostForm(s string) (string, error) {
+	name, wild := strings.CutPrefix(s, "*.")
+	host, err := requestedHost(name)
+	switch {
+	case err != nil || !wild:
+		return host, err
+	case isAddress(host):
+		return "", errors.New("nothing is below an address")
+	}
+	return "*." + host, nil
+}
+
 // holdsHost reports whether a list of hosts names host, outright or by a
 // wildcard above it.
 func holdsHost(list []string, host string) bool {
