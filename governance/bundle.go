@@ -37,6 +37,10 @@ type Bundle struct {
 	// the snapshot's hash.
 	Tests []Source
 
+	// Version is higher in a later bundle, and 0 where nobody counts: see
+	// [Options.MinVersion]. It is not in the snapshot's hash.
+	Version uint64
+
 	findings []Finding // what LoadBundle could not read
 	seal     *seal     // of the folder that it was loaded from
 }
@@ -57,6 +61,7 @@ type Source struct {
 //	facts/*.yaml        lists of [Fact]
 //	tests/*.json        golden cases for package policytest
 //	entities.json       Cedar entities; may be absent
+//	bundle.version      a number, see [Bundle.Version]; may be absent
 //	bundle.note         who wrote and who reviewed it, see [SignBundle]; may be absent
 //
 // Any other file in these folders, and any unknown key in these files, is an
@@ -115,6 +120,13 @@ func LoadBundle(folder fs.FS) (Bundle, error) {
 			b.findings = append(b.findings, *bad)
 		}
 		b.Entities = es
+	}
+	var bad *Finding
+	if b.Version, bad, err = readVersion(fsys); err != nil {
+		return Bundle{}, err
+	}
+	if bad != nil {
+		b.findings = append(b.findings, *bad)
 	}
 	b.seal = &seal{digest: fsys.digest()}
 	if b.seal.note, err = readFile(folder, SignatureFile, maxSignatureFile); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -38,6 +38,12 @@ type Options struct {
 	WarningsBlock []string
 	// Signers are those whose signatures a bundle must carry. nil asks for none.
 	Signers *Signers
+	// MinVersion is the least [Bundle.Version] that an engine puts into force; from
+	// then on it takes none below that of what is in force either, so that an old
+	// bundle whose signatures still hold cannot come back. The same version may be
+	// loaded again. 0 asks for no version. Reload and Promote look at it, Compile
+	// and Stage do not.
+	MinVersion uint64
 	// Tape is given every request that the engine decided, with the decision,
 	// before the door has it. It is called on the deciding goroutine, possibly
 	// by many at once; what it is given is its own. nil records nothing. A tape
@@ -125,6 +131,7 @@ type Snapshot struct {
 	questions sync.Pool // *question
 
 	digest, author, reviewer string // of the bundle's folder, for the record
+	version                  uint64
 }
 
 type toolRef struct{ server, name string }
@@ -213,7 +220,7 @@ func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep 
 	}
 	c.finish()
 	rep.Hash = c.snap.hash
-	c.snap.digest, c.snap.author, c.snap.reviewer = b.Digest(), rep.Author, rep.Reviewer
+	c.snap.digest, c.snap.author, c.snap.reviewer, c.snap.version = b.Digest(), rep.Author, rep.Reviewer, b.Version
 	return c.snap, rep, nil
 }
 

@@ -45,7 +45,8 @@ func NewEngine(log audit.Recorder, opts *Options) *Engine {
 
 // Reload puts a bundle into force. It compiles first, then records who did it
 // and why, with the new hash, and only then swaps: when any of that fails the
-// engine goes on with what it has. Decisions that have begun end with the
+// engine goes on with what it has. A bundle of an older version is refused where
+// [Options.MinVersion] says so. Decisions that have begun end with the
 // snapshot they began with.
 func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report, error) {
 	snap, rep, err := e.compile(ctx, audit.ActionReload, b, by)
@@ -53,6 +54,10 @@ func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report,
 		return rep, err
 	}
 	e.reload.Lock()
+	if err := e.forward(snap); err != nil {
+		e.reload.Unlock()
+		return rep, err
+	}
 	err = e.record(ctx, audit.ActionReload, snap, e.current.Load(), by, e.noteNew(snap, map[string]string{
 		"policies":  strconv.Itoa(rep.Policies),
 		"generated": strconv.Itoa(rep.Generated),

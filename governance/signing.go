@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	sumnote "golang.org/x/mod/sumdb/note"
@@ -24,7 +25,8 @@ const maxSignatureFile = 16 << 10
 // Signers are the people whose signatures a host asks of a bundle: one of the
 // authors, who wrote it, and one of the reviewers, who is somebody else. A
 // person may be in both lists. Names of keys are names of people: two keys of
-// one person have one name.
+// one person have one name. Signatures do not end: that an old bundle does not
+// come back is what [Options.MinVersion] is for.
 type Signers struct {
 	Authors, Reviewers []sumnote.Verifier
 }
@@ -173,7 +175,11 @@ func (s *Signers) verify(b Bundle) (author, reviewer string, err error) {
 
 // signed adds to a record what folder a bundle came from, and whose it is.
 func (s *Snapshot) signed(detail map[string]string) map[string]string {
-	for key, value := range map[string]string{"bundle": s.digest, "author": s.author, "reviewer": s.reviewer} {
+	version := ""
+	if s.version != 0 {
+		version = strconv.FormatUint(s.version, 10)
+	}
+	for key, value := range map[string]string{"bundle": s.digest, "bundle_version": version, "author": s.author, "reviewer": s.reviewer} {
 		if value != "" {
 			detail[key] = value
 		}
@@ -184,7 +190,7 @@ func (s *Snapshot) signed(detail map[string]string) map[string]string {
 // print tells one bundle from another, so that what was loaded and what is
 // compiled are known to be the same.
 func (b Bundle) print() (sum [sha256.Size]byte) {
-	text, err := json.Marshal([]any{b.Policies, b.Profiles, b.Catalog, b.Entities, b.Facts, b.Tests})
+	text, err := json.Marshal([]any{b.Policies, b.Profiles, b.Catalog, b.Entities, b.Facts, b.Tests, b.Version})
 	if err != nil {
 		return sum // which no text has, and no signature is taken for
 	}

@@ -85,6 +85,11 @@ func (e *Engine) swap(ctx context.Context, action, hash string, by audit.Change,
 	if s == nil || s.hash != hash {
 		return ErrNotStaged
 	}
+	if action == audit.ActionPromote {
+		if err := e.forward(s); err != nil {
+			return err
+		}
+	}
 	if err := e.record(ctx, action, s, e.current.Load(), by, nil); err != nil {
 		return err
 	}
