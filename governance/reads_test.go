@@ -117,6 +117,7 @@ func TestReads(t *testing.T) {
 `, nil, Fact{Name: "f", Kind: DistinctWithin, On: []string{"s__drop"}, Of: "/n", Per: "agent", Window: 1e12, Where: map[string][]any{"/a": {"x"}}})
 	assert.Equal(t, []string{"args", "now"}, names(got["look"]))
 	assert.Equal(t, []string{"everything"}, names(got["put"]))
+	assert.Equal(t, []string{"args.a", "args.n", "now"}, names(got["drop"]), "what the fact looks at")
 }
 
 // A mutant reads what its own policies read.
