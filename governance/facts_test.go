@@ -730,3 +730,13 @@ func FuzzParseFacts(f *testing.F) {
 		require.Equal(t, s.Hash(), again.Hash())
 	})
 }
+
+// An act that has succeeded counts once, however often a door says so.
+func TestSettledTwiceCountsOnce(t *testing.T) {
+	x := newTeller(t, shop("facts:\n  - name: n\n    kind: count_within\n    on: [bank__pay]\n    counts: succeeded\n    window: 1h\n    per: agent\n", reading("context.facts.n > 5")))
+	d := x.ask("bank__pay", `{"amount":1}`)
+	for range 3 {
+		d.Settle(done)
+	}
+	assert.Equal(t, int64(1), x.value("bank__pay", `{"amount":1}`, "n"))
+}
