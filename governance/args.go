@@ -47,12 +47,21 @@ type cedarArgs struct {
 	nulls, extra types.Set
 }
 
+// A selection says which parts of the arguments somebody reads. nil stands for
+// all.
+type selection struct {
+	fields       []bool // by their number in the type; nil for all
+	nulls, extra bool
+}
+
+func (s *selection) field(i int) bool { return s == nil || s.fields == nil || s.fields[i] }
+
 // convertArgs turns the arguments of one call into Cedar values, exactly or not
 // at all. Nothing is coerced or rounded: what a value of its type cannot carry is
 // refused, a null is listed in nulls, a property that the schema does not name in
 // extra. What nobody reads is held to the same and then left out. The text must
 // have passed checkStrict.
-func convertArgs(t *argType, src string, of *reads) (cedarArgs, *argError) {
+func convertArgs(t *argType, src string, of *selection) (cedarArgs, *argError) {
 	c := converter{cursor: cursor{src: src}, steps: maxSteps, of: of}
 	if c.kind() != '{' {
 		return cedarArgs{}, &argError{err: errors.New("the arguments are not an object")}
@@ -83,7 +92,7 @@ type converter struct {
 	steps        int // left for rules
 	nulls, extra []string
 	extras       int // listed or not
-	of           *reads
+	of           *selection
 	dry          bool // nobody reads this: check it, and make nothing
 }
 

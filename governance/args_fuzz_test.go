@@ -360,39 +360,56 @@ func conforms(t *argType, v types.Value) bool {
 	return true
 }
 
-// anyTool makes a tool of any schema. It has a Cedar schema that parses, or there
-// is a reason why not and it is nil.
-func anyTool(t *testing.T, schema string) *tool {
+// A subject is what a tool's schema makes of arguments.
+type subject struct {
+	schema  string
+	args    *argType
+	derived []derivation
+}
+
+func newSubject(schema string, derived map[string]derivedFrom) (*subject, error) {
+	at, tp, err := typeArgs([]byte(schema), nil)
+	if err != nil {
+		return nil, err
+	}
+	list, err := tp.derive(derived)
+	return &subject{schema, at, list}, err
+}
+
+// anySubject takes any schema. Its Cedar type parses, or there is a reason why
+// not and it is nil.
+func anySubject(t *testing.T, schema string) *subject {
 	t.Helper()
-	tl, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: Read})
+	sub, err := newSubject(schema, nil)
 	if err != nil {
 		return nil
 	}
-	text := schemaText([]Server{{Name: "s", Tools: []Tool{tl.def}}}, map[toolRef]*tool{{"s", "t"}: tl}, nil)
-	_, err = cedarx.NewValidator("schema", text)
+	var b strings.Builder
+	b.WriteString(`entity E; action "a" appliesTo { principal: E, resource: E, context: { args: `)
+	sub.args.cedarType(&b)
+	_, err = cedarx.NewValidator("schema", b.String()+" } };")
 	require.NoError(t, err, schema)
-	return tl
+	return sub
 }
 
 // accepts converts arguments. Those that are accepted fit the whole inputSchema,
 // are of their Cedar types, and are seen as sent.
-func (tl *tool) accepts(t *testing.T, args string) bool {
+func (sub *subject) accepts(t *testing.T, args string) bool {
 	t.Helper()
 	if checkStrict([]byte(args)) != nil {
 		return false
 	}
-	a, argErr := convertArgs(tl.args, args, nil)
-	requireSliced(t, tl.args, args, a, argErr)
+	a, argErr := convertArgs(sub.args, args, nil)
+	requireSliced(t, sub.args, args, a, argErr)
 	if argErr != nil {
 		return false
 	}
-	schema := string(tl.def.InputSchema)
-	require.True(t, conforms(tl.args, a.args), "%s\n%s\nis seen as %s", schema, args, show(a.args))
-	requireSame(t, tl.args, decoded(t, args), a)
-	whole, _, err := compileRule(schema)
+	require.True(t, conforms(sub.args, a.args), "%s\n%s\nis seen as %s", sub.schema, args, show(a.args))
+	requireSame(t, sub.args, decoded(t, args), a)
+	whole, _, err := compileRule(sub.schema)
 	require.NoError(t, err)
 	if why := whole.breaks(args); why != "" && a.nulls.Len() == 0 && !strings.Contains(why, errTooManySteps.Error()) {
-		require.Fail(t, "accepted", "%s\n%s\n%s", schema, args, why)
+		require.Fail(t, "accepted", "%s\n%s\n%s", sub.schema, args, why)
 	}
 	return true
 }
@@ -406,8 +423,8 @@ func FuzzSchema(f *testing.F) {
 	f.Add(`{"type":"object","properties":{"":{"type":"string"},"\u0000\"\\\n":{"type":"integer"},"__entity":{"type":"string"}},"required":["zz"],"additionalProperties":false}`, `{"":"","zz":1}`)
 	f.Add(`{"type":"object","properties":{"t":{"$ref":"#"}},"patternProperties":{"^x":{"type":"string"}},"if":{"required":["t"]},"then":{"maxProperties":1}}`, `{"t":{"t":{}},"x":"y"}`)
 	f.Fuzz(func(t *testing.T, schema, args string) {
-		if tl := anyTool(t, schema); tl != nil {
-			tl.accepts(t, args)
+		if sub := anySubject(t, schema); sub != nil {
+			sub.accepts(t, args)
 		}
 	})
 }
@@ -432,8 +449,8 @@ func TestConversionHolds(t *testing.T) {
 		}
 		text, err := json.Marshal(root)
 		require.NoError(t, err)
-		tl := anyTool(t, string(text))
-		require.NotNil(t, tl, "%s", text)
+		sub := anySubject(t, string(text))
+		require.NotNil(t, sub, "%s", text)
 		for range 10 {
 			args := map[string]any{}
 			for _, name := range []string{"a", "b", "c", "ab"} {
@@ -443,7 +460,7 @@ func TestConversionHolds(t *testing.T) {
 			}
 			src, err := json.Marshal(args)
 			require.NoError(t, err)
-			if tl.accepts(t, string(src)) {
+			if sub.accepts(t, string(src)) {
 				accepted++
 			}
 		}

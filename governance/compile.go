@@ -292,7 +292,7 @@ func makeTool(server string, d Tool) (*tool, error) {
 	}
 	from := make(map[string]derivedFrom, len(d.Derived))
 	for name, w := range d.Derived {
-		from[name] = derivedFrom{w.From, string(w.Facet)}
+		from[name] = derivedFrom{From: w.From, Facet: string(w.Facet)}
 	}
 	derived, err := typer.derive(from)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
 // The facets, by the names that a catalogue calls them. [governance.Facet] says
@@ -29,7 +30,7 @@ const (
 
 // A derivedFrom is what an operator says of one attribute of context.derived: the
 // JSON Pointer of the argument, and the facet.
-type derivedFrom struct{ from, facet string }
+type derivedFrom struct{ From, Facet string }
 
 // facets says what each makes, and of what.
 var facets = map[string]struct {
@@ -69,6 +70,19 @@ func (d *derivation) cedarType() string {
 	return makes
 }
 
+// derivedType is the Cedar type of context.derived.
+func derivedType(list []derivation) string {
+	parts := make([]string, len(list))
+	for i, d := range list {
+		optional := ""
+		if d.optional {
+			optional = "?"
+		}
+		parts[i] = cedarx.Quote(d.name) + optional + ": " + d.cedarType()
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
 var derivedName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
 // derive checks what a catalogue derives against the schema of the tool.
@@ -77,14 +91,14 @@ func (tp *typer) derive(m map[string]derivedFrom) (list []derivation, err error)
 		return nil, fmt.Errorf(`"derived" has %d facets, at most %d are allowed`, len(m), maxDerived)
 	}
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		f, ok := facets[m[name].facet]
+		f, ok := facets[m[name].Facet]
 		switch {
 		case !derivedName.MatchString(name):
 			return nil, fmt.Errorf(`"derived" has the name %q; use letters, digits and _`, name)
 		case !ok:
-			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].facet, facetNames())
+			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].Facet, facetNames())
 		}
-		d := derivation{name: name, from: m[name].from, facet: m[name].facet}
+		d := derivation{name: name, from: m[name].From, facet: m[name].Facet}
 		if d.from != "" {
 			from, ok := strings.CutPrefix(d.from, "/")
 			if !ok {

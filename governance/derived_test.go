@@ -11,27 +11,27 @@ import (
 )
 
 func TestDerivedMistakes(t *testing.T) {
-	for want, d := range map[string]Derived{
-		"there are count, email_domains": {From: "/s", Facet: "host"},
-		"begins with":                    {From: "s", Facet: CleanPath},
-		"leads to no argument":           {From: "/none", Facet: CleanPath},
-		"leads to no argument in":        {From: "/ss/0", Facet: CleanPath},
-		"no value that facet":            {From: "/i", Facet: CleanPath},
-		"no value that facet \"count\"":  {From: "/s", Facet: Count},
-		"a count is of one list":         {From: "/objs/*/k", Facet: Count},
-		"leads to no":                    {From: "/o/*", Facet: SHA256},
+	for want, d := range map[string]derivedFrom{
+		"there are count, email_domains": {"/s", "host"},
+		"begins with":                    {"s", facetPath},
+		"leads to no argument":           {"/none", facetPath},
+		"leads to no argument in":        {"/ss/0", facetPath},
+		"no value that facet":            {"/i", facetPath},
+		"no value that facet \"count\"":  {"/s", facetCount},
+		"a count is of one list":         {"/objs/*/k", facetCount},
+		"leads to no":                    {"/o/*", facetSHA256},
 	} {
-		_, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(openSchema)}, Derived: map[string]Derived{"d": d}})
+		_, err := newSubject(openSchema, map[string]derivedFrom{"d": d})
 		assert.ErrorContains(t, err, want, d)
 		assert.ErrorContains(t, err, `"d`)
 	}
-	_, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(openSchema)}, Derived: map[string]Derived{"a b": {From: "/s", Facet: SHA256}}})
+	_, err := newSubject(openSchema, map[string]derivedFrom{"a b": {"/s", facetSHA256}})
 	assert.ErrorContains(t, err, "letters")
-	many := map[string]Derived{}
+	many := map[string]derivedFrom{}
 	for i := range maxDerived + 1 {
-		many["d"+strings.Repeat("x", i)] = Derived{Facet: SHA256}
+		many["d"+strings.Repeat("x", i)] = derivedFrom{Facet: facetSHA256}
 	}
-	_, err = makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(openSchema)}, Derived: many})
+	_, err = newSubject(openSchema, many)
 	assert.ErrorContains(t, err, "at most 32")
 }
 
@@ -41,19 +41,18 @@ func TestDerived(t *testing.T) {
 	  "u":{"anyOf":[{"type":"string"},{"type":"integer"}]},"a/b":{"$ref":"#/$defs/s"},
 	  "deep":{"type":"array","items":{"type":"object","properties":{"to":{"type":"array","items":{"type":"string"}}}}}},
 	  "$defs":{"s":{"type":"string"}}}`
-	tl, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: Read, Derived: map[string]Derived{
-		"p": {From: "/p", Facet: CleanPath}, "q": {From: "/q", Facet: CleanPath}, "l": {From: "/l/*", Facet: CleanPath}, "n": {From: "/l", Facet: Count},
-		"u": {From: "/u", Facet: CleanPath}, "ab": {From: "/a~1b", Facet: URLPort}, "to": {From: "/deep/*/to/*", Facet: EmailDomains}, "all": {Facet: SHA256},
-	}})
+	sub, err := newSubject(schema, map[string]derivedFrom{
+		"p": {"/p", facetPath}, "q": {"/q", facetPath}, "l": {"/l/*", facetPath}, "n": {"/l", facetCount},
+		"u": {"/u", facetPath}, "ab": {"/a~1b", facetPort}, "to": {"/deep/*/to/*", facetDomains}, "all": {Facet: facetSHA256},
+	})
 	require.NoError(t, err)
-	text := schemaText([]Server{{Name: "s", Tools: []Tool{tl.def}}}, map[toolRef]*tool{{"s", "t"}: tl}, nil)
-	assert.Contains(t, text, `derived: {"ab"?: Long, "all": String, "l": Set<String>, "n": Long, "p": String, "q"?: String, "to"?: Set<String>, "u"?: String}`)
+	assert.Equal(t, `{"ab"?: Long, "all": String, "l": Set<String>, "n": Long, "p": String, "q"?: String, "to"?: Set<String>, "u"?: String}`, derivedType(sub.derived))
 	derived := func(args string) string {
-		_, argErr := convertArgs(tl.args, args, nil)
+		_, argErr := convertArgs(sub.args, args, nil)
 		if argErr != nil {
 			return "refused: " + argErr.Error()
 		}
-		rec, argErr := deriveAll(tl.derived, args)
+		rec, argErr := deriveAll(sub.derived, args)
 		if argErr != nil {
 			return "refused: " + argErr.Error()
 		}
@@ -86,16 +85,16 @@ func TestDerived(t *testing.T) {
 // also where the schema says nothing about what is inside.
 func TestDerivedLookAlikes(t *testing.T) {
 	schema := `{"type":"object","properties":{"rows":{"type":"array","items":{"type":"array","items":{"type":"object","properties":{"url":{"type":"string"}}}}}}}`
-	tl, err := makeTool("s", Tool{ToolDefinition: ToolDefinition{Name: "t", InputSchema: []byte(schema)}, Class: Read, Derived: map[string]Derived{
-		"hosts": {From: "/rows/*/*/url", Facet: URLHost},
-	}})
+	sub, err := newSubject(schema, map[string]derivedFrom{
+		"hosts": {"/rows/*/*/url", facetHost},
+	})
 	require.NoError(t, err)
 	derive := func(other string) error {
 		args := `{"rows":[[{"url":"https://good.com","` + other + `":"https://evil.com"}]]}`
-		if _, err := convertArgs(tl.args, args, nil); err != nil {
+		if _, err := convertArgs(sub.args, args, nil); err != nil {
 			return err
 		}
-		if _, err := deriveAll(tl.derived, args); err != nil {
+		if _, err := deriveAll(sub.derived, args); err != nil {
 			return err
 		}
 		return nil

@@ -14,13 +14,18 @@ import (
 // decide, so what nobody reads is checked and then left out. nil stands for
 // everything.
 type reads struct {
-	now, session, labels, nulls, extra, derived bool
+	now, session, labels, derived bool
 
-	args []bool // by the number of a field; nil for all
+	args selection
 }
 
-// field reports whether a field of the arguments is read.
-func (r *reads) field(i int) bool { return r == nil || r.args == nil || r.args[i] }
+// arguments are what is read of the arguments.
+func (r *reads) arguments() *selection {
+	if r == nil {
+		return nil
+	}
+	return &r.args
+}
 
 // add adds a part that a policy reads of t.
 func (r *reads) add(read cedarx.Read, t *tool) {
@@ -32,9 +37,9 @@ func (r *reads) add(read cedarx.Read, t *tool) {
 	case "labels":
 		r.labels = true
 	case "nulls":
-		r.nulls = true
+		r.args.nulls = true
 	case "extra":
-		r.extra = true
+		r.args.extra = true
 	case "derived":
 		r.derived = true
 	case "args":
@@ -45,9 +50,9 @@ func (r *reads) add(read cedarx.Read, t *tool) {
 // arg adds a field of the arguments; "" is all of them.
 func (r *reads) arg(name string, t *tool) {
 	if name == "" {
-		r.args = nil
-	} else if i, ok := t.args.byName[name]; ok && r.args != nil {
-		r.args[i] = true
+		r.args.fields = nil
+	} else if i, ok := t.args.byName[name]; ok && r.args.fields != nil {
+		r.args.fields[i] = true
 	}
 }
 
@@ -94,7 +99,7 @@ func (s *Snapshot) readsOf(l *law) []*reads {
 	}
 	out := make([]*reads, len(s.tools))
 	for _, t := range s.tools {
-		r, whole := &reads{args: make([]bool, len(t.args.fields))}, false
+		r, whole := &reads{args: selection{fields: make([]bool, len(t.args.fields))}}, false
 		for _, action := range slices.Concat(ancestors(s.entities, t.action), []types.EntityUID{t.action}, anything) {
 			if in := scopes[action]; in != nil {
 				whole = whole || in.whole

@@ -5,60 +5,11 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cedar-policy/cedar-go/types"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
 )
-
-// requireSliced checks that arguments of which only a part is read are refused
-// for the same reasons, and that this part is what it is in the whole.
-func requireSliced(t testing.TB, at *argType, src string, whole cedarArgs, refused *argError) {
-	t.Helper()
-	for of := range slicesOf(at) {
-		got, err := convertArgs(at, src, of)
-		if refused != nil {
-			require.NotNil(t, err, src)
-			require.Equal(t, refused.Error(), err.Error(), src)
-			continue
-		}
-		require.Nil(t, err, src)
-		want := types.RecordMap{}
-		for i, f := range at.fields {
-			if v, ok := whole.args.Get(types.String(f.name)); ok && of.field(i) {
-				want[types.String(f.name)] = v
-			}
-		}
-		require.True(t, types.NewRecord(want).Equal(got.args), "%s: want %v, got %s", src, want, got.args)
-		if of.nulls {
-			require.True(t, whole.nulls.Equal(got.nulls), src)
-		}
-		if of.extra {
-			require.True(t, whole.extra.Equal(got.extra), src)
-		}
-	}
-}
-
-// slicesOf yields nothing, each part alone, and everything in parts.
-func slicesOf(at *argType) func(yield func(*reads) bool) {
-	none := func() *reads { return &reads{args: make([]bool, len(at.fields))} }
-	return func(yield func(*reads) bool) {
-		all := none()
-		all.nulls, all.extra = true, true
-		if !yield(none()) || !yield(&reads{nulls: true, extra: true}) {
-			return
-		}
-		for i := range at.fields {
-			one := none()
-			one.args[i], all.args[i] = true, true
-			if !yield(one) {
-				return
-			}
-		}
-		yield(all)
-	}
-}
 
 const readsCatalog = `{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"array","items":{"type":"string"}},"c":{"type":"object","properties":{"d":{"type":"integer"}}},"n":{"type":"integer"}}}`
 
@@ -81,15 +32,15 @@ func TestReads(t *testing.T) {
 		if r == nil {
 			return []string{"everything"}
 		}
-		for name, read := range map[string]bool{"now": r.now, "session": r.session, "labels": r.labels, "nulls": r.nulls, "extra": r.extra, "derived": r.derived} {
+		for name, read := range map[string]bool{"now": r.now, "session": r.session, "labels": r.labels, "nulls": r.args.nulls, "extra": r.args.extra, "derived": r.derived} {
 			if read {
 				out = append(out, name)
 			}
 		}
-		if r.args == nil {
+		if r.args.fields == nil {
 			out = append(out, "args")
 		}
-		for i, read := range r.args {
+		for i, read := range r.args.fields {
 			if read {
 				out = append(out, "args."+[]string{"a", "b", "c", "n"}[i])
 			}
@@ -127,10 +78,10 @@ func TestMutantsRead(t *testing.T) {
 		Policies: []Source{{Name: "p.cedar", Text: `
 @id("1") permit (principal, action == Action::"s__t", resource) when { context.args has a && context.args.a == "x" };`}},
 	})
-	require.Equal(t, []bool{true, false, false, false}, s.reads[0].args)
+	require.Equal(t, []bool{true, false, false, false}, s.reads[0].args.fields)
 	removed := false
 	for m := range s.Mutants() {
-		removed = removed || m.Change == "removed" && !m.Snapshot.reads[0].args[0]
+		removed = removed || m.Change == "removed" && !m.Snapshot.reads[0].args.fields[0]
 	}
 	require.True(t, removed)
 }

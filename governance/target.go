@@ -227,15 +227,15 @@ func (r *Request) context(t *target, now time.Time, of *reads) (types.RecordMap,
 		}
 		src = string(r.Args)
 	}
-	a, argErr := convertArgs(t.tool.args, src, of)
+	a, argErr := convertArgs(t.tool.args, src, of.arguments())
 	if argErr != nil {
 		return nil, argErr
 	}
 	m["args"] = a.args
-	if of == nil || of.nulls {
+	if of == nil || of.args.nulls {
 		m["nulls"] = a.nulls
 	}
-	if of == nil || of.extra {
+	if of == nil || of.args.extra {
 		m["extra"] = a.extra
 	}
 	if len(t.tool.derived) > 0 {

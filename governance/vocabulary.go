@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
-	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
 // The Cedar types of this vocabulary.
@@ -113,18 +112,7 @@ func schemaText(servers []Server, tools map[toolRef]*tool, facts factTypes) stri
 			fmt.Fprintf(&b, "action %q in [%q] appliesTo { principal: [Agent, User], resource: [Tool], context: { %s, nulls: Set<String>, extra: Set<String>, args: ", key, classAction(s.Name, t.Class), commonContext)
 			of.args.cedarType(&b)
 			if len(of.derived) > 0 {
-				b.WriteString(", derived: {")
-				for i, d := range of.derived {
-					if i > 0 {
-						b.WriteString(", ")
-					}
-					b.WriteString(cedarx.Quote(d.name))
-					if d.optional {
-						b.WriteString("?")
-					}
-					fmt.Fprintf(&b, ": %s", d.cedarType())
-				}
-				b.WriteString("}")
+				b.WriteString(", derived: " + derivedType(of.derived))
 			}
 			b.WriteString(facts.attr(key) + " } };\n")
 		}
