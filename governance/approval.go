@@ -13,6 +13,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // An Approval says that a person agreed to one call. It is how a call goes on
@@ -91,7 +92,7 @@ func (a *Approval) check(s *Snapshot, r *Request, now time.Time) error {
 	switch {
 	case a.ID == "" || a.By == "" || a.Reason == "":
 		return errors.New("id, by and reason must be set")
-	case len(a.ID) > maxName || len(a.By) > maxName || len(a.Reason) > maxText || len(a.Groups) > maxSet:
+	case len(a.ID) > argument.MaxName || len(a.By) > argument.MaxName || len(a.Reason) > argument.MaxText || len(a.Groups) > argument.MaxSet:
 		return errors.New("too large")
 	case a.Expires.Sub(a.At) > MaxApproval:
 		return errors.New("good for too long")

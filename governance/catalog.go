@@ -11,6 +11,8 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // A Class says what a tool can do to the world. It comes from the people who
@@ -207,11 +209,11 @@ func (s Server) finding(rep *Report, name, msg, fix string) {
 }
 
 // note reports what is worth knowing about a tool.
-func (s Server) note(rep *Report, n note, tool string) {
+func (s Server) note(rep *Report, n argument.Note, tool string) {
 	before := len(rep.Findings)
-	s.finding(rep, tool, fmt.Sprintf("tool %q of server %q: %s", tool, s.Name, n.msg), n.fix)
-	rep.Findings[before].Severity, rep.Findings[before].Code = SeverityInfo, n.code
-	if n.warning {
+	s.finding(rep, tool, fmt.Sprintf("tool %q of server %q: %s", tool, s.Name, n.Msg), n.Fix)
+	rep.Findings[before].Severity, rep.Findings[before].Code = SeverityInfo, n.Code
+	if n.Warning {
 		rep.Findings[before].Severity = SeverityWarning
 	}
 }

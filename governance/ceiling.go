@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 

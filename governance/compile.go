@@ -17,6 +17,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -145,9 +146,9 @@ type tool struct {
 	action   types.EntityUID
 	resource types.EntityUID
 	label    string // the resource, printed
-	args     *argType
-	derived  []derivation
-	notes    []note // on its schema, for the report
+	args     *argument.Type
+	derived  []argument.Derivation
+	notes    []argument.Note // on its schema, for the report
 }
 
 // Compile checks a bundle as a whole and makes a snapshot of it. Everything
@@ -286,15 +287,15 @@ func makeTool(server string, d Tool) (*tool, error) {
 	if len(d.InputSchema) == 0 {
 		return nil, fmt.Errorf("no inputSchema")
 	}
-	args, typer, err := typeArgs(d.InputSchema, d.As)
+	args, typer, err := argument.NewType(d.InputSchema, d.As)
 	if err != nil {
 		return nil, err
 	}
-	from := make(map[string]derivedFrom, len(d.Derived))
+	from := make(map[string]argument.DerivedFrom, len(d.Derived))
 	for name, w := range d.Derived {
-		from[name] = derivedFrom{From: w.From, Facet: string(w.Facet)}
+		from[name] = argument.DerivedFrom{From: w.From, Facet: string(w.Facet)}
 	}
-	derived, err := typer.derive(from)
+	derived, err := typer.Derive(from)
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +306,7 @@ func makeTool(server string, d Tool) (*tool, error) {
 		}
 	}
 	key := toolKey(server, d.Name)
-	t := &tool{def: d, pin: pin, key: key, args: args, derived: derived, notes: typer.notes(), action: uid(typeAction, key), resource: uid(typeTool, key)}
+	t := &tool{def: d, pin: pin, key: key, args: args, derived: derived, notes: typer.Notes(), action: uid(typeAction, key), resource: uid(typeTool, key)}
 	t.label = t.resource.String()
 	return t, nil
 }

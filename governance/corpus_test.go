@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // corpusServers reads testdata/tools: what servers from npm answer to
@@ -43,44 +45,44 @@ func corpusServers(t testing.TB) (servers []Server) {
 // argument has a type of its own.
 func TestCorpus(t *testing.T) {
 	servers := corpusServers(t)
-	kinds := map[kind]int{}
+	kinds := map[argument.Kind]int{}
 	var text []string
 	nodes := 0
-	var count func(at *argType, path string)
-	count = func(at *argType, path string) {
+	var count func(at *argument.Type, path string)
+	count = func(at *argument.Type, path string) {
 		nodes++
-		kinds[at.kind]++
-		if at.kind == kindText {
+		kinds[at.Kind]++
+		if at.Kind == argument.KindText {
 			text = append(text, path)
 		}
-		fields := at.fields
-		switch at.kind {
-		case kindSet:
-			count(at.elem, path+"/*")
-		case kindMap:
+		fields := at.Fields
+		switch at.Kind {
+		case argument.KindSet:
+			count(at.Elem, path+"/*")
+		case argument.KindMap:
 			fields = nil // no nodes of the schema
-		case kindColumns: // its fields are the same nodes again
-			fields, path = at.elem.fields, path+"/*"
-			if at.elem.kind == kindMap {
+		case argument.KindColumns: // its fields are the same nodes again
+			fields, path = at.Elem.Fields, path+"/*"
+			if at.Elem.Kind == argument.KindMap {
 				fields = nil
 			}
 		}
 		for _, f := range fields {
-			count(f.typ, path+"/"+f.name)
+			count(f.Typ, path+"/"+f.Name)
 		}
 	}
 	tools := 0
 	for _, s := range servers {
 		for _, d := range s.Tools {
-			at, _, err := typeArgs(d.InputSchema, d.As)
+			at, _, err := argument.NewType(d.InputSchema, d.As)
 			require.NoError(t, err, "%s %s", s.Name, d.Name)
-			for _, f := range at.fields {
-				count(f.typ, s.Name+" "+d.Name+" /"+f.name)
+			for _, f := range at.Fields {
+				count(f.Typ, s.Name+" "+d.Name+" /"+f.Name)
 			}
 			tools++
 		}
 	}
-	typed := float64(nodes-kinds[kindText]) / float64(nodes)
+	typed := float64(nodes-kinds[argument.KindText]) / float64(nodes)
 	t.Logf("%d servers, %d tools, %d nodes, %.2f %% typed: %v", len(servers), tools, nodes, 100*typed, kinds)
 	for _, p := range text {
 		t.Log("as JSON text: ", p)

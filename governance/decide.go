@@ -10,6 +10,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // Decide answers a request. It does no I/O and takes no lock. The error is not
@@ -73,7 +74,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 	if t.tool != nil {
 		d.Pin, d.Class = t.tool.pin, t.tool.def.Class
 	}
-	if len(r.Claims) > maxSet {
+	if len(r.Claims) > argument.MaxSet {
 		return refuse(d, audit.GuardToken, "The token has too many claims.")
 	}
 	now := r.Time
@@ -99,7 +100,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 		switch {
 		case guard == audit.GuardApproval:
 			hint = hintApproval + hint + "."
-		case errors.Is(err, errStrict):
+		case errors.Is(err, argument.ErrStrict):
 			guard = audit.GuardStrictJSON
 		}
 		return refuse(d, guard, hint)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -190,11 +191,11 @@ func (c *compiler) inside(group types.EntityUID) map[types.EntityUID]bool {
 // the tools that p covers.
 func (c *compiler) freeText(p *policy, path []string) bool {
 	for _, t := range c.area(p).tools {
-		at := t.args.at(path)
-		if at != nil && at.kind == kindSet {
-			at = at.elem
+		at := t.args.At(path)
+		if at != nil && at.Kind == argument.KindSet {
+			at = at.Elem
 		}
-		if at != nil && at.kind == kindString && at.enum == nil {
+		if at != nil && at.Kind == argument.KindString && at.Enum == nil {
 			return true
 		}
 	}

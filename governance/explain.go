@@ -10,6 +10,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -128,7 +129,7 @@ type situation struct {
 // situations returns those of agent and user. It reports false where a guard
 // refuses before Cedar is asked.
 func (s *Snapshot) situations(r *Request) ([]situation, *target, bool) {
-	if r.checkText() != nil || len(r.Claims) > maxSet {
+	if r.checkText() != nil || len(r.Claims) > argument.MaxSet {
 		return nil, nil, false
 	}
 	t, err := s.resolve(r)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -70,25 +71,26 @@ func placeOf(t *tool, verb string, path []string) (place, bool) {
 	}
 	at, optional := t.args, false
 	for _, name := range path {
-		i, ok := at.byName[name]
+		i, ok := at.ByName[name]
 		if !ok {
 			return place{}, false
 		}
-		f := at.fields[i]
-		at, optional = f.typ, optional || !f.required || f.typ.nullable
+		f := at.Fields[i]
+		at, optional = f.Typ, optional || !f.Required || f.Typ.Nullable
 	}
 	var b strings.Builder
-	at.cedarType(&b)
-	return place{b.String(), at.unit(), optional}, true
+	at.CedarType(&b)
+	return place{b.String(), unitOf(at), optional}, true
 }
 
-func (t *argType) unit() string {
+// unitOf is what else than its Cedar type two arguments have to share.
+func unitOf(t *argument.Type) string {
 	switch {
-	case t.kind == kindSet:
-		return t.elem.unit()
-	case t.kind == kindLong && t.scale > 0:
-		return fmt.Sprintf("scale %d", t.scale)
-	case t.kind == kindText:
+	case t.Kind == argument.KindSet:
+		return unitOf(t.Elem)
+	case t.Kind == argument.KindLong && t.Scale > 0:
+		return fmt.Sprintf("scale %d", t.Scale)
+	case t.Kind == argument.KindText:
 		return "json"
 	}
 	return ""

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -130,18 +131,18 @@ func (c *compiler) enums(p *policy) {
 			var allowed []string
 			never := true
 			for _, t := range c.area(p).tools {
-				at := t.args.at(test.Path)
-				if at != nil && at.kind == kindSet {
-					at = at.elem
+				at := t.args.At(test.Path)
+				if at != nil && at.Kind == argument.KindSet {
+					at = at.Elem
 				}
 				if at == nil {
 					continue // tested with has, or an error
 				}
-				if at.kind != kindString || at.enum == nil || at.enum[text] {
+				if at.Kind != argument.KindString || at.Enum == nil || at.Enum[text] {
 					never = false
 					break
 				}
-				for v := range at.enum {
+				for v := range at.Enum {
 					allowed = append(allowed, v)
 				}
 			}
@@ -170,18 +171,6 @@ func (c *compiler) hosts(p *policy) {
 		}
 		c.finding(p, "host-form", SeverityWarning, string(e.ID), msg, fix)
 	}
-}
-
-// at finds the type at a path below the arguments, or nil.
-func (t *argType) at(path []string) *argType {
-	for _, name := range path {
-		i, ok := t.byName[name]
-		if !ok {
-			return nil
-		}
-		t = t.fields[i].typ
-	}
-	return t
 }
 
 // open reports a permit that lets everybody do what cannot be undone, without a

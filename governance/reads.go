@@ -6,6 +6,7 @@ import (
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -16,11 +17,11 @@ import (
 type reads struct {
 	now, session, labels, derived bool
 
-	args selection
+	args argument.Selection
 }
 
 // arguments are what is read of the arguments.
-func (r *reads) arguments() *selection {
+func (r *reads) arguments() *argument.Selection {
 	if r == nil {
 		return nil
 	}
@@ -37,9 +38,9 @@ func (r *reads) add(read cedarx.Read, t *tool) {
 	case "labels":
 		r.labels = true
 	case "nulls":
-		r.args.nulls = true
+		r.args.Nulls = true
 	case "extra":
-		r.args.extra = true
+		r.args.Extra = true
 	case "derived":
 		r.derived = true
 	case "args":
@@ -50,9 +51,9 @@ func (r *reads) add(read cedarx.Read, t *tool) {
 // arg adds a field of the arguments; "" is all of them.
 func (r *reads) arg(name string, t *tool) {
 	if name == "" {
-		r.args.fields = nil
-	} else if i, ok := t.args.byName[name]; ok && r.args.fields != nil {
-		r.args.fields[i] = true
+		r.args.Fields = nil
+	} else if i, ok := t.args.ByName[name]; ok && r.args.Fields != nil {
+		r.args.Fields[i] = true
 	}
 }
 
@@ -99,7 +100,7 @@ func (s *Snapshot) readsOf(l *law) []*reads {
 	}
 	out := make([]*reads, len(s.tools))
 	for _, t := range s.tools {
-		r, whole := &reads{args: selection{fields: make([]bool, len(t.args.fields))}}, false
+		r, whole := &reads{args: argument.Selection{Fields: make([]bool, len(t.args.Fields))}}, false
 		for _, action := range slices.Concat(ancestors(s.entities, t.action), []types.EntityUID{t.action}, anything) {
 			if in := scopes[action]; in != nil {
 				whole = whole || in.whole

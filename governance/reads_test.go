@@ -32,15 +32,15 @@ func TestReads(t *testing.T) {
 		if r == nil {
 			return []string{"everything"}
 		}
-		for name, read := range map[string]bool{"now": r.now, "session": r.session, "labels": r.labels, "nulls": r.args.nulls, "extra": r.args.extra, "derived": r.derived} {
+		for name, read := range map[string]bool{"now": r.now, "session": r.session, "labels": r.labels, "nulls": r.args.Nulls, "extra": r.args.Extra, "derived": r.derived} {
 			if read {
 				out = append(out, name)
 			}
 		}
-		if r.args.fields == nil {
+		if r.args.Fields == nil {
 			out = append(out, "args")
 		}
-		for i, read := range r.args.fields {
+		for i, read := range r.args.Fields {
 			if read {
 				out = append(out, "args."+[]string{"a", "b", "c", "n"}[i])
 			}
@@ -78,10 +78,10 @@ func TestMutantsRead(t *testing.T) {
 		Policies: []Source{{Name: "p.cedar", Text: `
 @id("1") permit (principal, action == Action::"s__t", resource) when { context.args has a && context.args.a == "x" };`}},
 	})
-	require.Equal(t, []bool{true, false, false, false}, s.reads[0].args.fields)
+	require.Equal(t, []bool{true, false, false, false}, s.reads[0].args.Fields)
 	removed := false
 	for m := range s.Mutants() {
-		removed = removed || m.Change == "removed" && !m.Snapshot.reads[0].args.fields[0]
+		removed = removed || m.Change == "removed" && !m.Snapshot.reads[0].args.Fields[0]
 	}
 	require.True(t, removed)
 }

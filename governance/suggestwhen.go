@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -75,30 +77,30 @@ func (w *suggester) conditions(g *observedGroup) []string {
 		return out
 	}
 	out = append(out, w.record("context.args", g.tool.key, g.tool.args, &g.record)...)
-	if !g.extra && !g.tool.args.closed {
+	if !g.extra && !g.tool.args.Closed {
 		out = append(out, "context.extra.isEmpty()")
 	}
 	return out
 }
 
 // record are the conditions on the fields of a record of the arguments.
-func (w *suggester) record(at, key string, t *argType, seen *observedRecord) []string {
+func (w *suggester) record(at, key string, t *argument.Type, seen *observedRecord) []string {
 	var out []string
-	for _, f := range t.fields {
-		optional := !f.required || f.typ.nullable
-		o := seen.fields[f.name]
-		if w.free[key+f.path] {
+	for _, f := range t.Fields {
+		optional := !f.Required || f.Typ.Nullable
+		o := seen.fields[f.Name]
+		if w.free[key+f.Path] {
 			continue
 		}
 		switch {
 		case o == nil && optional:
-			out = append(out, "!("+at+" has "+named(f.name)+")")
+			out = append(out, "!("+at+" has "+named(f.Name)+")")
 		case o == nil:
-		case f.typ.kind == kindRecord:
-			inner := strings.Join(w.record(access(at, f.name), key, f.typ, &o.nested), " && ")
-			out = append(out, present(at, f.name, inner, o.n == seen.n, optional)...)
+		case f.Typ.Kind == argument.KindRecord:
+			inner := strings.Join(w.record(access(at, f.Name), key, f.Typ, &o.nested), " && ")
+			out = append(out, present(at, f.Name, inner, o.n == seen.n, optional)...)
 		default:
-			out = append(out, w.field(at, f.name, key, o, o.n == seen.n, optional)...)
+			out = append(out, w.field(at, f.Name, key, o, o.n == seen.n, optional)...)
 		}
 	}
 	return out

@@ -19,6 +19,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // Recorded is one request together with how it was decided. A sequence of them
@@ -67,7 +68,7 @@ func (r Recorded) AppendJSON(dst []byte) ([]byte, error) {
 	q := r.Request
 	l := line{q.Time, q.Actor, q.Action, q.Server, q.Name, q.Attrs, q.Claims, q.Enforces, q.Approval, q.History, r.Decision, "", nil}
 	plain := len(q.Args) > 0 && utf8.Valid(q.Args) && len(bytes.TrimSpace(q.Args)) == len(q.Args) &&
-		!bytes.ContainsAny(q.Args, "\r\n") && checkStrict(q.Args) == nil
+		!bytes.ContainsAny(q.Args, "\r\n") && argument.CheckStrict(q.Args) == nil
 	if len(q.Args) > 0 && !plain {
 		l.ArgsBase64 = base64.StdEncoding.EncodeToString(q.Args)
 	}

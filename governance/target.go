@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // A target is what a request is about, in Cedar's terms.
@@ -74,7 +76,7 @@ func (s *Snapshot) resolve(r *Request) (target, error) {
 		e.UID = uid(typeHost, host)
 		for rest := host; ; {
 			_, tail, ok := strings.Cut(rest, ".")
-			if !ok || tail == "" || isAddress(host) {
+			if !ok || tail == "" || argument.IsAddress(host) {
 				break
 			}
 			parents = append(parents, uid(typeHost, "*."+tail))
@@ -116,7 +118,7 @@ func requestedHost(s string) (string, error) {
 	if strings.Contains(s, ":") && !strings.HasPrefix(s, "[") {
 		s = "[" + s + "]"
 	}
-	return canonicalHost(s)
+	return argument.CanonicalHost(s)
 }
 
 // hostForm is the one form of a host, or of a wildcard for the hosts below a
@@ -127,7 +129,7 @@ func hostForm(s string) (string, error) {
 	switch {
 	case err != nil || !wild:
 		return host, err
-	case isAddress(host):
+	case argument.IsAddress(host):
 		return "", errors.New("nothing is below an address")
 	}
 	return "*." + host, nil
@@ -140,7 +142,7 @@ func holdsHost(list []string, host string) bool {
 		if l == host {
 			return true
 		}
-		if suffix, ok := strings.CutPrefix(l, "*"); ok && strings.HasSuffix(host, suffix) && len(host) > len(suffix) && !isAddress(host) {
+		if suffix, ok := strings.CutPrefix(l, "*"); ok && strings.HasSuffix(host, suffix) && len(host) > len(suffix) && !argument.IsAddress(host) {
 			return true
 		}
 	}
@@ -171,7 +173,7 @@ func clip(s string) string {
 // checkText refuses names that policy could not compare reliably.
 func (r *Request) checkText() error {
 	for _, s := range []string{r.Server, r.Name, r.Actor.Agent, r.Actor.User, r.Actor.Session} {
-		if len(s) > maxName {
+		if len(s) > argument.MaxName {
 			return fmt.Errorf("a name of %d bytes", len(s))
 		}
 		if !utf8.ValidString(s) {
@@ -216,30 +218,30 @@ func (r *Request) context(t *target, now time.Time, of *reads) (types.RecordMap,
 	}
 	if t.tool == nil {
 		if len(r.Args) > 0 {
-			return m, checkStrict(r.Args)
+			return m, argument.CheckStrict(r.Args)
 		}
 		return m, nil
 	}
 	src := "{}"
 	if len(r.Args) > 0 {
-		if err := checkStrict(r.Args); err != nil {
+		if err := argument.CheckStrict(r.Args); err != nil {
 			return nil, err
 		}
 		src = string(r.Args)
 	}
-	a, argErr := convertArgs(t.tool.args, src, of.arguments())
+	a, argErr := argument.Convert(t.tool.args, src, of.arguments())
 	if argErr != nil {
 		return nil, argErr
 	}
-	m["args"] = a.args
-	if of == nil || of.args.nulls {
-		m["nulls"] = a.nulls
+	m["args"] = a.Args
+	if of == nil || of.args.Nulls {
+		m["nulls"] = a.Nulls
 	}
-	if of == nil || of.args.extra {
-		m["extra"] = a.extra
+	if of == nil || of.args.Extra {
+		m["extra"] = a.Extra
 	}
 	if len(t.tool.derived) > 0 {
-		d, argErr := deriveAll(t.tool.derived, src)
+		d, argErr := argument.Derive(t.tool.derived, src)
 		if argErr != nil {
 			return nil, argErr
 		}
@@ -252,7 +254,7 @@ func (r *Request) context(t *target, now time.Time, of *reads) (types.RecordMap,
 
 func attrValue(v any) (types.Value, string, error) {
 	text := func(s string) (types.String, error) {
-		if len(s) > maxText || !utf8.ValidString(s) {
+		if len(s) > argument.MaxText || !utf8.ValidString(s) {
 			return "", errors.New("too long, or not valid UTF-8")
 		}
 		return types.String(s), nil
@@ -268,8 +270,8 @@ func attrValue(v any) (types.Value, string, error) {
 	case int64:
 		return types.Long(v), "Long", nil
 	case []string:
-		if len(v) > maxSet {
-			return nil, "", fmt.Errorf("more than %d values", maxSet)
+		if len(v) > argument.MaxSet {
+			return nil, "", fmt.Errorf("more than %d values", argument.MaxSet)
 		}
 		set := make([]types.Value, len(v))
 		for i, s := range v {

@@ -12,6 +12,7 @@ import (
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -126,7 +127,7 @@ func makeSpace(base Request, t *tool, about []*policy) *space {
 			}
 		}
 		sp.args(t.args, nil, known, extra, true)
-		if !t.args.closed {
+		if !t.args.Closed {
 			sp.dims = append(sp.dims, dim{key: "context.extra", arg: []string{strangerText}, values: []any{1}})
 		}
 	} else {
@@ -191,17 +192,17 @@ func makeSpace(base Request, t *tool, about []*policy) *space {
 }
 
 // args adds the arguments of a record.
-func (sp *space) args(t *argType, path []string, known map[string][]cedarx.Mention, extra map[string][]string, needed bool) {
-	for _, f := range t.fields {
-		at := append(slices.Clone(path), f.name)
-		needed := needed && f.required
-		if f.typ.kind == kindRecord {
-			sp.args(f.typ, at, known, extra, needed)
+func (sp *space) args(t *argument.Type, path []string, known map[string][]cedarx.Mention, extra map[string][]string, needed bool) {
+	for _, f := range t.Fields {
+		at := append(slices.Clone(path), f.Name)
+		needed := needed && f.Required
+		if f.Typ.Kind == argument.KindRecord {
+			sp.args(f.Typ, at, known, extra, needed)
 			continue
 		}
 		key := "context.args." + strings.Join(at, ".")
 		d := dim{key: key, arg: at, needed: needed}
-		for _, text := range f.typ.texts(key, known, extra[f.path]) {
+		for _, text := range typeTexts(f.Typ, key, known, extra[f.Path]) {
 			same := func(o any) bool { return string(o.(json.RawMessage)) == text }
 			if !slices.ContainsFunc(d.values, same) && len(d.values) < 256 {
 				d.values = append(d.values, json.RawMessage(text))

@@ -10,20 +10,21 @@ import (
 
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
-// texts are what an argument can be, as JSON: what policies say of it, what they
+// typeTexts are what an argument can be, as JSON: what policies say of it, what they
 // do not, and null where that is allowed. extra are texts that derived facets
 // are about.
-func (t *argType) texts(key string, known map[string][]cedarx.Mention, extra []string) []string {
+func typeTexts(t *argument.Type, key string, known map[string][]cedarx.Mention, extra []string) []string {
 	var out []string
-	switch t.kind {
-	case kindUnion: // one of its fields
-		for _, f := range t.fields {
-			out = append(out, f.typ.texts(key+"."+f.name, known, extra)...)
+	switch t.Kind {
+	case argument.KindUnion: // one of its fields
+		for _, f := range t.Fields {
+			out = append(out, typeTexts(f.Typ, key+"."+f.Name, known, extra)...)
 		}
-	case kindMap:
+	case argument.KindMap:
 		for _, m := range known[key+".keys"] {
 			for _, name := range textsOf(m) {
 				out = append(out, "{"+quoted(name)+":1}")
@@ -31,39 +32,39 @@ func (t *argType) texts(key string, known map[string][]cedarx.Mention, extra []s
 		}
 		for _, m := range known[key+".json"] {
 			for _, v := range textsOf(m) {
-				if canonical, err := canonicalJSON(v); err == nil && strings.HasPrefix(canonical, "{") {
+				if canonical, err := argument.CanonicalJSON(v); err == nil && strings.HasPrefix(canonical, "{") {
 					out = append(out, canonical)
 				}
 			}
 		}
-	case kindColumns:
+	case argument.KindColumns:
 		out = append(out, "[]")
-		for _, f := range t.elem.fields {
-			for _, v := range f.typ.texts(key+"."+f.name, known, extra) {
-				out = append(out, "["+t.elem.object(f.name, v)+"]")
+		for _, f := range t.Elem.Fields {
+			for _, v := range typeTexts(f.Typ, key+"."+f.Name, known, extra) {
+				out = append(out, "["+objectText(t.Elem, f.Name, v)+"]")
 			}
 		}
-	case kindSet:
+	case argument.KindSet:
 		out = append(out, "[]")
-		one := t.elem.texts(key, known, extra)
+		one := typeTexts(t.Elem, key, known, extra)
 		for _, v := range one {
 			out = append(out, "["+v+"]")
 		}
 		for _, m := range known[key] {
 			var all []string
 			for _, v := range valuesOf(m) {
-				if list := t.elem.json(v); len(list) > 0 {
+				if list := jsonTexts(t.Elem, v); len(list) > 0 {
 					all = append(all, list[0])
 				}
 			}
 			if len(all) > 0 {
-				out = append(out, "["+strings.Join(all, ",")+"]", "["+strings.Join(append(all, t.elem.fresh()), ",")+"]")
+				out = append(out, "["+strings.Join(all, ",")+"]", "["+strings.Join(append(all, freshText(t.Elem)), ",")+"]")
 			}
 		}
 	default:
 		for _, m := range known[key] {
 			for _, v := range valuesOf(m) {
-				out = append(out, t.json(v)...)
+				out = append(out, jsonTexts(t, v)...)
 			}
 			for _, text := range patternTexts(m) {
 				out = append(out, quoted(text))
@@ -77,32 +78,32 @@ func (t *argType) texts(key string, known map[string][]cedarx.Mention, extra []s
 		for _, text := range extra {
 			out = append(out, quoted(text))
 		}
-		for _, e := range slices.Sorted(maps.Keys(t.enum)) {
-			if t.kind == kindString {
+		for _, e := range slices.Sorted(maps.Keys(t.Enum)) {
+			if t.Kind == argument.KindString {
 				e = quoted(e)
 			}
 			out = append(out, e)
 		}
-		if t.kind == kindBool {
+		if t.Kind == argument.KindBool {
 			out = append(out, "true", "false")
 		}
 	}
-	out = append(out, t.fresh())
-	if t.nullable {
+	out = append(out, freshText(t))
+	if t.Nullable {
 		out = append(out, "null")
 	}
 	return out
 }
 
-// object writes an object with one member as given and what else it needs.
-func (t *argType) object(name, value string) string {
+// objectText writes an object with one member as given and what else it needs.
+func objectText(t *argument.Type, name, value string) string {
 	var members []string
-	for _, f := range t.fields {
+	for _, f := range t.Fields {
 		switch {
-		case f.name == name:
-			members = append(members, quoted(f.name)+":"+value)
-		case f.required:
-			members = append(members, quoted(f.name)+":"+f.typ.fresh())
+		case f.Name == name:
+			members = append(members, quoted(f.Name)+":"+value)
+		case f.Required:
+			members = append(members, quoted(f.Name)+":"+freshText(f.Typ))
 		}
 	}
 	return "{" + strings.Join(members, ",") + "}"
@@ -146,32 +147,32 @@ func patternTexts(m cedarx.Mention) []string {
 	return []string{strings.Join(m.Parts, ""), strings.Join(m.Parts, "x"), strings.Join(m.Parts, "/")}
 }
 
-// json writes a constant as arguments that reach policy as it, and its
+// jsonTexts writes a constant as arguments that reach policy as it, and its
 // neighbours; nothing for what they cannot be.
-func (t *argType) json(v types.Value) []string {
+func jsonTexts(t *argument.Type, v types.Value) []string {
 	switch v := v.(type) {
 	case types.String:
-		switch t.kind {
-		case kindText:
-			if canonical, err := canonicalJSON(string(v)); err == nil {
+		switch t.Kind {
+		case argument.KindText:
+			if canonical, err := argument.CanonicalJSON(string(v)); err == nil {
 				return []string{canonical}
 			}
 			return nil
-		case kindString:
+		case argument.KindString:
 			return []string{quoted(string(v))}
 		}
 	case types.Long:
 		var out []string
 		for _, n := range []types.Long{v, v - 1, v + 1} {
-			if t.kind == kindLong && t.scale > 0 {
-				out = append(out, fmt.Sprintf("%de-%d", n, t.scale))
-			} else if t.kind == kindLong {
+			if t.Kind == argument.KindLong && t.Scale > 0 {
+				out = append(out, fmt.Sprintf("%de-%d", n, t.Scale))
+			} else if t.Kind == argument.KindLong {
 				out = append(out, n.String())
 			}
 		}
 		return out
 	case types.Decimal:
-		if t.kind == kindDecimal {
+		if t.Kind == argument.KindDecimal {
 			text := v.String()
 			out := []string{text}
 			for _, d := range []float64{-0.0001, 0.0001} {
@@ -180,9 +181,9 @@ func (t *argType) json(v types.Value) []string {
 			return out
 		}
 	case types.Datetime:
-		if t.kind == kindTime || t.kind == kindDate {
+		if t.Kind == argument.KindTime || t.Kind == argument.KindDate {
 			layout := time.RFC3339Nano
-			if t.kind == kindDate {
+			if t.Kind == argument.KindDate {
 				layout = time.DateOnly
 			}
 			var out []string
@@ -192,41 +193,41 @@ func (t *argType) json(v types.Value) []string {
 			return out
 		}
 	case types.IPAddr:
-		if t.kind == kindIPv4 || t.kind == kindIPv6 {
+		if t.Kind == argument.KindIPv4 || t.Kind == argument.KindIPv6 {
 			return []string{quoted(v.Prefix().Addr().String())}
 		}
 	case types.Boolean:
-		if t.kind == kindBool {
+		if t.Kind == argument.KindBool {
 			return []string{fmt.Sprint(bool(v))}
 		}
 	}
 	return nil
 }
 
-// fresh is a value that no policy is likely to name.
-func (t *argType) fresh() string {
-	switch t.kind {
-	case kindLong, kindDecimal:
+// freshText is a value that no policy is likely to name.
+func freshText(t *argument.Type) string {
+	switch t.Kind {
+	case argument.KindLong, argument.KindDecimal:
 		return "7777"
-	case kindBool:
+	case argument.KindBool:
 		return "true"
-	case kindTime:
+	case argument.KindTime:
 		return `"2001-02-03T04:05:06Z"`
-	case kindDate:
+	case argument.KindDate:
 		return `"2001-02-03"`
-	case kindIPv4:
+	case argument.KindIPv4:
 		return `"198.51.100.77"`
-	case kindIPv6:
+	case argument.KindIPv6:
 		return `"2001:db8::77"`
-	case kindText, kindMap:
+	case argument.KindText, argument.KindMap:
 		return `{}`
-	case kindSet, kindColumns:
+	case argument.KindSet, argument.KindColumns:
 		return `[]`
-	case kindRecord:
-		return t.object("", "")
-	case kindUnion:
-		if len(t.fields) > 0 {
-			return t.fields[0].typ.fresh()
+	case argument.KindRecord:
+		return objectText(t, "", "")
+	case argument.KindUnion:
+		if len(t.Fields) > 0 {
+			return freshText(t.Fields[0].Typ)
 		}
 	}
 	return quoted(strangerText)

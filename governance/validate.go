@@ -9,6 +9,7 @@ import (
 
 	"github.com/cedar-policy/cedar-go/types"
 
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -74,7 +75,7 @@ func (c *compiler) comparisons(p *policy) {
 		if len(keys) == 0 {
 			continue
 		}
-		canonical, err := canonicalJSON(cmp.Text)
+		canonical, err := argument.CanonicalJSON(cmp.Text)
 		if err == nil && canonical == cmp.Text {
 			continue
 		}
@@ -93,11 +94,11 @@ func (c *compiler) comparisons(p *policy) {
 // values, is JSON, sorted.
 func (c *compiler) asJSON(p *policy, path []string) (keys []string) {
 	for _, t := range c.area(p).tools {
-		at := t.args.at(path)
-		for at != nil && at.kind == kindSet {
-			at = at.elem
+		at := t.args.At(path)
+		for at != nil && at.Kind == argument.KindSet {
+			at = at.Elem
 		}
-		if at != nil && at.kind == kindText {
+		if at != nil && at.Kind == argument.KindText {
 			keys = append(keys, t.key)
 		}
 	}
@@ -220,11 +221,11 @@ func (s *Snapshot) attributeNames() []string {
 		}
 	}
 	for _, t := range s.tools {
-		for _, f := range t.args.fields {
-			set[f.name] = true
+		for _, f := range t.args.Fields {
+			set[f.Name] = true
 		}
 		for _, d := range t.derived {
-			set[d.name] = true
+			set[d.Name] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(set))

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/twinward-dev/twinward/governance/internal/argument"
 )
 
 // The Cedar types of this vocabulary.
@@ -110,9 +112,9 @@ func schemaText(servers []Server, tools map[toolRef]*tool, facts factTypes) stri
 		for _, t := range s.Tools {
 			of, key := tools[toolRef{s.Name, t.Name}], toolKey(s.Name, t.Name)
 			fmt.Fprintf(&b, "action %q in [%q] appliesTo { principal: [Agent, User], resource: [Tool], context: { %s, nulls: Set<String>, extra: Set<String>, args: ", key, classAction(s.Name, t.Class), commonContext)
-			of.args.cedarType(&b)
+			of.args.CedarType(&b)
 			if len(of.derived) > 0 {
-				b.WriteString(", derived: " + derivedType(of.derived))
+				b.WriteString(", derived: " + argument.DerivedType(of.derived))
 			}
 			b.WriteString(facts.attr(key) + " } };\n")
 		}

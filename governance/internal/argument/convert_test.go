@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"encoding/json"
@@ -43,29 +43,29 @@ const openSchema = `{
   "$defs": {"word": {"type": "string"}}
 }`
 
-func typed(t testing.TB, schema string, as map[string]string) *argType {
+func typed(t testing.TB, schema string, as map[string]string) *Type {
 	t.Helper()
-	at, _, err := typeArgs([]byte(schema), as)
+	at, _, err := NewType([]byte(schema), as)
 	require.NoError(t, err)
 	return at
 }
 
 // sees is what policy gets to see of arguments, or why they are refused:
 // "strict-json" or "arguments".
-func sees(at *argType, src string) (string, error) {
-	if err := checkStrict([]byte(src)); err != nil {
+func sees(at *Type, src string) (string, error) {
+	if err := CheckStrict([]byte(src)); err != nil {
 		return "strict-json", err
 	}
-	a, err := convertArgs(at, src, nil)
+	a, err := Convert(at, src, nil)
 	if err != nil {
 		return "arguments", err
 	}
-	out := show(a.args)
-	if a.nulls.Len() > 0 {
-		out += " nulls" + show(a.nulls)
+	out := show(a.Args)
+	if a.Nulls.Len() > 0 {
+		out += " nulls" + show(a.Nulls)
 	}
-	if a.extra.Len() > 0 {
-		out += " extra" + show(a.extra)
+	if a.Extra.Len() > 0 {
+		out += " extra" + show(a.Extra)
 	}
 	return out, nil
 }
@@ -150,7 +150,7 @@ func TestSmuggling(t *testing.T) {
 		{"true for string", `{"s":true}`, "arguments"},
 		{"entity for string", `{"s":{"__entity":{"type":"Profile","id":"admin"}}}`, "arguments"},
 		{"extension for string", `{"s":{"__extn":{"fn":"ip","arg":"1.2.3.4"}}}`, "arguments"},
-		{"long string", `{"s":"` + strings.Repeat("x", maxText+1) + `"}`, "arguments"},
+		{"long string", `{"s":"` + strings.Repeat("x", MaxText+1) + `"}`, "arguments"},
 		{"not in enum", `{"e":"OPEN"}`, "arguments"},
 		{"in enum, escaped", `{"e":"\u006fpen"}`, `{e:"open"}`},
 		{"definition elsewhere in the schema", `{"ref":1}`, "arguments"},
@@ -211,8 +211,8 @@ func TestSmuggling(t *testing.T) {
 		{"nested list", `{"ss":[["a"]]}`, "arguments"},
 		{"string for list", `{"ss":"a"}`, "arguments"},
 		{"list of pinned numbers", `{"ids":[1,2.0]}`, `{ids:[1 2]}`},
-		{"longest list", `{"is":[` + strings.Repeat("7,", maxSet-1) + `7]}`, `{is:[7]}`},
-		{"longer list", `{"is":[` + strings.Repeat("7,", maxSet) + `7]}`, "arguments"},
+		{"longest list", `{"is":[` + strings.Repeat("7,", MaxSet-1) + `7]}`, `{is:[7]}`},
+		{"longer list", `{"is":[` + strings.Repeat("7,", MaxSet) + `7]}`, "arguments"},
 
 		// Objects.
 		{"record", `{"o":{"x":"a","y":1}}`, `{o:{x:"a" y:1}}`},
@@ -234,7 +234,7 @@ func TestSmuggling(t *testing.T) {
 		{"list of objects with an unknown property", `{"objs":[{"k":"b","zz":1}]}`, `{objs:{k:["b"]}} extra["/objs/*/zz"]`},
 		{"list of objects with a null", `{"objs":[{"k":null},{"k":"a"}]}`, `{objs:{k:["a"]}} nulls["/objs/*/k"]`},
 		{"no objects", `{"objs":[]}`, `{objs:{k:[]}}`},
-		{"long text", `{"any":["` + strings.Repeat("x", maxText) + `"]}`, "arguments"},
+		{"long text", `{"any":["` + strings.Repeat("x", MaxText) + `"]}`, "arguments"},
 
 		// Names that the schema does not have.
 		{"extra", `{"zzz":{"s":"x"}}`, `{} extra["/zzz"]`},
@@ -305,8 +305,8 @@ func TestManyValues(t *testing.T) {
 		`{"rows":[` + strings.Repeat(`{"l":[1,2]},`, 128) + `{"l":[1]}]}`:             false,
 		`{"rows":[` + strings.Repeat(`{"o":{"l":[1,2]}},`, 128) + `{"o":{"l":[1]}}]}`: false,
 		`{"rows":[` + strings.Repeat(`{},`, 256) + `{}]}`:                             false,
-		`{"` + strings.Repeat("z", maxName+1) + `":1}`:                                false,
-		`{"` + strings.Repeat("z", maxName) + `":1}`:                                  true,
+		`{"` + strings.Repeat("z", MaxName+1) + `":1}`:                                false,
+		`{"` + strings.Repeat("z", MaxName) + `":1}`:                                  true,
 	} {
 		_, err := sees(at, args)
 		assert.Equal(t, want, err == nil, "%.60s: %v", args, err)
@@ -320,11 +320,11 @@ func TestManyFields(t *testing.T) {
 		args = append(args, fmt.Sprintf(`"f%d":%d`, i, i))
 	}
 	at := typed(t, `{"type":"object","properties":{`+strings.Join(props, ",")+`},"required":["f0","f64","f99"]}`, nil)
-	a, err := convertArgs(at, `{`+strings.Join(args, ",")+`}`, nil)
+	a, err := Convert(at, `{`+strings.Join(args, ",")+`}`, nil)
 	require.Nil(t, err)
-	assert.Equal(t, 100, a.args.Len())
+	assert.Equal(t, 100, a.Args.Len())
 	for _, missing := range []int{0, 64, 99} {
-		_, err := convertArgs(at, `{`+strings.Join(slices.Delete(slices.Clone(args), missing, missing+1), ",")+`}`, nil)
+		_, err := Convert(at, `{`+strings.Join(slices.Delete(slices.Clone(args), missing, missing+1), ",")+`}`, nil)
 		require.NotNil(t, err, missing)
 		assert.Equal(t, fmt.Sprintf("/f%d", missing), err.path)
 	}
@@ -338,7 +338,7 @@ func TestHostileArguments(t *testing.T) {
 		allocs := testing.AllocsPerRun(3, func() { _, _ = sees(at, args) })
 		got, err := sees(at, args)
 		assert.Equal(t, "strict-json", got, name)
-		require.ErrorIs(t, err, errStrict, name)
+		require.ErrorIs(t, err, ErrStrict, name)
 		assert.Less(t, allocs, 32.0, name)
 	}
 	// Within the limits of the scan: refused, and little memory used for it.
@@ -353,7 +353,7 @@ func TestHostileArguments(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := convertArgs(at, args, nil)
+		_, err := Convert(at, args, nil)
 		runtime.ReadMemStats(&after)
 		assert.NotNil(t, err, name)
 		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
@@ -393,7 +393,7 @@ func TestCanonicalMemory(t *testing.T) {
 	in := strings.Repeat(`{"b":`, depth) + `"` + strings.Repeat("x", size) + `"` + strings.Repeat(`,"a":1}`, depth)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	out, err := canonicalJSON(in)
+	out, err := CanonicalJSON(in)
 	runtime.ReadMemStats(&after)
 	require.NoError(t, err)
 	assert.Equal(t, strings.Repeat(`{"a":1,"b":`, depth)+`"`+strings.Repeat("x", size)+`"`+strings.Repeat("}", depth), out)
@@ -411,11 +411,11 @@ func TestUntypableSchemas(t *testing.T) {
 		`{"type":"object"`:                                                           "strict JSON",
 		``:                                                                           "strict JSON",
 	} {
-		_, _, err := typeArgs([]byte(schema), nil)
+		_, _, err := NewType([]byte(schema), nil)
 		assert.ErrorContains(t, err, want, schema)
 	}
 	for _, as := range []map[string]string{{"/s": "long"}, {"/none": "long"}, {"/n": "decimal"}, {"/n": "scaled(0)"}, {"/n": "scaled(19)"}, {"/i": "large"}, {"/s": "text"}, {"/ss/*": "large"}, {"n": "long", "/n": "text"}} {
-		_, _, err := typeArgs([]byte(openSchema), as)
+		_, _, err := NewType([]byte(openSchema), as)
 		assert.ErrorContains(t, err, `"as"`, as)
 	}
 	// Alternatives beside a type leave it the type that it is.
@@ -430,7 +430,7 @@ func TestUntypableSchemas(t *testing.T) {
 		}
 		return `{"type":"object","properties":{` + strings.Join(props, ",") + `}`
 	}
-	_, _, err = typeArgs([]byte(
+	_, _, err = NewType([]byte(
 		level("a")+`,"$defs":{"a":`+level("b")+`},"b":`+level("c")+`},"c":`+level("d")+`},"d":{"type":"string"}}}`), nil)
 	assert.ErrorContains(t, err, "refers to itself too often")
 	// Within itself a type is text, and still checked.
@@ -471,6 +471,6 @@ func TestArgErrorText(t *testing.T) {
 	at := typed(t, openSchema, nil)
 	_, err := sees(at, `{"n":0.00001}`)
 	assert.EqualError(t, err, `argument /n: has more than four decimal places (a number of up to four decimal places can be decided on; an operator can pin another form with "as" in the catalogue)`)
-	var ae *argError
+	var ae *Error
 	assert.True(t, errors.As(err, &ae))
 }

@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ func emailDomains(s string) (types.Value, error) {
 		return nil, odd
 	}
 	for one := range strings.SplitSeq(s, ",") {
-		if len(set) == maxSet {
+		if len(set) == MaxSet {
 			return nil, errors.New("too many e-mail addresses")
 		}
 		one = strings.Trim(one, " ")
@@ -40,8 +40,8 @@ func emailDomains(s string) (types.Value, error) {
 		if !ok || len(local) > 64 || !mailLocal.MatchString(local) || strings.HasPrefix(domain, "[") {
 			return nil, odd
 		}
-		host, err := canonicalHost(domain)
-		if err != nil || isAddress(host) {
+		host, err := CanonicalHost(domain)
+		if err != nil || IsAddress(host) {
 			return nil, odd
 		}
 		set = append(set, types.String(host))
@@ -100,7 +100,7 @@ func folded(s string) (types.Value, error) {
 		return r
 	}, s)
 	s = norm.NFKC.String(cases.Fold().String(norm.NFKC.String(s)))
-	if len(s) > maxText {
+	if len(s) > MaxText {
 		return nil, errors.New("a text that grows too long when it is folded")
 	}
 	return types.String(s), nil

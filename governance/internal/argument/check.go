@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"errors"
@@ -168,7 +168,7 @@ func (r *rule) length(c *cursor, steps *int) *fault {
 	if r.pattern == nil {
 		return nil
 	}
-	if len(s) > maxText {
+	if len(s) > MaxText {
 		return &fault{err: fmt.Errorf("a text of %d bytes for a pattern", len(s))}
 	}
 	if !r.pattern.MatchString(s) {

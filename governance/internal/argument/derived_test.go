@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 )
 
 func TestDerivedMistakes(t *testing.T) {
-	for want, d := range map[string]derivedFrom{
+	for want, d := range map[string]DerivedFrom{
 		"there are count, email_domains": {"/s", "host"},
 		"begins with":                    {"s", facetPath},
 		"leads to no argument":           {"/none", facetPath},
@@ -21,15 +21,15 @@ func TestDerivedMistakes(t *testing.T) {
 		"a count is of one list":         {"/objs/*/k", facetCount},
 		"leads to no":                    {"/o/*", facetSHA256},
 	} {
-		_, err := newSubject(openSchema, map[string]derivedFrom{"d": d})
+		_, err := newSubject(openSchema, map[string]DerivedFrom{"d": d})
 		assert.ErrorContains(t, err, want, d)
 		assert.ErrorContains(t, err, `"d`)
 	}
-	_, err := newSubject(openSchema, map[string]derivedFrom{"a b": {"/s", facetSHA256}})
+	_, err := newSubject(openSchema, map[string]DerivedFrom{"a b": {"/s", facetSHA256}})
 	assert.ErrorContains(t, err, "letters")
-	many := map[string]derivedFrom{}
+	many := map[string]DerivedFrom{}
 	for i := range maxDerived + 1 {
-		many["d"+strings.Repeat("x", i)] = derivedFrom{Facet: facetSHA256}
+		many["d"+strings.Repeat("x", i)] = DerivedFrom{Facet: facetSHA256}
 	}
 	_, err = newSubject(openSchema, many)
 	assert.ErrorContains(t, err, "at most 32")
@@ -41,18 +41,18 @@ func TestDerived(t *testing.T) {
 	  "u":{"anyOf":[{"type":"string"},{"type":"integer"}]},"a/b":{"$ref":"#/$defs/s"},
 	  "deep":{"type":"array","items":{"type":"object","properties":{"to":{"type":"array","items":{"type":"string"}}}}}},
 	  "$defs":{"s":{"type":"string"}}}`
-	sub, err := newSubject(schema, map[string]derivedFrom{
+	sub, err := newSubject(schema, map[string]DerivedFrom{
 		"p": {"/p", facetPath}, "q": {"/q", facetPath}, "l": {"/l/*", facetPath}, "n": {"/l", facetCount},
 		"u": {"/u", facetPath}, "ab": {"/a~1b", facetPort}, "to": {"/deep/*/to/*", facetDomains}, "all": {Facet: facetSHA256},
 	})
 	require.NoError(t, err)
-	assert.Equal(t, `{"ab"?: Long, "all": String, "l": Set<String>, "n": Long, "p": String, "q"?: String, "to"?: Set<String>, "u"?: String}`, derivedType(sub.derived))
+	assert.Equal(t, `{"ab"?: Long, "all": String, "l": Set<String>, "n": Long, "p": String, "q"?: String, "to"?: Set<String>, "u"?: String}`, DerivedType(sub.derived))
 	derived := func(args string) string {
-		_, argErr := convertArgs(sub.args, args, nil)
+		_, argErr := Convert(sub.args, args, nil)
 		if argErr != nil {
 			return "refused: " + argErr.Error()
 		}
-		rec, argErr := deriveAll(sub.derived, args)
+		rec, argErr := Derive(sub.derived, args)
 		if argErr != nil {
 			return "refused: " + argErr.Error()
 		}
@@ -85,16 +85,16 @@ func TestDerived(t *testing.T) {
 // also where the schema says nothing about what is inside.
 func TestDerivedLookAlikes(t *testing.T) {
 	schema := `{"type":"object","properties":{"rows":{"type":"array","items":{"type":"array","items":{"type":"object","properties":{"url":{"type":"string"}}}}}}}`
-	sub, err := newSubject(schema, map[string]derivedFrom{
+	sub, err := newSubject(schema, map[string]DerivedFrom{
 		"hosts": {"/rows/*/*/url", facetHost},
 	})
 	require.NoError(t, err)
 	derive := func(other string) error {
 		args := `{"rows":[[{"url":"https://good.com","` + other + `":"https://evil.com"}]]}`
-		if _, err := convertArgs(sub.args, args, nil); err != nil {
+		if _, err := Convert(sub.args, args, nil); err != nil {
 			return err
 		}
-		if _, err := deriveAll(sub.derived, args); err != nil {
+		if _, err := Derive(sub.derived, args); err != nil {
 			return err
 		}
 		return nil
@@ -137,7 +137,7 @@ func FuzzFacets(f *testing.F) {
 			require.Regexp(t, "^[A-Z]+$", asText(v))
 		}
 		_, _ = emailDomains(s)
-		for _, k := range []kind{kindTime, kindDate, kindIPv4, kindIPv6} {
+		for _, k := range []Kind{KindTime, KindDate, KindIPv4, KindIPv6} {
 			_, _ = formatted(k, s)
 		}
 	})

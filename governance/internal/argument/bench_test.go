@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"fmt"
@@ -31,27 +31,27 @@ func BenchmarkArgs(b *testing.B) {
 	const narrow = `"repo":{"type":"string","pattern":"^[a-z0-9]+/[a-z0-9]+$"},"path":{"type":"string","minLength":1,"maxLength":4096},"count":{"type":"integer","minimum":1,"maximum":100},"draft":{"type":"boolean"},"labels":{"type":"array","items":{"type":"string"},"maxItems":10,"uniqueItems":true}`
 	for _, c := range []struct {
 		name, props string
-		derived     map[string]derivedFrom
+		derived     map[string]DerivedFrom
 	}{
 		{"types", open, nil},
 		{"rules", narrow, nil},
-		{"types and a path", open, map[string]derivedFrom{"path": {"/path", facetPath}}},
+		{"types and a path", open, map[string]DerivedFrom{"path": {"/path", facetPath}}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			at, tp, err := typeArgs([]byte(`{"type":"object","properties":{`+c.props+`}}`), nil)
+			at, tp, err := NewType([]byte(`{"type":"object","properties":{`+c.props+`}}`), nil)
 			require.NoError(b, err)
-			derived, err := tp.derive(c.derived)
+			derived, err := tp.Derive(c.derived)
 			require.NoError(b, err)
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := checkStrict([]byte(src)); err != nil {
+				if err := CheckStrict([]byte(src)); err != nil {
 					b.Fatal(err)
 				}
-				if _, err := convertArgs(at, src, nil); err != nil {
+				if _, err := Convert(at, src, nil); err != nil {
 					b.Fatal(err)
 				}
 				if derived != nil {
-					if _, err := deriveAll(derived, src); err != nil {
+					if _, err := Derive(derived, src); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -68,8 +68,8 @@ func BenchmarkHostileArgs(b *testing.B) {
 			text := []byte(src)
 			b.ReportAllocs()
 			for b.Loop() {
-				if checkStrict(text) == nil {
-					_, _ = convertArgs(at, src, nil)
+				if CheckStrict(text) == nil {
+					_, _ = Convert(at, src, nil)
 				}
 			}
 		})

@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"crypto/sha256"
@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+
 	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
@@ -28,9 +29,9 @@ const (
 	facetFolded  = "folded"
 )
 
-// A derivedFrom is what an operator says of one attribute of context.derived: the
+// A DerivedFrom is what an operator says of one attribute of context.derived: the
 // JSON Pointer of the argument, and the facet.
-type derivedFrom struct{ From, Facet string }
+type DerivedFrom struct{ From, Facet string }
 
 // facets says what each makes, and of what.
 var facets = map[string]struct {
@@ -52,9 +53,9 @@ var facets = map[string]struct {
 // maxDerived bounds the facets of one tool.
 const maxDerived = 32
 
-// A derivation is a Derived, checked against the schema.
-type derivation struct {
-	name     string
+// A Derivation is a Derived, checked against the schema.
+type Derivation struct {
+	Name     string
 	path     []string
 	from     string // for messages
 	facet    string
@@ -62,7 +63,7 @@ type derivation struct {
 	optional bool
 }
 
-func (d *derivation) cedarType() string {
+func (d *Derivation) cedarType() string {
 	makes := facets[d.facet].makes
 	if d.each && !strings.HasPrefix(makes, "Set") {
 		return "Set<" + makes + ">"
@@ -70,23 +71,23 @@ func (d *derivation) cedarType() string {
 	return makes
 }
 
-// derivedType is the Cedar type of context.derived.
-func derivedType(list []derivation) string {
+// DerivedType is the Cedar type of context.derived.
+func DerivedType(list []Derivation) string {
 	parts := make([]string, len(list))
 	for i, d := range list {
 		optional := ""
 		if d.optional {
 			optional = "?"
 		}
-		parts[i] = cedarx.Quote(d.name) + optional + ": " + d.cedarType()
+		parts[i] = cedarx.Quote(d.Name) + optional + ": " + d.cedarType()
 	}
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 var derivedName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
-// derive checks what a catalogue derives against the schema of the tool.
-func (tp *typer) derive(m map[string]derivedFrom) (list []derivation, err error) {
+// Derive checks what a catalogue derives against the schema of the tool.
+func (tp *Typer) Derive(m map[string]DerivedFrom) (list []Derivation, err error) {
 	if len(m) > maxDerived {
 		return nil, fmt.Errorf(`"derived" has %d facets, at most %d are allowed`, len(m), maxDerived)
 	}
@@ -98,7 +99,7 @@ func (tp *typer) derive(m map[string]derivedFrom) (list []derivation, err error)
 		case !ok:
 			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].Facet, facetNames())
 		}
-		d := derivation{name: name, from: m[name].From, facet: m[name].Facet}
+		d := Derivation{Name: name, from: m[name].From, facet: m[name].Facet}
 		if d.from != "" {
 			from, ok := strings.CutPrefix(d.from, "/")
 			if !ok {
@@ -141,7 +142,7 @@ func facetNames() string {
 
 // lead reports whether a path can lead to a value in s, and the types that it
 // may have there; 0 is any.
-func (tp *typer) lead(s *schema, path []string, depth int) (leads bool, found typeSet, err error) {
+func (tp *Typer) lead(s *schema, path []string, depth int) (leads bool, found typeSet, err error) {
 	if s == nil || depth > maxArgsDepth {
 		return false, 0, nil
 	}
@@ -179,7 +180,7 @@ func (tp *typer) lead(s *schema, path []string, depth int) (leads bool, found ty
 }
 
 // sure reports whether arguments that pass the schema have a value at path.
-func (tp *typer) sure(s *schema, path []string) bool {
+func (tp *Typer) sure(s *schema, path []string) bool {
 	if len(path) == 0 || path[0] == "*" { // of no elements, the set is empty
 		return true
 	}
@@ -188,30 +189,30 @@ func (tp *typer) sure(s *schema, path []string) bool {
 	return slices.Contains(s.Required, name) && next != nil && len(next.Type) == 1 && next.Type[0] != "null" && tp.sure(next, path[1:])
 }
 
-// deriveAll computes context.derived from arguments that the conversion
+// Derive computes context.derived from arguments that the conversion
 // accepted. What is absent or null has no facet.
-func deriveAll(list []derivation, src string) (types.Record, *argError) {
+func Derive(list []Derivation, src string) (types.Record, *Error) {
 	m := make(types.RecordMap, len(list))
 	for i := range list {
 		d := &list[i]
 		var found []types.Value
 		present := false
 		if err := d.walk(&cursor{src: src}, d.path, &present, &found); err != nil {
-			return types.Record{}, &argError{d.from, err, "write it in its plainest form"}
+			return types.Record{}, &Error{d.from, err, "write it in its plainest form"}
 		}
 		switch {
 		case !present:
 		case d.each:
-			m[types.String(d.name)] = types.NewSet(found...)
+			m[types.String(d.Name)] = types.NewSet(found...)
 		default:
-			m[types.String(d.name)] = found[0]
+			m[types.String(d.Name)] = found[0]
 		}
 	}
 	return types.NewRecord(m), nil
 }
 
 // walk reads the value at the cursor, and adds the facet of what path leads to.
-func (d *derivation) walk(c *cursor, path []string, present *bool, found *[]types.Value) error {
+func (d *Derivation) walk(c *cursor, path []string, present *bool, found *[]types.Value) error {
 	switch k := c.kind(); {
 	case k == 'n':
 		c.word()
@@ -236,8 +237,8 @@ func (d *derivation) walk(c *cursor, path []string, present *bool, found *[]type
 			if err := d.walk(c, path[1:], present, found); err != nil {
 				return err
 			}
-			if len(*found) > maxSet {
-				return fmt.Errorf("more than %d values", maxSet)
+			if len(*found) > MaxSet {
+				return fmt.Errorf("more than %d values", MaxSet)
 			}
 		}
 		return nil
@@ -259,15 +260,15 @@ func (d *derivation) walk(c *cursor, path []string, present *bool, found *[]type
 	return errors.New("has another form than the one that is decided on")
 }
 
-func (d *derivation) compute(c *cursor, k byte) (types.Value, error) {
+func (d *Derivation) compute(c *cursor, k byte) (types.Value, error) {
 	switch f := facets[d.facet]; {
 	case f.of != nil:
 		if k != '"' {
 			return nil, errors.New("not a string")
 		}
 		s := c.text()
-		if len(s) > maxText {
-			return nil, fmt.Errorf("a text of %d bytes; at most %d can be decided on", len(s), maxText)
+		if len(s) > MaxText {
+			return nil, fmt.Errorf("a text of %d bytes; at most %d can be decided on", len(s), MaxText)
 		}
 		return f.of(s)
 	case d.facet == facetCount:

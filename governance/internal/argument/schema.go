@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"errors"
@@ -291,9 +291,9 @@ func (s *schema) values() (list []jsontext.Value, ok bool) {
 	case s.Enum == nil:
 		return []jsontext.Value{s.Const}, true
 	}
-	want, err := canonicalJSON(string(s.Const))
+	want, err := CanonicalJSON(string(s.Const))
 	for _, v := range s.Enum {
-		if got, err2 := canonicalJSON(string(v)); err == nil && err2 == nil && got == want {
+		if got, err2 := CanonicalJSON(string(v)); err == nil && err2 == nil && got == want {
 			return []jsontext.Value{s.Const}, true
 		}
 	}

@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"fmt"
@@ -6,63 +6,76 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/twinward-dev/twinward/governance/internal/cedarx"
 )
 
-// A kind says how a JSON value reaches policy.
-type kind uint8
+// A Kind says how a JSON value reaches policy.
+type Kind uint8
 
 const (
-	kindText    kind = iota // String: the value as canonical JSON
-	kindString              // String
-	kindLong                // Long, exact, times 10^scale
-	kindDecimal             // decimal, exact in four digits
-	kindBool                // Bool
-	kindTime                // datetime: a string of format date-time
-	kindDate                // datetime: a string of format date
-	kindIPv4                // ipaddr: a string of format ipv4
-	kindIPv6                // ipaddr: a string of format ipv6
+	KindText    Kind = iota // String: the value as canonical JSON
+	KindString              // String
+	KindLong                // Long, exact, times 10^scale
+	KindDecimal             // decimal, exact in four digits
+	KindBool                // Bool
+	KindTime                // datetime: a string of format date-time
+	KindDate                // datetime: a string of format date
+	KindIPv4                // ipaddr: a string of format ipv4
+	KindIPv6                // ipaddr: a string of format ipv6
 	kindLarge               // {length: Long, sha256: String}
-	kindSet                 // Set of a scalar kind
-	kindRecord              // Record
-	kindColumns             // Record of sets: a list of objects, by property
-	kindUnion               // Record of one attribute, named as the JSON type
-	kindMap                 // {json: String, keys: Set<String>}: an object without named properties
+	KindSet                 // Set of a scalar kind
+	KindRecord              // Record
+	KindColumns             // Record of sets: a list of objects, by property
+	KindUnion               // Record of one attribute, named as the JSON type
+	KindMap                 // {json: String, keys: Set<String>}: an object without named properties
 )
 
 // maxRecordDepth is how deep objects become records; below, they are text.
 const maxRecordDepth = 4
 
 // isString reports whether values are strings of any format.
-func (k kind) isString() bool { return k == kindString || k >= kindTime && k <= kindIPv6 }
+func (k Kind) isString() bool { return k == KindString || k >= KindTime && k <= KindIPv6 }
 
-// An argType is the type of one value, made once from a pinned inputSchema. It
+// An Type is the type of one value, made once from a pinned inputSchema. It
 // is immutable.
-type argType struct {
-	kind     kind
-	nullable bool
+type Type struct {
+	Kind     Kind
+	Nullable bool
 	numeric  bool            // a text that is a number
 	whole    bool            // a large value that is a string, not JSON
-	scale    int             // of a Long
-	enum     map[string]bool // allowed values: strings as they are, others as canonical JSON
+	Scale    int             // of a Long
+	Enum     map[string]bool // allowed values: strings as they are, others as canonical JSON
 	rule     *rule           // what else the schema demands
-	elem     *argType        // of a set; of columns, the record that each object is
-	fields   []argField      // of a record or columns, sorted by name
-	byName   map[string]int  // index into fields
+	Elem     *Type           // of a set; of columns, the record that each object is
+	Fields   []Field         // of a record or columns, sorted by name
+	ByName   map[string]int  // index into fields
 	folded   map[string]bool // names of fields as foldName makes them
-	closed   bool            // a record that allows no other property
+	Closed   bool            // a record that allows no other property
 }
 
-type argField struct {
-	name     string
-	path     string // JSON Pointer
-	typ      *argType
-	required bool
+type Field struct {
+	Name     string
+	Path     string // JSON Pointer
+	Typ      *Type
+	Required bool
 }
 
-// A typer turns one tool's inputSchema into an argType.
-type typer struct {
+// At finds the type at a path below the arguments, or nil.
+func (t *Type) At(path []string) *Type {
+	for _, name := range path {
+		i, ok := t.ByName[name]
+		if !ok {
+			return nil
+		}
+		t = t.Fields[i].Typ
+	}
+	return t
+}
+
+// A Typer turns one tool's inputSchema into an Type.
+type Typer struct {
 	doc     *schemaDoc
 	rules   ruler
 	pins    map[string]*pin  // by JSON Pointer
@@ -75,14 +88,14 @@ type typer struct {
 // to itself everywhere stands for millions.
 const maxTypes = 20_000
 
-// typeArgs makes the type of a tool's arguments from its inputSchema and the
+// NewType makes the type of a tool's arguments from its inputSchema and the
 // operator's pins, by JSON Pointer.
-func typeArgs(inputSchema []byte, as map[string]string) (*argType, *typer, error) {
+func NewType(inputSchema []byte, as map[string]string) (*Type, *Typer, error) {
 	doc, err := parseSchema(inputSchema)
 	if err != nil {
 		return nil, nil, fmt.Errorf("inputSchema: %w", err)
 	}
-	tp := &typer{doc: doc, pins: map[string]*pin{}, open: map[*schema]bool{}}
+	tp := &Typer{doc: doc, pins: map[string]*pin{}, open: map[*schema]bool{}}
 	tp.rules = ruler{doc: doc, made: map[*schema]*rule{}, left: map[string]bool{}}
 	for k, v := range as {
 		p, ok := parsePin(v)
@@ -116,7 +129,7 @@ func typeArgs(inputSchema []byte, as map[string]string) (*argType, *typer, error
 }
 
 // of types the value that path leads to.
-func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
+func (tp *Typer) of(s *schema, path string, depth int) (*Type, error) {
 	if tp.made++; tp.made > maxTypes {
 		return nil, fmt.Errorf("more than %d types: the schema refers to itself too often", maxTypes)
 	}
@@ -162,16 +175,16 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 	default:
 		name = typeOfValues(s)
 	}
-	t := &argType{nullable: nullable}
+	t := &Type{Nullable: nullable}
 	switch name {
 	case "string":
 		tp.str(t, s, path)
 	case "boolean":
-		t.kind = kindBool
+		t.Kind = KindBool
 	case "integer", "number":
 		tp.number(t, name, path)
 	case "array":
-		elem := &argType{}
+		elem := &Type{}
 		forget := tp.trial()
 		if s.Items != nil && s.Items.all != nil && s.PrefixItems == nil {
 			var err error
@@ -180,17 +193,17 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 			}
 		}
 		switch {
-		case tp.pins[path] != nil || elem.nullable || !elem.scalar() && elem.kind < kindRecord:
+		case tp.pins[path] != nil || elem.Nullable || !elem.scalar() && elem.Kind < KindRecord:
 			forget()
 			return tp.text(s, path)
-		case elem.kind == kindColumns:
+		case elem.Kind == KindColumns:
 			forget()
 			return tp.text(s, path)
-		case elem.kind >= kindRecord:
+		case elem.Kind >= KindRecord:
 			t = columns(elem)
-			t.nullable = nullable
+			t.Nullable = nullable
 		default:
-			t.kind, t.elem = kindSet, elem
+			t.Kind, t.Elem = KindSet, elem
 		}
 	case "object":
 		if depth >= maxRecordDepth || tp.pins[path] != nil {
@@ -198,14 +211,14 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 		}
 		if len(s.Properties) == 0 {
 			free := freeMap
-			free.nullable = nullable
+			free.Nullable = nullable
 			return tp.ruled(&free, s)
 		}
 		rec, err := tp.object(s, path, depth)
 		if err != nil {
 			return nil, err
 		}
-		rec.nullable = nullable
+		rec.Nullable = nullable
 		t = rec
 	default:
 		return tp.text(s, path)
@@ -214,82 +227,82 @@ func (tp *typer) of(s *schema, path string, depth int) (*argType, error) {
 }
 
 // freeMap is the type of an object whose properties the schema does not name.
-var freeMap = argType{
-	kind: kindMap,
-	fields: []argField{
-		{name: "json", typ: &argType{kind: kindText}, required: true},
-		{name: "keys", typ: &argType{kind: kindSet, elem: &argType{kind: kindString}}, required: true},
+var freeMap = Type{
+	Kind: KindMap,
+	Fields: []Field{
+		{Name: "json", Typ: &Type{Kind: KindText}, Required: true},
+		{Name: "keys", Typ: &Type{Kind: KindSet, Elem: &Type{Kind: KindString}}, Required: true},
 	},
-	byName: map[string]int{"json": 0, "keys": 1},
+	ByName: map[string]int{"json": 0, "keys": 1},
 }
 
 // text types what has no Cedar type of its own.
-func (tp *typer) text(s *schema, path string) (*argType, error) {
-	t := &argType{nullable: true}
+func (tp *Typer) text(s *schema, path string) (*Type, error) {
+	t := &Type{Nullable: true}
 	if p := tp.pin(path, "large", "text"); p != nil && p.as == "large" {
-		t.kind = kindLarge
+		t.Kind = kindLarge
 	}
 	return tp.ruled(t, s)
 }
 
-func (tp *typer) str(t *argType, s *schema, path string) {
-	t.kind = kindString
+func (tp *Typer) str(t *Type, s *schema, path string) {
+	t.Kind = KindString
 	if tp.pin(path, "large") != nil {
-		t.kind, t.whole = kindLarge, true
+		t.Kind, t.whole = kindLarge, true
 		return
 	}
 	format, ok := formatKinds[s.Format]
 	if ok && tp.pin(path, "text") == nil {
-		t.kind = format
+		t.Kind = format
 	}
 }
 
 // formatKinds are the formats that have a Cedar type. All others are text.
-var formatKinds = map[string]kind{"date-time": kindTime, "date": kindDate, "ipv4": kindIPv4, "ipv6": kindIPv6}
+var formatKinds = map[string]Kind{"date-time": KindTime, "date": KindDate, "ipv4": KindIPv4, "ipv6": KindIPv6}
 
-func (tp *typer) number(t *argType, name, path string) {
+func (tp *Typer) number(t *Type, name, path string) {
 	switch p := tp.pin(path, "long", "text"); {
 	case p != nil && p.as == "text":
-		t.kind, t.numeric = kindText, true
+		t.Kind, t.numeric = KindText, true
 	case p != nil:
-		t.kind, t.scale = kindLong, p.scale
+		t.Kind, t.Scale = KindLong, p.scale
 	case name == "integer":
-		t.kind = kindLong
+		t.Kind = KindLong
 	default:
-		t.kind = kindDecimal
+		t.Kind = KindDecimal
 		tp.decimal = append(tp.decimal, path)
 	}
 }
 
 // ruled adds what s demands besides the type, as far as the conversion does not
 // see to it.
-func (tp *typer) ruled(t *argType, s *schema) (*argType, error) {
+func (tp *Typer) ruled(t *Type, s *schema) (*Type, error) {
 	if s == nil {
 		return t, nil
 	}
 	values, listed := s.values()
-	if listed && (t.kind == kindString || t.kind == kindLong && t.scale == 0 || t.kind == kindDecimal || t.kind == kindBool) {
-		t.enum = make(map[string]bool, len(values))
+	if listed && (t.Kind == KindString || t.Kind == KindLong && t.Scale == 0 || t.Kind == KindDecimal || t.Kind == KindBool) {
+		t.Enum = make(map[string]bool, len(values))
 		for _, v := range values {
-			text, err := canonicalJSON(string(v))
+			text, err := CanonicalJSON(string(v))
 			switch {
 			case err != nil:
 				return nil, fmt.Errorf("enum: %w", err)
 			case text == "null":
-				t.nullable = true
-			case t.kind == kindString && text[0] == '"':
+				t.Nullable = true
+			case t.Kind == KindString && text[0] == '"':
 				text = (&cursor{src: text}).text()
 				fallthrough
-			case t.kind != kindString:
-				t.enum[text] = true
+			case t.Kind != KindString:
+				t.Enum[text] = true
 			}
 		}
 		listed = false
 	}
-	parts := t.kind == kindSet || t.kind == kindRecord || t.kind == kindColumns
+	parts := t.Kind == KindSet || t.Kind == KindRecord || t.Kind == KindColumns
 	covered := t.scalar() || parts
 	open := s.AdditionalProperties
-	if covered && !listed && !s.narrows() && (t.kind != kindRecord || open == nil || open.is != nil) {
+	if covered && !listed && !s.narrows() && (t.Kind != KindRecord || open == nil || open.is != nil) {
 		return t, nil
 	}
 	r, err := tp.rules.of(s)
@@ -308,35 +321,35 @@ func (tp *typer) ruled(t *argType, s *schema) (*argType, error) {
 
 // columns makes the type of a list of objects: a set for each property, for
 // Cedar can test all elements of a set, and nothing about a set of records.
-func columns(elem *argType) *argType {
-	t := &argType{kind: kindColumns, elem: elem, byName: elem.byName}
-	for _, f := range elem.fields {
-		col := &argType{kind: kindSet, elem: f.typ}
-		switch f.typ.kind {
-		case kindSet:
-			col.elem = f.typ.elem
-		case kindRecord, kindUnion, kindMap:
-			col = columns(f.typ)
-		case kindColumns:
-			col = columns(f.typ.elem)
+func columns(elem *Type) *Type {
+	t := &Type{Kind: KindColumns, Elem: elem, ByName: elem.ByName}
+	for _, f := range elem.Fields {
+		col := &Type{Kind: KindSet, Elem: f.Typ}
+		switch f.Typ.Kind {
+		case KindSet:
+			col.Elem = f.Typ.Elem
+		case KindRecord, KindUnion, KindMap:
+			col = columns(f.Typ)
+		case KindColumns:
+			col = columns(f.Typ.Elem)
 		}
-		t.fields = append(t.fields, argField{name: f.name, path: f.path, typ: col, required: true})
+		t.Fields = append(t.Fields, Field{Name: f.Name, Path: f.Path, Typ: col, Required: true})
 	}
 	return t
 }
 
 // object makes a record of an object schema.
-func (tp *typer) object(s *schema, path string, depth int) (*argType, error) {
-	t := &argType{
-		kind:   kindRecord,
-		byName: make(map[string]int, len(s.Properties)),
+func (tp *Typer) object(s *schema, path string, depth int) (*Type, error) {
+	t := &Type{
+		Kind:   KindRecord,
+		ByName: make(map[string]int, len(s.Properties)),
 		folded: make(map[string]bool, len(s.Properties)),
-		closed: s.AdditionalProperties.isFalse() && s.PatternProperties == nil,
+		Closed: s.AdditionalProperties.isFalse() && s.PatternProperties == nil,
 	}
-	add := func(name string, typ *argType) {
-		t.byName[name] = len(t.fields)
+	add := func(name string, typ *Type) {
+		t.ByName[name] = len(t.Fields)
 		t.folded[foldName(name)] = true
-		t.fields = append(t.fields, argField{name: name, path: join(path, name), typ: typ, required: slices.Contains(s.Required, name)})
+		t.Fields = append(t.Fields, Field{Name: name, Path: join(path, name), Typ: typ, Required: slices.Contains(s.Required, name)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
 		ft, err := tp.of(s.Properties[name], join(path, name), depth+1)
@@ -346,7 +359,7 @@ func (tp *typer) object(s *schema, path string, depth int) (*argType, error) {
 		add(name, ft)
 	}
 	for _, name := range s.Required {
-		if _, ok := t.byName[name]; ok {
+		if _, ok := t.ByName[name]; ok {
 			continue
 		}
 		more := s.AdditionalProperties
@@ -357,14 +370,14 @@ func (tp *typer) object(s *schema, path string, depth int) (*argType, error) {
 		if err != nil {
 			return nil, err
 		}
-		ft.nullable = false
+		ft.Nullable = false
 		add(name, ft)
 	}
 	return t, nil
 }
 
 // scalar reports whether values of the type have no parts.
-func (t *argType) scalar() bool { return t.kind < kindLarge && (t.kind != kindText || t.numeric) }
+func (t *Type) scalar() bool { return t.Kind < kindLarge && (t.Kind != KindText || t.numeric) }
 
 // typeOfValues is the JSON type that all values of enum or const have besides
 // null, or "".
@@ -416,39 +429,39 @@ var nameFold = strings.NewReplacer("_", "", "-", "", ".", "", " ", "")
 
 var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
 
-// cedarType writes the type in Cedar's schema syntax.
-func (t *argType) cedarType(b *strings.Builder) {
-	switch t.kind {
-	case kindText, kindString:
+// CedarType writes the type in Cedar's schema syntax.
+func (t *Type) CedarType(b *strings.Builder) {
+	switch t.Kind {
+	case KindText, KindString:
 		b.WriteString("String")
-	case kindLong:
+	case KindLong:
 		b.WriteString("Long")
-	case kindDecimal:
+	case KindDecimal:
 		b.WriteString("decimal")
-	case kindBool:
+	case KindBool:
 		b.WriteString("Bool")
-	case kindTime, kindDate:
+	case KindTime, KindDate:
 		b.WriteString("datetime")
-	case kindIPv4, kindIPv6:
+	case KindIPv4, KindIPv6:
 		b.WriteString("ipaddr")
 	case kindLarge:
 		b.WriteString("{length: Long, sha256: String}")
-	case kindSet:
+	case KindSet:
 		b.WriteString("Set<")
-		t.elem.cedarType(b)
+		t.Elem.CedarType(b)
 		b.WriteString(">")
-	case kindRecord, kindColumns, kindUnion, kindMap:
+	case KindRecord, KindColumns, KindUnion, KindMap:
 		b.WriteString("{")
-		for i, f := range t.fields {
+		for i, f := range t.Fields {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			b.WriteString(cedarx.Quote(f.name))
-			if !f.required || f.typ.nullable {
+			b.WriteString(cedarx.Quote(f.Name))
+			if !f.Required || f.Typ.Nullable {
 				b.WriteString("?")
 			}
 			b.WriteString(": ")
-			f.typ.cedarType(b)
+			f.Typ.CedarType(b)
 		}
 		b.WriteString("}")
 	}

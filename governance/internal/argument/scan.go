@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"bytes"
@@ -19,14 +19,14 @@ const (
 	maxArgsNodes = 2048
 )
 
-// errStrict is wrapped by every reason why text is not JSON that two parsers
+// ErrStrict is wrapped by every reason why text is not JSON that two parsers
 // must read alike.
-var errStrict = errors.New("not strict JSON")
+var ErrStrict = errors.New("not strict JSON")
 
-// checkStrict accepts exactly one JSON value within the limits, in which no
+// CheckStrict accepts exactly one JSON value within the limits, in which no
 // object names a member twice (however it is escaped), all text is valid UTF-8
 // and every escaped surrogate is half of a pair.
-func checkStrict(src []byte) error { return checkStrictUpTo(src, maxArgsNodes) }
+func CheckStrict(src []byte) error { return checkStrictUpTo(src, maxArgsNodes) }
 
 func checkStrictUpTo(src []byte, maxNodes int) error {
 	if err := checkLimits(src, maxNodes); err != nil {
@@ -39,20 +39,20 @@ func checkStrictUpTo(src []byte, maxNodes int) error {
 	d := jsontext.NewDecoder(bytes.NewReader(src))
 	_, err := d.ReadValue()
 	if err == nil {
-		return fmt.Errorf("%w: something follows the value", errStrict)
+		return fmt.Errorf("%w: something follows the value", ErrStrict)
 	}
 	var syntax *jsontext.SyntacticError
 	if errors.As(err, &syntax) && syntax.Err != nil {
-		return fmt.Errorf("%w: %s at byte %d", errStrict, syntax.Err, syntax.ByteOffset)
+		return fmt.Errorf("%w: %s at byte %d", ErrStrict, syntax.Err, syntax.ByteOffset)
 	}
-	return fmt.Errorf("%w: %s", errStrict, err)
+	return fmt.Errorf("%w: %s", ErrStrict, err)
 }
 
 // checkLimits bounds size, nesting and the number of values without parsing:
 // it knows strings and brackets only.
 func checkLimits(src []byte, maxNodes int) error {
 	if len(src) > maxArgs {
-		return fmt.Errorf("%w: %d bytes, the limit is %d", errStrict, len(src), maxArgs)
+		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrStrict, len(src), maxArgs)
 	}
 	depth, nodes := 0, 1
 	for i := 0; i < len(src); i++ {
@@ -74,16 +74,16 @@ func checkLimits(src []byte, maxNodes int) error {
 			continue
 		}
 		if depth > maxArgsDepth {
-			return fmt.Errorf("%w: nested deeper than %d", errStrict, maxArgsDepth)
+			return fmt.Errorf("%w: nested deeper than %d", ErrStrict, maxArgsDepth)
 		}
 		if nodes > maxNodes {
-			return fmt.Errorf("%w: more than %d values", errStrict, maxNodes)
+			return fmt.Errorf("%w: more than %d values", ErrStrict, maxNodes)
 		}
 	}
 	return nil
 }
 
-// A cursor reads JSON that checkStrict accepted. It relies on that: it looks
+// A cursor reads JSON that CheckStrict accepted. It relies on that: it looks
 // for structure and never for mistakes.
 type cursor struct {
 	src   string
@@ -232,11 +232,11 @@ func hex4(s string) (r rune) {
 	return r
 }
 
-// canonicalJSON writes a value in one form only: no white space, members in
+// CanonicalJSON writes a value in one form only: no white space, members in
 // the order of their names' bytes, minimal escapes, numbers exact. Unlike RFC
 // 8785 it never rounds a number to 64 bits.
-func canonicalJSON(src string) (string, error) {
-	if err := checkStrict([]byte(src)); err != nil {
+func CanonicalJSON(src string) (string, error) {
+	if err := CheckStrict([]byte(src)); err != nil {
 		return "", err
 	}
 	out, err := (&cursor{src: src}).canonical(nil)

@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"crypto/sha256"
@@ -51,20 +51,20 @@ func FuzzArgs(f *testing.F) {
 	}
 	at := typed(f, fuzzSchema, fuzzPins)
 	f.Fuzz(func(t *testing.T, src string) {
-		if checkStrict([]byte(src)) != nil {
+		if CheckStrict([]byte(src)) != nil {
 			return
 		}
 		want := decoded(t, src)
-		canon, err := canonicalJSON(src)
+		canon, err := CanonicalJSON(src)
 		if err != nil {
 			require.ErrorIs(t, err, errNumberSize)
 		} else {
 			require.True(t, sameJSON(want, decoded(t, canon)), "%s became %s", src, canon)
-			again, err := canonicalJSON(canon)
+			again, err := CanonicalJSON(canon)
 			require.NoError(t, err)
 			require.Equal(t, canon, again)
 		}
-		a, argErr := convertArgs(at, src, nil)
+		a, argErr := Convert(at, src, nil)
 		requireSliced(t, at, src, a, argErr)
 		if argErr == nil {
 			requireSame(t, at, want, a)
@@ -81,11 +81,11 @@ func decoded(t testing.TB, src string) (v any) {
 }
 
 // requireSame writes what policy sees and what was sent in one form.
-func requireSame(t testing.TB, at *argType, sent any, seen cedarArgs) {
+func requireSame(t testing.TB, at *Type, sent any, seen Values) {
 	t.Helper()
 	s := sentence{nulls: map[string]bool{}, extra: map[string]bool{}}
 	want := s.sent(at, sent, "")
-	require.Equal(t, want, asSeen(at, seen.args))
+	require.Equal(t, want, asSeen(at, seen.Args))
 	set := func(v types.Set) map[string]bool {
 		m := map[string]bool{}
 		for e := range v.All() {
@@ -93,43 +93,43 @@ func requireSame(t testing.TB, at *argType, sent any, seen cedarArgs) {
 		}
 		return m
 	}
-	require.Equal(t, s.nulls, set(seen.nulls))
-	require.Equal(t, s.extra, set(seen.extra))
+	require.Equal(t, s.nulls, set(seen.Nulls))
+	require.Equal(t, s.extra, set(seen.Extra))
 }
 
 // A sentence tells what was sent, from what encoding/json made of it.
 type sentence struct{ nulls, extra map[string]bool }
 
-func (s *sentence) sent(t *argType, v any, path string) string {
-	switch t.kind {
-	case kindSet:
+func (s *sentence) sent(t *Type, v any, path string) string {
+	switch t.Kind {
+	case KindSet:
 		var all []string
 		for _, e := range v.([]any) {
-			all = append(all, s.sent(t.elem, e, path))
+			all = append(all, s.sent(t.Elem, e, path))
 		}
 		return asSet(all)
-	case kindRecord:
-		return s.members(t, v.(map[string]any), path, func(f argField, e any) string { return s.sent(f.typ, e, f.path) })
-	case kindColumns:
-		return s.columns(t.elem, v.([]any), path+"/*")
-	case kindUnion:
+	case KindRecord:
+		return s.members(t, v.(map[string]any), path, func(f Field, e any) string { return s.sent(f.Typ, e, f.Path) })
+	case KindColumns:
+		return s.columns(t.Elem, v.([]any), path+"/*")
+	case KindUnion:
 		name := jsonType(v)
-		return "{" + name + ":" + s.sent(t.fields[t.byName[name]].typ, v, path) + "}"
-	case kindMap:
+		return "{" + name + ":" + s.sent(t.Fields[t.ByName[name]].Typ, v, path) + "}"
+	case KindMap:
 		var keys []string
 		for k := range v.(map[string]any) {
 			keys = append(keys, fmt.Sprintf("%q", k))
 		}
 		return "{json:" + plain(v) + " keys:" + asSet(keys) + "}"
-	case kindTime:
+	case KindTime:
 		at, err := time.Parse(time.RFC3339Nano, v.(string))
 		if err != nil {
 			return err.Error()
 		}
 		return at.UTC().Format(time.RFC3339Nano)
-	case kindDate:
+	case KindDate:
 		return v.(string) + "T00:00:00Z"
-	case kindIPv4, kindIPv6:
+	case KindIPv4, KindIPv6:
 		ip, err := types.ParseIPAddr(v.(string))
 		if err != nil {
 			return err.Error()
@@ -146,17 +146,17 @@ func (s *sentence) sent(t *argType, v any, path string) string {
 	return plain(v)
 }
 
-func (s *sentence) members(t *argType, m map[string]any, path string, show func(argField, any) string) string {
+func (s *sentence) members(t *Type, m map[string]any, path string, show func(Field, any) string) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		i, known := t.byName[name]
+		i, known := t.ByName[name]
 		switch {
 		case !known:
 			s.extra[join(path, name)] = true
 		case m[name] == nil:
 			s.nulls[join(path, name)] = true
 		default:
-			parts = append(parts, name+":"+show(t.fields[i], m[name]))
+			parts = append(parts, name+":"+show(t.Fields[i], m[name]))
 		}
 	}
 	return "{" + strings.Join(parts, " ") + "}"
@@ -164,8 +164,8 @@ func (s *sentence) members(t *argType, m map[string]any, path string, show func(
 
 // columns is what a list of objects shows: for each property, the set of what
 // the objects have.
-func (s *sentence) columns(elem *argType, list []any, path string) string {
-	if elem.kind == kindMap {
+func (s *sentence) columns(elem *Type, list []any, path string) string {
+	if elem.Kind == KindMap {
 		var texts, keys []string
 		for _, v := range list {
 			texts = append(texts, plain(v))
@@ -175,39 +175,39 @@ func (s *sentence) columns(elem *argType, list []any, path string) string {
 		}
 		return "{json:" + asSet(texts) + " keys:" + asSet(keys) + "}"
 	}
-	got := make([][]any, len(elem.fields))
+	got := make([][]any, len(elem.Fields))
 	for _, v := range list {
-		if elem.kind == kindUnion {
-			i := elem.byName[jsonType(v)]
+		if elem.Kind == KindUnion {
+			i := elem.ByName[jsonType(v)]
 			got[i] = append(got[i], v)
 			continue
 		}
-		s.members(elem, v.(map[string]any), path, func(f argField, e any) string {
-			i := elem.byName[f.name]
+		s.members(elem, v.(map[string]any), path, func(f Field, e any) string {
+			i := elem.ByName[f.Name]
 			got[i] = append(got[i], e)
 			return ""
 		})
 	}
 	var parts []string
-	for i, f := range elem.fields {
+	for i, f := range elem.Fields {
 		text := ""
-		switch ft := f.typ; ft.kind {
-		case kindRecord, kindUnion, kindMap:
-			text = s.columns(ft, got[i], f.path)
-		case kindColumns, kindSet:
+		switch ft := f.Typ; ft.Kind {
+		case KindRecord, KindUnion, KindMap:
+			text = s.columns(ft, got[i], f.Path)
+		case KindColumns, KindSet:
 			var flat []any
 			for _, v := range got[i] {
 				flat = append(flat, v.([]any)...)
 			}
-			if ft.kind == kindColumns {
-				text = s.columns(ft.elem, flat, f.path+"/*")
+			if ft.Kind == KindColumns {
+				text = s.columns(ft.Elem, flat, f.Path+"/*")
 			} else {
-				text = s.sent(ft, flat, f.path)
+				text = s.sent(ft, flat, f.Path)
 			}
 		default:
-			text = s.sent(&argType{kind: kindSet, elem: ft}, got[i], f.path)
+			text = s.sent(&Type{Kind: KindSet, Elem: ft}, got[i], f.Path)
 		}
-		parts = append(parts, f.name+":"+text)
+		parts = append(parts, f.Name+":"+text)
 	}
 	slices.Sort(parts)
 	return "{" + strings.Join(parts, " ") + "}"
@@ -260,17 +260,17 @@ func plain(v any) string {
 }
 
 // asSeen writes what policy sees in the form of sent.
-func asSeen(t *argType, v types.Value) string {
+func asSeen(t *Type, v types.Value) string {
 	switch v := v.(type) {
 	case types.Record:
 		var parts []string
 		for _, k := range slices.Sorted(v.Keys()) {
 			e, _ := v.Get(k)
-			var ft *argType
-			if t.kind == kindLarge {
-				ft = &argType{kind: kindString}
+			var ft *Type
+			if t.Kind == kindLarge {
+				ft = &Type{Kind: KindString}
 			} else {
-				ft = t.fields[t.byName[string(k)]].typ
+				ft = t.Fields[t.ByName[string(k)]].Typ
 			}
 			parts = append(parts, string(k)+":"+asSeen(ft, e))
 		}
@@ -278,11 +278,11 @@ func asSeen(t *argType, v types.Value) string {
 	case types.Set:
 		var all []string
 		for e := range v.All() {
-			all = append(all, asSeen(t.elem, e))
+			all = append(all, asSeen(t.Elem, e))
 		}
 		return asSet(all)
 	case types.String:
-		if t.kind != kindText {
+		if t.Kind != KindText {
 			return fmt.Sprintf("%q", string(v))
 		}
 		var e any
@@ -294,7 +294,7 @@ func asSeen(t *argType, v types.Value) string {
 		return plain(e)
 	case types.Long:
 		r := new(big.Rat).SetInt64(int64(v))
-		for range t.scale {
+		for range t.Scale {
 			r.Quo(r, big.NewRat(10, 1))
 		}
 		return r.RatString()
@@ -307,33 +307,33 @@ func asSeen(t *argType, v types.Value) string {
 }
 
 // conforms reports whether a Cedar value is of the type that the schema says.
-func conforms(t *argType, v types.Value) bool {
-	switch t.kind {
-	case kindText, kindString:
+func conforms(t *Type, v types.Value) bool {
+	switch t.Kind {
+	case KindText, KindString:
 		_, ok := v.(types.String)
 		return ok
-	case kindLong:
+	case KindLong:
 		_, ok := v.(types.Long)
 		return ok
-	case kindDecimal:
+	case KindDecimal:
 		_, ok := v.(types.Decimal)
 		return ok
-	case kindBool:
+	case KindBool:
 		_, ok := v.(types.Boolean)
 		return ok
-	case kindTime, kindDate:
+	case KindTime, KindDate:
 		_, ok := v.(types.Datetime)
 		return ok
-	case kindIPv4, kindIPv6:
+	case KindIPv4, KindIPv6:
 		_, ok := v.(types.IPAddr)
 		return ok
-	case kindSet:
+	case KindSet:
 		set, ok := v.(types.Set)
 		if !ok {
 			return false
 		}
 		for e := range set.All() {
-			if !conforms(t.elem, e) {
+			if !conforms(t.Elem, e) {
 				return false
 			}
 		}
@@ -347,13 +347,13 @@ func conforms(t *argType, v types.Value) bool {
 		return false
 	}
 	for k, e := range rec.All() {
-		i, ok := t.byName[string(k)]
-		if !ok || !conforms(t.fields[i].typ, e) {
+		i, ok := t.ByName[string(k)]
+		if !ok || !conforms(t.Fields[i].Typ, e) {
 			return false
 		}
 	}
-	for _, f := range t.fields {
-		if _, ok := rec.Get(types.String(f.name)); !ok && f.required && !f.typ.nullable {
+	for _, f := range t.Fields {
+		if _, ok := rec.Get(types.String(f.Name)); !ok && f.Required && !f.Typ.Nullable {
 			return false
 		}
 	}
@@ -363,16 +363,16 @@ func conforms(t *argType, v types.Value) bool {
 // A subject is what a tool's schema makes of arguments.
 type subject struct {
 	schema  string
-	args    *argType
-	derived []derivation
+	args    *Type
+	derived []Derivation
 }
 
-func newSubject(schema string, derived map[string]derivedFrom) (*subject, error) {
-	at, tp, err := typeArgs([]byte(schema), nil)
+func newSubject(schema string, derived map[string]DerivedFrom) (*subject, error) {
+	at, tp, err := NewType([]byte(schema), nil)
 	if err != nil {
 		return nil, err
 	}
-	list, err := tp.derive(derived)
+	list, err := tp.Derive(derived)
 	return &subject{schema, at, list}, err
 }
 
@@ -386,7 +386,7 @@ func anySubject(t *testing.T, schema string) *subject {
 	}
 	var b strings.Builder
 	b.WriteString(`entity E; action "a" appliesTo { principal: E, resource: E, context: { args: `)
-	sub.args.cedarType(&b)
+	sub.args.CedarType(&b)
 	_, err = cedarx.NewValidator("schema", b.String()+" } };")
 	require.NoError(t, err, schema)
 	return sub
@@ -396,19 +396,19 @@ func anySubject(t *testing.T, schema string) *subject {
 // are of their Cedar types, and are seen as sent.
 func (sub *subject) accepts(t *testing.T, args string) bool {
 	t.Helper()
-	if checkStrict([]byte(args)) != nil {
+	if CheckStrict([]byte(args)) != nil {
 		return false
 	}
-	a, argErr := convertArgs(sub.args, args, nil)
+	a, argErr := Convert(sub.args, args, nil)
 	requireSliced(t, sub.args, args, a, argErr)
 	if argErr != nil {
 		return false
 	}
-	require.True(t, conforms(sub.args, a.args), "%s\n%s\nis seen as %s", sub.schema, args, show(a.args))
+	require.True(t, conforms(sub.args, a.Args), "%s\n%s\nis seen as %s", sub.schema, args, show(a.Args))
 	requireSame(t, sub.args, decoded(t, args), a)
 	whole, _, err := compileRule(sub.schema)
 	require.NoError(t, err)
-	if why := whole.breaks(args); why != "" && a.nulls.Len() == 0 && !strings.Contains(why, errTooManySteps.Error()) {
+	if why := whole.breaks(args); why != "" && a.Nulls.Len() == 0 && !strings.Contains(why, errTooManySteps.Error()) {
 		require.Fail(t, "accepted", "%s\n%s\n%s", sub.schema, args, why)
 	}
 	return true

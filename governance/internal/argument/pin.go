@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ func parsePin(s string) (*pin, bool) {
 }
 
 // pin takes the operator's word for path, if it is one of those.
-func (tp *typer) pin(path string, as ...string) *pin {
+func (tp *Typer) pin(path string, as ...string) *pin {
 	p := tp.pins[path]
 	if p == nil || !slices.Contains(as, p.as) {
 		return nil
@@ -43,7 +43,7 @@ func (tp *typer) pin(path string, as ...string) *pin {
 
 // trial returns what takes back the notes made since, for types that policy
 // will not see.
-func (tp *typer) trial() (forget func()) {
+func (tp *Typer) trial() (forget func()) {
 	numbers := len(tp.decimal)
 	var free []*pin
 	for _, p := range tp.pins {
@@ -59,20 +59,20 @@ func (tp *typer) trial() (forget func()) {
 	}
 }
 
-// A note is what the report says about a tool's schema.
-type note struct {
-	warning        bool // else it is no mistake
-	code, msg, fix string
+// A Note is what the report says about a tool's schema.
+type Note struct {
+	Warning        bool // else it is no mistake
+	Code, Msg, Fix string
 }
 
-// notes lists what an operator should know about the types.
-func (tp *typer) notes() (list []note) {
+// Notes lists what an operator should know about the types.
+func (tp *Typer) Notes() (list []Note) {
 	if n := len(tp.decimal); n > 0 {
-		list = append(list, note{false, "numbers-as-decimal", "numbers that reach policy as decimal, exact in four places: " + strings.Join(tp.decimal, ", "),
+		list = append(list, Note{false, "numbers-as-decimal", "numbers that reach policy as decimal, exact in four places: " + strings.Join(tp.decimal, ", "),
 			fmt.Sprintf(`pin each that is a whole number or finer, such as "as": {%q: "long"}; "scaled(7)" or "text" suit coordinates`, tp.decimal[0])})
 	}
 	if len(tp.rules.left) > 0 {
-		list = append(list, note{true, "schema-unchecked", "its inputSchema demands what cannot be checked here: " + tp.rules.describe(),
+		list = append(list, Note{true, "schema-unchecked", "its inputSchema demands what cannot be checked here: " + tp.rules.describe(),
 			"it is left to the tool; rely on no policy that needs it"})
 	}
 	return list

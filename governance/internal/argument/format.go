@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"errors"
@@ -10,11 +10,11 @@ import (
 )
 
 // formatted reads a string whose format has a Cedar type, exactly or not at all.
-func formatted(k kind, s string) (types.Value, error) {
+func formatted(k Kind, s string) (types.Value, error) {
 	switch k {
-	case kindTime:
+	case KindTime:
 		return instant(s)
-	case kindDate:
+	case KindDate:
 		return date(s)
 	}
 	return address(k, s)
@@ -81,12 +81,12 @@ func shaped(s, shape string) bool {
 
 // address reads an IP address of the family that the format names. An IPv4
 // address written as IPv6 is refused: no range of IPv4 would match it.
-func address(k kind, s string) (types.Value, error) {
+func address(k Kind, s string) (types.Value, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
-	case k == kindIPv4 && (err != nil || !a.Is4()):
+	case k == KindIPv4 && (err != nil || !a.Is4()):
 		return nil, errors.New("not an IPv4 address")
-	case k == kindIPv6 && (err != nil || !a.Is6() || a.Zone() != ""):
+	case k == KindIPv6 && (err != nil || !a.Is6() || a.Zone() != ""):
 		return nil, errors.New("not an IPv6 address")
 	case a.Is4In6():
 		return nil, errors.New("an IPv4 address written as IPv6")

@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"encoding/json"
@@ -150,7 +150,7 @@ func TestRulesAreBounded(t *testing.T) {
 		assert.ErrorIs(t, f.err, errTooManySteps, name)
 	}
 	assert.NotEmpty(t, breaks(t, `{"multipleOf":1e-300}`, "1e300"), "too far apart to tell")
-	assert.NotEmpty(t, breaks(t, `{"pattern":"a"}`, `"`+strings.Repeat("a", maxText+1)+`"`))
+	assert.NotEmpty(t, breaks(t, `{"pattern":"a"}`, `"`+strings.Repeat("a", MaxText+1)+`"`))
 }
 
 // TestSchemaSuite runs the JSON Schema test suite that jsonschema-go carries in

@@ -1,4 +1,12 @@
-package governance
+// Package argument turns the JSON arguments of a tool call into Cedar values, by
+// types that are made once from the tool's pinned inputSchema.
+//
+// Everything here is exact or refuses: [CheckStrict] takes only JSON that every
+// reader reads in the same way, [NewType] makes a [Type] of a schema and the
+// operator's pins, [Convert] makes values of arguments that the whole schema
+// allows, and [Derive] computes the facets that a catalogue asks for. It knows no
+// policies, catalogues or reports.
+package argument
 
 import (
 	"crypto/sha256"
@@ -13,23 +21,23 @@ import (
 // Limits of single values. cedar-go's sets take quadratic time on numbers that
 // an attacker chose, so a set is counted before it is made.
 const (
-	maxSet   = 256
-	maxText  = 64 << 10
+	MaxSet   = 256
+	MaxText  = 64 << 10
 	maxExtra = 64
 )
 
-// maxName bounds names, which come from outside and go on record.
-const maxName = 4 << 10
+// MaxName bounds names, which come from outside and go on record.
+const MaxName = 4 << 10
 
-// An argError says why arguments cannot be decided on. Its text is meant for
+// An Error says why arguments cannot be decided on. Its text is meant for
 // the agent: it holds names from the tool's own schema and no policy.
-type argError struct {
+type Error struct {
 	path string
 	err  error
 	hint string
 }
 
-func (e *argError) Error() string {
+func (e *Error) Error() string {
 	var b strings.Builder
 	if e.path != "" {
 		fmt.Fprintf(&b, "argument %s: ", e.path)
@@ -42,38 +50,38 @@ func (e *argError) Error() string {
 }
 
 // Arguments as policy sees them.
-type cedarArgs struct {
-	args         types.Record
-	nulls, extra types.Set
+type Values struct {
+	Args         types.Record
+	Nulls, Extra types.Set
 }
 
-// A selection says which parts of the arguments somebody reads. nil stands for
+// A Selection says which parts of the arguments somebody reads. nil stands for
 // all.
-type selection struct {
-	fields       []bool // by their number in the type; nil for all
-	nulls, extra bool
+type Selection struct {
+	Fields       []bool // by their number in the type; nil for all
+	Nulls, Extra bool
 }
 
-func (s *selection) field(i int) bool { return s == nil || s.fields == nil || s.fields[i] }
+func (s *Selection) field(i int) bool { return s == nil || s.Fields == nil || s.Fields[i] }
 
-// convertArgs turns the arguments of one call into Cedar values, exactly or not
+// Convert turns the arguments of one call into Cedar values, exactly or not
 // at all. Nothing is coerced or rounded: what a value of its type cannot carry is
 // refused, a null is listed in nulls, a property that the schema does not name in
 // extra. What nobody reads is held to the same and then left out. The text must
-// have passed checkStrict.
-func convertArgs(t *argType, src string, of *selection) (cedarArgs, *argError) {
+// have passed CheckStrict.
+func Convert(t *Type, src string, of *Selection) (Values, *Error) {
 	c := converter{cursor: cursor{src: src}, steps: maxSteps, of: of}
 	if c.kind() != '{' {
-		return cedarArgs{}, &argError{err: errors.New("the arguments are not an object")}
+		return Values{}, &Error{err: errors.New("the arguments are not an object")}
 	}
 	if err := c.check(t, ""); err != nil {
-		return cedarArgs{}, err
+		return Values{}, err
 	}
 	rec, err := c.record(t, "")
 	if err != nil {
-		return cedarArgs{}, err
+		return Values{}, err
 	}
-	return cedarArgs{args: rec, nulls: textSet(c.nulls), extra: textSet(c.extra)}, nil
+	return Values{Args: rec, Nulls: textSet(c.nulls), Extra: textSet(c.extra)}, nil
 }
 
 func textSet(list []string) types.Set {
@@ -92,23 +100,23 @@ type converter struct {
 	steps        int // left for rules
 	nulls, extra []string
 	extras       int // listed or not
-	of           *selection
+	of           *Selection
 	dry          bool // nobody reads this: check it, and make nothing
 }
 
-func (c *converter) record(t *argType, path string) (types.Record, *argError) {
+func (c *converter) record(t *Type, path string) (types.Record, *Error) {
 	var m types.RecordMap
 	if !c.dry {
-		m = make(types.RecordMap, len(t.fields))
+		m = make(types.RecordMap, len(t.Fields))
 	}
 	var few uint64 // which fields were seen, when they are few
 	var many []bool
-	if len(t.fields) > 64 {
-		many = make([]bool, len(t.fields))
+	if len(t.Fields) > 64 {
+		many = make([]bool, len(t.Fields))
 	}
 	for c.open(); c.more(); {
 		name := c.text()
-		i, known := t.byName[name]
+		i, known := t.ByName[name]
 		if !known {
 			if err := c.unknown(t, path, name); err != nil {
 				return types.Record{}, err
@@ -120,36 +128,36 @@ func (c *converter) record(t *argType, path string) (types.Record, *argError) {
 		} else {
 			few |= 1 << i
 		}
-		f := &t.fields[i]
-		at := f.path
+		f := &t.Fields[i]
+		at := f.Path
 		if c.kind() == 'n' {
-			if f.required && (!f.typ.nullable || c.check(f.typ, at) != nil) {
-				return types.Record{}, &argError{at, errors.New("null, but it is required"), "send a value"}
+			if f.Required && (!f.Typ.Nullable || c.check(f.Typ, at) != nil) {
+				return types.Record{}, &Error{at, errors.New("null, but it is required"), "send a value"}
 			}
 			c.word()
-			if c.of == nil || c.of.nulls {
+			if c.of == nil || c.of.Nulls {
 				c.nulls = append(c.nulls, at)
 			}
 			continue
 		}
 		outer := c.dry
 		c.dry = outer || path == "" && !c.of.field(i)
-		v, err := c.value(f.typ, at)
+		v, err := c.value(f.Typ, at)
 		if err != nil {
 			return types.Record{}, err
 		}
 		if !c.dry {
-			m[types.String(f.name)] = v
+			m[types.String(f.Name)] = v
 		}
 		c.dry = outer
 	}
-	for i := range t.fields {
+	for i := range t.Fields {
 		seen := few&(1<<(i&63)) != 0
 		if many != nil {
 			seen = many[i]
 		}
-		if t.fields[i].required && !seen {
-			return types.Record{}, &argError{t.fields[i].path, errors.New("missing, but it is required"), ""}
+		if t.Fields[i].Required && !seen {
+			return types.Record{}, &Error{t.Fields[i].Path, errors.New("missing, but it is required"), ""}
 		}
 	}
 	if c.dry {
@@ -159,23 +167,23 @@ func (c *converter) record(t *argType, path string) (types.Record, *argError) {
 }
 
 // unknown deals with a property that the schema does not name.
-func (c *converter) unknown(t *argType, path, name string) *argError {
-	if len(name) > maxName {
-		return &argError{path, fmt.Errorf("an argument whose name has %d bytes", len(name)), ""}
+func (c *converter) unknown(t *Type, path, name string) *Error {
+	if len(name) > MaxName {
+		return &Error{path, fmt.Errorf("an argument whose name has %d bytes", len(name)), ""}
 	}
 	at := join(path, name)
-	if t.closed {
-		return &argError{at, errors.New("the tool has no such argument"), ""}
+	if t.Closed {
+		return &Error{at, errors.New("the tool has no such argument"), ""}
 	}
 	// A server that compares names without case would read this as the
 	// argument that policy did not see.
 	if t.folded[foldName(name)] {
-		return &argError{at, errors.New("differs from an argument of the tool only in case or look"), "use the exact name"}
+		return &Error{at, errors.New("differs from an argument of the tool only in case or look"), "use the exact name"}
 	}
 	if c.extras++; c.extras > maxExtra {
-		return &argError{at, fmt.Errorf("more than %d arguments that the tool does not name", maxExtra), ""}
+		return &Error{at, fmt.Errorf("more than %d arguments that the tool does not name", maxExtra), ""}
 	}
-	if c.of == nil || c.of.extra {
+	if c.of == nil || c.of.Extra {
 		c.extra = append(c.extra, at)
 	}
 	c.skip()
@@ -183,75 +191,75 @@ func (c *converter) unknown(t *argType, path, name string) *argError {
 }
 
 // check holds the value at the cursor against the rule of its type.
-func (c *converter) check(t *argType, path string) *argError {
+func (c *converter) check(t *Type, path string) *Error {
 	if t.rule == nil {
 		return nil
 	}
 	at := c.cursor
 	if f := t.rule.check(&at, &c.steps, 0); f != nil {
-		return &argError{path + f.path, f.err, ""}
+		return &Error{path + f.path, f.err, ""}
 	}
 	return nil
 }
 
 // value converts one value. What it returns when dry means nothing.
-func (c *converter) value(t *argType, path string) (types.Value, *argError) {
+func (c *converter) value(t *Type, path string) (types.Value, *Error) {
 	if err := c.check(t, path); err != nil {
 		return nil, err
 	}
 	k := c.kind()
-	switch t.kind {
-	case kindString, kindTime, kindDate, kindIPv4, kindIPv6:
+	switch t.Kind {
+	case KindString, KindTime, KindDate, KindIPv4, KindIPv6:
 		if k != '"' {
 			return nil, mismatch(path, k, "a string")
 		}
 		s := c.text()
-		if len(s) > maxText {
+		if len(s) > MaxText {
 			return nil, tooLong(path, "text", len(s))
 		}
-		if t.enum != nil && !t.enum[s] {
-			return nil, &argError{path, errEnum, ""}
+		if t.Enum != nil && !t.Enum[s] {
+			return nil, &Error{path, errEnum, ""}
 		}
-		if t.kind == kindString {
+		if t.Kind == KindString {
 			if c.dry {
 				return nil, nil
 			}
 			return types.String(s), nil
 		}
-		v, err := formatted(t.kind, s)
+		v, err := formatted(t.Kind, s)
 		if err != nil {
-			return nil, &argError{path, err, `an operator can pin it with "as": "text" in the catalogue`}
+			return nil, &Error{path, err, `an operator can pin it with "as": "text" in the catalogue`}
 		}
 		return v, nil
-	case kindBool:
+	case KindBool:
 		if k != 't' && k != 'f' {
 			return nil, mismatch(path, k, "true or false")
 		}
 		w := c.word()
-		if t.enum != nil && !t.enum[w] {
-			return nil, &argError{path, errEnum, ""}
+		if t.Enum != nil && !t.Enum[w] {
+			return nil, &Error{path, errEnum, ""}
 		}
 		return types.Boolean(k == 't'), nil
-	case kindLong, kindDecimal:
+	case KindLong, KindDecimal:
 		return c.number(t, k, path)
-	case kindSet:
+	case KindSet:
 		if k != '[' {
 			return nil, mismatch(path, k, "a list")
 		}
-		return c.set(t.elem, path)
-	case kindRecord:
+		return c.set(t.Elem, path)
+	case KindRecord:
 		if k != '{' {
 			return nil, mismatch(path, k, "an object")
 		}
 		return c.nested(t, path)
-	case kindColumns:
+	case KindColumns:
 		if k != '[' {
 			return nil, mismatch(path, k, "a list")
 		}
 		return c.columns(t, path)
-	case kindUnion:
+	case KindUnion:
 		return c.union(t, k, path)
-	case kindMap:
+	case KindMap:
 		return c.free(k, path)
 	case kindLarge:
 		return c.large(t, k, path)
@@ -263,34 +271,34 @@ func (c *converter) value(t *argType, path string) (types.Value, *argError) {
 }
 
 // json shows policy a value as canonical JSON.
-func (c *converter) json(path string) (types.Value, *argError) {
+func (c *converter) json(path string) (types.Value, *Error) {
 	ahead := c.cursor
 	ahead.skip()
 	// The longest way to write a text is all in escapes; what is longer need not
 	// be copied to be refused.
-	if n := ahead.pos - c.pos; n > 6*maxText {
+	if n := ahead.pos - c.pos; n > 6*MaxText {
 		return nil, tooLong(path, "value", n)
 	}
 	out, err := c.canonical(nil)
 	if err != nil {
-		return nil, &argError{path, err, ""}
+		return nil, &Error{path, err, ""}
 	}
-	if len(out) > maxText {
+	if len(out) > MaxText {
 		return nil, tooLong(path, "value", len(out))
 	}
 	return types.String(out), nil
 }
 
 // free converts an object whose properties the schema does not name.
-func (c *converter) free(k byte, path string) (types.Value, *argError) {
+func (c *converter) free(k byte, path string) (types.Value, *Error) {
 	if k != '{' {
 		return nil, mismatch(path, k, "an object")
 	}
 	var keys []types.Value
 	ahead := c.cursor
 	for ahead.open(); ahead.more(); ahead.skip() {
-		if keys = append(keys, types.String(ahead.text())); len(keys) > maxSet {
-			return nil, &argError{path, fmt.Errorf("an object of more than %d properties", maxSet), "split the call"}
+		if keys = append(keys, types.String(ahead.text())); len(keys) > MaxSet {
+			return nil, &Error{path, fmt.Errorf("an object of more than %d properties", MaxSet), "split the call"}
 		}
 	}
 	text, err := c.json(path)
@@ -300,13 +308,13 @@ func (c *converter) free(k byte, path string) (types.Value, *argError) {
 	return types.NewRecord(types.RecordMap{"json": text, "keys": types.NewSet(keys...)}), nil
 }
 
-func tooLong(path, what string, n int) *argError {
-	return &argError{path, fmt.Errorf("a %s of %d bytes", what, n), fmt.Sprintf(`at most %d can be decided on; an operator can pin it with "as": "large" in the catalogue`, maxText)}
+func tooLong(path, what string, n int) *Error {
+	return &Error{path, fmt.Errorf("a %s of %d bytes", what, n), fmt.Sprintf(`at most %d can be decided on; an operator can pin it with "as": "large" in the catalogue`, MaxText)}
 }
 
 // large shows policy the length in bytes and the hash of a value: of a string
 // itself, and of anything else as canonical JSON.
-func (c *converter) large(t *argType, k byte, path string) (types.Value, *argError) {
+func (c *converter) large(t *Type, k byte, path string) (types.Value, *Error) {
 	var sum [sha256.Size]byte
 	var n int
 	if t.whole {
@@ -318,7 +326,7 @@ func (c *converter) large(t *argType, k byte, path string) (types.Value, *argErr
 	} else {
 		out, err := c.canonical(nil)
 		if err != nil {
-			return nil, &argError{path, err, ""}
+			return nil, &Error{path, err, ""}
 		}
 		n, sum = len(out), sha256.Sum256(out)
 	}
@@ -328,7 +336,7 @@ func (c *converter) large(t *argType, k byte, path string) (types.Value, *argErr
 }
 
 // nested keeps the interface conversion of records out of record.
-func (c *converter) nested(t *argType, path string) (types.Value, *argError) {
+func (c *converter) nested(t *Type, path string) (types.Value, *Error) {
 	rec, err := c.record(t, path)
 	if err != nil {
 		return nil, err
@@ -336,46 +344,46 @@ func (c *converter) nested(t *argType, path string) (types.Value, *argError) {
 	return rec, nil
 }
 
-func (c *converter) number(t *argType, k byte, path string) (types.Value, *argError) {
+func (c *converter) number(t *Type, k byte, path string) (types.Value, *Error) {
 	if k != '-' && (k < '0' || k > '9') {
 		return nil, mismatch(path, k, "a number")
 	}
 	n, err := parseNumber(c.word())
 	if err != nil {
-		return nil, &argError{path, err, ""}
+		return nil, &Error{path, err, ""}
 	}
-	if t.enum != nil && !t.enum[string(n.append(nil))] {
-		return nil, &argError{path, errEnum, ""}
+	if t.Enum != nil && !t.Enum[string(n.append(nil))] {
+		return nil, &Error{path, errEnum, ""}
 	}
-	if t.kind == kindLong {
-		v, err := n.scaled(t.scale)
+	if t.Kind == KindLong {
+		v, err := n.scaled(t.Scale)
 		switch {
-		case err == errNotWhole && t.scale > 0:
-			return nil, &argError{path, fmt.Errorf("has more than %d decimal places", t.scale), ""}
+		case err == errNotWhole && t.Scale > 0:
+			return nil, &Error{path, fmt.Errorf("has more than %d decimal places", t.Scale), ""}
 		case err != nil:
-			return nil, &argError{path, err, "a whole number of 64 bits can be decided on"}
+			return nil, &Error{path, err, "a whole number of 64 bits can be decided on"}
 		}
 		return types.Long(v), nil
 	}
 	v, err := n.decimal()
 	if err != nil {
-		return nil, &argError{path, err, `a number of up to four decimal places can be decided on; an operator can pin another form with "as" in the catalogue`}
+		return nil, &Error{path, err, `a number of up to four decimal places can be decided on; an operator can pin another form with "as" in the catalogue`}
 	}
 	return v, nil
 }
 
 // count counts a list before anything is made of it.
-func (c *converter) count(path string) (n int, err *argError) {
+func (c *converter) count(path string) (n int, err *Error) {
 	ahead := c.cursor
 	for ahead.open(); ahead.more(); ahead.skip() {
-		if n++; n > maxSet {
-			return n, &argError{path, fmt.Errorf("a list of more than %d", maxSet), "split the call"}
+		if n++; n > MaxSet {
+			return n, &Error{path, fmt.Errorf("a list of more than %d", MaxSet), "split the call"}
 		}
 	}
 	return n, nil
 }
 
-func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
+func (c *converter) set(elem *Type, path string) (types.Value, *Error) {
 	count, tooMany := c.count(path)
 	if tooMany != nil {
 		return nil, tooMany
@@ -401,17 +409,17 @@ func (c *converter) set(elem *argType, path string) (types.Value, *argError) {
 
 // columns converts a list of objects, each exactly, and then shows policy the
 // values of each property. An object without it adds none.
-func (c *converter) columns(t *argType, path string) (types.Value, *argError) {
+func (c *converter) columns(t *Type, path string) (types.Value, *Error) {
 	if _, tooMany := c.count(path); tooMany != nil {
 		return nil, tooMany
 	}
 	// How many values there are of a property shows only once they are made.
 	defer func(outer bool) { c.dry = outer }(c.dry)
 	c.dry = false
-	g := make(gathered, len(t.fields))
+	g := make(gathered, len(t.Fields))
 	path += "/*"
 	for c.open(); c.more(); {
-		rec, err := c.value(t.elem, path)
+		rec, err := c.value(t.Elem, path)
 		if err != nil {
 			return nil, err
 		}
@@ -419,13 +427,13 @@ func (c *converter) columns(t *argType, path string) (types.Value, *argError) {
 	}
 	rec, ok := g.record(t)
 	if !ok {
-		return nil, &argError{path, fmt.Errorf("more than %d values of one property", maxSet), "split the call"}
+		return nil, &Error{path, fmt.Errorf("more than %d values of one property", MaxSet), "split the call"}
 	}
 	return rec, nil
 }
 
 // union converts a value to the attribute that its JSON type names.
-func (c *converter) union(t *argType, k byte, path string) (types.Value, *argError) {
+func (c *converter) union(t *Type, k byte, path string) (types.Value, *Error) {
 	name := "number"
 	switch k {
 	case '"':
@@ -437,11 +445,11 @@ func (c *converter) union(t *argType, k byte, path string) (types.Value, *argErr
 	case 't', 'f':
 		name = "boolean"
 	}
-	i, ok := t.byName[name]
+	i, ok := t.ByName[name]
 	if !ok {
 		return nil, mismatch(path, k, "something else")
 	}
-	v, err := c.value(t.fields[i].typ, path)
+	v, err := c.value(t.Fields[i].Typ, path)
 	if err != nil || c.dry {
 		return nil, err
 	}
@@ -454,9 +462,9 @@ type gathered []struct {
 	nested gathered
 }
 
-func (g gathered) add(t *argType, rec types.Record) {
-	for i := range t.fields {
-		v, ok := rec.Get(types.String(t.fields[i].name))
+func (g gathered) add(t *Type, rec types.Record) {
+	for i := range t.Fields {
+		v, ok := rec.Get(types.String(t.Fields[i].Name))
 		if !ok {
 			continue
 		}
@@ -466,9 +474,9 @@ func (g gathered) add(t *argType, rec types.Record) {
 				g[i].values = append(g[i].values, e)
 			}
 		case types.Record:
-			if col := t.fields[i].typ; col.kind == kindColumns {
+			if col := t.Fields[i].Typ; col.Kind == KindColumns {
 				if g[i].nested == nil {
-					g[i].nested = make(gathered, len(col.fields))
+					g[i].nested = make(gathered, len(col.Fields))
 				}
 				g[i].nested.add(col, v)
 				continue
@@ -481,12 +489,12 @@ func (g gathered) add(t *argType, rec types.Record) {
 }
 
 // record makes the sets; ok is false when one is too large.
-func (g gathered) record(t *argType) (rec types.Record, ok bool) {
-	m := make(types.RecordMap, len(t.fields))
-	for i := range t.fields {
-		name, typ := types.String(t.fields[i].name), t.fields[i].typ
-		if typ.kind != kindColumns {
-			if len(g[i].values) > maxSet {
+func (g gathered) record(t *Type) (rec types.Record, ok bool) {
+	m := make(types.RecordMap, len(t.Fields))
+	for i := range t.Fields {
+		name, typ := types.String(t.Fields[i].Name), t.Fields[i].Typ
+		if typ.Kind != KindColumns {
+			if len(g[i].values) > MaxSet {
 				return rec, false
 			}
 			m[name] = types.NewSet(g[i].values...)
@@ -494,7 +502,7 @@ func (g gathered) record(t *argType) (rec types.Record, ok bool) {
 		}
 		nested := g[i].nested
 		if nested == nil {
-			nested = make(gathered, len(typ.fields))
+			nested = make(gathered, len(typ.Fields))
 		}
 		if m[name], ok = nested.record(typ); !ok {
 			return rec, false
@@ -503,7 +511,7 @@ func (g gathered) record(t *argType) (rec types.Record, ok bool) {
 	return types.NewRecord(m), true
 }
 
-func mismatch(path string, got byte, want string) *argError {
+func mismatch(path string, got byte, want string) *Error {
 	what := "a number"
 	switch got {
 	case '"':
@@ -517,7 +525,7 @@ func mismatch(path string, got byte, want string) *argError {
 	case 'n':
 		what = "null"
 	}
-	return &argError{path, fmt.Errorf("%s where the tool takes %s", what, want), ""}
+	return &Error{path, fmt.Errorf("%s where the tool takes %s", what, want), ""}
 }
 
 // join extends a JSON Pointer.

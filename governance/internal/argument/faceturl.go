@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"errors"
@@ -80,7 +80,7 @@ func parseURL(s string) (u urlParts, err error) {
 	} else if host, port, hasPort = strings.Cut(authority, ":"); strings.Contains(port, ":") {
 		return u, errors.New("a URL with two ports")
 	}
-	if u.host, err = canonicalHost(host); err != nil {
+	if u.host, err = CanonicalHost(host); err != nil {
 		return u, err
 	}
 	if !hasPort {
@@ -95,8 +95,8 @@ func parseURL(s string) (u urlParts, err error) {
 
 var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$`)
 
-// canonicalHost is the one form of a host: a name in lower case, or an address.
-func canonicalHost(s string) (string, error) {
+// CanonicalHost is the one form of a host: a name in lower case, or an address.
+func CanonicalHost(s string) (string, error) {
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		a, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
 		if err != nil || !a.Is6() || a.Zone() != "" {
@@ -170,7 +170,7 @@ func numericHost(s string) (string, error) {
 	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}).String(), nil
 }
 
-// isAddress reports whether a host is an IP address, which is below no domain.
-func isAddress(host string) bool {
+// IsAddress reports whether a host is an IP address, which is below no domain.
+func IsAddress(host string) bool {
 	return strings.Contains(host, ":") || endsInNumber(host)
 }

@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 )
 
 // A rule is a JSON Schema, compiled: what a value must be besides what its
-// [argType] makes sure of. It reads the same text as the conversion, keeps every
+// [Type] makes sure of. It reads the same text as the conversion, keeps every
 // number exact, and fetches nothing. It is immutable.
 type rule struct {
 	never bool
@@ -97,7 +97,7 @@ func (c *ruler) of(s *schema) (*rule, error) {
 	if values, ok := s.values(); ok {
 		r.enum = make(map[string]bool, len(values))
 		for _, v := range values {
-			text, err := canonicalJSON(string(v))
+			text, err := CanonicalJSON(string(v))
 			if err != nil {
 				return nil, fmt.Errorf("enum: %w", err)
 			}

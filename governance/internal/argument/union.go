@@ -1,4 +1,4 @@
-package governance
+package argument
 
 import (
 	"maps"
@@ -8,7 +8,7 @@ import (
 // union types anyOf, oneOf and allOf: alternatives that all become the same
 // scalar are that scalar, one alternative besides null is that alternative,
 // anything else is text.
-func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
+func (tp *Typer) union(s *schema, path string, depth int) (*Type, error) {
 	var rest []*schema
 	nullable := false
 	for _, a := range slices.Concat(s.AnyOf, s.OneOf, s.AllOf) {
@@ -32,12 +32,12 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.nullable = nullable
+		t.Nullable = nullable
 		t.rule, err = tp.rules.of(s)
 		return t, err
 	}
 	forget := tp.trial()
-	var t *argType
+	var t *Type
 	for _, a := range rest {
 		one, err := tp.of(a, path, depth+1)
 		if err != nil {
@@ -46,23 +46,23 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 		if t == nil {
 			t = one
 		}
-		nullable = nullable || one.nullable
-		if one.kind.isString() && t.kind.isString() && one.kind != t.kind {
-			one.kind, t.kind = kindString, kindString // of several formats
+		nullable = nullable || one.Nullable
+		if one.Kind.isString() && t.Kind.isString() && one.Kind != t.Kind {
+			one.Kind, t.Kind = KindString, KindString // of several formats
 		}
-		if len(rest) > 1 && (!one.scalar() || one.kind != t.kind || one.scale != t.scale || one.numeric != t.numeric) {
+		if len(rest) > 1 && (!one.scalar() || one.Kind != t.Kind || one.Scale != t.Scale || one.numeric != t.numeric) {
 			forget()
 			return tp.choice(s, rest, path, depth, nullable)
 		}
 	}
-	t.nullable = nullable
+	t.Nullable = nullable
 	bare := *s
 	bare.AnyOf, bare.OneOf, bare.AllOf = nil, nil, nil
 	if len(rest) == 1 && len(s.AllOf) < 2 && !bare.narrows() && !bare.shapes() {
 		return t, nil
 	}
 	if len(rest) > 1 {
-		t.enum = nil // each alternative has its own
+		t.Enum = nil // each alternative has its own
 	}
 	var err error
 	t.rule, err = tp.rules.of(s)
@@ -72,7 +72,7 @@ func (tp *typer) union(s *schema, path string, depth int) (*argType, error) {
 // choice types alternatives of several JSON types, as a record that has one of
 // several attributes. Alternatives of one JSON type that came here, and any
 // whose JSON type is not said, are text.
-func (tp *typer) choice(s *schema, rest []*schema, path string, depth int, nullable bool) (*argType, error) {
+func (tp *Typer) choice(s *schema, rest []*schema, path string, depth int, nullable bool) (*Type, error) {
 	groups := map[string][]*schema{}
 	for _, a := range rest {
 		name := tp.typeOf(a)
@@ -84,7 +84,7 @@ func (tp *typer) choice(s *schema, rest []*schema, path string, depth int, nulla
 	if p := tp.pins[path]; groups[""] != nil || groups["null"] != nil || len(groups) < 2 || s.AllOf != nil || p != nil && p.as != "long" {
 		return tp.text(s, path)
 	}
-	t := &argType{kind: kindUnion, nullable: nullable, byName: map[string]int{}}
+	t := &Type{Kind: KindUnion, Nullable: nullable, ByName: map[string]int{}}
 	for i, name := range slices.Sorted(maps.Keys(groups)) {
 		one := groups[name][0]
 		if len(groups[name]) > 1 {
@@ -94,15 +94,15 @@ func (tp *typer) choice(s *schema, rest []*schema, path string, depth int, nulla
 		if err != nil {
 			return nil, err
 		}
-		ft.nullable = false
-		t.byName[name] = i
-		t.fields = append(t.fields, argField{name: name, path: path, typ: ft})
+		ft.Nullable = false
+		t.ByName[name] = i
+		t.Fields = append(t.Fields, Field{Name: name, Path: path, Typ: ft})
 	}
 	return tp.ruled(t, s)
 }
 
 // typeOf is the one JSON type that a schema allows, or "".
-func (tp *typer) typeOf(s *schema) string {
+func (tp *Typer) typeOf(s *schema) string {
 	for range 16 {
 		switch {
 		case s == nil:
@@ -129,7 +129,7 @@ func (tp *typer) typeOf(s *schema) string {
 // is required, a property that several have is any of theirs. The rule of s
 // still holds each value against the alternatives. nil when there is no such
 // object.
-func (tp *typer) merge(s *schema, rest []*schema) *schema {
+func (tp *Typer) merge(s *schema, rest []*schema) *schema {
 	if s.AllOf != nil {
 		return nil
 	}
