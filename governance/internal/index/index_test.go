@@ -200,3 +200,23 @@ func TestEmpty(t *testing.T) {
 	require.Empty(t, slices.Collect(x.About(&at)))
 	require.Zero(t, x.Len())
 }
+
+// Policies share what is evaluated only if their conditions are the same, and
+// not because these look alike.
+func TestConditionsThatLookAlike(t *testing.T) {
+	var policies []index.Policy
+	for _, when := range []string{`ip("1.2.3.4").isIpv4()`, `ip("1.2.3.4").isLoopback()`, `principal is A`, `principal is B`} {
+		var p cedar.Policy
+		require.NoError(t, p.UnmarshalCedar([]byte(`permit (principal, action, resource) when { `+when+` };`)))
+		policies = append(policies, index.Policy{ID: cedar.PolicyID(when), Policy: &p})
+	}
+	x := index.New(policies, nil)
+	e := types.Entity{UID: types.NewEntityUID("A", "a")}
+	var at index.Place
+	x.Locate(&at, &e, &e)
+	found := x.Find(nil, &e, &at)
+	require.Len(t, found, len(policies))
+	for _, f := range found {
+		require.Contains(t, string(f.Policy.MarshalCedar()), string(f.ID))
+	}
+}
