@@ -57,6 +57,18 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkBuffered appends without waiting for the disk, in bursts that the queue
+// holds.
+func BenchmarkBuffered(b *testing.B) {
+	key, err := audit.NewKey("bench")
+	require.NoError(b, err)
+	log, err := audit.New(new(audittest.Memory), &audit.Options{Key: key, Mode: audit.BestEffort, Queue: 100_000})
+	require.NoError(b, err)
+	b.ReportAllocs()
+	appendAll(b, 1, func(int) error { return log.Append(ctx, bigEvent) })
+	require.NoError(b, log.Close())
+}
+
 func appendAll(b *testing.B, writers int, f func(i int) error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup

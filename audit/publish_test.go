@@ -280,6 +280,12 @@ func TestLocalAnchor(t *testing.T) {
 	}
 	w := newWitnessServer(t, "witness.test/w1")
 	body, _, _ := cutNote(s.anchor)
+	unsigned := body + "\n" + w.cosign(body, 7) // true, but the log never said it
+	for _, opts := range []*audit.VerifyOptions{{Anchors: []string{unsigned}}, {LocalAnchors: []string{unsigned}}} {
+		opts.Key, opts.Witnesses = s.key.VerifierKey(), []string{w.vkey()}
+		_, err = audit.Verify(ctx, folder(s.data), opts)
+		assert.ErrorIs(t, err, audit.ErrTampered)
+	}
 	opts = &audit.VerifyOptions{Key: s.key.VerifierKey(), LocalAnchors: []string{s.anchor + w.cosign(body, 7)}, Witnesses: []string{w.vkey()}}
 	rep, err = audit.Verify(ctx, folder(s.data), opts)
 	require.NoError(t, err)

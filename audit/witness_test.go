@@ -69,7 +69,7 @@ func (w *witnessServer) vkey() string {
 
 // cosign returns the signature line for the body of a checkpoint.
 func (w *witnessServer) cosign(body string, at int64) string {
-	sig := ed25519.Sign(w.key, fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", at, body))
+	sig := ed25519.Sign(w.key, fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", uint64(at), body))
 	raw := append(binary.BigEndian.AppendUint64(w.id(), uint64(at)), sig...)
 	return "— " + w.name + " " + base64.StdEncoding.EncodeToString(raw) + "\n"
 }
