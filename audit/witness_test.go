@@ -294,8 +294,10 @@ func TestWitnessAnswers(t *testing.T) {
 		"much":                        {200, strings.Repeat(good, 10_000), false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			asked := 0
 			w.hook = func(rw http.ResponseWriter, _ int64) bool {
-				rw.Header().Set("Location", "/elsewhere")
+				asked++
+				rw.Header().Set("Location", w.URL+"/sub/add-checkpoint")
 				rw.WriteHeader(c.status)
 				_, _ = io.WriteString(rw, c.answer)
 				return true
@@ -308,6 +310,9 @@ func TestWitnessAnswers(t *testing.T) {
 				assert.NotErrorIs(t, err, audit.ErrTampered)
 			}
 			assert.NoFileExists(t, file)
+			if c.status != 409 {
+				assert.Equal(t, 1, asked)
+			}
 		})
 	}
 	// Beside its own, an answer may hold signatures of keys that nobody here knows.
