@@ -286,6 +286,10 @@ func TestLocalAnchor(t *testing.T) {
 		_, err = audit.Verify(ctx, folder(s.data), opts)
 		assert.ErrorIs(t, err, audit.ErrTampered)
 	}
+	file := filepath.Join(t.TempDir(), "anchor")
+	require.NoError(t, os.WriteFile(file, []byte(unsigned), 0o600))
+	_, _, err = s.reopenWith(s.data, audit.FileAnchor(file))
+	assert.ErrorIs(t, err, audit.ErrAnchor, "nor does the log open beside it")
 	opts = &audit.VerifyOptions{Key: s.key.VerifierKey(), LocalAnchors: []string{s.anchor + w.cosign(body, 7)}, Witnesses: []string{w.vkey()}}
 	rep, err = audit.Verify(ctx, folder(s.data), opts)
 	require.NoError(t, err)
