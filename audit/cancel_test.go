@@ -220,10 +220,11 @@ func TestWaitingBytesAreBounded(t *testing.T) {
 	const writers = 300
 	large := probe("a", strings.Repeat("x", 1<<15))
 	errs := make(chan error, writers)
-	for range writers {
+	go func() { errs <- log.Append(ctx, large) }()
+	<-log.arrived // the leader, alone
+	for range writers - 1 {
 		go func() { errs <- log.Append(ctx, large) }()
 	}
-	<-log.arrived
 	for log.Pending() < 200 {
 		runtime.Gosched()
 	}
