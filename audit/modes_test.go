@@ -212,10 +212,11 @@ func TestQueueIsBounded(t *testing.T) {
 	s := &stalled{Log: log, m: &m, key: key.VerifierKey(), arrived: make(chan struct{}), release: make(chan struct{})}
 	st.stall(s)
 	var wg sync.WaitGroup
-	for i := range 10 {
+	wg.Go(func() { assert.NoError(t, log.Append(ctx, probe("a", "leader"))) })
+	<-s.arrived // the leader, alone
+	for i := range 9 {
 		wg.Go(func() { assert.NoError(t, log.Append(ctx, probe("a", fmt.Sprint(i)))) })
 	}
-	<-s.arrived
 	for log.Pending() < 3 {
 		runtime.Gosched()
 	}
