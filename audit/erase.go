@@ -37,7 +37,8 @@ type Erased struct {
 // Two events of [KindErasure] say who and why, before and after. Records that are
 // on their way while Erase runs are erased with the others if their subject is.
 // A legal hold on any value that would be erased forbids all ([ErrHeld]). After a
-// crash, do it again: it is done to the end, and then to nothing.
+// crash, do it again: it is done to the end, and then to nothing. It reads all
+// values, and the log where holds or numbers of records have to be looked up.
 //
 // Erase is about values. The names of agent and user stay in records: use
 // pseudonyms where these must go too. So does what [LevelCommitted] left, which

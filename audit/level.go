@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -106,22 +107,27 @@ func (l *Log) keep(ctx context.Context, r body, e entry) (b *batch, seq uint64, 
 	return l.add(ctx, e)
 }
 
-// placeValues completes the options about values, for a log in dir.
+// placeValues completes the options about values, for a log in the folder dir, or
+// elsewhere if that is empty.
 func (o *Options) placeValues(dir string) error {
 	if o.NoValues {
 		return nil
 	}
-	if o.ValuesDir == "" {
-		o.ValuesDir = dir + ".values"
-	}
-	if o.KEKFile == "" {
-		o.KEKFile = dir + ".kek"
-	}
 	type place struct{ what, path, dir, in string }
-	places := []place{{"the folder of the values", o.ValuesDir, dir, "the log's folder"}}
-	if o.KEK == nil {
-		places = append(places, place{"the key-encryption key", o.KEKFile, dir, "the log's folder"},
-			place{"the key-encryption key", o.KEKFile, o.ValuesDir, "the folder of the values"})
+	var places []place
+	if dir != "" {
+		o.ValuesDir, o.KEKFile = cmp.Or(o.ValuesDir, dir+".values"), cmp.Or(o.KEKFile, dir+".kek")
+		places = append(places, place{"the folder of the values", o.ValuesDir, dir, "the log's folder"})
+		if o.KEK == nil {
+			places = append(places, place{"the key-encryption key", o.KEKFile, dir, "the log's folder"})
+		}
+	}
+	switch {
+	case o.KEK != nil:
+	case o.KEKFile == "":
+		return fmt.Errorf("%w: values need Options.KEK or KEKFile", ErrKey)
+	case o.Values == nil:
+		places = append(places, place{"the key-encryption key", o.KEKFile, o.ValuesDir, "the folder of the values"})
 	}
 	for _, p := range places {
 		if in, err := inside(p.dir, p.path); err != nil {

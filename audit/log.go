@@ -74,7 +74,9 @@ type Options struct {
 	// ValuesDir is the folder for the arguments that are kept, encrypted; never
 	// the log's own. Empty means the folder's path + ".values".
 	ValuesDir string
-	// Values is used instead of a ValuesDir. [New] keeps no values without it.
+	// Values is used instead of a ValuesDir. It must let stored bytes be
+	// overwritten, or nothing can be erased. [New] keeps no values without one of
+	// the two.
 	Values Storage
 	// KEKFile holds the key that wraps the keys of values, outside both folders.
 	// It is made with mode 0600 for a new log. Empty means the folder's path +
@@ -209,17 +211,17 @@ func Open(dir string, opts *Options) (*Log, error) {
 }
 
 // New opens a log over any storage, as [Open] does over a folder. Options.Key or
-// KeyFile is required; values are kept if Options.Values is given, with a KEK or
-// KEKFile. New closes the storage if it fails.
+// KeyFile is required; values are kept if Options.Values or ValuesDir is given,
+// with a KEK or KEKFile. New closes the storage if it fails.
 func New(st Storage, opts *Options) (*Log, error) {
 	var o Options
 	if opts != nil {
 		o = *opts
 	}
-	o.dir, o.ValuesDir = "", ""
-	o.NoValues = o.NoValues || o.Values == nil
-	if !o.NoValues && o.KEK == nil && o.KEKFile == "" {
-		return nil, errors.Join(fmt.Errorf("%w: Options.Values without a KEK", ErrKey), st.Close())
+	o.dir = ""
+	o.NoValues = o.NoValues || o.Values == nil && o.ValuesDir == ""
+	if err := o.placeValues(""); err != nil {
+		return nil, errors.Join(err, st.Close())
 	}
 	return open(st, o)
 }

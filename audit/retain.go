@@ -61,7 +61,8 @@ func (k Retention) cutoffs(now time.Time) (map[string]time.Time, error) {
 // proof as it is, and is on record as [Log.Erase] is. Data keys whose values are
 // all gone go too, unless they may still be in use.
 //
-// Records are not pruned: they hold no arguments.
+// Records are not pruned: they hold no arguments. Prune reads the whole log and
+// all values; its memory is some fifty bytes for each value that goes.
 func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, error) {
 	if l == nil {
 		return Erased{}, ErrNoLog

@@ -344,8 +344,20 @@ func TestValueFilesOfAFolder(t *testing.T) {
 		_, err = audit.Open(dir, &o)
 		assert.ErrorIs(t, err, audit.ErrKey)
 	}
-	_, err = audit.New(new(audittest.Memory), &audit.Options{Key: must(audit.NewKey("x")), Values: new(audittest.Memory)})
-	assert.ErrorIs(t, err, audit.ErrKey)
+	// A log that is in no folder can have its values in one.
+	for _, o := range []audit.Options{{Values: new(audittest.Memory)}, {ValuesDir: base}, {ValuesDir: base, KEKFile: filepath.Join(base, "kek")}} {
+		o.Key = must(audit.NewKey("x"))
+		_, err = audit.New(new(audittest.Memory), &o)
+		assert.ErrorIs(t, err, audit.ErrKey)
+	}
+	elsewhere := audit.Options{Key: must(audit.NewKey("x")), ValuesDir: filepath.Join(base, "pg.values"), KEKFile: filepath.Join(base, "pg.kek")}
+	log = must(audit.New(new(audittest.Memory), &elsewhere))
+	_, err = log.Begin(ctx, act("a", "u", audit.ClassWrite))
+	require.NoError(t, err)
+	e, err := log.Erase(ctx, audit.Subject{User: "u"}, officer)
+	require.NoError(t, err)
+	assert.Equal(t, audit.Erased{Values: 1, Keys: 1}, e)
+	require.NoError(t, log.Close())
 }
 
 // Whoever changes, swaps or copies values is found when they are read.
