@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
 // Whatever is in the files of values, it is read as what was sealed for the
@@ -32,6 +33,17 @@ func FuzzValues(f *testing.F) {
 		if d, err := v.Reveal(ctx, r); err == nil {
 			require.Equal(t, string(markedArgs), string(d.Value))
 		}
+		m := audittest.NewMemoryFS(dir)
+		log, err := audit.New(new(audittest.Memory), &audit.Options{Key: k.key, Values: m, KEK: k.kek})
+		require.NoError(t, err)
+		_, err = log.Begin(ctx, act("c", "u", audit.ClassWrite))
+		require.NoError(t, err)
+		for r, err := range log.Query(ctx, audit.Filter{}) {
+			require.NoError(t, err)
+			_, err = must(audit.OpenValues(ctx, m.FS(), k.kek)).Reveal(ctx, r)
+			require.NoError(t, err)
+		}
+		require.NoError(t, log.Close())
 		_, err = audit.ParseValueLine(values)
 		if err == nil {
 			require.NotContains(t, string(values), "\n")
