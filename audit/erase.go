@@ -51,6 +51,7 @@ func (l *Log) Erase(ctx context.Context, s Subject, by Change) (Erased, error) {
 	if s.IsZero() {
 		return Erased{}, fmt.Errorf("%w: nobody is named whose values are to be erased", ErrInvalid)
 	}
+	s = s.onRecord()
 	detail, err := s.detail()
 	if err != nil {
 		return Erased{}, err

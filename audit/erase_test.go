@@ -426,3 +426,25 @@ func TestEraseSparesWhatComesMeanwhile(t *testing.T) {
 	assert.Equal(t, audit.ValueReport{Kept: 2, Readable: 1, Erased: 1}, rep)
 	require.NoError(t, log.Close())
 }
+
+// What is no UTF-8 in a name is on record as U+FFFD. The data keys and those who
+// ask for an erasure or a hold must mean the same.
+func TestNamesThatAreNoUTF8(t *testing.T) {
+	t.Parallel()
+	const raw, onRecord = "u\xff\xfe", "u\ufffd\ufffd"
+	for _, name := range []string{raw, onRecord} {
+		k := newKeeper(t, audit.Options{})
+		k.begin(act("a", raw, audit.ClassWrite))
+		assert.Equal(t, "shown", k.shown())
+		require.NoError(t, k.Hold(ctx, "m"+raw, audit.Subject{User: raw}, officer))
+		_, err := k.Erase(ctx, audit.Subject{User: name}, officer)
+		require.ErrorIs(t, err, audit.ErrHeld)
+		require.NoError(t, k.Release(ctx, "m"+raw, officer))
+		e, err := k.Erase(ctx, audit.Subject{User: name}, officer)
+		require.NoError(t, err)
+		assert.Equal(t, audit.Erased{Values: 1, Keys: 1}, e)
+		k.begin(act("a", raw, audit.ClassWrite))
+		assert.Equal(t, "gone shown", k.shown())
+		assert.Equal(t, audit.ValueReport{Kept: 2, Readable: 1, Erased: 1}, k.check())
+	}
+}

@@ -25,7 +25,7 @@ type Held struct {
 // matter may hold several subjects, one call each. The log itself is where holds
 // are kept: they are events of [KindHold].
 func (l *Log) Hold(ctx context.Context, matter string, s Subject, by Change) error {
-	detail, err := s.detail()
+	detail, err := s.onRecord().detail()
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (l *Log) hold(ctx context.Context, action, matter string, detail map[string
 	if err := by.Validate(); err != nil {
 		return err
 	}
-	if strings.TrimSpace(matter) == "" {
+	if matter = onRecord(matter); strings.TrimSpace(matter) == "" {
 		return fmt.Errorf("%w: a hold needs the name of its matter", ErrInvalid)
 	}
 	l.private.Lock()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // A Subject is whose values something is about: those of an agent, of a user that
@@ -22,12 +23,26 @@ const maxSubjectRecords = 2000
 // IsZero reports whether nobody is named.
 func (s Subject) IsZero() bool { return s.Agent == "" && s.User == "" && len(s.Records) == 0 }
 
+// onRecord is a name as records have it: their JSON holds no invalid UTF-8.
+func onRecord(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return string([]rune(name))
+}
+
+func (s Subject) onRecord() Subject {
+	s.Agent, s.User = onRecord(s.Agent), onRecord(s.User)
+	return s
+}
+
 // Covers reports whether a record is one of the subject's.
 func (s Subject) Covers(r Record) bool {
 	a := r.Actor()
-	return s.fits(a.Agent, a.User) && (len(s.Records) == 0 || slices.Contains(s.Records, r.Seq))
+	return s.onRecord().fits(a.Agent, a.User) && (len(s.Records) == 0 || slices.Contains(s.Records, r.Seq))
 }
 
+// fits expects the names of a subject, and those of a record, as they are on record.
 func (s Subject) fits(agent, user string) bool {
 	return (s.Agent == "" || s.Agent == agent) && (s.User == "" || s.User == user)
 }

@@ -189,7 +189,7 @@ func eachLine(r io.ReaderAt, size int64, f func(off int64, n int, line []byte) e
 
 // keep returns the commitment to arguments and, sealed, the line that keeps them.
 func (s *valueStore) keep(ctx context.Context, a Actor, args []byte) (*Commitment, []byte, error) {
-	k, err := s.key(ctx, pair{a.Agent, a.User})
+	k, err := s.key(ctx, pair{onRecord(a.Agent), onRecord(a.User)})
 	if err != nil {
 		return nil, nil, err
 	}
