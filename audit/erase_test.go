@@ -448,3 +448,23 @@ func TestNamesThatAreNoUTF8(t *testing.T) {
 		assert.Equal(t, audit.ValueReport{Kept: 2, Readable: 1, Erased: 1}, k.check())
 	}
 }
+
+// However softly calls are recorded, a hold that was ordered holds, and an erasure
+// is on record first.
+func TestHoldsAndErasuresAreDurableInEveryMode(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, audit.Options{Mode: audit.BestEffort})
+	for range 20 {
+		_, err := k.Begin(ctx, act("a", "u", audit.ClassWrite))
+		require.NoError(t, err)
+		before := k.Size()
+		require.NoError(t, k.Hold(ctx, "m", audit.Subject{User: "u"}, officer))
+		assert.Greater(t, k.Size(), before)
+		_, err = k.Erase(ctx, audit.Subject{User: "u"}, officer)
+		require.ErrorIs(t, err, audit.ErrHeld)
+		require.NoError(t, k.Release(ctx, "m", officer))
+	}
+	_, err := k.Erase(ctx, audit.Subject{User: "u"}, officer)
+	require.NoError(t, err)
+	assert.Equal(t, "erase_values done 20 1", k.erasures()[1])
+}

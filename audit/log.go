@@ -381,12 +381,12 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 	return l.append(ctx, ev)
 }
 
-// append records an event.
+// append records an event. What an erasure relies on is durable in every mode.
 func (l *Log) append(ctx context.Context, ev Event) error {
 	if err := l.keepUp(ctx); err != nil {
 		return err
 	}
-	async := l.mode == BestEffort
+	async := l.mode == BestEffort && ev.Kind != KindHold && ev.Kind != KindErasure
 	b, seq, _, err := l.keep(ctx, body{Event: &ev}, entry{free: l.reserve / 2, async: async})
 	if err != nil || async {
 		return err
