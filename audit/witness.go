@@ -162,8 +162,14 @@ func (w *witness) submit(ctx context.Context, checkpoint []byte, old uint64, pro
 	switch resp.StatusCode {
 	case http.StatusOK:
 		// What other keys signed is not kept: nobody here can tell what it is.
-		_, line, err = w.key.open(append(bytes.Clone(checkpoint), answer...))
-		return line, 0, err
+		if _, line, err = w.key.open(append(bytes.Clone(checkpoint), answer...)); err != nil {
+			return "", 0, err
+		}
+		// An answer with an empty line in it would be a signature of another text.
+		if _, _, err = w.key.open(append(bytes.Clone(checkpoint), line...)); err != nil {
+			return "", 0, err
+		}
+		return line, 0, nil
 	case http.StatusConflict:
 		digits, ok := strings.CutSuffix(string(answer), "\n")
 		its, err = strconv.ParseUint(digits, 10, 63)

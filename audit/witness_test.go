@@ -354,3 +354,20 @@ func cutNote(text string) (body, signatures string, ok bool) {
 	body, signatures, ok = strings.Cut(text, "\n\n")
 	return body + "\n", signatures, ok
 }
+
+// A witness that signs something of its own choice, made to look like the
+// checkpoint with more in it, has signed nothing.
+func TestWitnessThatSignsAnotherText(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, audit.Options{})
+	w := newWitnessServer(t, "witness.example/w", k.VerifierKey())
+	cp, err := k.Checkpoint(ctx)
+	require.NoError(t, err)
+	w.hook = func(rw http.ResponseWriter, _ int64) bool {
+		_, _ = rw.Write([]byte("\n" + w.cosign(string(cp.Text), 1)))
+		return true
+	}
+	file := filepath.Join(t.TempDir(), "cosigned")
+	require.Error(t, w.anchor(t, file).Publish(ctx, cp.Text))
+	assert.NoFileExists(t, file)
+}
