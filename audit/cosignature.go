@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +27,8 @@ type Cosignature struct {
 const (
 	algCosignature = 4 // Ed25519
 	timestampLen   = 8
+	// maxTimestamp is the end of the year 9999: RFC 3339 has no later time.
+	maxTimestamp = 253402300799
 )
 
 // A cosigner verifies the cosignatures of one witness. It is a [note.Verifier].
@@ -81,7 +82,7 @@ func (c *cosigner) Verify(msg, sig []byte) bool {
 		return false
 	}
 	at := binary.BigEndian.Uint64(sig)
-	if at > math.MaxInt64 {
+	if at > maxTimestamp {
 		return false
 	}
 	signed := append([]byte("cosignature/v1\ntime "+strconv.FormatUint(at, 10)+"\n"), msg...)

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -370,4 +371,24 @@ func TestWitnessThatSignsAnotherText(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "cosigned")
 	require.Error(t, w.anchor(t, file).Publish(ctx, cp.Text))
 	assert.NoFileExists(t, file)
+}
+
+// A time that no calendar has is no time: a report with it could not be printed.
+func TestWitnessWithoutACalendar(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, audit.Options{})
+	w := newWitnessServer(t, "witness.example/w")
+	cp, err := k.Checkpoint(ctx)
+	require.NoError(t, err)
+	body, _, _ := strings.Cut(string(cp.Text), "\n\n")
+	for at, want := range map[int64]bool{1: true, 253402300799: true, 253402300800: false, 1 << 62: false} {
+		anchor := string(cp.Text) + w.cosign(body+"\n", at)
+		rep, err := audit.Verify(ctx, k.st.FS(), &audit.VerifyOptions{Key: k.VerifierKey(), Anchors: []string{anchor}, Witnesses: []string{w.vkey()}})
+		if !want {
+			assert.ErrorIs(t, err, audit.ErrAnchor)
+		} else if assert.NoError(t, err) {
+			_, err = json.Marshal(rep)
+			assert.NoError(t, err)
+		}
+	}
 }
