@@ -59,3 +59,24 @@ func TestStoppedBeforeTheFirstCheckpoint(t *testing.T) {
 		assert.NoError(t, err)
 	}
 }
+
+// A log that was emptied is no new log to who has a checkpoint of it, even one
+// under a key that only the log's own records tell of.
+func TestEmptiedAfterARotation(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, audit.Options{})
+	pinned := k.VerifierKey()
+	k.begin(act("a", "u", audit.ClassWrite))
+	require.NoError(t, k.Rotate(ctx, must(audit.NewKey("audit.test/values")), officer))
+	k.begin(act("a", "u", audit.ClassWrite))
+	cp, err := k.Checkpoint(ctx)
+	require.NoError(t, err)
+	emptied := fstest.MapFS{audit.SegmentName(1): {}}
+	for _, o := range []audit.VerifyOptions{{Anchors: []string{string(cp.Text)}}, {LocalAnchors: []string{string(cp.Text)}}} {
+		o.Key = pinned
+		_, err = audit.Verify(ctx, k.st.FS(), &o)
+		require.NoError(t, err)
+		_, err = audit.Verify(ctx, emptied, &o)
+		assert.ErrorIs(t, err, audit.ErrTampered)
+	}
+}

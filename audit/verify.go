@@ -135,6 +135,10 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 		return rep, tamperedf("it starts with %s: what is before is missing", SegmentName(src.first))
 	}
 	chain, err := verifyLines(ctx, src, keys, &known, &rep, opts.Progress)
+	if errors.Is(err, ErrEmpty) && len(given) > 0 {
+		// Whoever signed an anchor: with one, the log was not always empty.
+		return rep, tamperedf("there is nothing in it, and an anchor knows %d records", given[0].Size)
+	}
 	if err != nil {
 		return rep, err
 	}
