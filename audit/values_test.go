@@ -452,3 +452,23 @@ func TestValueIsDurableBeforeItsRecord(t *testing.T) {
 }
 
 func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+// Where the file of the data keys is gone, nothing goes on that would take values
+// for ones whose keys were erased.
+func TestDataKeysAreMissing(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, audit.Options{})
+	k.begin(act("a", "u", audit.ClassWrite))
+	require.NoError(t, k.Hold(ctx, "m", audit.Subject{User: "u"}, officer))
+	require.NoError(t, k.Close())
+	files := k.vs.FS()
+	keys := files["keys.v1.jsonl"]
+	delete(files, "keys.v1.jsonl")
+	_, err := audit.New(k.st, &audit.Options{Key: k.key, KEK: k.kek, Values: audittest.NewMemoryFS(files)})
+	require.ErrorIs(t, err, audit.ErrKey)
+	require.ErrorContains(t, err, "keys.v1.jsonl")
+	files["keys.v1.jsonl"] = keys
+	k.vs = audittest.NewMemoryFS(files)
+	k.open()
+	assert.Equal(t, "shown", k.shown())
+}

@@ -94,6 +94,10 @@ func openValueStore(st Storage, o Options) (s *valueStore, err error) {
 			return s, err
 		}
 	}
+	// An erasure takes values without a data key for what an erasure before it left.
+	if !slices.Contains(names, keysFile) && slices.ContainsFunc(names, s.hasValues) {
+		return s, fmt.Errorf("%w: there are values, but %s with their data keys is missing: put it back, or move the values away", ErrKey, keysFile)
+	}
 	if s.keys, err = openAppend(st, keysFile, 0); err != nil {
 		return s, err
 	}
@@ -101,6 +105,25 @@ func openValueStore(st Storage, o Options) (s *valueStore, err error) {
 		return s, err
 	}
 	return s, st.SyncNames()
+}
+
+// hasValues reports whether a file holds a whole line of values. One that cannot be
+// read may.
+func (s *valueStore) hasValues(name string) bool {
+	if valuesNumber(name) == 0 {
+		return false
+	}
+	r, err := s.st.Read(name)
+	if err != nil {
+		return true
+	}
+	defer r.Close()
+	size, err := r.Size()
+	if err != nil {
+		return true
+	}
+	end, err := lastLineEnd(r, size)
+	return end > 0 || err != nil
 }
 
 // openAppend opens a file of lines to go on after the last whole one.
