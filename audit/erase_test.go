@@ -468,3 +468,28 @@ func TestHoldsAndErasuresAreDurableInEveryMode(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "erase_values done 20 1", k.erasures()[1])
 }
+
+// A record of a moment when the clock was wrong is as old as the records before
+// it, at most.
+func TestPruneWhenTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	clock := now
+	k := newKeeper(t, audit.Options{Clock: func() time.Time { return clock }})
+	k.begin(act("a", "u", audit.ClassWrite))
+	clock = now.AddDate(60, 0, 0) // a glitch in the other direction holds nothing up
+	k.begin(act("a", "u", audit.ClassWrite))
+	clock = now.AddDate(-50, 0, 0)
+	k.begin(act("a", "u", audit.ClassWrite))
+	clock = now.AddDate(0, 1, 0)
+	e, err := k.Prune(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Zero(t, e)
+	assert.Equal(t, "shown shown shown", k.shown())
+	clock = now.AddDate(0, 8, 0)
+	e, err = k.Prune(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Equal(t, 2, e.Values)
+	assert.Equal(t, "gone shown gone", k.shown())
+	assert.Equal(t, audit.ValueReport{Kept: 3, Readable: 1, Pruned: 2}, k.check())
+}

@@ -61,13 +61,17 @@ func (k Retention) cutoffs(now time.Time) (map[string]time.Time, error) {
 // proof as it is, and is on record as [Log.Erase] is. Data keys whose values are
 // all gone go too, unless they may still be in use.
 //
+// A record counts as no older than any before it, so that one from when the clock
+// was set back is not pruned too early; times in the future count for nothing.
+//
 // Records are not pruned: they hold no arguments. Prune reads the whole log and
 // all values; its memory is some fifty bytes for each value that goes.
 func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, error) {
 	if l == nil {
 		return Erased{}, ErrNoLog
 	}
-	cuts, err := keep.cutoffs(l.clock())
+	now := l.clock()
+	cuts, err := keep.cutoffs(now)
 	if err != nil {
 		return Erased{}, err
 	}
@@ -77,11 +81,15 @@ func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, err
 	}
 	return l.destroy(ctx, ActionPrune, detail, by, func(holds []Held) (destruction, error) {
 		d := destruction{salts: map[[saltSize]byte]bool{}, unused: func(id string) bool { return !l.values.isMine(id) }}
+		var written time.Time // when the record was, at the earliest
 		for r, err := range l.Query(ctx, Filter{}) {
 			if err != nil {
 				return d, err
 			}
-			if !r.Args.kept() || !r.Time.Before(cuts[retentionClass(r)]) {
+			if r.Time.After(written) && !r.Time.After(now) {
+				written = r.Time
+			}
+			if !r.Args.kept() || !r.Time.Before(cuts[retentionClass(r)]) || !written.Before(cuts[retentionClass(r)]) {
 				continue
 			}
 			if slices.ContainsFunc(holds, func(h Held) bool { return h.Subject.Covers(r) }) {
