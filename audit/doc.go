@@ -171,6 +171,12 @@
 // disk, intents are refused ([ErrFull]) so that the outcomes of running calls
 // still fit. A flood of like denials is counted: see [Log.Append].
 //
+// # Passing records on
+//
+// [Options.Sinks] are served what is durable, each at its own pace: see [Sink]. The
+// log is their queue, so a sink that is down costs nothing but its lag, which
+// [Log.Sinks] tells. What has arrived elsewhere is a copy and proves nothing.
+//
 // # Crashes
 //
 // A write that did not get to its end leaves a line without its end, or blocks

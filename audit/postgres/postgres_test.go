@@ -263,7 +263,7 @@ func testServerIsKilledUnderLoad(t *testing.T, server database, pool *pgxpool.Po
 			}
 		})
 	}
-	const kills = 6
+	const kills = 4
 	for k := range kills {
 		before := acts.Load()
 		require.Eventually(t, func() bool { return acts.Load() > before+20 }, time.Minute, time.Millisecond, "after kill %d", k)
