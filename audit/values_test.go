@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -471,4 +472,49 @@ func TestDataKeysAreMissing(t *testing.T) {
 	k.vs = audittest.NewMemoryFS(files)
 	k.open()
 	assert.Equal(t, "shown", k.shown())
+}
+
+// A slowKEK is asked and does not answer before it is told to.
+type slowKEK struct {
+	audit.KEK
+	asked, answer chan struct{}
+}
+
+func (k slowKEK) Wrap(ctx context.Context, key, bound []byte) ([]byte, error) {
+	close(k.asked)
+	<-k.answer
+	return k.KEK.Wrap(ctx, key, bound)
+}
+
+// While a KEK is out of reach nobody waits for it longer than their own context.
+func TestKEKIsSlow(t *testing.T) {
+	t.Parallel()
+	slow := slowKEK{audit.NewKEK(), make(chan struct{}), make(chan struct{})}
+	begun := make(chan struct{}, 2) // by those who have got past the first look at their context
+	level := func(audit.Record) audit.Level { begun <- struct{}{}; return audit.LevelFull }
+	log := must(audit.New(new(audittest.Memory), &audit.Options{Key: must(audit.NewKey("audit.test/slow")), KEK: slow, Values: new(audittest.Memory), Level: level}))
+	first := make(chan error, 1)
+	go func() {
+		_, err := log.Begin(ctx, act("a", "u", audit.ClassWrite))
+		first <- err
+	}()
+	<-slow.asked
+	<-begun
+	second := make(chan error, 1)
+	short, cancel := context.WithCancel(ctx)
+	go func() {
+		_, err := log.Begin(short, act("a", "u", audit.ClassWrite))
+		second <- err
+	}()
+	<-begun
+	cancel()
+	select {
+	case err := <-second:
+		assert.ErrorIs(t, err, context.Canceled)
+	case <-time.After(10 * time.Second):
+		t.Error("it waits beyond its context")
+	}
+	close(slow.answer)
+	assert.NoError(t, <-first)
+	assert.NoError(t, log.Close())
 }

@@ -60,7 +60,7 @@ type valueStore struct {
 	// line, so that an erasure knows what came before it.
 	gate sync.RWMutex
 
-	keying  sync.Mutex // may be held while a KEK is asked
+	keying  chan struct{} // has one place, and may be held while a KEK is asked
 	current map[pair]*dataKey
 
 	mu      sync.Mutex // held while files are changed
@@ -73,7 +73,7 @@ type valueStore struct {
 
 // openValueStore opens the newest files and cuts off what a crash tore.
 func openValueStore(st Storage, o Options) (s *valueStore, err error) {
-	s = &valueStore{st: st, kek: o.KEK, clock: o.Clock, segSize: o.SegmentSize, current: map[pair]*dataKey{}, mine: map[string]time.Time{}}
+	s = &valueStore{st: st, kek: o.KEK, clock: o.Clock, segSize: o.SegmentSize, keying: make(chan struct{}, 1), current: map[pair]*dataKey{}, mine: map[string]time.Time{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("audit: the log's values: %w", err), s.close())
@@ -222,8 +222,12 @@ func (s *valueStore) keep(ctx context.Context, a Actor, args []byte) (*Commitmen
 
 // key returns the data key for new values of a pair.
 func (s *valueStore) key(ctx context.Context, p pair) (*dataKey, error) {
-	s.keying.Lock()
-	defer s.keying.Unlock()
+	select {
+	case s.keying <- struct{}{}:
+		defer func() { <-s.keying }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	}
 	now := s.clock().UTC()
 	if k := s.current[p]; k != nil && now.Sub(k.Made).Abs() < keyLife {
 		return k, nil
@@ -420,7 +424,7 @@ func (s *valueStore) lines(name string, f func(sp span, line []byte) error) (com
 // an erasure that a crash cut off may have left them. It returns how many keys it
 // destroyed, and those that are left.
 func (s *valueStore) eraseKeys(gone func(keyLine) bool) (n int, left map[string]bool, err error) {
-	s.keying.Lock()
+	s.keying <- struct{}{}
 	for p, k := range s.current {
 		if gone(k.keyLine) {
 			delete(s.current, p) // new values get a new key
@@ -435,7 +439,7 @@ func (s *valueStore) eraseKeys(gone func(keyLine) bool) (n int, left map[string]
 			n++
 		}
 	}
-	s.keying.Unlock()
+	<-s.keying
 
 	var spans []span
 	left = map[string]bool{}
