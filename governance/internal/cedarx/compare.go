@@ -2,6 +2,7 @@ package cedarx
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -26,28 +27,52 @@ func Comparisons(p *cedar.Policy) []Comparison {
 			}
 		}
 	}
-	both := func(a, b ast.IsNode) {
-		compare(a, b)
-		compare(b, a)
-	}
 	for _, c := range (*ast.Policy)(p.AST()).Conditions {
 		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
-			switch n := n.(type) {
-			case ast.NodeTypeEquals:
-				both(n.Left, n.Right)
-			case ast.NodeTypeNotEquals:
-				both(n.Left, n.Right)
-			case ast.NodeTypeContains:
-				both(n.Left, n.Right)
-			case ast.NodeTypeContainsAny:
-				both(n.Left, n.Right)
-			case ast.NodeTypeContainsAll:
-				both(n.Left, n.Right)
+			if c, ok := comparisonOf(n); ok && (c.op == "==" || c.op == "!=" || c.contains()) {
+				compare(c.Left, c.Right)
+				compare(c.Right, c.Left)
 			}
 			return true
 		})
 	}
 	return out
+}
+
+// A comparison is an operator between two sides, of which either may be a
+// constant.
+type comparison struct {
+	op       string
+	mirrored string // the operator with the sides exchanged, "" if there is none
+	ast.BinaryNode
+}
+
+func (c comparison) contains() bool { return strings.HasPrefix(c.op, "contains") }
+
+func comparisonOf(n ast.IsNode) (c comparison, ok bool) {
+	switch v := n.(type) {
+	case ast.NodeTypeEquals:
+		return comparison{"==", "==", v.BinaryNode}, true
+	case ast.NodeTypeNotEquals:
+		return comparison{"!=", "!=", v.BinaryNode}, true
+	case ast.NodeTypeLessThan:
+		return comparison{"<", ">", v.BinaryNode}, true
+	case ast.NodeTypeLessThanOrEqual:
+		return comparison{"<=", ">=", v.BinaryNode}, true
+	case ast.NodeTypeGreaterThan:
+		return comparison{">", "<", v.BinaryNode}, true
+	case ast.NodeTypeGreaterThanOrEqual:
+		return comparison{">=", "<=", v.BinaryNode}, true
+	case ast.NodeTypeIn:
+		return comparison{"in", "", v.BinaryNode}, true
+	case ast.NodeTypeContains:
+		return comparison{"contains", "one of", v.BinaryNode}, true
+	case ast.NodeTypeContainsAll:
+		return comparison{"containsAll", "containsAll", v.BinaryNode}, true
+	case ast.NodeTypeContainsAny:
+		return comparison{"containsAny", "containsAny", v.BinaryNode}, true
+	}
+	return comparison{}, false
 }
 
 // argument reads context.args.a.b.

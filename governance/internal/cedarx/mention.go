@@ -64,27 +64,11 @@ func mentions(n ast.IsNode) (out []Mention) {
 		}
 	}
 	ast.Inspect(ast.NewNode(n), func(n ast.IsNode) bool {
+		if c, ok := comparisonOf(n); ok {
+			pair(c.op, c.mirrored, c.BinaryNode)
+			return true
+		}
 		switch v := n.(type) {
-		case ast.NodeTypeEquals:
-			pair("==", "==", v.BinaryNode)
-		case ast.NodeTypeNotEquals:
-			pair("!=", "!=", v.BinaryNode)
-		case ast.NodeTypeLessThan:
-			pair("<", ">", v.BinaryNode)
-		case ast.NodeTypeLessThanOrEqual:
-			pair("<=", ">=", v.BinaryNode)
-		case ast.NodeTypeGreaterThan:
-			pair(">", "<", v.BinaryNode)
-		case ast.NodeTypeGreaterThanOrEqual:
-			pair(">=", "<=", v.BinaryNode)
-		case ast.NodeTypeIn:
-			pair("in", "", v.BinaryNode)
-		case ast.NodeTypeContains:
-			pair("contains", "one of", v.BinaryNode)
-		case ast.NodeTypeContainsAll:
-			pair("containsAll", "containsAll", v.BinaryNode)
-		case ast.NodeTypeContainsAny:
-			pair("containsAny", "containsAny", v.BinaryNode)
 		case ast.NodeTypeIsIn:
 			if path, ok := pathOf(v.Left); ok {
 				if c := constant(v.Entity); c != nil {

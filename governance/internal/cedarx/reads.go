@@ -74,20 +74,12 @@ func isContext(n ast.IsNode) bool {
 // Contained returns the texts that p looks for in the set context.<attr>, with
 // contains, containsAny and containsAll, as far as they are written out.
 func Contained(p *cedar.Policy, attr string) (out []string) {
-	of := func(set, what ast.IsNode) {
-		if a, ok := set.(ast.NodeTypeAccess); ok && isContext(a.Arg) && string(a.Value) == attr {
-			out = append(out, texts(what)...)
-		}
-	}
 	for _, c := range (*ast.Policy)(p.AST()).Conditions {
 		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
-			switch n := n.(type) {
-			case ast.NodeTypeContains:
-				of(n.Left, n.Right)
-			case ast.NodeTypeContainsAny:
-				of(n.Left, n.Right)
-			case ast.NodeTypeContainsAll:
-				of(n.Left, n.Right)
+			if c, ok := comparisonOf(n); ok && c.contains() {
+				if a, ok := c.Left.(ast.NodeTypeAccess); ok && isContext(a.Arg) && string(a.Value) == attr {
+					out = append(out, texts(c.Right)...)
+				}
 			}
 			return true
 		})
