@@ -193,28 +193,28 @@
 //
 // # Benchmarks
 //
+// Medians of six runs on two cores of a shared AMD EPYC (Linux 6.18, Go 1.26).
 // One decision on arguments that are Cedar values, and one from 150 bytes of
 // JSON, over laws of which six to eight policies concern each request
-// (BenchmarkDecision): processor time in the best round of 256 requests, on two
-// cores of an AMD EPYC that were busy with other work, beside cedar.Authorize
-// over all policies in the same run.
+// (BenchmarkDecision): processor time, beside cedar.Authorize over all policies
+// in the same run.
 //
 //	policies   decision           cedar.Authorize    from JSON
-//	10         1.7 µs, 11 allocs  5 times that       7 µs, 34 allocs
-//	100        2.2 µs, 12 allocs  50 times           8 µs, 35 allocs
-//	1,000      2.5 µs, 12 allocs  800 times          10 µs, 35 allocs
-//	10,000     3.0 µs, 12 allocs  10,000 times       11 µs, 35 allocs
+//	10         2.2 µs, 11 allocs  6 times that       7.9 µs, 34 allocs
+//	100        2.4 µs, 12 allocs  58 times           9.0 µs, 35 allocs
+//	1,000      2.6 µs, 12 allocs  890 times          9.3 µs, 35 allocs
+//	10,000     3.4 µs, 12 allocs  8,500 times        12.8 µs, 35 allocs
 //
 // What no policy reads of the arguments is checked and not made into Cedar
 // values, so the last column depends on what policies read. [Replay] decides
-// 120,000 requests a second of processor time over 1,000 policies
+// 66,000 to 115,000 requests a second of processor time over 1,000 policies
 // (BenchmarkReplay). With 100 facts in a bundle, a call that ten of them count
 // and whose policies read these ten takes 12 µs longer; one that all of them
-// count, with a policy that reads all, 70 µs (BenchmarkFacts).
+// count, with a policy that reads all, 91 µs (BenchmarkFacts).
 //
-// Visible for 100 tools and 1,000 policies takes 1.6 ms the first time and 22 µs
+// Visible for 100 tools and 1,000 policies takes 1.1 ms the first time and 21 µs
 // again (BenchmarkVisibleTools). Compiling 10,000 policies and putting them into
-// force takes 2.6 s (BenchmarkReload).
+// force takes 1.13 s, 1.4 s of processor time (BenchmarkReload).
 package governance
 
 import (
