@@ -62,6 +62,7 @@ type indexed struct {
 	*linear
 	index *index.Index
 	found index.Candidates
+	place index.Place
 }
 
 func newIndexed(l *linear) *indexed {
@@ -75,7 +76,8 @@ func newIndexed(l *linear) *indexed {
 func (x *indexed) decide(i int) answer {
 	r := &x.requests[i]
 	principal, action, resource := x.entities[r.Principal], x.entities[r.Action], x.entities[r.Resource]
-	x.found = x.index.Find(x.found[:0], &principal, &action, &resource)
+	x.index.Locate(&x.place, &action, &resource)
+	x.found = x.index.Find(x.found[:0], &principal, &x.place)
 	return cedarAnswer(cedar.Authorize(&x.found, x.entities, *r))
 }
 
