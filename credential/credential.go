@@ -64,6 +64,10 @@ type LeaseRequest struct {
 	Purpose string
 	// Decision is the id of the decision on use_credential.
 	Decision string
+	// Scopes ask for less than the binding's scopes, if the scheme can be had
+	// for less. Scopes that the binding does not have are refused with
+	// [ErrScopes]. None means those of the binding.
+	Scopes []string
 }
 
 // A Ref names one version of a secret. It can be logged.
@@ -84,6 +88,9 @@ type Binding struct {
 	Origin string
 	// Scheme puts the secret on the request. Nil means [Bearer].
 	Scheme Scheme
+	// Scopes are the rights that an [Exchanger] asks for. Other schemes ignore
+	// them.
+	Scopes []string
 }
 
 var (
@@ -94,6 +101,8 @@ var (
 	// ErrOrigin is returned when a secret would go to another origin than the
 	// one it is bound to, and for origins that no secret may go to.
 	ErrOrigin = errors.New("credential: the secret may not go to that origin")
+	// ErrScopes is returned for a lease that asks for more than the binding has.
+	ErrScopes = errors.New("credential: the lease asks for scopes that the binding does not have")
 	// ErrReleased is returned by the transport of a lease that has ended.
 	ErrReleased = errors.New("credential: the lease has been released: take a new one for each call")
 	// ErrDestroyed is returned when the bytes of a secret are gone, or were
@@ -103,8 +112,11 @@ var (
 	// in what comes back: shorter than [MinLength] or longer than [MaxLength].
 	ErrLength = fmt.Errorf("credential: a secret must have %d to %d bytes, so that it can be found in what comes back", MinLength, MaxLength)
 	// ErrScheme is returned when a secret cannot be put on a request, because
-	// it holds bytes that a header may not.
-	ErrScheme = errors.New("credential: the secret or the header's name does not fit into an HTTP header")
+	// it holds bytes that a header may not, or is not of the scheme's form.
+	ErrScheme = errors.New("credential: the secret, or the name it should go under, does not fit the scheme")
+	// ErrBody is returned when a request's body cannot be searched, extended or
+	// signed as the scheme needs.
+	ErrBody = errors.New("credential: the request's body does not fit the scheme")
 	// ErrCoding is returned for a response whose content coding hides its body
 	// from the scrubber.
 	ErrCoding = errors.New("credential: the response has a content coding that cannot be searched for secrets")

@@ -26,10 +26,24 @@ func Origin(rawURL string) (string, error) {
 	return originOf(u)
 }
 
+// processScheme is that of the origins of child processes. No request can go
+// there.
+const processScheme = "stdio"
+
+// ProcessOrigin is the origin of a server that is a child process and speaks
+// on its standard streams; server is its name, [a-z0-9-]{1,32}.
+func ProcessOrigin(server string) string { return processScheme + "://" + server }
+
 // bareOrigin is Origin for what must be an origin and nothing more.
 func bareOrigin(raw string) (string, error) {
 	if raw == "" {
 		return "", fmt.Errorf("%w: empty, want scheme://host[:port]", ErrOrigin)
+	}
+	if server, ok := strings.CutPrefix(raw, processScheme+"://"); ok {
+		if server == "" || len(server) > 32 || strings.Trim(server, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return "", fmt.Errorf("%w: the server's name after stdio:// is not [a-z0-9-]{1,32}", ErrOrigin)
+		}
+		return raw, nil
 	}
 	u, err := url.Parse(raw)
 	if err != nil {

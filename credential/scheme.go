@@ -3,13 +3,27 @@ package credential
 import (
 	"encoding/base64"
 	"net/http"
+	"strings"
 )
 
 // A Scheme puts a secret on a request that is about to be sent. Apply owns r,
-// a copy made for this one hop, and may change its headers; it must not keep
-// secret, nor put it anywhere but on r, nor name it in an error.
+// a copy made for this one hop, and may change its headers, its query and, as
+// [Form] does, its body; it must not keep secret, nor put it anywhere but on r,
+// nor name it in an error. It is safe for concurrent use.
+//
+// A scheme whose secret is traded for a token is an [Exchanger] as well; one
+// that hands the secret to a child process is a [ProcessScheme]; one whose
+// secret is made of parts is a [Divider].
 type Scheme interface {
 	Apply(r *http.Request, secret []byte) error
+}
+
+// A Divider is a [Scheme] whose stored secret is a document, such as AWS's key
+// id and key. Parts returns what in it must not come back: the vault's
+// scrubber looks for each of them.
+type Divider interface {
+	Scheme
+	Parts(secret []byte) ([]Secret, error)
 }
 
 // Bearer sends "Authorization: Bearer <secret>" (RFC 6750).
@@ -17,19 +31,34 @@ func Bearer() Scheme { return Header("Authorization", "Bearer ") }
 
 // Header sends the secret, after prefix, in the named header; for example
 // Header("X-Api-Key", ""). It replaces what the request carried there.
-func Header(name, prefix string) Scheme { return header{name, prefix} }
+func Header(name, prefix string) Scheme { return header{name, prefix, ""} }
+
+// secretMark stands for the secret in formats.
+const secretMark = "{secret}"
+
+// HeaderFormat sends a header whose value holds the secret somewhere inside,
+// where format says {secret}; for example HeaderFormat("Authorization",
+// "Token token={secret}"). A format that does not hold it exactly once makes
+// every request fail with [ErrScheme].
+func HeaderFormat(name, format string) Scheme {
+	prefix, suffix, ok := strings.Cut(format, secretMark)
+	if !ok || strings.Contains(suffix, secretMark) {
+		name = "" // no header has that name
+	}
+	return header{name, prefix, suffix}
+}
 
 // Basic sends "Authorization: Basic" with the user's name and the secret as
 // password (RFC 7617).
 func Basic(user string) Scheme { return basic{user} }
 
-type header struct{ name, prefix string }
+type header struct{ name, prefix, suffix string }
 
 func (h header) Apply(r *http.Request, secret []byte) error {
-	if !validName(h.name) || !validValue([]byte(h.prefix)) || !validValue(secret) {
+	if !validName(h.name) || !validValue([]byte(h.prefix+h.suffix)) || !validValue(secret) {
 		return ErrScheme
 	}
-	r.Header.Set(h.name, h.prefix+string(secret))
+	r.Header.Set(h.name, h.prefix+string(secret)+h.suffix)
 	return nil
 }
 
