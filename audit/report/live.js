@@ -43,7 +43,7 @@
     }
     var row = document.createElement("tr");
     cell(row, raw(r.seq, r.record), "th");
-    cell(row, r.time);
+    cell(row, r.time).className = "t";
     cell(row, r.agent || "");
     paint(cell(row, r.what), r.what);
     cell(row, r.call ? "of record " + r.call : r.action || "");

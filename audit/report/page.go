@@ -26,7 +26,7 @@ var (
 
 var pageTemplate = sync.OnceValues(func() (*template.Template, error) {
 	return template.New("page").Funcs(template.FuncMap{
-		"show": show, "when": when, "words": words, "few": few, "short": short, "inc": func(i int) int { return i + 1 },
+		"show": show, "when": when, "words": words, "few": few, "short": short, "plural": plural, "inc": func(i int) int { return i + 1 },
 	}).Parse(pageText)
 })
 
@@ -205,6 +205,18 @@ func (p *page) Bars() []bar {
 		bars = append(bars, b)
 	}
 	return bars
+}
+
+// Span says in words what the timeline covers, and how tall its bars are.
+func (p *page) Span() string {
+	slices := p.Timeline.Slices
+	var most uint64
+	for _, s := range slices {
+		most = max(most, s.Allowed+s.Denied)
+	}
+	last := slices[len(slices)-1].Start.Add(p.Timeline.Width)
+	const minute = "2006-01-02 15:04"
+	return fmt.Sprintf("%s to %s UTC, one bar for each %s; the tallest is %s", slices[0].Start.UTC().Format(minute), last.UTC().Format(minute), p.SliceWidth(), plural(most, "act", "acts"))
 }
 
 // SliceWidth is the width of a slice in words.

@@ -107,8 +107,8 @@ func TestPageIsSelfContained(t *testing.T) {
 	}
 	assert.False(t, regexp.MustCompile(`<[^>]* on[a-z]+=`).MatchString(p), "no inline handlers")
 	for _, href := range regexp.MustCompile(`href="[^"]*"`).FindAllString(p, -1) {
-		assert.Regexp(t, `^href="#r\d+-\d+"$`, href)
-		assert.Contains(t, p, ` id="`+strings.TrimPrefix(href, `href="#`), "a link leads to a record on the page")
+		assert.Regexp(t, `^href="#([a-z]+|r\d+-\d+)"$`, href)
+		assert.Contains(t, p, ` id="`+strings.TrimPrefix(href, `href="#`), "a link leads to a section or a record on the page")
 	}
 	assert.Contains(t, p, "prefers-color-scheme: dark")
 	assert.Contains(t, p, "@media print")
@@ -135,8 +135,8 @@ func TestPolicyNamesTheStyleAndTheScript(t *testing.T) {
 // and the drawing has a title.
 func TestPageIsAccessible(t *testing.T) {
 	p := page(t, sampleLog(t), nil)
-	assert.Equal(t, strings.Count(p, "<table>"), strings.Count(p, "<caption>"))
-	assert.Equal(t, strings.Count(p, "<table>"), strings.Count(p, "<thead>"))
+	assert.Equal(t, strings.Count(p, "<table"), strings.Count(p, "<caption>"))
+	assert.Equal(t, strings.Count(p, "<table"), strings.Count(p, "<thead>"))
 	assert.NotRegexp(t, `<th[ >](?:[^>]*)`, regexp.MustCompile(`<th [^>]*scope="(col|row)"[^>]*>`).ReplaceAllString(strings.ReplaceAll(p, "<thead>", ""), ""))
 	level := 0
 	for _, h := range regexp.MustCompile(`<h([1-6])`).FindAllStringSubmatch(p, -1) {

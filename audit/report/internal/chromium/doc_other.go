@@ -1,0 +1,4 @@
+//go:build !unix
+
+// Package chromium opens pages in a real headless Chromium for a test, on Unix.
+package chromium
