@@ -199,8 +199,10 @@ const (
 	// and taken out. Detail: "credential" is its name, "found" counts.
 	KindLeak Kind = "credential.leak"
 	// KindCredential is a credential, Resource, that was bound to where it may
-	// go ("bind_credential", Detail "origin") or given a new value
-	// ([ActionRotateCredential], Detail "version"), with Change.
+	// go ("bind_credential", Detail "origin"), or given a new value in place of
+	// the one before ([ActionRotateCredential]), with Change. "put_credential"
+	// stored a value that is not used yet, "revoke_credential" ended the use of
+	// one and "destroy_credential" made it unreadable. Detail: "version".
 	KindCredential Kind = "credential"
 	// KindGap is a repair of the log on opening. Detail: "torn_bytes" and
 	// "torn_sha256" of what was removed, "unsigned_first" and "unsigned_last" of

@@ -35,6 +35,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twinward-dev/twinward/audit"
 )
@@ -42,8 +43,8 @@ import (
 // A Vault hands out leases: the one method that doors need. Implementations
 // are safe for concurrent use, and fail closed: any error means no secret.
 //
-// The errors that callers tell apart are [ErrUnknown], [ErrUnbound] and
-// [ErrOrigin].
+// The errors that callers tell apart are [ErrUnknown], [ErrUnbound],
+// [ErrOrigin], [ErrNoCurrent] and [ErrStore].
 type Vault interface {
 	Lease(ctx context.Context, r LeaseRequest) (*Lease, error)
 }
@@ -68,6 +69,12 @@ type LeaseRequest struct {
 	// for less. Scopes that the binding does not have are refused with
 	// [ErrScopes]. None means those of the binding.
 	Scopes []string
+	// TTL is how long the lease can be used. Zero, and everything longer than
+	// the vault allows, means as long as the vault allows.
+	TTL time.Duration
+	// MaxUses is how many requests the lease can be put on. Zero means any
+	// number.
+	MaxUses int64
 }
 
 // A Ref names one version of a secret. It can be logged.
@@ -105,6 +112,14 @@ var (
 	ErrScopes = errors.New("credential: the lease asks for scopes that the binding does not have")
 	// ErrReleased is returned by the transport of a lease that has ended.
 	ErrReleased = errors.New("credential: the lease has been released: take a new one for each call")
+	// ErrExpired is returned by the transport of a lease whose time is over or
+	// whose uses are spent.
+	ErrExpired = errors.New("credential: the lease has expired or is used up: take a new one for each call")
+	// ErrRevoked is returned by the transport of a lease whose version of the
+	// secret was revoked.
+	ErrRevoked = errors.New("credential: the version of the secret has been revoked: take a new lease")
+	// ErrStore is returned when the store behind a vault cannot be read.
+	ErrStore = errors.New("credential: the store of the secrets does not answer, and what is known of it is too old to be used")
 	// ErrDestroyed is returned when the bytes of a secret are gone, or were
 	// never there.
 	ErrDestroyed = errors.New("credential: the secret is empty or has been destroyed")

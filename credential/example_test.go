@@ -23,7 +23,7 @@ func Example() {
 	vault := credential.NewMemory(map[string]credential.Secret{
 		"github": credential.NewSecret([]byte("ghp_example0123456789")),
 	})
-	err := vault.Bind("github", credential.Binding{Origin: api.URL},
+	err := vault.Bind(context.Background(), "github", credential.Binding{Origin: api.URL},
 		audit.Change{By: "alice@example.com", Reason: "OPS-112"})
 	if err != nil {
 		panic(err)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Lease is the permission to use one version of one secret for one call, on
@@ -16,6 +17,10 @@ type Lease struct {
 	origin   string
 	scheme   Scheme
 	scrubber func() *Scrubber
+	now      func() time.Time
+	expires  time.Time // zero: never
+	maxUses  int64     // zero: any number
+	revoked  *atomic.Bool
 	released atomic.Bool
 	uses     atomic.Int64
 }
@@ -25,6 +30,13 @@ type LeaseOptions struct {
 	// Scrubber is what [Lease.Scrubber] returns; it must know the secret. Nil
 	// means one that knows this secret and no other.
 	Scrubber *Scrubber
+	// Expires is when the lease cannot be used any more. Zero means never.
+	Expires time.Time
+	// Now is the clock for Expires. Nil means [time.Now].
+	Now func() time.Time
+	// Revoked, when set to true, makes the lease refuse. Nil means that its
+	// version is never revoked.
+	Revoked *atomic.Bool
 }
 
 // NewLease is how a [Vault] makes the lease that r asks for, out of the secret
@@ -53,9 +65,18 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 	if err := s.checkLength(); err != nil {
 		return nil, fmt.Errorf("lease of %q: %w", ref.Name, err)
 	}
-	l := &Lease{ref: ref, secret: s, origin: bound, scheme: b.Scheme}
+	if r.MaxUses < 0 {
+		return nil, fmt.Errorf("lease of %q: %w", ref.Name, ErrExpired)
+	}
+	l := &Lease{ref: ref, secret: s, origin: bound, scheme: b.Scheme, now: time.Now, maxUses: r.MaxUses}
 	if l.scheme == nil {
 		l.scheme = Bearer()
+	}
+	if opts != nil {
+		l.expires, l.revoked = opts.Expires, opts.Revoked
+		if opts.Now != nil {
+			l.now = opts.Now
+		}
 	}
 	if opts != nil && opts.Scrubber != nil {
 		l.scrubber = func() *Scrubber { return opts.Scrubber }
@@ -75,6 +96,26 @@ func (l *Lease) Ref() Ref { return l.ref }
 
 // Released reports whether the lease has ended.
 func (l *Lease) Released() bool { return l.released.Load() }
+
+// Expires is when the lease ends by itself, or zero if it does not.
+func (l *Lease) Expires() time.Time { return l.expires }
+
+// use takes one of the uses of the lease, or says why there is none.
+func (l *Lease) use() error {
+	switch {
+	case l.released.Load():
+		return ErrReleased
+	case l.revoked != nil && l.revoked.Load():
+		return fmt.Errorf("%w: %s", ErrRevoked, l.ref)
+	case !l.expires.IsZero() && !l.now().Before(l.expires):
+		return fmt.Errorf("%w: %s", ErrExpired, l.ref)
+	}
+	if n := l.uses.Add(1); l.maxUses > 0 && n > l.maxUses {
+		l.uses.Add(-1)
+		return fmt.Errorf("%w: %s", ErrExpired, l.ref)
+	}
+	return nil
+}
 
 // Uses counts the requests that carried the secret.
 func (l *Lease) Uses() int64 { return l.uses.Load() }

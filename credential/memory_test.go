@@ -45,14 +45,13 @@ func TestMemoryLease(t *testing.T) {
 		"slack":  credential.NewSecret([]byte("slack-secret-bytes")),
 		"short":  credential.NewSecret([]byte("short")),
 	})
-	assert.Equal(t, []string{"github", "short", "slack"}, vault.Names())
 	ask := func(name, origin string) (*credential.Lease, error) {
 		return vault.Lease(ctx, credential.LeaseRequest{Actor: actor, Credential: name, Origin: origin})
 	}
 	_, err := ask("github", "https://api.github.com")
 	require.ErrorIs(t, err, credential.ErrUnbound, "bound to nothing by default")
-	require.NoError(t, vault.Bind("github", credential.Binding{Origin: "https://API.github.com:443"}, by))
-	require.NoError(t, vault.Bind("short", credential.Binding{Origin: "https://api.github.com"}, by))
+	require.NoError(t, vault.Bind(ctx, "github", credential.Binding{Origin: "https://API.github.com:443"}, by))
+	require.NoError(t, vault.Bind(ctx, "short", credential.Binding{Origin: "https://api.github.com"}, by))
 
 	l, err := ask("github", "https://api.github.com")
 	require.NoError(t, err)
@@ -78,11 +77,11 @@ func TestMemoryLease(t *testing.T) {
 
 func TestMemoryBind(t *testing.T) {
 	vault := credentialtest.NewVault(t, nil, map[string]string{"k": "some-secret-bytes"})
-	assert.ErrorIs(t, vault.Bind("k", credential.Binding{Origin: "https://a.example"}, audit.Change{By: "alice"}), audit.ErrNoAuthority)
-	assert.ErrorIs(t, vault.Bind("k", credential.Binding{Origin: "https://a.example/path"}, by), credential.ErrOrigin)
-	assert.ErrorIs(t, vault.Bind("k", credential.Binding{Origin: "http://a.example"}, by), credential.ErrOrigin)
-	assert.ErrorIs(t, vault.Bind("k", credential.Binding{}, by), credential.ErrOrigin)
-	assert.ErrorIs(t, vault.Bind("other", credential.Binding{Origin: "https://a.example"}, by), credential.ErrUnknown)
+	assert.ErrorIs(t, vault.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example"}, audit.Change{By: "alice"}), audit.ErrNoAuthority)
+	assert.ErrorIs(t, vault.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example/path"}, by), credential.ErrOrigin)
+	assert.ErrorIs(t, vault.Bind(t.Context(), "k", credential.Binding{Origin: "http://a.example"}, by), credential.ErrOrigin)
+	assert.ErrorIs(t, vault.Bind(t.Context(), "k", credential.Binding{}, by), credential.ErrOrigin)
+	assert.ErrorIs(t, vault.Bind(t.Context(), "other", credential.Binding{Origin: "https://a.example"}, by), credential.ErrUnknown)
 	_, err := vault.Lease(context.Background(), credential.LeaseRequest{Actor: actor, Credential: "k", Origin: "https://a.example"})
 	assert.ErrorIs(t, err, credential.ErrUnbound, "none of these bound it")
 }
@@ -105,7 +104,7 @@ func TestMemoryRotate(t *testing.T) {
 		return l
 	}
 	before := lease()
-	ref, err := vault.Rotate("k", credential.NewSecret([]byte(fresh)), by)
+	ref, err := vault.Rotate(t.Context(), "k", credential.NewSecret([]byte(fresh)), by)
 	require.NoError(t, err)
 	assert.Equal(t, credential.Ref{Name: "k", Version: 2}, ref)
 	after := lease()
@@ -127,7 +126,7 @@ func TestMemoryRotate(t *testing.T) {
 		{"k", "", by, credential.ErrDestroyed},
 		{"other", "another secret", by, credential.ErrUnknown},
 	} {
-		ref, err := vault.Rotate(c.name, credential.NewSecret([]byte(c.value)), c.by)
+		ref, err := vault.Rotate(t.Context(), c.name, credential.NewSecret([]byte(c.value)), c.by)
 		assert.ErrorIs(t, err, c.want)
 		assert.Zero(t, ref)
 	}
@@ -136,17 +135,19 @@ func TestMemoryRotate(t *testing.T) {
 
 func TestMemoryRecords(t *testing.T) {
 	ctx := context.Background()
-	vault := credentialtest.NewVault(t, nil, map[string]string{"k": "some-secret-bytes"})
+	store := credential.NewMemoryStore(map[string]credential.Secret{"k": credential.NewSecret([]byte("some-secret-bytes"))})
 	log := &journal{}
-	vault.RecordTo(log)
+	vault, err := credential.NewBroker(store, log, nil)
+	require.NoError(t, err)
+	defer vault.Close()
 	ask := credential.LeaseRequest{Actor: actor, Credential: "k", Origin: "https://a.example"}
 	log.before = func() {
 		_, err := vault.Lease(ctx, ask)
 		assert.ErrorIs(t, err, credential.ErrUnbound, "on record before it takes effect")
 	}
-	require.NoError(t, vault.Bind("k", credential.Binding{Origin: "https://a.example"}, by))
+	require.NoError(t, vault.Bind(ctx, "k", credential.Binding{Origin: "https://a.example"}, by))
 	log.before = nil
-	_, err := vault.Rotate("k", credential.NewSecret([]byte("other-secret-bytes")), by)
+	_, err = vault.Rotate(ctx, "k", credential.NewSecret([]byte("other-secret-bytes")), by)
 	require.NoError(t, err)
 	require.Len(t, log.events, 2)
 	assert.Equal(t, audit.Event{
@@ -157,21 +158,23 @@ func TestMemoryRecords(t *testing.T) {
 	assert.Equal(t, map[string]string{"version": "2"}, log.events[1].Detail)
 
 	log.err = errors.New("disk full")
-	require.ErrorIs(t, vault.Bind("k", credential.Binding{Origin: "https://b.example"}, by), log.err)
-	_, err = vault.Rotate("k", credential.NewSecret([]byte("third-secret-bytes")), by)
+	require.ErrorIs(t, vault.Bind(ctx, "k", credential.Binding{Origin: "https://b.example"}, by), log.err)
+	_, err = vault.Rotate(ctx, "k", credential.NewSecret([]byte("third-secret-bytes")), by)
 	require.ErrorIs(t, err, log.err)
 	l, err := vault.Lease(ctx, ask)
 	require.NoError(t, err, "no record, no act: the binding is the old one")
 	assert.EqualValues(t, 2, l.Ref().Version)
 
-	vault.RecordTo(nil)
-	require.ErrorIs(t, vault.Bind("k", credential.Binding{Origin: "https://b.example"}, by), audit.ErrNoLog)
+	unlogged, err := credential.NewBroker(store, nil, nil)
+	require.NoError(t, err)
+	defer unlogged.Close()
+	require.ErrorIs(t, unlogged.Bind(ctx, "k", credential.Binding{Origin: "https://b.example"}, by), audit.ErrNoLog)
 }
 
 func TestMemoryConcurrently(t *testing.T) {
 	ctx := context.Background()
 	vault := credential.NewMemory(map[string]credential.Secret{"k": credential.NewSecret([]byte("secret-version-1"))})
-	require.NoError(t, vault.Bind("k", credential.Binding{Origin: "https://a.example"}, by))
+	require.NoError(t, vault.Bind(ctx, "k", credential.Binding{Origin: "https://a.example"}, by))
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -188,7 +191,7 @@ func TestMemoryConcurrently(t *testing.T) {
 		})
 	}
 	for v := 2; v <= 40; v++ {
-		_, err := vault.Rotate("k", credential.NewSecret(fmt.Appendf(nil, "secret-version-%d", v)), by)
+		_, err := vault.Rotate(ctx, "k", credential.NewSecret(fmt.Appendf(nil, "secret-version-%d", v)), by)
 		require.NoError(t, err)
 	}
 	wg.Wait()
@@ -196,7 +199,7 @@ func TestMemoryConcurrently(t *testing.T) {
 
 func BenchmarkLease(b *testing.B) {
 	vault := credential.NewMemory(map[string]credential.Secret{"k": credential.NewSecret([]byte("secret-version-1"))})
-	require.NoError(b, vault.Bind("k", credential.Binding{Origin: "https://a.example"}, by))
+	require.NoError(b, vault.Bind(context.Background(), "k", credential.Binding{Origin: "https://a.example"}, by))
 	ask := credential.LeaseRequest{Actor: actor, Credential: "k", Origin: "https://a.example"}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -66,6 +66,17 @@ func (s Secret) Destroy() {
 	c.b = nil
 }
 
+// Clone returns a secret with bytes of its own, which is empty if these are
+// gone.
+func (s Secret) Clone() (t Secret) {
+	_ = s.Use(func(b []byte) error {
+		c := &cell{b: append(make([]byte, 0, len(b)), b...)}
+		t = Secret{func() *cell { return c }}
+		return nil
+	})
+	return t
+}
+
 // Equal reports whether both secrets hold the same bytes, in time that depends
 // on their lengths only. Empty and destroyed secrets equal nothing.
 func (s Secret) Equal(t Secret) bool {

@@ -113,7 +113,7 @@ func TestSecretIsNeverSeen(t *testing.T) {
 	}
 	h := holder{"name", secret, &secret, secret, &secret, map[string]credential.Secret{"k": secret}, []credential.Secret{secret}, secret}
 	memory := credential.NewMemory(map[string]credential.Secret{"k": secret})
-	require.NoError(t, memory.Bind("k", credential.Binding{Origin: "https://a.example"}, by))
+	require.NoError(t, memory.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example"}, by))
 	lease, err := memory.Lease(t.Context(), credential.LeaseRequest{Actor: actor, Credential: "k", Origin: "https://a.example"})
 	require.NoError(t, err)
 	values := map[string]any{

@@ -25,7 +25,6 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	t.lease.uses.Add(1)
 	resp, err := t.base.RoundTrip(out)
 	if err != nil {
 		return nil, t.lease.Scrubber().err(err)
@@ -36,12 +35,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // prepare returns the copy of req that carries the secret.
 func (t *transport) prepare(req *http.Request) (*http.Request, error) {
 	l := t.lease
-	if l.released.Load() {
-		return nil, ErrReleased
-	}
 	origin, err := originOf(req.URL)
 	if err != nil || origin != l.origin {
 		return nil, &OriginError{Credential: l.ref.Name, Bound: l.origin, Got: origin}
+	}
+	if err := l.use(); err != nil {
+		return nil, err
 	}
 	out := req.Clone(req.Context())
 	if out.Header == nil {

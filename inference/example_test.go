@@ -36,7 +36,7 @@ func ExampleRouter() {
 	binding, err := backend.Binding()
 	check(err)
 	vault := credential.NewMemory(map[string]credential.Secret{"model-key": credential.NewSecret([]byte("sk-example-0123456789"))})
-	check(vault.Bind("model-key", binding, by))
+	check(vault.Bind(ctx, "model-key", binding, by))
 
 	dir, err := os.MkdirTemp("", "example")
 	check(err)

@@ -54,7 +54,7 @@ type house struct {
 	strays   atomic.Int64     // that did not
 
 	key    string
-	vault  *credential.Memory
+	vault  *credential.Broker
 	log    *audittest.Log
 	engine *governance.Engine
 	router *Router
@@ -87,7 +87,7 @@ func newHouse(t testing.TB, opts *Options) *house {
 	for _, b := range cfg.Backends {
 		binding, err := b.Binding()
 		require.NoError(t, err)
-		require.NoError(t, h.vault.Bind(b.Credential, binding, operator))
+		require.NoError(t, h.vault.Bind(t.Context(), b.Credential, binding, operator))
 	}
 	h.engine = governance.NewEngine(h.log, nil)
 	_, err := h.engine.Reload(t.Context(), governance.Bundle{

@@ -106,7 +106,7 @@ func ExampleNewGateway() {
 		fmt.Println(err)
 	}
 	vault := credential.NewMemory(map[string]credential.Secret{"github": credential.NewSecret([]byte("ghp_not-a-real-token"))})
-	vault.Bind("github", credential.Binding{Origin: upstream.URL}, by)
+	vault.Bind(ctx, "github", credential.Binding{Origin: upstream.URL}, by)
 
 	gateway := mcpx.NewGateway(engine, log, &mcpx.GatewayOptions{Vault: vault})
 	defer gateway.Close()

@@ -37,7 +37,7 @@ func TestWrongToken(t *testing.T) {
 		assert.Empty(t, w.github.Calls())
 
 		// The operator rotates; the next call gets the new secret.
-		_, err = w.vault.Rotate("github", credential.NewSecret([]byte("another-token-of-some-length")), admin)
+		_, err = w.vault.Rotate(t.Context(), "github", credential.NewSecret([]byte("another-token-of-some-length")), admin)
 		require.NoError(t, err)
 		res, err = a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
 		require.NoError(t, err)
@@ -238,7 +238,7 @@ func TestNoLease(t *testing.T) {
 	})
 	t.Run("bound elsewhere", func(t *testing.T) {
 		w := newWorld(t, nil)
-		require.NoError(t, w.vault.Bind("github", credential.Binding{Origin: "https://api.github.com"}, admin))
+		require.NoError(t, w.vault.Bind(t.Context(), "github", credential.Binding{Origin: "https://api.github.com"}, admin))
 		a := w.agent(bot, modern)
 		res, err := a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
 		require.NoError(t, err)

@@ -61,7 +61,7 @@ type world struct {
 	t       testing.TB
 	log     *audittest.Log
 	engine  *governance.Engine
-	vault   *credential.Memory
+	vault   *credential.Broker
 	gateway *mcpx.Gateway
 	github  *mcptest.Upstream
 	slack   *mcptest.Upstream
@@ -112,7 +112,7 @@ func newWorld(t testing.TB, s *setup) *world {
 	w.slack = mcptest.NewUpstream(t, w.servers["slack"], &mcptest.UpstreamOptions{Legacy: s.legacy})
 	w.snow = mcptest.NewUpstream(t, w.servers["snowflake"], nil)
 	w.vault = credential.NewMemory(map[string]credential.Secret{"github": credential.NewSecret([]byte(token))})
-	require.NoError(t, w.vault.Bind("github", credential.Binding{Origin: w.github.URL}, admin))
+	require.NoError(t, w.vault.Bind(t.Context(), "github", credential.Binding{Origin: w.github.URL}, admin))
 
 	opts := &mcpx.GatewayOptions{Vault: w.vault, Agents: w.agents, Logger: slog.New(slog.NewTextHandler(w.logged, nil))}
 	if s.options != nil {

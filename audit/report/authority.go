@@ -121,7 +121,7 @@ func (g *register) see(row Row) {
 		}
 	case ev.Kind == audit.KindCredential && ev.Action == audit.ActionRotateCredential:
 		put(g.rotated, entity(ev.Resource), act)
-	case ev.Kind == audit.KindCredential:
+	case ev.Kind == audit.KindCredential && ev.Action == "bind_credential":
 		put(g.bound, entity(ev.Resource), act)
 	}
 }

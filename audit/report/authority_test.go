@@ -33,10 +33,12 @@ func TestChainOfTheRealWriters(t *testing.T) {
 		Policies: []governance.Source{{Name: "p.cedar", Text: `@id("models") permit (principal, action == Action::"invoke_model", resource);`}},
 	}, audit.Change{By: "pipeline", Reason: "merge 7"})
 	require.NoError(t, err)
-	vault := credential.NewMemory(map[string]credential.Secret{"model-key": credential.NewSecret([]byte("a secret of some length"))})
-	vault.RecordTo(log)
-	require.NoError(t, vault.Bind("model-key", credential.Binding{Origin: "https://models.example", Scheme: credential.Bearer()}, audit.Change{By: "greg", Reason: "T-2"}))
-	_, err = vault.Rotate("model-key", credential.NewSecret([]byte("another secret, as long")), audit.Change{By: "sue", Reason: "T-3"})
+	store := credential.NewMemoryStore(map[string]credential.Secret{"model-key": credential.NewSecret([]byte("a secret of some length"))})
+	vault, err := credential.NewBroker(store, log, nil)
+	require.NoError(t, err)
+	defer vault.Close()
+	require.NoError(t, vault.Bind(ctx, "model-key", credential.Binding{Origin: "https://models.example", Scheme: credential.Bearer()}, audit.Change{By: "greg", Reason: "T-2"}))
+	_, err = vault.Rotate(ctx, "model-key", credential.NewSecret([]byte("another secret, as long")), audit.Change{By: "sue", Reason: "T-3"})
 	require.NoError(t, err)
 
 	d, err := engine.Decide(ctx, governance.Request{Actor: actor, Action: "invoke_model", Server: "acme", Name: "small"})

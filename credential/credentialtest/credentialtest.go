@@ -26,7 +26,7 @@ func Canary() string { return "canary-" + strings.ToLower(rand.Text()) + "-" + r
 
 // NewVault returns a vault with the given secrets, each bound to the origin of
 // server and sent as a bearer token. A nil server leaves them unbound.
-func NewVault(t testing.TB, server *httptest.Server, secrets map[string]string) *credential.Memory {
+func NewVault(t testing.TB, server *httptest.Server, secrets map[string]string) *credential.Broker {
 	t.Helper()
 	held := make(map[string]credential.Secret, len(secrets))
 	for name, v := range secrets {
@@ -36,15 +36,15 @@ func NewVault(t testing.TB, server *httptest.Server, secrets map[string]string) 
 	if server == nil {
 		return vault
 	}
-	for _, name := range vault.Names() {
-		if err := vault.Bind(name, credential.Binding{Origin: server.URL}, by); err != nil {
+	for name := range secrets {
+		if err := vault.Bind(context.Background(), name, credential.Binding{Origin: server.URL}, by); err != nil {
 			t.Fatalf("credentialtest: %v", err)
 		}
 	}
 	return vault
 }
 
-// A Counter finds secrets: [credential.Scrubber], which [credential.Memory] and
+// A Counter finds secrets: [credential.Scrubber], which [credential.Broker] and
 // every lease have.
 type Counter interface {
 	Count(b []byte) map[string]int

@@ -85,11 +85,11 @@ func api(t *testing.T, token *string) string {
 	return s.URL
 }
 
-func newVault(t *testing.T, url, token string) *credential.Memory {
+func newVault(t *testing.T, url, token string) *credential.Broker {
 	vault := credential.NewMemory(map[string]credential.Secret{"github": credential.NewSecret([]byte(token))})
 	origin, err := credential.Origin(url)
 	require.NoError(t, err)
-	require.NoError(t, vault.Bind("github", credential.Binding{Origin: origin}, by))
+	require.NoError(t, vault.Bind(t.Context(), "github", credential.Binding{Origin: origin}, by))
 	return vault
 }
 
@@ -117,7 +117,7 @@ func TestARotationNeedsNoRestart(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 
 	token = "the-second-token-of-this-test"
-	_, err = vault.Rotate("github", credential.NewSecret([]byte(token)), by)
+	_, err = vault.Rotate(t.Context(), "github", credential.NewSecret([]byte(token)), by)
 	require.NoError(t, err)
 
 	status, err = fetch(t.Context(), engine, log, vault, "helper", url)

@@ -79,7 +79,7 @@ func plantFile(decoys []decoy, dir string) error {
 // search reads all that the agent can read and looks for every secret of the
 // vault, and for the decoys, in all encodings. It returns how often each was
 // seen.
-func search(r io.Reader, vault *credential.Memory, decoys []decoy) (map[string]int, error) {
+func search(r io.Reader, vault *credential.Broker, decoys []decoy) (map[string]int, error) {
 	var planted credential.Scrubber // apart from the vault's, which would hide them from the agent
 	for _, d := range decoys {
 		if err := planted.Add(d.name, d.secret); err != nil {

@@ -41,7 +41,7 @@ type host struct {
 	dir      string
 	log      *audit.Log
 	anchor   string
-	vault    *credential.Memory
+	vault    *credential.Broker
 	registry *agentid.Registry
 	engine   *governance.Engine
 	gateway  *mcpx.Gateway
@@ -108,7 +108,7 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error
 	if err := h.startTools(ctx, opts); err != nil {
 		return nil, err
 	}
-	return h, h.startModel(opts)
+	return h, h.startModel(ctx, opts)
 }
 
 // startVendors makes this run's tokens, puts them into the vault and starts the
@@ -138,9 +138,13 @@ func (h *host) startVendors(opts options) error {
 	}
 	h.modelKey = key
 	secrets["model"] = credential.NewSecret([]byte(key))
-	h.vault = credential.NewMemory(secrets)
-	h.vault.RecordTo(h.log)
-	return nil
+	vault, err := credential.NewBroker(credential.NewMemoryStore(secrets), h.log, nil)
+	if err != nil {
+		return err
+	}
+	h.vault = vault
+	h.closers = append(h.closers, vault.Close)
+	return vault.Preload(context.Background())
 }
 
 // takeEnv reads a variable and removes it, so that no child inherits it.
@@ -190,7 +194,7 @@ func (h *host) startTools(ctx context.Context, opts options) error {
 			h.closers = append(h.closers, func() error { s.Close(); return nil })
 			url = s.URL
 		}
-		if _, err := h.bind(name, url); err != nil {
+		if _, err := h.bind(ctx, name, url); err != nil {
 			return err
 		}
 		upstream := mcpx.HTTP(name, url)
@@ -204,15 +208,15 @@ func (h *host) startTools(ctx context.Context, opts options) error {
 
 // bind says that a vendor's token may be sent to the server at url, and nowhere
 // else.
-func (h *host) bind(name, url string) (origin string, err error) {
+func (h *host) bind(ctx context.Context, name, url string) (origin string, err error) {
 	if origin, err = credential.Origin(url); err != nil {
 		return "", err
 	}
-	return origin, h.vault.Bind(name, credential.Binding{Origin: origin}, deployer)
+	return origin, h.vault.Bind(ctx, name, credential.Binding{Origin: origin}, deployer)
 }
 
 // startModel sets up the model door, over the scripted model or a real one.
-func (h *host) startModel(opts options) error {
+func (h *host) startModel(ctx context.Context, opts options) error {
 	backend := inference.Backend{Name: opts.provider, Protocol: inference.OpenAI, Credential: "model", Models: []string{opts.model}}
 	switch preset, known := inference.Presets()[opts.provider]; {
 	case opts.provider == "":
@@ -231,7 +235,7 @@ func (h *host) startModel(opts options) error {
 	if err != nil {
 		return err
 	}
-	if err := h.vault.Bind("model", binding, deployer); err != nil {
+	if err := h.vault.Bind(ctx, "model", binding, deployer); err != nil {
 		return err
 	}
 	o := &inference.Options{Vault: h.vault, Agents: h.registry}

@@ -15,7 +15,7 @@ import (
 // readCatalog lists the tools of a live server, with the vendor's token. It is
 // the operator who reads, before there is an agent.
 func (h *host) readCatalog(ctx context.Context, name, url string) (governance.Server, error) {
-	origin, err := h.bind(name, url)
+	origin, err := h.bind(ctx, name, url)
 	if err != nil {
 		return governance.Server{}, err
 	}

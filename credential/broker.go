@@ -1,0 +1,182 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// A Broker is the [Vault] over a [Store]. It knows where each secret may go,
+// hands out leases, keeps what it has read of the store for a short while, and
+// makes its scrubber know every version before anybody can send it.
+//
+// What is leased is at most [BrokerOptions].Refresh behind the store, and at
+// once up to date with changes that went through this broker or that a
+// [Watcher] told of. While the store is down or slow, leases go on with what is
+// known of it for [BrokerOptions].MaxStale; then they fail with [ErrStore]. So
+// a version that somebody else revoked is leased for at most Refresh longer, or
+// MaxStale if the store cannot be asked.
+//
+// It is safe for concurrent use.
+type Broker struct {
+	store    Store
+	log      audit.Recorder // nil: no records, see [NewMemory]
+	opts     BrokerOptions
+	scrubber *Scrubber
+
+	admin chan struct{} // holds one token while an administrative act is done
+
+	mu    sync.RWMutex
+	names map[string]*entry
+
+	life context.Context // of what runs in the background
+	end  context.CancelFunc
+	work sync.WaitGroup
+}
+
+// BrokerOptions are what can be changed about a [Broker].
+type BrokerOptions struct {
+	// Refresh is how old what is known of a secret may be before the store is
+	// asked again. Zero means 30 seconds.
+	Refresh time.Duration
+	// MaxStale is how old it may be while the store does not answer. Zero means
+	// 5 minutes; less than Refresh means Refresh.
+	MaxStale time.Duration
+	// StoreTimeout bounds each reading of a secret from the store. Zero means 10
+	// seconds.
+	StoreTimeout time.Duration
+	// LeaseTTL is how long a lease can be used. Zero means 15 minutes.
+	LeaseTTL time.Duration
+	// Logger hears of stores that do not answer. Nil means silence.
+	Logger *slog.Logger
+	// Now is the clock. Nil means [time.Now].
+	Now func() time.Time
+}
+
+// NewBroker returns a vault over store. Every act that changes something is
+// recorded in log before it takes effect; with a nil log there are none. Nil
+// opts means the defaults. [Broker.Close] ends what runs in the background.
+func NewBroker(store Store, log audit.Recorder, opts *BrokerOptions) (*Broker, error) {
+	if store == nil {
+		return nil, errors.New("credential: a broker needs a store")
+	}
+	b := newBroker(store, audit.OrRefuse(log), opts)
+	if w, ok := store.(Watcher); ok {
+		b.background(func() { b.watch(w) })
+	}
+	return b, nil
+}
+
+func newBroker(store Store, log audit.Recorder, opts *BrokerOptions) *Broker {
+	b := &Broker{
+		store: store, log: log, scrubber: new(Scrubber),
+		admin: make(chan struct{}, 1), names: make(map[string]*entry),
+	}
+	if opts != nil {
+		b.opts = *opts
+	}
+	o := &b.opts
+	for _, d := range []struct {
+		value *time.Duration
+		usual time.Duration
+	}{
+		{&o.Refresh, 30 * time.Second}, {&o.MaxStale, 5 * time.Minute},
+		{&o.StoreTimeout, 10 * time.Second}, {&o.LeaseTTL, 15 * time.Minute},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.usual
+		}
+	}
+	o.MaxStale = max(o.MaxStale, o.Refresh)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	b.life, b.end = context.WithCancel(context.Background())
+	return b
+}
+
+// Close ends what runs in the background and waits for it. Later leases live
+// from what is known already.
+func (b *Broker) Close() error {
+	b.mu.Lock()
+	b.end()
+	b.mu.Unlock()
+	b.work.Wait()
+	return nil
+}
+
+// Lease implements [Vault].
+func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	e := b.entry(r.Credential)
+	k, err := b.fresh(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	var bound Binding
+	if p := e.binding.Load(); p != nil {
+		bound = *p
+	}
+	v := k.current
+	switch {
+	case v == nil:
+		return nil, fmt.Errorf("%w: %q", ErrNoCurrent, r.Credential)
+	case v.revoked.Load(): // and the store could not be told yet
+		return nil, fmt.Errorf("%w: %s", ErrRevoked, v.ref)
+	}
+	secret, ends, err := b.material(ctx, r, v, bound)
+	if err != nil {
+		return nil, err
+	}
+	ttl := b.opts.LeaseTTL
+	if r.TTL > 0 {
+		ttl = min(ttl, r.TTL)
+	}
+	now := b.opts.Now()
+	expires := now.Add(ttl)
+	if !ends.IsZero() && ends.Before(expires) {
+		expires = ends
+	}
+	return NewLease(r, v.ref, secret, bound, &LeaseOptions{
+		Scrubber: b.scrubber, Expires: expires, Now: b.opts.Now, Revoked: &v.revoked,
+	})
+}
+
+// material returns what the lease that r asks for carries, and when that ends:
+// the secret itself, which does not end.
+func (b *Broker) material(ctx context.Context, r LeaseRequest, v *live, bound Binding) (Secret, time.Time, error) {
+	return v.secret, time.Time{}, nil
+}
+
+// Scrubber knows every version that the broker has read of the store.
+func (b *Broker) Scrubber() *Scrubber { return b.scrubber }
+
+// Preload makes the broker and its scrubber know all secrets of the store,
+// also those that are never leased here.
+func (b *Broker) Preload(ctx context.Context) error {
+	list, err := b.store.List(ctx, "")
+	if err != nil {
+		return b.storeError(err)
+	}
+	var failed []error
+	last := ""
+	for _, v := range list {
+		if v.Ref.Name == last {
+			continue
+		}
+		last = v.Ref.Name
+		_, err := b.fresh(ctx, b.entry(last))
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
