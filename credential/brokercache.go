@@ -220,7 +220,7 @@ func (b *Broker) collect(ctx context.Context, e *entry, at time.Time, list []Ver
 			}
 			// A secret that cannot be scrubbed is refused by NewLease.
 			if _, ok := e.seen[v.Ref.Version]; !ok {
-				_ = b.scrubber.Add(e.name, secret)
+				_ = b.scrubber.AddVersion(v.Ref, secret)
 				if e.seen == nil {
 					e.seen = make(map[uint64]struct{})
 				}

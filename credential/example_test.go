@@ -49,7 +49,7 @@ func Example() {
 	defer resp.Body.Close()
 	body := lease.Scrubber().Reader(resp.Body)
 	text, _ := io.ReadAll(body)
-	fmt.Printf("%s %v\n", text, body.Found())
+	fmt.Printf("%s %v\n", text, body.Found().Names())
 
 	_, err = client.Get("https://evil.example/")
 	fmt.Println(errors.Is(err, credential.ErrOrigin))
@@ -83,7 +83,9 @@ func ExampleScrubber() {
 	var s credential.Scrubber
 	_ = s.Add("slack", credential.NewSecret([]byte("xoxb-0123456789")))
 	out, found := s.Redact([]byte(`{"raw":"xoxb-0123456789","b64":"eG94Yi0wMTIzNDU2Nzg5","esc":"\u0078oxb-0123456789"}`))
-	fmt.Printf("%s %v\n", out, found)
+	fmt.Printf("%s %v\n", out, found.Names())
+	fmt.Println(found[credential.Sight{Ref: credential.Ref{Name: "slack"}, Encoding: "base64"}], "in base64")
 	// Output:
 	// {"raw":"[redacted:slack]","b64":"[redacted:slack]","esc":"[redacted:slack]"} map[slack:3]
+	// 1 in base64
 }

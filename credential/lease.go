@@ -84,7 +84,7 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 		l.scrubber = sync.OnceValue(func() *Scrubber {
 			one := new(Scrubber)
 			// A secret destroyed since the check above cannot be sent either.
-			_ = one.Add(ref.Name, s)
+			_ = one.AddVersion(ref, s)
 			return one
 		})
 	}

@@ -441,7 +441,7 @@ func TestTransportConcurrently(t *testing.T) {
 			_, err = out.ReadFrom(r)
 			assert.NoError(t, err)
 			assert.True(t, strings.HasSuffix(out.String(), "xBearer [redacted:github]"))
-			assert.Equal(t, map[string]int{"github": 1}, r.Found())
+			assert.Equal(t, map[string]int{"github": 1}, r.Found().Names())
 		})
 	}
 	wg.Wait()

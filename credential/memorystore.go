@@ -18,8 +18,8 @@ func NewMemory(secrets map[string]Secret) *Broker {
 	b := newBroker(NewMemoryStore(secrets), nil, nil)
 	// Secrets that cannot be scrubbed cannot be leased either: NewLease refuses
 	// them with an error that names them.
-	_ = b.scrubber.addAll(secrets)
-	for name := range secrets {
+	for name, s := range secrets {
+		_ = b.scrubber.AddVersion(Ref{name, 1}, s)
 		b.entry(name).seen = map[uint64]struct{}{1: {}}
 	}
 	return b

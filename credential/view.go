@@ -1,7 +1,8 @@
 package credential
 
 import (
-	"bytes"
+	"encoding/binary"
+	"math/bits"
 	"slices"
 	"sort"
 	"unicode/utf16"
@@ -14,76 +15,125 @@ import (
 //
 // The text is cut into tokens: an escape sequence, or a single byte.
 type view struct {
-	bytes []byte
-	// at[i] is where in the text the token begins that bytes[i] came from;
-	// at[len(bytes)] is how far the text was read, which is short of its end if
-	// an escape sequence is cut off there.
-	at []int32
+	bytes   []byte
+	escapes []escape // those that do not stand for one byte with one byte, in order
+	end     int      // how far the text was read: short of its end if an escape is cut off there
 }
 
+// An escape says that bytes[at:at+n] of a view came from text[from:to].
+type escape struct{ at, n, from, to int32 }
+
 // A step undoes one kind of escaping for the token at the start of text. It
-// appends what the token means to dst and returns the token's length, or 0 if
-// text ends in the middle of the token.
+// appends what the token means to dst, at least a byte, and returns the token's
+// length, or 0 if text ends in the middle of the token.
 type step func(dst, text []byte) ([]byte, int)
 
 // fill makes v the view of text. With final, nothing follows text, and what is
 // cut off at its end stands for itself. mark starts all escape sequences.
 func (v *view) fill(text []byte, mark byte, next step, final bool) {
-	v.bytes = slices.Grow(v.bytes[:0], len(text))
-	v.at = slices.Grow(v.at[:0], len(text)+1)
-	for i := 0; i < len(text); {
-		plain := bytes.IndexByte(text[i:], mark)
-		if plain < 0 {
-			plain = len(text) - i
-		}
-		v.bytes = append(v.bytes, text[i:i+plain]...)
-		for end := i + plain; i < end; i++ {
-			v.at = append(v.at, int32(i))
-		}
-		if i == len(text) {
+	v.escapes = v.escapes[:0]
+	// No token means more bytes than it has; eight more, because plain text is
+	// copied eight bytes at a time.
+	dst := slices.Grow(v.bytes[:0], len(text)+8)
+	i := 0
+	for {
+		n := plain(dst[len(dst):len(text)+8], text[i:], mark)
+		dst = dst[:len(dst)+n]
+		if i += n; i == len(text) {
 			break
 		}
-		out, n := next(v.bytes, text[i:])
+		at := len(dst)
+		out, n := next(dst, text[i:])
 		if n == 0 {
 			if !final {
-				v.at = append(v.at, int32(i))
-				return
+				break
 			}
-			out, n = append(v.bytes, text[i]), 1
+			out, n = append(dst, text[i]), 1
 		}
-		for range len(out) - len(v.bytes) {
-			v.at = append(v.at, int32(i))
+		if dst = out; n != 1 || len(dst) != at+1 {
+			v.escapes = append(v.escapes, escape{int32(at), int32(len(dst) - at), int32(i), int32(i + n)})
 		}
-		v.bytes = out
 		i += n
 	}
-	v.at = append(v.at, int32(len(text)))
+	v.bytes, v.end = dst, i
+}
+
+// plain copies text up to the first mark to dst and returns its length. It may
+// write up to eight bytes more than that; dst has room for them.
+func plain(dst, text []byte, mark byte) int {
+	const low, high = 0x0101010101010101, 0x8080808080808080
+	marks := low * uint64(mark)
+	i := 0
+	for ; i+8 <= len(text); i += 8 {
+		w := binary.LittleEndian.Uint64(text[i:])
+		binary.LittleEndian.PutUint64(dst[i:], w)
+		// The lowest bit set is at the first byte that equals mark.
+		w ^= marks
+		if hit := (w - low) &^ w & high; hit != 0 {
+			return i + bits.TrailingZeros64(hit)/8
+		}
+	}
+	for ; i < len(text) && text[i] != mark; i++ {
+		dst[i] = text[i]
+	}
+	return i
+}
+
+// before returns how many escapes begin before the view's position i.
+func (v *view) before(i int) int {
+	return sort.Search(len(v.escapes), func(k int) bool { return int(v.escapes[k].at) >= i })
+}
+
+// start returns where in the text the token begins that bytes[i] came from, or
+// how far the text was read for the end of bytes.
+func (v *view) start(i int) int {
+	k := v.before(i + 1)
+	if k == 0 {
+		return i
+	}
+	e := v.escapes[k-1]
+	if past := i - int(e.at+e.n); past >= 0 {
+		return int(e.to) + past
+	}
+	return int(e.from)
 }
 
 // source maps a span of the view to the whole tokens of the text it came from.
 func (v *view) source(s span) span {
-	last := v.at[s.end-1]
 	end := s.end
-	for end < len(v.bytes) && v.at[end] == last { // the other bytes of that token
-		end++
+	if k := v.before(s.end); k > 0 {
+		e := v.escapes[k-1]
+		end = int(e.to) + max(0, s.end-int(e.at+e.n))
 	}
-	return span{int(v.at[s.start]), int(v.at[end]), s.name}
+	s.start, s.end = v.start(s.start), end
+	return s
 }
 
-// floor returns the index of the view at or before which the text's position
-// lies.
-func (v *view) floor(pos int) int {
-	return sort.Search(len(v.at), func(i int) bool { return int(v.at[i]) > pos }) - 1
+// index returns the position in the view of the token in which the text's
+// position lies.
+func (v *view) index(pos int) int {
+	k := sort.Search(len(v.escapes), func(k int) bool { return int(v.escapes[k].from) > pos })
+	if k == 0 {
+		return min(pos, len(v.bytes))
+	}
+	e := v.escapes[k-1]
+	if pos < int(e.to) {
+		return int(e.at)
+	}
+	return min(int(e.at+e.n)+pos-int(e.to), len(v.bytes))
 }
 
 // ceil returns the start of the first token of the text at or after pos, or
 // the end of the text if there is none.
 func (v *view) ceil(pos, end int) int {
-	i := sort.Search(len(v.at), func(i int) bool { return int(v.at[i]) >= pos })
-	if i == len(v.at) {
+	if pos > v.end {
 		return end
 	}
-	return int(v.at[i])
+	k := sort.Search(len(v.escapes), func(k int) bool { return int(v.escapes[k].from) >= pos })
+	if k == 0 {
+		return pos
+	}
+	return max(pos, int(v.escapes[k-1].to))
 }
 
 // percent undoes percent-encoding (RFC 3986, 2.1).

@@ -53,7 +53,7 @@ func (s *scrubbed) found() map[string]int {
 	if s.scrub == nil {
 		return nil
 	}
-	return s.scrub.Found()
+	return s.scrub.Found().Names()
 }
 
 // whole relays an answer that is not a stream: it is held until its outcome is

@@ -158,7 +158,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.
 	}
 	raw, found := g.redact(c, raw)
 	if len(found) > 0 {
-		if err := g.leaked(ctx, f, found); err != nil {
+		if err := g.leaked(ctx, f, found.Names()); err != nil {
 			return nil, err
 		}
 		typed = new(mcp.CallToolResult)
@@ -167,7 +167,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.
 		}
 	}
 	if found := g.redactData(c, typed.Content); len(found) > 0 {
-		if err := g.leaked(ctx, f, found); err != nil {
+		if err := g.leaked(ctx, f, found.Names()); err != nil {
 			return nil, err
 		}
 	}
@@ -200,8 +200,8 @@ func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jso
 	}
 	text, found := g.redact(c, []byte(e.Message))
 	data, more := g.redact(c, e.Data)
-	if found = add(found, more); len(found) > 0 {
-		if err := g.leaked(ctx, f, found); err != nil {
+	if found = found.Plus(more); len(found) > 0 {
+		if err := g.leaked(ctx, f, found.Names()); err != nil {
 			return err
 		}
 	}
@@ -231,11 +231,11 @@ func (g *Gateway) scrubbers(c *carriage) []*credential.Scrubber {
 	return all
 }
 
-func (g *Gateway) redact(c *carriage, b []byte) ([]byte, map[string]int) {
-	var found map[string]int
+func (g *Gateway) redact(c *carriage, b []byte) ([]byte, credential.Found) {
+	var found credential.Found
 	for _, s := range g.scrubbers(c) {
 		clean, n := s.Redact(b)
-		b, found = clean, add(found, n)
+		b, found = clean, found.Plus(n)
 	}
 	return b, found
 }
@@ -243,7 +243,7 @@ func (g *Gateway) redact(c *carriage, b []byte) ([]byte, map[string]int) {
 // redactData scrubs what came base64-encoded once it is decoded. The decoder
 // passes over line breaks, which hid it while it was text, and the agent would
 // get it without them.
-func (g *Gateway) redactData(c *carriage, content []mcp.Content) (found map[string]int) {
+func (g *Gateway) redactData(c *carriage, content []mcp.Content) (found credential.Found) {
 	for _, item := range content {
 		var data *[]byte
 		switch item := item.(type) {
@@ -260,18 +260,7 @@ func (g *Gateway) redactData(c *carriage, content []mcp.Content) (found map[stri
 			continue
 		}
 		clean, n := g.redact(c, *data)
-		*data, found = clean, add(found, n)
-	}
-	return found
-}
-
-// add adds counts to found, which may be nil.
-func add(found, more map[string]int) map[string]int {
-	if found == nil {
-		return more
-	}
-	for name, n := range more {
-		found[name] += n
+		*data, found = clean, found.Plus(n)
 	}
 	return found
 }

@@ -91,11 +91,11 @@ func search(r io.Reader, vault *credential.Broker, decoys []decoy) (map[string]i
 	if _, err := io.Copy(io.Discard, both); err != nil {
 		return nil, err
 	}
-	found := real.Found()
+	found := real.Found().Names()
 	if found == nil {
 		found = map[string]int{}
 	}
-	maps.Copy(found, both.Found())
+	maps.Copy(found, both.Found().Names())
 	return found, nil
 }
 
