@@ -51,7 +51,16 @@ var (
 	// ErrRevoked is wrapped by the errors of a registry about an actor whose
 	// agent was revoked, so that every door records the same [GuardRevoked].
 	ErrRevoked = errors.New("the agent has been revoked")
+	// ErrFrozen is what [ErrRevoked] is for an agent that is to be looked into: it
+	// ends like a revoked one, and a host keeps the workspaces of its sessions. It
+	// matches [ErrRevoked].
+	ErrFrozen error = frozen{}
 )
+
+type frozen struct{}
+
+func (frozen) Error() string        { return "the agent has been frozen: keep what it left behind" }
+func (frozen) Is(target error) bool { return target == ErrRevoked }
 
 // Reconcile returns the actor of a request that may have been vouched for by
 // the session's door, by a verified token, or by both. Zero means "not present".

@@ -190,10 +190,15 @@ const (
 	// a model router's configuration.
 	KindPolicy Kind = "policy.load"
 	// KindIdentity is about the agent in Resource. Action "register_agent",
+	// "update_agent", "assign_profile", "new_secret", "freeze_agent",
 	// "revoke_agent" and "reinstate_agent" have a Change; Detail: [DetailOwner],
-	// [DetailProfile], and "cancelled", which counts what a revocation ended.
-	// "issue_token" has no Change, the agent asked for it; Detail: "audience"
-	// and "ttl".
+	// [DetailProfile], "keys" (their thumbprints), "cert_name", "issuer" and
+	// "expires" as they are from now on, and "cancelled", which counts what a
+	// freeze or revocation ended on this host. "issue_token" has no Change, the
+	// agent asked for it; Detail: "audience", "ttl", "method" (how the client
+	// authenticated), "bound" (to a key or certificate) and "chain" (the agents
+	// that a user's authority came through, the latest first). "drop_token" has no
+	// Change either.
 	KindIdentity Kind = "identity"
 	// KindLeak is a secret that was found in something going back to the agent,
 	// and taken out. Detail: "credential" is its name, "found" counts.

@@ -14,16 +14,28 @@
 // way: after [Registry.Revoke] returns, no token of the agent verifies, no
 // session starts, and every context made by [Registry.Context], which sessions,
 // calls and streams hang on, is cancelled with the cause [ErrRevoked].
+// [Registry.Freeze] does the same and asks, by the cause [ErrFrozen], that what
+// the agent left behind be kept.
 //
 // Every act of the people who run the host takes an [audit.Change] and is on
-// record. Registering and reinstating give power, so they happen only once they
-// are recorded; revoking takes power away, so it happens even if the log is
-// down, and says so.
+// record. Registering, assigning a profile and reinstating give power, so they
+// happen only once they are recorded; revoking and freezing take power away, so
+// they happen even if the log is down, and say so.
+//
+// # Many hosts
+//
+// Hosts that share a [Store], such as that of credential/postgres, have one
+// registry between them: a token from one is good at all, and who is revoked on
+// one is revoked on all. Each host keeps a copy in memory, so that no request
+// waits for the store, and runs [Registry.Follow] to keep the copy current. A
+// host that loses the store cannot hear of revocations: it denies everything, and
+// ends what runs, after [Options.MaxStale].
 package agentid
 
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"time"
@@ -41,6 +53,19 @@ type Agent struct {
 	Owner string
 	// Profile is the profile it is registered with, if any.
 	Profile string
+	// Keys is a JWK Set (RFC 7517) of the public keys that the agent signs with
+	// to authenticate at the token endpoint (private_key_jwt). Empty means that it
+	// has none.
+	Keys []byte
+	// CertName is the one DNS name or URI, such as a SPIFFE ID, of its client
+	// certificate (RFC 8705, 2.1: tls_client_auth), which the TLS server has
+	// verified. Empty means that it authenticates in no such way.
+	CertName string
+	// Issuer is the external issuer, one of [Options.Issuers], that vouches for
+	// the agent. Empty means none: nobody else can speak for it.
+	Issuer string
+	// Expires is when the agent ends by itself. Zero means never.
+	Expires time.Time
 }
 
 func (a Agent) validate() error {
@@ -49,6 +74,9 @@ func (a Agent) validate() error {
 	}
 	if a.Owner == "" {
 		return fmt.Errorf("agentid: agent %q has no owner: name the person or team that answers for it", a.ID)
+	}
+	if _, err := parsePublicKeys(a.Keys); err != nil {
+		return fmt.Errorf("agentid: keys of agent %q: %w", a.ID, err)
 	}
 	return nil
 }
@@ -78,8 +106,22 @@ type Options struct {
 	// TokenTTL is how long a token lives. Zero means 5 minutes; more than an
 	// hour is an error.
 	TokenTTL time.Duration
+	// Store is what hosts share. Nil means one in this process's memory. With a
+	// store, the registry denies everything with [ErrStale] until
+	// [Registry.Follow], or [Registry.Sync], has read it.
+	Store Store
+	// MaxStale bounds for how long this host goes on without the store: counted
+	// from the last question that the store answered, by the monotonic and by the
+	// wall clock, whichever says more. Then everything is denied, and contexts end,
+	// with [ErrStale]. Zero means 10 seconds.
+	MaxStale time.Duration
+	// Poll is how often Follow asks the store, besides being told by it. Zero means
+	// half a second; more than half of MaxStale is an error.
+	Poll time.Duration
 	// Clock tells the time. Nil means time.Now.
 	Clock func() time.Time
+	// Logger is told what fails while following a store. Nil means nobody.
+	Logger *slog.Logger
 }
 
 var (
@@ -91,6 +133,16 @@ var (
 	// before. It is also the cause with which its contexts are cancelled. It
 	// wraps [audit.ErrRevoked].
 	ErrRevoked = fmt.Errorf("agentid: %w", audit.ErrRevoked)
+	// ErrFrozen is returned for an agent that was frozen, and is the cause with
+	// which its contexts are cancelled: what it left behind is to be kept. It
+	// matches [audit.ErrFrozen] and [audit.ErrRevoked].
+	ErrFrozen = fmt.Errorf("agentid: %w", audit.ErrFrozen)
+	// ErrLapsed is returned for an agent whose registration has expired. It
+	// matches [audit.ErrRevoked].
+	ErrLapsed error = lapsed{}
+	// ErrStale is returned while this host cannot confirm what the store holds, so
+	// that it may have missed a revocation.
+	ErrStale = errors.New("agentid: the registry's store has not been reached for too long, so everything is denied: is Follow running, and the store up?")
 	// ErrActor is returned for an actor that names a registered agent but is
 	// not as registered.
 	ErrActor = errors.New("agentid: the actor's profile is not the one its agent is registered with")
@@ -105,7 +157,17 @@ var (
 	// ErrNotRecorded is returned by an act that took effect without getting on
 	// record, because the log is down.
 	ErrNotRecorded = errors.New("agentid: done, but not on record: repair the log and repeat the call")
+	// ErrNotShared is returned by an act that took effect on this host only,
+	// because the store is down. While [Registry.Follow] runs it is repeated until
+	// the store has it.
+	ErrNotShared = errors.New("agentid: done on this host, but the other hosts are not told yet: repair the store, or repeat the call on another host")
 )
+
+// lapsed is ErrLapsed: ended like a revoked agent, but by itself.
+type lapsed struct{}
+
+func (lapsed) Error() string        { return "agentid: the agent's registration has expired" }
+func (lapsed) Is(target error) bool { return target == audit.ErrRevoked }
 
 // canonicalResource returns the one spelling of a resource, which is what an
 // audience is compared by: scheme and host in lower case, no default port, no

@@ -319,12 +319,9 @@ func TestRevokeWhileReinstating(t *testing.T) {
 		if ev.Action != "reinstate_agent" {
 			return
 		}
-		life := r.agents["standup"].life
+		life := lifeOf(r, "standup")
 		go func() { again <- r.Revoke(ctx, "standup", by) }()
-		for { // until it took effect; its record waits for this one
-			if now, _ := r.lifeOf("standup"); now != life {
-				return
-			}
+		for lifeOf(r, "standup") == life { // until it took effect; its record waits for this one
 			runtime.Gosched()
 		}
 	}
@@ -332,6 +329,12 @@ func TestRevokeWhileReinstating(t *testing.T) {
 	require.NoError(t, <-again)
 	_, err := r.Actor("standup")
 	assert.ErrorIs(t, err, ErrRevoked)
+}
+
+func lifeOf(r *Registry, id string) uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.agents[id].Life
 }
 
 // None starts after Revoke has returned, and all that had started are

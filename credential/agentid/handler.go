@@ -69,7 +69,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_request", err.Error())
 		return
 	}
-	a, life, err := r.client(req, form)
+	client, err := r.client(req, form)
 	if err != nil {
 		r.refuse(w, req, err)
 		return
@@ -90,7 +90,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_target", "resource must be the URL of the one endpoint that the token is for: https, or http on a loopback address, without fragment")
 		return
 	}
-	token, err := r.issue(req.Context(), a, life, audience)
+	token, err := r.issue(req.Context(), Grant{Agent: client.ID, Life: client.Life, Audience: audience}, map[string]string{})
 	var refused *clientError
 	switch {
 	case errors.Is(err, errTooMany):
@@ -127,16 +127,16 @@ func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
 }
 
 // client authenticates the request.
-func (r *Registry) client(req *http.Request, form url.Values) (*agent, uint64, error) {
+func (r *Registry) client(req *http.Request, form url.Values) (Entry, error) {
 	id, secret, ok := req.BasicAuth()
 	if !ok || len(req.Header.Values("Authorization")) != 1 {
-		return nil, 0, &clientError{guard: audit.GuardToken}
+		return Entry{}, &clientError{guard: audit.GuardToken}
 	}
 	// Both are form-encoded before they are put together (RFC 6749, 2.3.1).
 	id, errID := url.QueryUnescape(id)
 	secret, errSecret := url.QueryUnescape(secret)
 	if errID != nil || errSecret != nil || form.Has("client_id") && form.Get("client_id") != id {
-		return nil, 0, &clientError{guard: audit.GuardToken}
+		return Entry{}, &clientError{guard: audit.GuardToken}
 	}
 	return r.authenticate(id, secret)
 }

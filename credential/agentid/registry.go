@@ -7,18 +7,17 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/credential"
 )
 
-// A Registry holds the agents of one host, in memory. It is safe for concurrent
-// use, starts no goroutines, and remembers tokens and client secrets only as
-// hashes.
+// A Registry holds the agents of one host, or, over a shared [Store], of many.
+// It is safe for concurrent use, starts no goroutines but in
+// [Registry.Follow], and remembers tokens and client secrets only as hashes.
 type Registry struct {
 	log      audit.Recorder
 	issuer   string
@@ -26,26 +25,33 @@ type Registry struct {
 	resource string // the default audience, or empty
 	ttl      time.Duration
 	now      func() time.Time
+	logger   *slog.Logger
 	refused  refusals
 
-	admin sync.Mutex // one administrative act at a time, but for Revoke
+	store    Store
+	shared   bool // with other hosts, so that it can be stale
+	maxStale time.Duration
+	poll     time.Duration
+	syncing  chan struct{} // holds one: who has it asks the store
 
-	mu     sync.RWMutex
-	agents map[string]*agent
-	tokens map[hash]*token
-	queue  []*token // all tokens, the oldest first
+	admin sync.Mutex // one administrative act at a time, but for ends
+
+	mu       sync.RWMutex
+	seq      uint64
+	fresh    time.Time // until when what follows may be relied on
+	watchdog *time.Timer
+	agents   map[string]*agent
+	tokens   map[Hash]*token
+	expiry   expiryQueue // of tokens
+	dropped  map[Hash]time.Time
 }
-
-type hash [sha256.Size]byte
 
 // An agent's fields change under the registry's lock.
 type agent struct {
-	Agent
-	secret  hash
-	revoked bool
-	life    uint64 // one more with every revocation: tokens of an earlier life are void
-	tokens  int
-	running map[*running]struct{}
+	Entry
+	unstored bool // its end is not in the store yet
+	tokens   int
+	running  map[*running]struct{}
 }
 
 // A running is a context that ends with the agent.
@@ -58,8 +64,9 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 		opts = &Options{}
 	}
 	r := &Registry{
-		log: audit.OrRefuse(log), ttl: opts.TokenTTL, now: opts.Clock,
-		agents: make(map[string]*agent), tokens: make(map[hash]*token),
+		log: audit.OrRefuse(log), ttl: opts.TokenTTL, now: opts.Clock, logger: opts.Logger,
+		store: opts.Store, shared: opts.Store != nil, maxStale: opts.MaxStale, poll: opts.Poll, syncing: make(chan struct{}, 1),
+		agents: make(map[string]*agent), tokens: make(map[Hash]*token), dropped: make(map[Hash]time.Time),
 	}
 	if r.ttl == 0 {
 		r.ttl = 5 * time.Minute
@@ -69,6 +76,21 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 	}
 	if r.now == nil {
 		r.now = time.Now
+	}
+	if r.logger == nil {
+		r.logger = slog.New(slog.DiscardHandler)
+	}
+	if r.store == nil {
+		r.store = NewMemoryStore(r.now)
+	}
+	if r.maxStale == 0 {
+		r.maxStale = 10 * time.Second
+	}
+	if r.poll == 0 {
+		r.poll = min(r.maxStale/2, time.Second/2)
+	}
+	if r.maxStale < 0 || r.poll <= 0 || r.poll > r.maxStale/2 {
+		return nil, fmt.Errorf("agentid: MaxStale %v and Poll %v: a host has to ask at least twice within MaxStale", r.maxStale, r.poll)
 	}
 	if opts.Issuer != "" {
 		issuer, err := canonicalResource(opts.Issuer)
@@ -91,91 +113,9 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 	return r, nil
 }
 
-// Register adds an agent, once that is on record, and returns its client
-// secret. The secret cannot be had again; an agent that only runs in sandbox
-// sessions does not need it.
-func (r *Registry) Register(ctx context.Context, a Agent, by audit.Change) (credential.Secret, error) {
-	if err := errors.Join(by.Validate(), a.validate()); err != nil {
-		return credential.Secret{}, err
-	}
-	r.admin.Lock()
-	defer r.admin.Unlock()
-	if _, err := r.lifeOf(a.ID); err == nil {
-		return credential.Secret{}, fmt.Errorf("%w: %q", ErrExists, a.ID)
-	}
-	detail := map[string]string{audit.DetailOwner: a.Owner}
-	if a.Profile != "" {
-		detail[audit.DetailProfile] = a.Profile
-	}
-	if err := r.record(ctx, "register_agent", a.ID, by, detail); err != nil {
-		return credential.Secret{}, err
-	}
-	secret, sum := newToken("ags_")
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.agents[a.ID] = &agent{Agent: a, secret: sum, running: make(map[*running]struct{})}
-	return credential.NewSecret(secret), nil
-}
-
-// Revoke ends an agent: before it returns, its tokens are void, its contexts
-// are cancelled with [ErrRevoked], and new ones are refused. It takes effect
-// before it is recorded, also when the log hangs or is down or ctx is done; the
-// error then matches [ErrNotRecorded], and the call can be repeated to get it
-// on record.
-func (r *Registry) Revoke(ctx context.Context, agentID string, by audit.Change) error {
-	if err := by.Validate(); err != nil {
-		return err
-	}
-	// Not under admin, which somebody may hold who waits for the log.
-	r.mu.Lock()
-	a, ok := r.agents[agentID]
-	if !ok {
-		r.mu.Unlock()
-		return fmt.Errorf("%w: %q", ErrUnknown, agentID)
-	}
-	a.revoked = true
-	a.life++
-	ending := a.running
-	a.running = make(map[*running]struct{})
-	r.mu.Unlock()
-	for c := range ending {
-		c.cancel(ErrRevoked)
-	}
-	detail := map[string]string{"cancelled": strconv.Itoa(len(ending))}
-	if err := r.record(context.WithoutCancel(ctx), "revoke_agent", agentID, by, detail); err != nil {
-		return fmt.Errorf("%w: revocation of %q: %w", ErrNotRecorded, agentID, err)
-	}
-	return nil
-}
-
-// Reinstate lets a revoked agent act again, once that is on record. Its client
-// secret is as before; tokens and contexts from before stay ended. The error is
-// [ErrRevoked] if it was revoked once more in the meantime.
-func (r *Registry) Reinstate(ctx context.Context, agentID string, by audit.Change) error {
-	if err := by.Validate(); err != nil {
-		return err
-	}
-	r.admin.Lock()
-	defer r.admin.Unlock()
-	life, err := r.lifeOf(agentID)
-	if err != nil {
-		return err
-	}
-	if err := r.record(ctx, "reinstate_agent", agentID, by, nil); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	a := r.agents[agentID]
-	if a.life != life {
-		return fmt.Errorf("%w: %q, again, while it was being reinstated", ErrRevoked, agentID)
-	}
-	a.revoked = false
-	return nil
-}
-
-// Lookup returns the agent as registered. The error is [ErrRevoked] for an
-// agent that was revoked, and then the agent is returned too, or [ErrUnknown].
+// Lookup returns the agent as registered. The error is [ErrRevoked],
+// [ErrFrozen] or [ErrLapsed] for an agent that has ended, and then the agent is
+// returned too, or [ErrUnknown] or [ErrStale].
 func (r *Registry) Lookup(agentID string) (Agent, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -197,10 +137,13 @@ func (r *Registry) Actor(agentID string) (audit.Actor, error) {
 }
 
 // Context returns a context that ends with the agent: it is cancelled, with
-// cause [ErrRevoked], before [Registry.Revoke] returns. Sessions, calls and
-// streams run under it. The error is [ErrUnknown], [ErrRevoked] or [ErrActor],
-// and then nothing may start. The CancelFunc must be called when the work is
-// over; the context is nil when there is an error.
+// cause [ErrRevoked] or [ErrFrozen], before [Registry.Revoke] or
+// [Registry.Freeze] returns, when the agent's registration expires with
+// [ErrLapsed], when it is given another profile with [ErrActor], and when the
+// store is lost with [ErrStale]. Sessions, calls and streams run under it. The
+// error is one of these, or [ErrUnknown], and then nothing may start. The
+// CancelFunc must be called when the work is over; the context is nil when there
+// is an error.
 func (r *Registry) Context(ctx context.Context, actor audit.Actor) (context.Context, context.CancelFunc, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -210,6 +153,10 @@ func (r *Registry) Context(ctx context.Context, actor audit.Actor) (context.Cont
 	}
 	if actor.Profile != a.Profile {
 		return nil, nil, fmt.Errorf("%w: %q, and agent %q has %q", ErrActor, actor.Profile, a.ID, a.Profile)
+	}
+	stopTimer := func() {}
+	if !a.Expires.IsZero() {
+		ctx, stopTimer = context.WithTimeoutCause(ctx, a.Expires.Sub(r.now()), ErrLapsed)
 	}
 	child, cancel := context.WithCancelCause(ctx)
 	c := &running{cancel}
@@ -226,46 +173,68 @@ func (r *Registry) Context(ctx context.Context, actor audit.Actor) (context.Cont
 			forget()
 		}
 		cancel(context.Canceled)
+		stopTimer()
 	}, nil
 }
 
-// live returns the agent, and with it ErrRevoked if it is revoked. The caller
+// live returns the agent, and with it an error unless it may act. The caller
 // holds mu.
 func (r *Registry) live(agentID string) (*agent, error) {
+	if err := r.stale(); err != nil {
+		return nil, err
+	}
 	a, ok := r.agents[agentID]
-	switch {
-	case !ok:
+	if !ok {
 		return nil, fmt.Errorf("%w: %q", ErrUnknown, agentID)
-	case a.revoked:
-		return a, fmt.Errorf("%w: %q", ErrRevoked, agentID)
+	}
+	if err := r.ended(a); err != nil {
+		return a, fmt.Errorf("%w: %q", err, agentID)
 	}
 	return a, nil
 }
 
-// lifeOf returns the number of the agent's life, or ErrUnknown. Agents are
-// added under admin only, and never removed.
-func (r *Registry) lifeOf(agentID string) (uint64, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	a, err := r.live(agentID)
-	if a == nil {
-		return 0, err
+// ended returns why an agent may not act, or nil. The caller holds mu.
+func (r *Registry) ended(a *agent) error {
+	switch {
+	case a.State == Frozen:
+		return ErrFrozen
+	case a.State != Active:
+		return ErrRevoked
+	case !a.Expires.IsZero() && !r.now().Before(a.Expires):
+		return ErrLapsed
 	}
-	return a.life, nil
+	return nil
 }
 
-func (r *Registry) record(ctx context.Context, action, agentID string, by audit.Change, detail map[string]string) error {
-	return r.log.Append(ctx, audit.Event{
-		Kind: audit.KindIdentity, Door: audit.DoorAdmin, Action: action,
-		Resource: "Agent::" + strconv.Quote(agentID), Change: &by, Detail: detail,
-	})
+// cause is the bare error of an end, with which contexts are cancelled.
+func (s State) cause() error {
+	if s == Frozen {
+		return ErrFrozen
+	}
+	return ErrRevoked
+}
+
+// Agents returns all agents, ended ones too, in no order.
+func (r *Registry) Agents() ([]Entry, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if err := r.stale(); err != nil {
+		return nil, err
+	}
+	all := make([]Entry, 0, len(r.agents))
+	for _, a := range r.agents {
+		all = append(all, a.Entry)
+	}
+	return all, nil
 }
 
 // newToken returns prefix and 32 random bytes, and the hash to remember it by.
 // Nothing that random needs a salt or a slow hash.
-func newToken(prefix string) ([]byte, hash) {
+func newToken(prefix string) ([]byte, Hash) {
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	b := base64.RawURLEncoding.AppendEncode([]byte(prefix), random[:])
 	return b, sha256.Sum256(b)
 }
+
+var errNotFollowed = errors.New("agentid: this registry has a store of its own: there is nothing to follow")

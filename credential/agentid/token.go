@@ -5,7 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
-	"strconv"
+	"fmt"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -29,114 +29,241 @@ type clientError struct {
 
 func (e *clientError) Error() string { return "agentid: client refused: " + e.guard }
 
-// A token is what is remembered of one that was issued. It is immutable but
-// for dead.
+// A token is what is remembered of one that was issued or seen. It is immutable.
 type token struct {
-	hash     hash
-	agent    *agent
-	life     uint64
-	audience string
-	expires  time.Time
+	Grant
+	agent  *agent
+	chain  []*agent // of Grant.Chain
+	issuer string
 }
 
 // Verify returns the actor that a bearer token of this request stands for, and
 // when the token expires. It must be called for each request: a revoked agent's
-// token fails at once. The errors are [ErrToken], [ErrExpired], [ErrRevoked]
-// and [ErrAudience].
+// token fails at once. The errors are [ErrToken], [ErrExpired], [ErrRevoked],
+// [ErrFrozen], [ErrLapsed], [ErrAudience] and [ErrStale].
 //
 // Audience is the URL of the endpoint that was called, as its operator
 // configured it, never as the request says.
-func (r *Registry) Verify(_ context.Context, bearer, audience string) (audit.Actor, time.Time, error) {
+func (r *Registry) Verify(ctx context.Context, bearer, audience string) (audit.Actor, time.Time, error) {
+	t, err := r.known(bearer)
+	if errors.Is(err, errUnseen) {
+		t, err = r.find(ctx, bearer)
+	}
+	if err != nil {
+		return audit.Actor{}, time.Time{}, err
+	}
+	if t.Audience != audience {
+		if canonical, err := canonicalResource(audience); err != nil || t.Audience != canonical {
+			return audit.Actor{}, time.Time{}, ErrAudience
+		}
+	}
+	return t.actor(), t.Expires, nil
+}
+
+var errUnseen = errors.New("agentid: this host has not seen the token yet")
+
+// known returns a token that this host has seen and that is good. Any other that
+// may be good is errUnseen.
+func (r *Registry) known(bearer string) (*token, error) {
 	if len(bearer) != tokenLength || bearer[:len(tokenPrefix)] != tokenPrefix {
-		return audit.Actor{}, time.Time{}, ErrToken
+		return nil, ErrToken
 	}
 	sum := sha256.Sum256([]byte(bearer))
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	t, ok := r.tokens[sum]
-	switch {
-	case !ok:
-		return audit.Actor{}, time.Time{}, ErrToken
-	case !r.now().Before(t.expires):
-		return audit.Actor{}, time.Time{}, ErrExpired
-	case t.agent.revoked || t.life != t.agent.life:
-		return audit.Actor{}, time.Time{}, ErrRevoked
-	}
-	if t.audience != audience {
-		if canonical, err := canonicalResource(audience); err != nil || t.audience != canonical {
-			return audit.Actor{}, time.Time{}, ErrAudience
+	if !ok {
+		if err := r.stale(); err != nil {
+			return nil, err
 		}
+		return nil, errUnseen
 	}
-	return audit.Actor{Agent: t.agent.ID, Issuer: r.issuer, Profile: t.agent.Profile}, t.expires, nil
+	return t, r.good(t)
 }
 
-// authenticate returns the agent behind a client id and secret, and its life.
-// An unknown client takes the same steps as a wrong secret.
-func (r *Registry) authenticate(id, secret string) (a *agent, life uint64, err error) {
+// good returns why a token is not good any more, or nil. The caller holds mu.
+func (r *Registry) good(t *token) error {
+	if err := r.stale(); err != nil {
+		return err
+	}
+	if !r.now().Before(t.Expires) {
+		return ErrExpired
+	}
+	if _, ok := r.dropped[t.Token]; ok {
+		return ErrToken
+	}
+	if err := r.ended(t.agent); err != nil {
+		return err
+	}
+	if t.Life != t.agent.Life {
+		return ErrRevoked
+	}
+	for i, a := range t.chain {
+		if r.ended(a) != nil || t.Chain[i].Life != a.Life {
+			return fmt.Errorf("%w: %q, through whom the user's authority came", ErrRevoked, a.ID)
+		}
+	}
+	return nil
+}
+
+func (t *token) actor() audit.Actor {
+	return audit.Actor{Agent: t.agent.ID, User: t.User, Issuer: t.issuer, Profile: t.agent.Profile}
+}
+
+// find looks for a token that another host has issued.
+func (r *Registry) find(ctx context.Context, bearer string) (*token, error) {
+	if !r.shared {
+		return nil, ErrToken
+	}
+	g, err := r.store.Grant(ctx, sha256.Sum256([]byte(bearer)))
+	if err != nil {
+		if errors.Is(err, ErrToken) {
+			return nil, ErrToken
+		}
+		return nil, fmt.Errorf("%w: %w", ErrStale, err)
+	}
+	return r.adopt(ctx, g, r.issuer)
+}
+
+// adopt remembers a token, unless too many are, and returns it if it is good.
+// Whom it names may have been registered on another host a moment ago.
+func (r *Registry) adopt(ctx context.Context, g Grant, issuer string) (*token, error) {
+	r.mu.Lock()
+	t, err := r.remember(g, issuer)
+	r.mu.Unlock()
+	if !errors.Is(err, ErrUnknown) || !r.shared {
+		return t, err
+	}
+	if err := r.Sync(ctx); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.remember(g, issuer)
+}
+
+func (r *Registry) remember(g Grant, issuer string) (*token, error) {
+	r.forget()
+	t := &token{Grant: g, issuer: issuer, agent: r.agents[g.Agent]}
+	if t.agent == nil {
+		return nil, fmt.Errorf("%w: %q", ErrUnknown, g.Agent)
+	}
+	for _, l := range g.Chain {
+		a := r.agents[l.Agent]
+		if a == nil {
+			return nil, fmt.Errorf("%w: %q", ErrUnknown, l.Agent)
+		}
+		t.chain = append(t.chain, a)
+	}
+	if err := r.good(t); err != nil {
+		return nil, err
+	}
+	if _, again := r.tokens[g.Token]; !again && t.agent.tokens < maxTokens {
+		r.tokens[g.Token] = t
+		r.expiry.add(g.Token, g.Expires)
+		t.agent.tokens++
+	}
+	return t, nil
+}
+
+// forget forgets expired tokens. The caller holds mu.
+func (r *Registry) forget() {
+	r.expiry.forget(r.now(), func(h Hash) {
+		if t, ok := r.tokens[h]; ok {
+			delete(r.tokens, h)
+			t.agent.tokens--
+		}
+	})
+}
+
+// authenticate returns the agent behind a client id and secret, as it is now. An
+// unknown client takes the same steps as a wrong secret.
+func (r *Registry) authenticate(id, secret string) (Entry, error) {
 	sum := sha256.Sum256([]byte(secret))
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	var want hash
+	var want Hash
 	a, known := r.agents[id]
 	if known {
-		want = a.secret
+		want = a.Secret
 	}
 	same := subtle.ConstantTimeCompare(sum[:], want[:]) == 1
 	switch {
 	case !known:
-		return nil, 0, &clientError{guard: audit.GuardToken}
+		return Entry{}, &clientError{guard: audit.GuardToken}
 	case !same:
-		return nil, 0, &clientError{agent: id, guard: audit.GuardToken}
-	case a.revoked:
-		return nil, 0, &clientError{agent: id, guard: audit.GuardRevoked}
+		return Entry{}, &clientError{agent: id, guard: audit.GuardToken}
 	}
-	return a, a.life, nil
+	return r.admit(a)
 }
 
-// issue records and returns a new token for an agent that was authenticated in
-// the given life.
-func (r *Registry) issue(ctx context.Context, a *agent, life uint64, audience string) (string, error) {
-	if err := r.room(a, life); err != nil {
+// admit returns a client that has proved who it is, if it may act. The caller
+// holds mu.
+func (r *Registry) admit(a *agent) (Entry, error) {
+	if r.stale() != nil {
+		return Entry{}, &clientError{agent: a.ID, guard: audit.GuardStale}
+	}
+	if r.ended(a) != nil {
+		return Entry{}, &clientError{agent: a.ID, guard: audit.GuardRevoked}
+	}
+	return a.Entry, nil
+}
+
+// issue records, stores and returns a new token.
+func (r *Registry) issue(ctx context.Context, g Grant, detail map[string]string) (string, error) {
+	if err := r.room(g); err != nil {
 		return "", err
 	}
+	detail["audience"], detail["ttl"] = g.Audience, r.ttl.String()
 	err := r.log.Append(ctx, audit.Event{
-		Kind: audit.KindIdentity, Door: audit.DoorAdmin, Action: "issue_token",
-		Resource: "Agent::" + strconv.Quote(a.ID),
-		Actor:    audit.Actor{Agent: a.ID, Issuer: r.issuer, Profile: a.Profile},
-		Detail:   map[string]string{"audience": audience, "ttl": r.ttl.String()},
+		Kind: audit.KindIdentity, Door: audit.DoorAdmin, Action: "issue_token", Resource: agentResource(g.Agent),
+		Actor:  audit.Actor{Agent: g.Agent, User: g.User, Issuer: r.issuer, Profile: r.profile(g.Agent)},
+		Detail: detail,
 	})
 	if err != nil {
 		return "", err
 	}
 	text, sum := newToken(tokenPrefix)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if a.revoked || a.life != life { // revoked while the record was written
-		return "", &clientError{agent: a.ID, guard: audit.GuardRevoked}
+	g.Token, g.Expires = sum, r.expires(g.Agent)
+	if err := r.store.AddGrant(ctx, g); err != nil {
+		return "", err
 	}
-	t := &token{hash: sum, agent: a, life: life, audience: audience, expires: r.now().Add(r.ttl)}
-	r.tokens[sum] = t
-	r.queue = append(r.queue, t)
-	a.tokens++
+	// It may have been revoked while the record was written.
+	if _, err := r.adopt(ctx, g, r.issuer); err != nil {
+		return "", &clientError{agent: g.Agent, guard: audit.GuardRevoked}
+	}
 	return string(text), nil
 }
 
+// expires is when a token of the agent expires: not after the agent does.
+func (r *Registry) expires(agentID string) time.Time {
+	at := r.now().Add(r.ttl)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if a := r.agents[agentID]; a != nil && !a.Expires.IsZero() && a.Expires.Before(at) {
+		return a.Expires
+	}
+	return at
+}
+
+func (r *Registry) profile(agentID string) string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if a := r.agents[agentID]; a != nil {
+		return a.Profile
+	}
+	return ""
+}
+
 // room forgets expired tokens and reports whether the agent may have one more.
-func (r *Registry) room(a *agent, life uint64) error {
+func (r *Registry) room(g Grant) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now, n := r.now(), 0
-	// All tokens live equally long, so the oldest expire first.
-	for ; n < len(r.queue) && !now.Before(r.queue[n].expires); n++ {
-		t := r.queue[n]
-		delete(r.tokens, t.hash)
-		t.agent.tokens--
-		r.queue[n] = nil
-	}
-	r.queue = r.queue[n:]
+	r.forget()
+	a := r.agents[g.Agent]
 	switch {
-	case a.revoked || a.life != life:
-		return &clientError{agent: a.ID, guard: audit.GuardRevoked}
+	case a == nil || r.ended(a) != nil || a.Life != g.Life:
+		return &clientError{agent: g.Agent, guard: audit.GuardRevoked}
 	case a.tokens >= maxTokens:
 		return errTooMany
 	}

@@ -330,7 +330,7 @@ func TestExpiredTokensAreForgotten(t *testing.T) {
 	}
 	issueFor(t, r, "standup", secret, tools)
 	assert.Len(t, r.tokens, 1)
-	assert.Len(t, r.queue, 1)
+	assert.Len(t, r.expiry.q, 1)
 	assert.Equal(t, 1, r.agents["standup"].tokens)
 }
 
@@ -370,8 +370,8 @@ func TestRevokedWhileIssuing(t *testing.T) {
 	log.before = func(_ context.Context, ev audit.Event) {
 		if ev.Action == "issue_token" && ev.Kind == audit.KindIdentity {
 			r.mu.Lock() // what Revoke does, while the journal is held
-			r.agents["standup"].revoked = true
-			r.agents["standup"].life++
+			r.agents["standup"].State = Revoked
+			r.agents["standup"].Life++
 			r.mu.Unlock()
 		}
 	}
