@@ -156,8 +156,8 @@ type Event struct {
 // [Outcome.CredentialVersion].
 //
 // Below is what each kind fills besides Kind, Door and Action, and what is in
-// Detail. KindGap, KindKey, KindFlood and
-// KindConfig are written by the log itself.
+// Detail. KindGap, KindKey, KindFlood, KindConfig, KindErasure, KindPrune and
+// KindHold are written by the log itself, and refused by Append.
 type Kind string
 
 const (
@@ -230,6 +230,13 @@ const (
 	// "agent", "user" and "records", or for each class of acts the time before
 	// which values were pruned.
 	KindErasure Kind = "erasure"
+	// KindPrune says that old records were removed and only their hashes kept, with
+	// Change: see [Log.PruneRecords]. Detail: "records" is how many are before the
+	// first that is left, "root" the Merkle root over them and "next_segment" the
+	// first file that is left; "removed" and "kept" of these records, "open" of
+	// the calls among them that had no outcome; "sha256" of the file that replaces
+	// them, and for each class of acts the time before which records were pruned.
+	KindPrune Kind = "prune"
 	// KindHold is a legal hold of the matter in Resource, with Change: Action
 	// "hold" begins it, for what is in Detail as in KindErasure (nothing there
 	// means everything), and "release" ends it.

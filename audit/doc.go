@@ -140,11 +140,31 @@
 // backed up at will. And overwriting a file says nothing about the blocks of the
 // disk below it: where an attacker has those too, keep the folder on an encrypted
 // disk. [Log.Prune] does the same with what is old, and [Log.Hold] forbids both.
-// Records themselves are never pruned, and names in them are not erased.
+// Names in records are not erased.
 //
 // [Values.Reveal] shows the arguments of a record, and [Disclosure.Only] one field
 // of them, in a form that convinces whoever has the record ([VerifyDisclosure])
 // and, with its proof, whoever has only the log's verifier key.
+//
+// # Old records
+//
+// [Log.PruneRecords] removes the oldest segments once all in them is old. In their
+// place is a file "pruned.v1." and the number of the first segment that is left. It
+// starts with the first line of segment 1 and goes on with lines of hashes of
+// records, up to 256 of 32 bytes each, in base64, and between them, whole, the
+// records of administrative acts and the checkpoints that vouch for new keys:
+//
+//	{"leaves":"47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}
+//
+// So nothing that was ever signed, proven or anchored stops to verify. An event of
+// [KindPrune] says who and why, and holds the SHA-256 of that file and the root over
+// what is before the first segment that is left. [Verify] reports it, and takes
+// segments that are missing without such a record for deleted.
+//
+// How old a record is, the clock says, which may be wrong. So of a time in which
+// nothing was recorded a week counts, at most ([Retention.Quiet]): a clock that is
+// set a year forward does not make all records old. Who sets it forward week by
+// week, writing a record each, has the host anyway.
 //
 // # Anchors
 //

@@ -51,6 +51,9 @@ var (
 	// ErrHeld is returned, naming the matters, for an erasure that a legal hold
 	// forbids. Nothing was erased.
 	ErrHeld = errors.New("audit: a legal hold forbids it")
+	// ErrPruned is returned for what was removed on record ([Log.PruneRecords]), also
+	// when that happened while it was being read: then read again.
+	ErrPruned = errors.New("audit: these records were pruned")
 	// ErrDisclosure is returned for a disclosure that does not prove what it should.
 	ErrDisclosure = errors.New("audit: this is no disclosure of that record")
 )

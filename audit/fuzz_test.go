@@ -3,7 +3,10 @@ package audit_test
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twinward-dev/twinward/audit"
@@ -70,5 +73,36 @@ func FuzzCheckpoint(f *testing.F) {
 		}
 		require.Equal(t, s.key.Origin(), cp.Origin)
 		require.LessOrEqual(t, cp.Size, uint64(2), "signed by nobody")
+	})
+}
+
+// What is left of pruned records is one file for one record of it: no other bytes
+// verify, and none drive a reader astray.
+func FuzzPruned(f *testing.F) {
+	a := newAged(f, audit.Options{}, 210)
+	_, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(f, err)
+	require.NoError(f, a.Close())
+	dir, name := a.st.FS(), ""
+	for n := range dir {
+		if strings.HasPrefix(n, "pruned.") {
+			name = n
+		}
+	}
+	good := dir[name].Data
+	f.Add(good)
+	f.Add(good[:len(good)-1])
+	f.Add(bytes.Replace(good, []byte(`{"leaves":"`), []byte(`{"leaves":""}`), 1))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := maps.Clone(dir)
+		dir[name] = &fstest.MapFile{Data: data}
+		_, err := a.pinned(dir, 4, 209)
+		require.Equal(t, bytes.Equal(data, good), err == nil, "%v", err)
+		for _, err := range audit.Scan(ctx, dir, audit.Filter{}) {
+			if err != nil {
+				require.ErrorIs(t, err, audit.ErrTampered)
+			}
+		}
 	})
 }

@@ -94,11 +94,8 @@ func (l *Log) consistency(ctx context.Context, old, size uint64) ([]tlog.Hash, e
 
 // readGrowth reads it from the segments. There are old records, at least one.
 func (l *Log) readGrowth(ctx context.Context, old, size uint64) (*growth, error) {
-	l.mu.Lock()
-	end := l.durable
-	l.mu.Unlock()
-	src := &liveSource{log: l, end: end}
-	start, err := startAt(src, 1, end.seg, old)
+	src := l.live()
+	start, err := startAt(src, src.end.seg, old)
 	if err != nil {
 		return nil, err
 	}

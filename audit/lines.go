@@ -3,9 +3,11 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"slices"
@@ -43,17 +45,24 @@ type lineReader struct {
 	signatures *signatureChecks
 	verifiers  keySet
 
+	// leaves are hashes of pruned records that were read and not yet taken, digest
+	// is of all that was read of section 0, and pruned says what was in it, once
+	// it was read to its end.
+	leaves []tlog.Hash
+	digest hash.Hash
+	pruned *prunedPart
+
 	// skip tells which records need not be decoded, if set.
 	skip func(seq uint64) bool
 	// leaf is told each record's line and hash, if set. The line is valid until
-	// it returns.
+	// it returns, and nil for a record that was pruned.
 	leaf func(line []byte, hash tlog.Hash)
 	// until is the last record that [lineReader.all] reads, 0 for all.
 	until uint64
 }
 
 // An item is one line: a record or a checkpoint. Both are nil for a record that
-// was skipped.
+// was skipped or pruned.
 type item struct {
 	record     *Record
 	checkpoint *Checkpoint
@@ -72,10 +81,14 @@ type damage struct {
 }
 
 func (d *damage) Error() string {
-	return fmt.Sprintf("record %d (%s, byte %d): %v", d.seq, SegmentName(d.seg), d.off, d.err)
+	name := SegmentName(d.seg)
+	if d.seg == 0 {
+		name = "what is left of pruned records"
+	}
+	return fmt.Sprintf("record %d (%s, byte %d): %v", d.seq, name, d.off, d.err)
 }
 
-// newLineReader reads from the start of segment first.
+// newLineReader reads from the start of segment first, or of section 0.
 func newLineReader(src source, first int) *lineReader {
 	return &lineReader{src: src, seg: first - 1, r: bufio.NewReaderSize(nil, 64<<10)}
 }
@@ -91,7 +104,8 @@ func (lr *lineReader) Close() error {
 
 // advance goes to the next segment. It returns [io.EOF] if there is none.
 func (lr *lineReader) advance() error {
-	sec, err := lr.src.open(lr.seg + 1)
+	n := lr.src.after(lr.seg)
+	sec, err := lr.src.open(n)
 	if errors.Is(err, fs.ErrNotExist) {
 		return io.EOF
 	}
@@ -101,14 +115,26 @@ func (lr *lineReader) advance() error {
 	if err := lr.Close(); err != nil {
 		return errors.Join(err, sec.close())
 	}
-	lr.sec, lr.seg, lr.off = sec, lr.seg+1, 0
+	if lr.digest != nil {
+		lr.pruned = lr.prunedPart(n)
+		lr.digest = nil
+	}
+	lr.sec, lr.seg, lr.off = sec, n, 0
 	lr.r.Reset(sec)
+	if n == 0 {
+		lr.digest = sha256.New()
+		lr.r.Reset(io.TeeReader(sec, lr.digest))
+	}
 	return nil
 }
 
 // next returns the next line, io.EOF after the last, a *damage, or the reader's
 // error.
 func (lr *lineReader) next() (item, error) {
+	if len(lr.leaves) > 0 {
+		lr.takeLeaf()
+		return item{}, nil
+	}
 	for {
 		if lr.sec != nil {
 			line, err := lr.line()
@@ -194,6 +220,12 @@ func (lr *lineReader) take(line []byte) (item, error) {
 	case lr.closed():
 		return item{}, fmt.Errorf("%w: something follows the closing checkpoint that its writer did not sign", errLine)
 	}
+	if lr.seg == 0 && bytes.HasPrefix(line, []byte(leavesPrefix)) {
+		if err := lr.takeLeaves(line); err != nil {
+			return item{}, fmt.Errorf("%w: %w", errLine, err)
+		}
+		return item{}, nil
+	}
 	var it item
 	if lr.skip == nil || !lr.skip(seq) {
 		rec, err := parseRecord(line)
@@ -228,12 +260,12 @@ func (lr *lineReader) takeCheckpoint(line []byte) (Checkpoint, error) {
 		return cp, err
 	case (h != nil) != (lr.off == 0):
 		return cp, errors.New("only the first checkpoint of a segment, and that one, names it")
-	case h != nil && cp.Segment != lr.seg:
+	case h != nil && cp.Segment != max(lr.seg, 1): // section 0 begins as the first did
 		return cp, fmt.Errorf("it is the start of segment %d", cp.Segment)
 	}
 	if h != nil && lr.count == 0 {
 		t, ok := newTree(cp.Size, h.Tree)
-		if !ok || lr.seg == 1 && (cp.Size != 0 || cp.Batch != 1) {
+		if !ok || lr.seg <= 1 && (cp.Size != 0 || cp.Batch != 1) {
 			return cp, errors.New("it does not say what is before the segment")
 		}
 		lr.tree, lr.first, lr.key = t, cp.Size, h.Key
@@ -244,7 +276,7 @@ func (lr *lineReader) takeCheckpoint(line []byte) (Checkpoint, error) {
 		return cp, fmt.Errorf("a checkpoint for %d records after %d", cp.Size, lr.tree.size)
 	case cp.Root != lr.tree.root():
 		return cp, fmt.Errorf("records %d to %d are not those that were signed", lr.last.Size+1, cp.Size)
-	case cp.Batch != lr.last.Batch+1:
+	case cp.Batch != lr.last.Batch+1 && !(cp.Batch > lr.last.Batch && lr.amongPruned(h)):
 		return cp, fmt.Errorf("checkpoint %d after checkpoint %d", cp.Batch, lr.last.Batch)
 	case cp.Origin != lr.last.Origin:
 		return cp, fmt.Errorf("a checkpoint of another log, %q", cp.Origin)

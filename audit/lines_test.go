@@ -105,3 +105,6 @@ func TestTreeIsTlogs(t *testing.T) {
 		mine.add(rec)
 	}
 }
+
+func (s oneSegment) begin() int      { return 1 }
+func (s oneSegment) after(n int) int { return n + 1 }

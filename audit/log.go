@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,6 +133,7 @@ type Log struct {
 	closed     bool
 
 	durable position   // what is before it readers may see
+	pruned  int        // the first segment after a pruned part, or 0
 	last    Checkpoint // covers them
 	news    chan struct{}
 
@@ -233,7 +235,7 @@ func open(st Storage, o Options) (*Log, error) {
 			return nil, errors.Join(fmt.Errorf("%w: one of the log's feeds has no sink", ErrInvalid), st.Close())
 		}
 	}
-	f, first, last, err := lockLast(st)
+	f, last, err := lockLast(st)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -271,7 +273,7 @@ func open(st Storage, o Options) (*Log, error) {
 		if o.Key == nil {
 			l.keyFile = o.KeyFile
 		}
-		err = l.recover(context.Background(), first, last)
+		err = l.recover(context.Background(), last)
 		l.keepRecent()
 	}
 	if err == nil && l.mode != Strict {
@@ -364,12 +366,12 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	switch ev.Kind {
-	case "":
+	switch {
+	case ev.Kind == "":
 		return fmt.Errorf("%w: an event without a kind", ErrInvalid)
-	case KindKey, KindFlood, KindErasure, KindHold:
+	case slices.Contains(ownKinds, ev.Kind):
 		return fmt.Errorf("%w: only the log itself records events of the kind %q", ErrInvalid, ev.Kind)
-	case KindDenial:
+	case ev.Kind == KindDenial:
 		like, counted, err := l.count(ctx, ev)
 		if counted || err != nil {
 			return err
@@ -382,12 +384,15 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 	return l.append(ctx, ev)
 }
 
+// ownKinds are recorded by the log alone, for what the rest of it is read by.
+var ownKinds = []Kind{KindGap, KindKey, KindFlood, KindConfig, KindErasure, KindPrune, KindHold}
+
 // append records an event. What an erasure relies on is durable in every mode.
 func (l *Log) append(ctx context.Context, ev Event) error {
 	if err := l.keepUp(ctx); err != nil {
 		return err
 	}
-	async := l.mode == BestEffort && ev.Kind != KindHold && ev.Kind != KindErasure
+	async := l.mode == BestEffort && !slices.Contains(ownKinds, ev.Kind)
 	b, seq, _, err := l.keep(ctx, body{Event: &ev}, entry{free: l.reserve / 2, async: async})
 	if err != nil || async {
 		return err

@@ -44,7 +44,7 @@ const (
 // does not verify signatures: [VerifyProof] does.
 func Prove(ctx context.Context, dir fs.FS, seq uint64) (Proof, error) {
 	p, err := prove(ctx, dir, seq, true)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrPruned) {
 		return prove(ctx, dir, seq, false)
 	}
 	return p, err

@@ -44,14 +44,16 @@ func (f Filter) matchAct(r Record) bool {
 }
 
 // matcher returns a function that selects records in order, outcomes with their
-// intents. Its memory is the selected calls that are still open.
-func (f Filter) matcher() func(Record) bool {
+// intents. Its memory is the selected calls that are still open. An outcome whose
+// intent was pruned is selected where all acts are.
+func (f Filter) matcher(pruned func(call uint64) bool) func(Record) bool {
 	calls := openCalls{}
+	allActs := f.Agent == "" && f.Door == "" && f.Kind == "" && f.Effect == ""
 	return func(r Record) bool {
 		if r.Outcome != nil {
 			_, ok := calls[r.Call]
 			delete(calls, r.Call)
-			return ok && r.Seq >= f.Seq
+			return (ok || allActs && pruned(r.Call) && f.matchTime(r)) && r.Seq >= f.Seq
 		}
 		if !f.matchTime(r) || !f.matchAct(r) {
 			return false
@@ -75,7 +77,7 @@ func Scan(ctx context.Context, dir fs.FS, filter Filter) iter.Seq2[Record, error
 			yield(Record{}, err)
 			return
 		}
-		scan(ctx, newLineReader(src, src.first), filter, yield)
+		scan(ctx, newLineReader(src, src.begin()), filter, yield)
 	}
 }
 
@@ -86,16 +88,14 @@ func (l *Log) Query(ctx context.Context, filter Filter) iter.Seq2[Record, error]
 			yield(Record{}, ErrNoLog)
 			return
 		}
-		l.mu.Lock()
-		end := l.durable
-		l.mu.Unlock()
-		scan(ctx, newLineReader(&liveSource{log: l, end: end}, 1), filter, yield)
+		src := l.live()
+		scan(ctx, newLineReader(src, src.begin()), filter, yield)
 	}
 }
 
 func scan(ctx context.Context, lr *lineReader, filter Filter, yield func(Record, error) bool) {
 	defer lr.Close()
-	match := filter.matcher()
+	match := filter.matcher(func(call uint64) bool { return lr.pruned != nil && call <= lr.pruned.size })
 	for {
 		if err := ctx.Err(); err != nil {
 			yield(Record{}, err)
@@ -128,15 +128,13 @@ func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq2[Record, error] {
 			yield(Record{}, ErrNoLog)
 			return
 		}
-		l.mu.Lock()
-		end := l.durable
-		l.mu.Unlock()
-		start, err := startAt(&liveSource{log: l, end: end}, 1, end.seg, max(seq, 1)-1)
+		src := l.live()
+		start, err := startAt(src, src.end.seg, max(seq, 1)-1)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		src := &liveSource{log: l, wait: ctx}
+		src = &liveSource{log: l, pruned: src.pruned, wait: ctx}
 		lr := newLineReader(src, start)
 		defer lr.Close()
 		lr.skip = func(n uint64) bool { return n < seq }
@@ -164,11 +162,35 @@ func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq2[Record, error] {
 // with a whole line, so that the end of what is there never tears one. It ends at
 // end, or if wait is set, waits for more until that context or the log ends.
 type liveSource struct {
-	log  *Log
-	end  position
-	wait context.Context
+	log    *Log
+	pruned int // the first segment after a pruned part, or 0
+	end    position
+	wait   context.Context
 
 	failed error // why the log ended
+}
+
+// live is what is durable now.
+func (l *Log) live() *liveSource {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &liveSource{log: l, pruned: l.pruned, end: l.durable}
+}
+
+// begin implements [source].
+func (s *liveSource) begin() int {
+	if s.pruned > 0 {
+		return 0
+	}
+	return 1
+}
+
+// after implements [source].
+func (s *liveSource) after(n int) int {
+	if n == 0 {
+		return max(s.pruned, 1)
+	}
+	return n + 1
 }
 
 // open implements [source].
@@ -176,7 +198,14 @@ func (s *liveSource) open(n int) (*section, error) {
 	if s.until(position{n, 0}).seg < n {
 		return nil, fs.ErrNotExist
 	}
-	r, err := s.log.st.Read(SegmentName(n))
+	name := SegmentName(n)
+	if n == 0 {
+		name = prunedName(s.pruned)
+	}
+	r, err := s.log.st.Read(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s is not there any more", ErrPruned, name)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ import (
 // recover verifies the end of the log, repairs what a crash left there and makes
 // the log ready for its next record. It starts at the last segment, or where an
 // anchor has something to say about an earlier one, or the hash files end.
-func (l *Log) recover(ctx context.Context, first, last int) error {
+func (l *Log) recover(ctx context.Context, last int) error {
 	known, err := l.anchored(ctx)
 	if err != nil {
 		return err
@@ -34,9 +34,10 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if err != nil {
 		return err
 	}
-	if first != 1 {
-		return tamperedf("it starts with %s: what is before is missing", SegmentName(first))
+	if err := src.whole(); err != nil {
+		return err
 	}
+	l.pruned = src.pruned
 	all := known
 	from := uint64(math.MaxUint64)
 	if len(known.left) > 0 {
@@ -45,18 +46,18 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 	if l.dir != "" {
 		from = min(from, cachedLeaves(l.dir))
 	}
-	start, err := startAt(src, src.first, src.last, from)
+	start, err := startAt(src, src.last, from)
 	if err != nil {
 		return err
 	}
-	lr, dam, key, next, err := l.read(src, max(start, 1), &known)
-	if err == nil && start > 1 && key != l.ring[0] {
+	lr, dam, key, next, err := l.read(src, start, &known)
+	if err == nil && start > src.begin() && key != l.ring[0] {
 		// Only the start of its segment says that an older key is in force. That
 		// may be a lie of who stole it: what the whole log says counts.
 		_ = lr.Close()
 		l.hashes.close()
 		l.hashes, known = nil, all
-		lr, dam, key, next, err = l.read(src, 1, &known)
+		lr, dam, key, next, err = l.read(src, src.begin(), &known)
 	}
 	defer lr.Close()
 	if err != nil {
@@ -75,6 +76,9 @@ func (l *Log) recover(ctx context.Context, first, last int) error {
 		torn = len(dam.tail)
 	}
 	if err := l.resume(lr, dam, last); err != nil {
+		return err
+	}
+	if err := l.removePruned(names); err != nil {
 		return err
 	}
 	gap := gapEvent(dam, torn, lr.last.Size, lr.tree.size)

@@ -1,17 +1,19 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"time"
 )
 
-// SixMonths is how long values are kept where [Retention] does not say, and the
+// SixMonths is how long acts are kept where [Retention] does not say, and the
 // shortest time that it takes without ShorterThanSixMonths.
 const SixMonths = 184 * 24 * time.Hour
 
-// A Retention says how long the values of acts are kept. Zero means [SixMonths].
+// A Retention says how long the values or records of acts are kept. Zero means
+// [SixMonths].
 type Retention struct {
 	Read, Write, Destructive time.Duration // allowed, by [Class]
 	Denied                   time.Duration // refused
@@ -19,6 +21,10 @@ type Retention struct {
 	// ShorterThanSixMonths says that shorter times are meant. The AI Act, for one,
 	// wants logs to be kept for six months at least.
 	ShorterThanSixMonths bool
+	// Quiet is how long a log may have been silent, at most, for all of that time
+	// to count: see [Log.Prune]. Zero means [DefaultQuiet]. More of it lets a clock
+	// that is set forward by as much prune too early.
+	Quiet time.Duration
 }
 
 // The classes of a Retention.
@@ -27,7 +33,7 @@ const (
 	keepOther  = "other"
 )
 
-// retentionClass is the class that a record's value is kept by.
+// retentionClass is the class that a record is kept by.
 func retentionClass(r Record) string {
 	switch {
 	case r.Event != nil && r.Event.Kind == KindDenial:
@@ -38,9 +44,15 @@ func retentionClass(r Record) string {
 	return keepOther
 }
 
-// cutoffs are the times before which values go, by class.
-func (k Retention) cutoffs(now time.Time) (map[string]time.Time, error) {
-	cuts := map[string]time.Time{}
+// A retention is one that was checked, at a time.
+type retention struct {
+	keep  map[string]time.Duration // by class
+	now   time.Time
+	quiet time.Duration
+}
+
+func (k Retention) at(now time.Time) (retention, error) {
+	r := retention{keep: map[string]time.Duration{}, now: now, quiet: cmp.Or(k.Quiet, DefaultQuiet)}
 	for class, d := range map[string]time.Duration{
 		string(ClassRead): k.Read, string(ClassWrite): k.Write, string(ClassDestructive): k.Destructive,
 		keepDenied: k.Denied, keepOther: k.Other,
@@ -49,11 +61,34 @@ func (k Retention) cutoffs(now time.Time) (map[string]time.Time, error) {
 		case d == 0:
 			d = SixMonths
 		case d < 0 || d < SixMonths && !k.ShorterThanSixMonths:
-			return nil, fmt.Errorf("%w: values of the class %q would be kept for %s, which is less than six months: say ShorterThanSixMonths if that is meant", ErrInvalid, class, d)
+			return r, fmt.Errorf("%w: what is of the class %q would be kept for %s, which is less than six months: say ShorterThanSixMonths if that is meant", ErrInvalid, class, d)
 		}
-		cuts[class] = now.Add(-d)
+		r.keep[class] = d
 	}
-	return cuts, nil
+	if r.quiet < 0 {
+		return r, fmt.Errorf("%w: a silence of %s", ErrInvalid, r.quiet)
+	}
+	return r, nil
+}
+
+func (r retention) aging() aging { return aging{now: r.now, quiet: r.quiet} }
+
+// cut is the time before which a class is old.
+func (r retention) cut(class string) time.Time { return r.now.Add(-r.keep[class]) }
+
+// old reports whether a record of a class is, by its own time and by its place on
+// the way to the end.
+func (r retention) old(class string, t time.Time, place, end time.Duration) bool {
+	return t.Before(r.cut(class)) && end-place > r.keep[class]
+}
+
+// detail is the retention on record.
+func (r retention) detail() map[string]string {
+	d := map[string]string{}
+	for class := range r.keep {
+		d[class] = r.cut(class).UTC().Format(timeFormat)
+	}
+	return d
 }
 
 // Prune destroys the values that are older than the retention of their class, by
@@ -61,43 +96,54 @@ func (k Retention) cutoffs(now time.Time) (map[string]time.Time, error) {
 // proof as it is, and is on record as [Log.Erase] is. Data keys whose values are
 // all gone go too, unless they may still be in use.
 //
-// A record counts as no older than any before it, so that one from when the clock
-// was set back is not pruned too early; times in the future count for nothing.
+// A clock that is wrong does not prune: a record counts as no older than any before
+// it, times in the future count for nothing, and of a silence between records no
+// more than [Retention.Quiet].
 //
-// Records are not pruned: they hold no arguments. Prune reads the whole log and
-// all values; its memory is some fifty bytes for each value that goes.
+// Records stay: see [Log.PruneRecords]. Prune reads the whole log and all values;
+// its memory is some hundred bytes for each value that may go.
 func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, error) {
 	if l == nil {
 		return Erased{}, ErrNoLog
 	}
-	now := l.clock()
-	cuts, err := keep.cutoffs(now)
+	ret, err := keep.at(l.clock())
 	if err != nil {
 		return Erased{}, err
 	}
-	detail := map[string]string{}
-	for class, cut := range cuts {
-		detail[class] = cut.UTC().Format(timeFormat)
-	}
-	return l.destroy(ctx, ActionPrune, detail, by, func(holds []Held) (destruction, error) {
-		d := destruction{salts: map[[saltSize]byte]bool{}, unused: func(id string) bool { return !l.values.isMine(id) }}
-		var written time.Time // when the record was, at the earliest
+	return l.destroy(ctx, ActionPrune, ret.detail(), by, func(holds []Held) (destruction, error) {
+		d := destruction{salts: map[[saltSize]byte]bool{}, unused: l.values.unused}
+		type value struct {
+			salt  [saltSize]byte
+			class string
+			place time.Duration
+			held  bool
+		}
+		var values []value
+		age := ret.aging()
 		for r, err := range l.Query(ctx, Filter{}) {
 			if err != nil {
 				return d, err
 			}
-			if r.Time.After(written) && !r.Time.After(now) {
-				written = r.Time
+			place := age.see(r.Time)
+			if class := retentionClass(r); r.Args.kept() && r.Time.Before(ret.cut(class)) {
+				values = append(values, value{[saltSize]byte(r.Args.Salt), class, place, anyCovers(holds, r)})
 			}
-			if !r.Args.kept() || !r.Time.Before(cuts[retentionClass(r)]) || !written.Before(cuts[retentionClass(r)]) {
-				continue
-			}
-			if slices.ContainsFunc(holds, func(h Held) bool { return h.Subject.Covers(r) }) {
+		}
+		end := age.end()
+		for _, v := range values {
+			switch {
+			case !ret.old(v.class, time.Time{}, v.place, end):
+			case v.held:
 				d.held++
-				continue
+			default:
+				d.salts[v.salt] = true
 			}
-			d.salts[[saltSize]byte(r.Args.Salt)] = true
 		}
 		return d, nil
 	})
+}
+
+// anyCovers reports whether a record is under a legal hold.
+func anyCovers(holds []Held, r Record) bool {
+	return slices.ContainsFunc(holds, func(h Held) bool { return h.Subject.Covers(r) })
 }

@@ -120,33 +120,33 @@ func writeAll(w io.WriterAt, p []byte, off int64) error {
 }
 
 // lockLast opens the last segment of a log for writing, which locks out other
-// writers, and makes the first one of a new log. It returns the numbers of the
-// first and the last.
-func lockLast(st Storage) (f StorageFile, first, last int, err error) {
+// writers, and makes the first one of a new log. It returns the number of the
+// last.
+func lockLast(st Storage) (f StorageFile, last int, err error) {
 	for {
 		names, err := st.List()
 		if err != nil {
-			return nil, 0, 0, fmt.Errorf("audit: %w", err)
+			return nil, 0, fmt.Errorf("audit: %w", err)
 		}
 		if _, last, err = segmentRange(names); err != nil {
-			return nil, 0, 0, err
+			return nil, 0, err
 		}
 		n := max(last, 1)
 		if f, err = st.Open(SegmentName(n)); err != nil {
-			return nil, 0, 0, err
+			return nil, 0, err
 		}
 		// Until the lock was had, its holder may have gone on in the next segment.
 		if names, err = st.List(); err != nil {
-			return nil, 0, 0, errors.Join(fmt.Errorf("audit: %w", err), f.Close())
+			return nil, 0, errors.Join(fmt.Errorf("audit: %w", err), f.Close())
 		}
-		switch first, last, err = segmentRange(names); {
+		switch _, last, err = segmentRange(names); {
 		case err != nil:
-			return nil, 0, 0, errors.Join(err, f.Close())
+			return nil, 0, errors.Join(err, f.Close())
 		case last == n: // it was there or has been made
-			return f, first, last, nil
+			return f, last, nil
 		}
 		if err := f.Close(); err != nil {
-			return nil, 0, 0, fmt.Errorf("audit: %w", err)
+			return nil, 0, fmt.Errorf("audit: %w", err)
 		}
 	}
 }

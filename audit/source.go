@@ -14,6 +14,11 @@ type source interface {
 	// open returns segment n, or an error that is [fs.ErrNotExist] if nothing
 	// has been written to it.
 	open(n int) (*section, error)
+	// begin is the first segment to read, 0 if the log's first part was pruned:
+	// section 0 is then what is left of it.
+	begin() int
+	// after is the segment that follows n.
+	after(n int) int
 }
 
 // A section is what was written to one segment.
@@ -33,6 +38,10 @@ type files struct {
 	// spare says that segment last+1 is there, empty: its first batch did not
 	// get to the disk. What is before it had been completed by then.
 	spare bool
+	// pruned is the number of the first segment after a pruned part, or 0.
+	pruned int
+	// left are segments before it that a pruning has yet to remove.
+	left []string
 }
 
 // newFiles looks at the segments among names.
@@ -45,11 +54,17 @@ func newFiles(names []string, read func(name string) (StorageReader, error)) (*f
 	if last == 0 {
 		return s, nil
 	}
+	if k := prunedBefore(names, first, last); first > 1 && k > 0 {
+		for n := first; n < k; n++ {
+			s.left = append(s.left, SegmentName(n))
+		}
+		s.first, s.pruned = k, k
+	}
 	empty, err := isEmpty(read, SegmentName(last))
 	if err != nil {
 		return nil, err
 	}
-	if empty && last > first {
+	if empty && last > s.first {
 		s.last, s.spare = last-1, true
 	}
 	return s, nil
@@ -88,10 +103,17 @@ func folderFiles(dir fs.FS) (*files, []fs.DirEntry, error) {
 
 // open implements [source].
 func (s *files) open(n int) (*section, error) {
-	if n < s.first || n > s.last {
+	name := SegmentName(n)
+	switch {
+	case n == 0 && s.pruned > 0:
+		name = prunedName(s.pruned)
+	case n < s.first || n > s.last:
 		return nil, fs.ErrNotExist
 	}
-	r, err := s.read(SegmentName(n))
+	r, err := s.read(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s is not there any more", ErrPruned, name)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +129,31 @@ func (s *files) open(n int) (*section, error) {
 	}
 	sec.Reader = io.NewSectionReader(r, 0, end)
 	return sec, nil
+}
+
+// whole returns an error if segments are missing at the beginning that were not
+// pruned.
+func (s *files) whole() error {
+	if s.first > 1 && s.pruned == 0 {
+		return tamperedf("it starts with %s: what is before was deleted, and was not pruned", SegmentName(s.first))
+	}
+	return nil
+}
+
+// begin implements [source].
+func (s *files) begin() int {
+	if s.pruned > 0 {
+		return 0
+	}
+	return max(s.first, 1)
+}
+
+// after implements [source].
+func (s *files) after(n int) int {
+	if n == 0 {
+		return max(s.first, 1)
+	}
+	return n + 1
 }
 
 // maxZeros is how many zeros a writer leaves at the end of a file: what it

@@ -32,6 +32,18 @@ type Storage interface {
 	Close() error
 }
 
+// A PrunableStorage is a [Storage] that can take files away: see
+// [Log.PruneRecords]. These methods, and the writing of the file that is renamed,
+// may happen while other files are written to.
+type PrunableStorage interface {
+	Storage
+	// Rename gives a file a name, in place of the one that has it, if any. It does
+	// all or nothing.
+	Rename(from, to string) error
+	// Remove removes a file. Who has it open for reading reads on.
+	Remove(name string) error
+}
+
 // A RemoteStorage is a [Storage] that may be out of reach for a while, in which a
 // Sync waits. The log then has a goroutine of its own wait for it and no caller,
 // so that who calls is refused when their context ends ([ErrBusy]).
@@ -110,6 +122,14 @@ func (d folder) Read(name string) (StorageReader, error) {
 	}
 	return fileReader{f}, nil
 }
+
+// Rename implements [PrunableStorage].
+func (d folder) Rename(from, to string) error {
+	return os.Rename(filepath.Join(string(d), from), filepath.Join(string(d), to))
+}
+
+// Remove implements [PrunableStorage].
+func (d folder) Remove(name string) error { return os.Remove(filepath.Join(string(d), name)) }
 
 func (d folder) SyncNames() error     { return syncDir(string(d)) }
 func (d folder) Free() (int64, error) { return freeBytes(string(d)) }

@@ -46,7 +46,7 @@ func newHashReader(ctx context.Context, dir fs.FS, trust bool) (*hashReader, err
 			h.stored = uint64(st.Size()) / tlog.HashSize
 		}
 	}
-	start, err := startAt(src, src.first, src.last, h.stored)
+	start, err := startAt(src, src.last, h.stored)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +76,17 @@ func newHashReader(ctx context.Context, dir fs.FS, trust bool) (*hashReader, err
 }
 
 // startAt returns the last segment that starts with at most size records before
-// it. One whose start cannot be read, as a crash leaves the last, is none.
-func startAt(src source, first, last int, size uint64) (int, error) {
+// it, or section 0. One whose start cannot be read, as a crash leaves the last, is
+// none.
+func startAt(src source, last int, size uint64) (int, error) {
+	first := src.begin()
+	if first == 0 {
+		next := src.after(0)
+		if before, ok, err := segmentStart(src, next); err != nil || !ok || before > size {
+			return 0, err
+		}
+		first = next
+	}
 	var failed error
 	later := sort.Search(max(last-first, 0), func(i int) bool {
 		before, ok, err := segmentStart(src, first+1+i)
@@ -160,7 +169,7 @@ func (h *hashReader) reader() tlog.HashReader {
 // lines returns the lines of n records from number seq on, which the last
 // checkpoint covers.
 func (h *hashReader) lines(ctx context.Context, seq, n uint64) ([][]byte, error) {
-	start, err := startAt(h.src, h.src.first, h.src.last, seq-1)
+	start, err := startAt(h.src, h.src.last, seq-1)
 	if err != nil {
 		return nil, err
 	}
@@ -168,14 +177,21 @@ func (h *hashReader) lines(ctx context.Context, seq, n uint64) ([][]byte, error)
 	defer lr.Close()
 	lr.skip = func(uint64) bool { return true }
 	var lines [][]byte
+	pruned := uint64(0)
 	lr.leaf = func(line []byte, _ tlog.Hash) {
 		if lr.tree.size >= seq && lr.tree.size < seq+n {
 			lines = append(lines, bytes.Clone(line))
+			if line == nil {
+				pruned = lr.tree.size
+			}
 		}
 	}
 	lr.until = seq + n - 1
 	if err := lr.all(ctx); err != nil {
 		return nil, err
+	}
+	if pruned > 0 {
+		return nil, fmt.Errorf("%w: of record %d only its hash is left", ErrPruned, pruned)
 	}
 	if uint64(len(lines)) != n {
 		return nil, tamperedf("records %d to %d are not all there", seq, seq+n-1)
@@ -280,6 +296,9 @@ func (v *tileView) read(name string) ([]byte, error) {
 		return nil, fs.ErrNotExist
 	}
 	lines, err := h.lines(context.Background(), first+1, uint64(t.W))
+	if errors.Is(err, ErrPruned) {
+		return nil, fs.ErrNotExist // the layout lets logs prune entries
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -161,6 +161,9 @@ func (s *valueStore) isMine(id string) bool {
 	return ok && s.clock().Sub(made).Abs() < 2*keyLife
 }
 
+// unused reports whether a key goes when no value is left under it.
+func (s *valueStore) unused(id string) bool { return !s.isMine(id) }
+
 // eraseValues removes the values that gone chooses, and lines that are none. It
 // returns how many values it removed, and the keys of those that are left.
 func (s *valueStore) eraseValues(ctx context.Context, gone func(valueLine) bool) (n int, keys map[string]bool, err error) {

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -75,9 +73,11 @@ type VerifyReport struct {
 	// Closed says that the writer closed the log after its last record. A log
 	// that is being written to, or whose writer was killed, is not closed.
 	Closed bool `json:"closed"`
+	// Pruned says which records were removed on record, nil if none were.
+	Pruned *Pruned `json:"pruned,omitempty"`
 	// TornBytes is the length of an unfinished write at the end.
 	TornBytes int64 `json:"torn_bytes"`
-	// First and Last are the times of the first and last records.
+	// First and Last are the times of the first and last records that are there.
 	First time.Time `json:"first,omitzero"`
 	Last  time.Time `json:"last,omitzero"`
 	// Open are the calls without an outcome, by the number of the intent.
@@ -131,8 +131,9 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 		return rep, err
 	case src.last == 0:
 		return rep, tamperedf("there is no %s in the folder", SegmentName(1))
-	case src.first > 1:
-		return rep, tamperedf("it starts with %s: what is before is missing", SegmentName(src.first))
+	}
+	if err := src.whole(); err != nil {
+		return rep, err
 	}
 	chain, err := verifyLines(ctx, src, keys, &known, &rep, opts.Progress)
 	if errors.Is(err, ErrEmpty) && len(given) > 0 {
@@ -152,8 +153,8 @@ func Verify(ctx context.Context, dir fs.FS, opts *VerifyOptions) (VerifyReport, 
 			rep.Anchored = max(rep.Anchored, cp.Size)
 		}
 	}
-	rep.Segments = src.last
-	rep.Caveats = rep.caveats(others(entries))
+	rep.Segments = src.last - src.first + 1
+	rep.Caveats = rep.caveats(others(entries, src))
 	return rep, nil
 }
 
@@ -211,7 +212,7 @@ func verifyLater(ctx context.Context, src *files, chain keySet, anchors map[int]
 
 // verifyLines fills rep from the log in src. It returns the keys that signed it.
 func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoints, rep *VerifyReport, progress func(uint64)) (chain keySet, err error) {
-	lr := newLineReader(src, src.first)
+	lr := newLineReader(src, src.begin())
 	defer lr.Close()
 	lr.signatures = newSignatureChecks()
 	defer func() {
@@ -225,8 +226,12 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 	var unsigned []byte
 	lr.skip = func(uint64) bool { return true }
 	lr.leaf = func(line []byte, _ tlog.Hash) {
-		seen.see(lr.tree.size, line)
-		unsigned = append(append(unsigned, line...), '\n')
+		if line != nil {
+			seen.see(lr.tree.size, line)
+		}
+		if lr.seg > 0 { // the segment after section 0 begins with a signature of it
+			unsigned = append(append(unsigned, line...), '\n')
+		}
 	}
 	trusted := false
 	for {
@@ -285,94 +290,12 @@ func verifyLines(ctx context.Context, src *files, keys keySet, known *checkpoint
 	if err := seen.finish(); err != nil {
 		return nil, err
 	}
+	if rep.Pruned, err = seen.pruning(lr.pruned, lr.last.Size); err != nil {
+		return nil, err
+	}
 	rep.Newest = lr.last
 	rep.Closed = lr.closed() && rep.TornBytes == 0 && !src.spare
 	return lr.verifiers, known.end(lr)
-}
-
-// seenRecords collects what the report says about records.
-type seenRecords struct {
-	rep    *VerifyReport
-	open   openCalls
-	floods openFloods
-	last   []byte // the newest record's line
-	err    error
-}
-
-// see takes in the line of record seq.
-func (s *seenRecords) see(seq uint64, line []byte) {
-	if seq == 1 {
-		s.rep.First = s.time(line)
-	}
-	s.last = append(s.last[:0], line...)
-	b, ok := cutHead(line, seq)
-	switch {
-	case !ok:
-	case bytes.HasPrefix(b, []byte(`"intent":`)):
-		if s.open == nil {
-			s.open = openCalls{}
-		}
-		s.open[seq] = struct{}{}
-		return
-	case bytes.HasPrefix(b, []byte(callWord)):
-		digits, _, _ := bytes.Cut(b[len(callWord):], []byte(","))
-		if call, err := strconv.ParseUint(string(digits), 10, 64); err == nil {
-			delete(s.open, call)
-			return
-		}
-	case bytes.HasPrefix(b, []byte(`"event":`)) && !bytes.HasPrefix(b, []byte(floodWord)) && len(s.floods) == 0:
-		return
-	}
-	r, err := parseRecord(line)
-	if err == nil && r.Seq != seq {
-		err = fmt.Errorf("%w: it is numbered %d", errForm, r.Seq)
-	}
-	if err != nil {
-		s.err = cmp.Or(s.err, err)
-		return
-	}
-	s.open.see(&r)
-	s.floods.see(&r)
-}
-
-const (
-	callWord  = `"call":`
-	floodWord = `"event":{"kind":"` + string(KindFlood) + `",`
-)
-
-// cutHead returns what follows number and time in the line of record seq, if the
-// line is as the log writes it.
-func cutHead(line []byte, seq uint64) ([]byte, bool) {
-	var buf [32]byte
-	head := append(strconv.AppendUint(append(buf[:0], recordPrefix...), seq, 10), ',')
-	n := len(head) - 1 + len(timeWord) + len(timeFormat) + len(`",`)
-	if len(line) < n || !bytes.HasPrefix(line, head) {
-		return nil, false
-	}
-	return line[n:], true
-}
-
-// time is that of a record.
-func (s *seenRecords) time(line []byte) time.Time {
-	var r struct {
-		Time time.Time `json:"time"`
-	}
-	if err := json.Unmarshal(line, &r); err != nil {
-		s.err = cmp.Or(s.err, err)
-	}
-	return r.Time
-}
-
-// finish completes the report.
-func (s *seenRecords) finish() error {
-	if len(s.last) > 0 {
-		s.rep.Last = s.time(s.last)
-	}
-	if s.err != nil {
-		return tamperedf("%w", s.err)
-	}
-	s.rep.Open, s.rep.Uncounted = s.open.list(), s.floods.list()
-	return nil
 }
 
 // A keySet are verifiers by their verifier keys.
@@ -410,35 +333,12 @@ func (s keySet) verify(cp Checkpoint) error {
 	return errors.Join(errs...)
 }
 
-// openCalls collects intents without an outcome.
-type openCalls map[uint64]struct{}
-
-func (o *openCalls) see(r *Record) {
-	switch {
-	case r.Intent != nil:
-		if *o == nil {
-			*o = openCalls{}
-		}
-		(*o)[r.Seq] = struct{}{}
-	case r.Outcome != nil:
-		delete(*o, r.Call)
-	}
-}
-
-func (o openCalls) list() []uint64 {
-	var list []uint64
-	for seq := range o {
-		list = append(list, seq)
-	}
-	slices.Sort(list)
-	return list
-}
-
 // others names what else is in the folder.
-func others(entries []fs.DirEntry) []string {
+func others(entries []fs.DirEntry, src *files) []string {
 	var names []string
 	for _, e := range entries {
-		if segmentNumber(e.Name()) == 0 && !isHashFile(e.Name()) {
+		known := segmentNumber(e.Name()) > 0 || prunedNumber(e.Name()) > 0 || isHashFile(e.Name()) || e.Name() == prunedTemp
+		if !known || slices.Contains(src.left, e.Name()) {
 			names = append(names, fmt.Sprintf("%q", e.Name()))
 		}
 	}
@@ -463,6 +363,9 @@ func (r VerifyReport) caveats(others []string) []string {
 	}
 	if r.Signed < r.Records {
 		add("Records %d to %d are not signed: a crash leaves such records, and so can anyone who writes to the file.", r.Signed+1, r.Records)
+	}
+	if p := r.Pruned; p != nil {
+		add("Of records 1 to %d only hashes are left, and %d administrative acts: the others were pruned as record %d says, by %s (%s). Their proofs hold; what they said can be verified only where it was archived.", p.Records, p.Kept, p.Record, p.Change.By, p.Change.Reason)
 	}
 	if r.TornBytes > 0 {
 		add("The last %d bytes are an unfinished write. No record in them was ever acknowledged.", r.TornBytes)

@@ -27,7 +27,7 @@ type Memory struct {
 	fail  func(op string) error
 }
 
-var _ audit.Storage = (*Memory)(nil)
+var _ audit.PrunableStorage = (*Memory)(nil)
 
 // A memoryFile is what readers see, and what is on the disk for sure.
 type memoryFile struct {
@@ -45,7 +45,7 @@ type memoryOp struct {
 }
 
 // FailOn sets a function that is asked before each operation: "write", "sync",
-// "truncate", "create" of a file and "names", the sync of names. An error that
+// "truncate", "create" of a file, "rename", "remove" and "names", the sync of names. An error that
 // it returns is what the operation fails with. A failing write has written half
 // of its bytes, as a full disk does. The function must not use the Memory.
 func (m *Memory) FailOn(f func(op string) error) {
@@ -107,6 +107,38 @@ func (m *Memory) SyncNames() error {
 	for _, f := range m.files {
 		f.named = true
 	}
+	return nil
+}
+
+// Rename implements [audit.PrunableStorage]. It is "rename" to [Memory.FailOn], and
+// on the disk at once, unlike the name of a file that is made.
+func (m *Memory) Rename(from, to string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.files[from]
+	if f == nil {
+		return fs.ErrNotExist
+	}
+	if err := m.ask("rename"); err != nil {
+		return err
+	}
+	m.files[to] = f
+	delete(m.files, from)
+	return nil
+}
+
+// Remove implements [audit.PrunableStorage]. It is "remove" to [Memory.FailOn], and
+// on the disk at once.
+func (m *Memory) Remove(name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.files[name] == nil {
+		return fs.ErrNotExist
+	}
+	if err := m.ask("remove"); err != nil {
+		return err
+	}
+	delete(m.files, name)
 	return nil
 }
 

@@ -55,7 +55,7 @@ func everything(t testing.TB, s string) *audittest.Log {
 			require.NoError(t, c.End(ctx, outcomes[i]))
 		}
 	}
-	for _, kind := range []audit.Kind{audit.KindDenial, audit.KindProbe, audit.KindList, audit.KindLaunch, audit.KindExit, audit.KindLeak, audit.KindGap} {
+	for _, kind := range []audit.Kind{audit.KindDenial, audit.KindProbe, audit.KindList, audit.KindLaunch, audit.KindExit, audit.KindLeak, "heartbeat"} {
 		ev := audit.Event{Kind: kind, Door: audit.DoorTool, Action: s, Resource: s, Actor: actor, Source: s, Detail: map[string]string{s: s}}
 		if kind == audit.KindDenial {
 			ev.Decision, ev.Detail["repeated"] = &deny, "4"

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -52,7 +51,7 @@ func (a *anchors) read(dirs ...string) ([]anchor, error) {
 		}
 		local := false
 		for _, dir := range dirs {
-			local = local || i < len(a.files) && audit.CheckAnchorFile(name, dir) != nil
+			local = local || i < len(a.files) && audit.CheckAnchorFile(name, homeOf(dir)) != nil
 		}
 		all = append(all, anchor{name, text, local})
 	}
@@ -81,7 +80,7 @@ func anchorCommand() command {
 		if len(kept) > 0 {
 			opts.Anchors = []string{string(kept)}
 		}
-		rep, err := audit.Verify(ctx, os.DirFS(dir), opts)
+		rep, err := audit.Verify(ctx, folderOf(dir), opts)
 		if err != nil {
 			return err // what is kept stays: it is the evidence
 		}
@@ -91,7 +90,7 @@ func anchorCommand() command {
 			}
 		}
 		fmt.Fprintf(out, "anchored: records 1 to %d in %s\n", rep.Signed, filepath.Clean(*name))
-		if err := audit.CheckAnchorFile(*name, dir); err != nil {
+		if err := audit.CheckAnchorFile(*name, homeOf(dir)); err != nil {
 			fmt.Fprintf(out, "note:     it does not count here: %v\n", err)
 		}
 		return nil

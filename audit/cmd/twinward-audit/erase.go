@@ -126,17 +126,28 @@ func pruneCommand() command {
 	o.register(fs)
 	keep := fs.Duration("keep", audit.SixMonths, "how long the arguments of all acts are kept, such as 8784h")
 	short := fs.Bool("short", false, "less than six months is meant")
+	records := fs.Bool("records", false, "remove records that old, too, as far as whole files hold no other")
+	quiet := fs.Duration("quiet", audit.DefaultQuiet, "how much counts of a time in which nothing was recorded")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		if *keep <= 0 || *keep < audit.SixMonths && !*short {
 			return fmt.Errorf("%w: -keep %s is less than six months (%s): say -short if that is meant", errUsage, *keep, time.Duration(audit.SixMonths))
 		}
-		r := audit.Retention{Read: *keep, Write: *keep, Destructive: *keep, Denied: *keep, Other: *keep, ShorterThanSixMonths: *short}
+		r := audit.Retention{Read: *keep, Write: *keep, Destructive: *keep, Denied: *keep, Other: *keep, ShorterThanSixMonths: *short, Quiet: *quiet}
 		return o.do(dir, func(log *audit.Log, by audit.Change) error {
 			e, err := log.Prune(ctx, r, by)
+			if err != nil || !*records {
+				return errors.Join(err, o.print(out, e))
+			}
+			p, err := log.PruneRecords(ctx, r, by)
 			if err != nil {
 				return err
 			}
-			return o.print(out, e)
+			p.Values, p.Keys, p.Held = p.Values+e.Values, p.Keys+e.Keys, e.Held
+			if o.asJSON {
+				return json.NewEncoder(out).Encode(p)
+			}
+			fmt.Fprintf(out, "removed:   %d records in %d files\n", p.Records, p.Segments)
+			return o.print(out, p.Erased)
 		})
 	}}
 }

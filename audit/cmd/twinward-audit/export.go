@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/export"
@@ -49,7 +48,7 @@ func exportCommand() command {
 			if err != nil {
 				return err
 			}
-			rep, err := audit.Verify(ctx, os.DirFS(dir), vopts)
+			rep, err := audit.Verify(ctx, folderOf(dir), vopts)
 			if err != nil {
 				return err // nothing is exported from a log that cannot be trusted
 			}
@@ -63,9 +62,9 @@ func exportCommand() command {
 		}
 		return writeTo(*name, out, func(w io.Writer) error {
 			if *subject != "" {
-				return writeSubject(ctx, w, who, values, sel.records(ctx, os.DirFS(dir)))
+				return writeSubject(ctx, w, who, values, sel.records(ctx, folderOf(dir)))
 			}
-			return export.Write(w, f, sel.records(ctx, os.DirFS(dir)), &opts)
+			return export.Write(w, f, sel.records(ctx, folderOf(dir)), &opts)
 		})
 	}}
 }

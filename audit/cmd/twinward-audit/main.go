@@ -15,11 +15,13 @@
 //	twinward-audit values   [-kek FILE] [-values DIR] [-json] LOG
 //	twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
 //	twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG
-//	twinward-audit prune    OFFICE [-keep D [-short]] LOG
+//	twinward-audit prune    OFFICE [-records] [-keep D [-short]] [-quiet D] LOG
 //	twinward-audit hold     OFFICE -matter M [-agent A] [-user U] [-records N,N] LOG
 //	twinward-audit release  OFFICE -matter M LOG
 //
-// LOG is the log's folder. KEY is the log's verifier key, or a file that holds
+// LOG is the log's folder. Where older files of a log were moved to an archive,
+// name both, as in a PATH: ARCHIVE:LOG (";" on Windows). The commands that write
+// take one folder. KEY is the log's verifier key, or a file that holds
 // it; take it from a place that the log's writer cannot change.
 //
 // COMPARE is what the log is compared with; each may be repeated. Without an
@@ -84,8 +86,12 @@
 // record's commitment; check -disclosure verifies it together with a proof.
 //
 // erase makes arguments unreadable and leaves every proof valid; prune does so
-// with those older than -keep (4416h, six months); hold forbids both for what it
-// names, or for everything, until release. They write to the log, so its host
+// with those older than -keep (4416h, six months), and with -records removes the
+// oldest files of the log, too, as far as all in them is that old: hashes and
+// administrative acts are left of them, on which all proofs hold, and verify says
+// what was removed, by whom and why. Of a time in which nothing was recorded, only
+// -quiet (168h) counts, for the clock may have been wrong. hold forbids all this
+// for what it names, or for everything, until release. They write to the log, so its host
 // must have stopped. OFFICE is
 //
 //	-by WHO -reason WHY  required, and on record
@@ -132,7 +138,7 @@ const usage = `Usage:
   twinward-audit values   [-kek FILE] [-values DIR] [-json] LOG
   twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
   twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG
-  twinward-audit prune    OFFICE [-keep D [-short]] LOG
+  twinward-audit prune    OFFICE [-records] [-keep D [-short]] [-quiet D] LOG
   twinward-audit hold     OFFICE -matter M [-agent A] [-user U] [-records N,N] LOG
   twinward-audit release  OFFICE -matter M LOG
 OFFICE is -by WHO -reason WHY [-keyfile FILE] [-values DIR] [-json].

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/internal/visible"
@@ -18,7 +17,7 @@ func proveCommand() command {
 		if *seq == 0 {
 			return fmt.Errorf("%w: -record is missing", errUsage)
 		}
-		p, err := audit.Prove(ctx, os.DirFS(dir), *seq)
+		p, err := audit.Prove(ctx, folderOf(dir), *seq)
 		if err != nil {
 			return err
 		}

@@ -141,9 +141,9 @@ func trustOf(keys files, compare *anchors, dirs []string) ([]*audit.VerifyOption
 func verified(ctx context.Context, dir string, trusted []*audit.VerifyOptions) (report.Log, error) {
 	var failure error
 	for _, opts := range trusted {
-		rep, err := audit.Verify(ctx, os.DirFS(dir), opts)
+		rep, err := audit.Verify(ctx, folderOf(dir), opts)
 		if err == nil {
-			return report.Log{Origin: rep.Origin, Records: audit.Scan(ctx, os.DirFS(dir), audit.Filter{}), Verified: &rep}, nil
+			return report.Log{Origin: rep.Origin, Records: audit.Scan(ctx, folderOf(dir), audit.Filter{}), Verified: &rep}, nil
 		}
 		// The error that came furthest is about the right key.
 		if failure == nil || rep.Checkpoints > 0 {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -33,7 +32,7 @@ func showCommand() command {
 			return err
 		}
 		w := bufio.NewWriter(out)
-		records := sel.records(ctx, os.DirFS(dir))
+		records := sel.records(ctx, folderOf(dir))
 		if values == nil {
 			return errors.Join(printRecords(w, records, *asJSON), w.Flush())
 		}

@@ -51,7 +51,7 @@ func tailCommand() command {
 			}
 			before = now
 			// An outcome is selected with its call, so calls from before count.
-			for r, err := range sel.records(ctx, os.DirFS(dir)) {
+			for r, err := range sel.records(ctx, folderOf(dir)) {
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -75,7 +75,7 @@ func printLast(ctx context.Context, sel selection, dir string, n int, out io.Wri
 	var ring []audit.Record
 	var last uint64
 	seen := 0
-	for r, err := range sel.records(ctx, os.DirFS(dir)) {
+	for r, err := range sel.records(ctx, folderOf(dir)) {
 		if err != nil {
 			return last, err
 		}
@@ -108,7 +108,7 @@ type state struct {
 }
 
 func stateOf(dir string) state {
-	names, _ := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	names, _ := filepath.Glob(filepath.Join(homeOf(dir), "*.jsonl"))
 	if len(names) == 0 {
 		return state{}
 	}

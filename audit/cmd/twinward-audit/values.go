@@ -39,6 +39,7 @@ func (r *reading) open(ctx context.Context, log string) (*audit.Values, error) {
 
 // valuesOf is the folder of a log's values.
 func valuesOf(log, dir string) string {
+	log = homeOf(log)
 	for len(log) > 1 && os.IsPathSeparator(log[len(log)-1]) {
 		log = log[:len(log)-1]
 	}
@@ -127,7 +128,7 @@ func valuesCommand() command {
 		if err != nil {
 			return err
 		}
-		rep, err := v.Check(ctx, audit.Scan(ctx, os.DirFS(dir), audit.Filter{}))
+		rep, err := v.Check(ctx, audit.Scan(ctx, folderOf(dir), audit.Filter{}))
 		if err != nil {
 			return err
 		}
@@ -171,7 +172,7 @@ func discloseCommand() command {
 		if err != nil {
 			return err
 		}
-		p, err := audit.Prove(ctx, os.DirFS(dir), *seq)
+		p, err := audit.Prove(ctx, folderOf(dir), *seq)
 		if err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func verifyCommand() command {
 		if err != nil {
 			return err
 		}
-		rep, err := audit.Verify(ctx, os.DirFS(dir), opts)
+		rep, err := audit.Verify(ctx, folderOf(dir), opts)
 		if *asJSON {
 			return printJSON(out, rep, err)
 		}
@@ -115,6 +115,9 @@ func printReport(out io.Writer, rep audit.VerifyReport) {
 	fmt.Fprintf(out, "verified: %s\n", visible.Text(rep.Origin))
 	fmt.Fprintf(out, "records:  %d (%d signed, %d anchored), %d checkpoints\n", rep.Records, rep.Signed, rep.Anchored, rep.Checkpoints)
 	fmt.Fprintf(out, "root:     %s (size %d)\n", rep.Root, rep.Signed)
+	if p := rep.Pruned; p != nil {
+		fmt.Fprintf(out, "pruned:   records 1 to %d, but for %d, on %s by %s: record %d\n", p.Records, p.Kept, p.Time.Format(time.RFC3339), visible.Text(p.Change.By), p.Record)
+	}
 	for _, c := range rep.Cosignatures {
 		fmt.Fprintf(out, "witness:  %s signed records 1 to %d on %s\n", visible.Text(c.Witness), c.Records, c.Time.Format(time.RFC3339))
 	}

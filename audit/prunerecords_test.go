@@ -1,0 +1,346 @@
+package audit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+)
+
+// An aged is a log of two years: an act a day, in small segments, an
+// administrative act on day 3, a new key on day 5 and another on day 400.
+type aged struct {
+	*keeper
+	now     time.Time
+	first   *audit.Key
+	anchors map[int]string // checkpoints by day
+}
+
+var longAgo = time.Date(2024, 1, 1, 9, 0, 0, 0, time.UTC)
+
+func newAged(t testing.TB, opts audit.Options, days int) *aged {
+	a := &aged{now: longAgo, anchors: map[int]string{}}
+	opts.Clock = func() time.Time { return a.now }
+	opts.SegmentSize = 4000
+	a.keeper = newKeeper(t, opts)
+	a.first = a.key
+	for day := range days {
+		a.now = longAgo.Add(time.Duration(day) * 24 * time.Hour)
+		switch day {
+		case 3:
+			require.NoError(t, a.Append(ctx, audit.Event{Kind: audit.KindIdentity, Door: audit.DoorAdmin, Action: "register_agent", Resource: "standup", Change: &officer}))
+		case 5, 400:
+			next := must(audit.NewKey(a.key.Origin()))
+			require.NoError(t, a.Rotate(ctx, next, officer))
+			a.opts.OldKeys = append([]*audit.Key{a.key}, a.opts.OldKeys...)
+			a.key = next
+		default:
+			c := must(a.Begin(ctx, act("a", "u", audit.ClassWrite)))
+			if day%10 != 0 {
+				require.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK}))
+			}
+		}
+		a.anchors[day] = string(must(a.Checkpoint(ctx)).Text)
+	}
+	return a
+}
+
+// reopen closes the log and opens it again.
+func (a *aged) reopen() {
+	require.NoError(a.t, a.Close())
+	a.open()
+}
+
+// pinned verifies with the log's very first key, and anchors of these days.
+func (a *aged) pinned(dir fstest.MapFS, days ...int) (audit.VerifyReport, error) {
+	opts := &audit.VerifyOptions{Key: a.first.VerifierKey()}
+	for _, d := range days {
+		opts.Anchors = append(opts.Anchors, a.anchors[d])
+	}
+	return audit.Verify(ctx, dir, opts)
+}
+
+func seqs(t testing.TB, dir fstest.MapFS) (list []uint64) {
+	for r, err := range audit.Scan(ctx, dir, audit.Filter{}) {
+		require.NoError(t, err)
+		list = append(list, r.Seq)
+	}
+	return list
+}
+
+func TestPruneRecords(t *testing.T) {
+	a := newAged(t, audit.Options{}, 600)
+	whole := a.st.FS()
+	proof := must(audit.Prove(ctx, whole, 7)).Text()
+	before, err := a.pinned(whole, 4, 100, 599)
+	require.NoError(t, err)
+	assert.Nil(t, before.Pruned)
+
+	p, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Greater(t, p.Segments, 50)
+	assert.Equal(t, uint64(3), p.Kept, "a registration and two new keys")
+	assert.Greater(t, p.Values, 300, "arguments go with their records")
+	dir := a.st.FS()
+	assert.NotContains(t, dir, audit.SegmentName(1))
+	assert.NotContains(t, dir, audit.SegmentName(p.Segments))
+	assert.Contains(t, dir, audit.SegmentName(p.Segments+1))
+
+	// It is on record, and everything else verifies: anchors from before and after,
+	// from the first key on.
+	rep, err := a.pinned(dir, 4, 100, 410, 599)
+	require.NoError(t, err)
+	require.NotNil(t, rep.Pruned)
+	want := *rep.Pruned
+	assert.Equal(t, audit.Pruned{Records: p.Next - 1, Root: want.Root, Kept: 3, Segments: p.Segments, Record: before.Records + 1, Time: a.now, Change: officer}, want)
+	assert.Equal(t, before.Records+1, rep.Records)
+	assert.Contains(t, strings.Join(rep.Caveats, "\n"), fmt.Sprintf("pruned as record %d says", want.Record))
+	assert.Empty(t, slices.DeleteFunc(rep.Open, func(n uint64) bool { return n >= p.Next }))
+	root, err := tlog.TreeHash(int64(want.Records), hashesOf(t, whole))
+	require.NoError(t, err)
+	assert.Equal(t, root, want.Root)
+
+	// What is there is read, in order: first the administrative acts.
+	list := seqs(t, dir)
+	assert.True(t, slices.IsSorted(list))
+	assert.Equal(t, p.Next, list[3])
+	assert.Len(t, list, int(rep.Records-p.Next)+1+3)
+	var live []uint64
+	for r, err := range a.Query(ctx, audit.Filter{}) {
+		require.NoError(t, err)
+		live = append(live, r.Seq)
+	}
+	assert.Equal(t, list, live)
+	for _, seq := range []uint64{list[0], list[2], p.Next, rep.Records} { // also of what was kept
+		_, err := audit.VerifyProof(must(audit.Prove(ctx, dir, seq)).Text(), nil, a.key.VerifierKey())
+		assert.NoError(t, err)
+	}
+	_, err = audit.Prove(ctx, dir, 7)
+	assert.ErrorIs(t, err, audit.ErrPruned)
+	_, err = audit.VerifyProof(proof, nil, a.key.VerifierKey())
+	assert.NoError(t, err, "an old proof stays one")
+
+	// A second time there is nothing to do; later, there is, after reopening too.
+	again, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Zero(t, again)
+	a.reopen()
+	for range 100 {
+		a.now = a.now.Add(24 * time.Hour)
+		must(a.Begin(ctx, act("a", "u", audit.ClassWrite)))
+	}
+	later, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Greater(t, later.Next, p.Next)
+	a.reopen()
+	rep, err = a.pinned(a.st.FS(), 4, 100, 410, 599)
+	require.NoError(t, err)
+	assert.Equal(t, later.Next-1, rep.Pruned.Records)
+	assert.NotEqual(t, want.Record, rep.Pruned.Record)
+	names := slices.Collect(maps.Keys(a.st.FS()))
+	assert.Len(t, slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, "pruned.") }), 1)
+
+	// Files that were archived are put beside the others, and it is as before.
+	all := a.st.FS()
+	for name, f := range whole {
+		if all[name] == nil {
+			all[name] = f
+		}
+	}
+	for name, f := range dir {
+		if all[name] == nil {
+			all[name] = f
+		}
+	}
+	rep, err = a.pinned(all, 4, 100, 410, 599)
+	require.NoError(t, err)
+	assert.Nil(t, rep.Pruned)
+	assert.Len(t, seqs(t, all), int(rep.Records))
+}
+
+// hashesOf reads the hashes of all records, as tlog wants them.
+func hashesOf(t testing.TB, dir fstest.MapFS) tlog.HashReader {
+	var stored []tlog.Hash
+	read := tlog.HashReaderFunc(func(at []int64) (list []tlog.Hash, err error) {
+		for _, i := range at {
+			list = append(list, stored[i])
+		}
+		return list, nil
+	})
+	n := int64(0)
+	for r, err := range audit.Scan(ctx, dir, audit.Filter{}) {
+		require.NoError(t, err)
+		h, err := tlog.StoredHashes(n, must(r.MarshalJSON()), read)
+		require.NoError(t, err)
+		stored = append(stored, h...)
+		n++
+	}
+	return read
+}
+
+func TestPruneRecordsKeeps(t *testing.T) {
+	a := newAged(t, audit.Options{}, 300)
+	for name, f := range map[string]func() error{
+		"nobody": func() error { _, err := a.PruneRecords(ctx, audit.Retention{}, audit.Change{}); return err },
+		"short":  func() error { _, err := a.PruneRecords(ctx, audit.Retention{Other: time.Hour}, officer); return err },
+	} {
+		assert.Error(t, f(), name)
+	}
+	_, err := (*audit.Log)(nil).PruneRecords(ctx, audit.Retention{}, officer)
+	assert.ErrorIs(t, err, audit.ErrNoLog)
+	nothing := func(keep audit.Retention, why string) {
+		t.Helper()
+		p, err := a.PruneRecords(ctx, keep, officer)
+		require.NoError(t, err)
+		assert.Zero(t, p, why)
+		assert.Contains(t, a.st.FS(), audit.SegmentName(1))
+	}
+	nothing(audit.Retention{Write: 400 * 24 * time.Hour}, "the class is to be kept")
+	require.NoError(t, a.Hold(ctx, "case", audit.Subject{Agent: "a"}, officer))
+	nothing(audit.Retention{}, "held")
+	require.NoError(t, a.Release(ctx, "case", officer))
+
+	// A clock that is set forward, with records since, makes nothing old but what
+	// a week more would.
+	right := a.now
+	a.now = right.Add(400 * 24 * time.Hour)
+	a.begin(act("a", "u", audit.ClassWrite))
+	p, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	oldest := a.record(p.Next)
+	assert.WithinDuration(t, right.Add(-audit.SixMonths+audit.DefaultQuiet), oldest.Time, 7*24*time.Hour)
+	v, err := a.Prune(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Less(t, v.Values, 10, "values, too")
+
+	// What a sink has not taken stays.
+	b := newAged(t, audit.Options{Sinks: []audit.Feed{{Sink: &refusingSink{}, Retry: time.Hour, Drain: -1}}}, 250)
+	p, err = b.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	assert.Zero(t, p)
+}
+
+type refusingSink struct{}
+
+func (refusingSink) Send(context.Context, []audit.Record) error { return errors.New("down") }
+
+func TestPruneRecordsNeedsRecord(t *testing.T) {
+	a := newAged(t, audit.Options{}, 420)
+	before := a.st.FS()
+	p, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+	require.NoError(t, err)
+	dir := a.st.FS()
+	name := ""
+	for n := range dir {
+		if strings.HasPrefix(n, "pruned.") {
+			name = n
+		}
+	}
+	_, err = a.pinned(dir)
+	require.NoError(t, err)
+
+	lines := strings.SplitAfter(string(dir[name].Data), "\n")
+	change := func(f func(dir fstest.MapFS)) fstest.MapFS {
+		c := maps.Clone(dir)
+		f(c)
+		return c
+	}
+	text := func(s string) func(fstest.MapFS) {
+		return func(d fstest.MapFS) { d[name] = &fstest.MapFile{Data: []byte(s)} }
+	}
+	at := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, "register_agent") })
+	require.Positive(t, at)
+	leaf := tlog.RecordHash([]byte(strings.TrimSuffix(lines[at], "\n")))
+	hidden := fmt.Sprintf("{\"leaves\":\"%s\"}\n", b64(leaf[:]))
+	for what, bad := range map[string]fstest.MapFS{
+		"deleted with what is left of it": change(func(d fstest.MapFS) { delete(d, name) }),
+		"one segment more":                change(func(d fstest.MapFS) { delete(d, audit.SegmentName(p.Segments+1)) }),
+		"one more, and renamed": change(func(d fstest.MapFS) {
+			delete(d, audit.SegmentName(p.Segments+1))
+			d[strings.Replace(name, fmt.Sprintf("%08d", p.Segments+1), fmt.Sprintf("%08d", p.Segments+2), 1)] = d[name]
+			delete(d, name)
+		}),
+		"an act hidden":  change(text(strings.Join(slices.Replace(slices.Clone(lines), at, at+1, hidden), ""))),
+		"an act changed": change(text(strings.Replace(string(dir[name].Data), "register_agent", "register_agenT", 1))),
+		"a hash changed": change(text(strings.Replace(string(dir[name].Data), `{"leaves":"`, `{"leaves":"AAAA`, 1))),
+		"a line missing": change(text(strings.Join(slices.Delete(slices.Clone(lines), 1, 2), ""))),
+		"cut":            change(text(string(dir[name].Data[:len(dir[name].Data)/2]))),
+		"emptied":        change(text("")),
+		"no record of it": change(func(d fstest.MapFS) { // the state of before, without the files
+			for n := range d {
+				if before[n] != nil {
+					d[n] = before[n]
+				}
+			}
+		}),
+		"the rest": change(func(d fstest.MapFS) {
+			last := audit.SegmentName(p.Segments + 1)
+			d[last] = &fstest.MapFile{Data: []byte(strings.Replace(string(d[last].Data), "slack__post", "slack__posT", 1))}
+		}),
+	} {
+		t.Run(what, func(t *testing.T) {
+			_, err := a.pinned(bad)
+			assert.ErrorIs(t, err, audit.ErrTampered)
+		})
+	}
+	require.NoError(t, a.Close())
+	for _, what := range []string{name} {
+		gone := audittest.NewMemoryFS(change(func(d fstest.MapFS) { delete(d, what) }))
+		_, err = audit.New(gone, &audit.Options{Key: a.key, OldKeys: a.opts.OldKeys})
+		assert.ErrorIs(t, err, audit.ErrTampered)
+	}
+}
+
+// A crash or an error at any step of a pruning leaves a log that opens and verifies
+// and in which nothing is gone without record; doing it again does it.
+func TestPruneRecordsInterrupted(t *testing.T) {
+	base := newAged(t, audit.Options{}, 230)
+	require.NoError(t, base.Close())
+	for _, op := range []string{"create", "write", "truncate", "sync", "names", "rename", "remove"} {
+		for n := range 4 {
+			t.Run(fmt.Sprint(op, n), func(t *testing.T) {
+				k := *base.keeper
+				a := &aged{&k, base.now, base.first, base.anchors}
+				a.st, a.vs = base.st.PowerCut(0), base.vs.PowerCut(0)
+				a.open()
+				count, failed := 0, false
+				a.st.FailOn(func(o string) error {
+					if o == op {
+						if count++; count == n+1 {
+							failed = true
+							return errors.New("injected")
+						}
+					}
+					return nil
+				})
+				_, err := a.PruneRecords(ctx, audit.Retention{}, officer)
+				if !failed {
+					require.NoError(t, err)
+				}
+				a.st.FailOn(nil)
+				a.st, a.vs = a.st.PowerCut(0), a.vs.PowerCut(0)
+				_, err = a.pinned(a.st.FS(), 4, 229)
+				require.NoError(t, err)
+				a.open()
+				_, err = a.PruneRecords(ctx, audit.Retention{}, officer)
+				require.NoError(t, err)
+				rep, err := a.pinned(a.st.FS(), 4, 229)
+				require.NoError(t, err)
+				require.NotNil(t, rep.Pruned)
+				assert.NotContains(t, a.st.FS(), audit.SegmentName(1))
+			})
+		}
+	}
+}
