@@ -148,7 +148,7 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 		expires = ends
 	}
 	return NewLease(r, v.ref, secret, bound, &LeaseOptions{
-		Scrubber: b.scrubber, Expires: expires, Now: b.opts.Now, Revoked: &v.revoked,
+		Scrubber: b.scrubber, Context: ctx, Expires: expires, Now: b.opts.Now, Revoked: &v.revoked,
 	})
 }
 

@@ -41,7 +41,8 @@ import (
 )
 
 // A Vault hands out leases: the one method that doors need. Implementations
-// are safe for concurrent use, and fail closed: any error means no secret.
+// are safe for concurrent use, and fail closed: any error means no secret. A
+// lease ends with ctx, the context of the call that it is for, if not before.
 //
 // The errors that callers tell apart are [ErrUnknown], [ErrUnbound],
 // [ErrOrigin], [ErrNoCurrent] and [ErrStore].

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sync"
@@ -21,6 +22,7 @@ type Lease struct {
 	expires  time.Time // zero: never
 	maxUses  int64     // zero: any number
 	revoked  *atomic.Bool
+	ctx      context.Context // of the call that the lease is for
 	released atomic.Bool
 	uses     atomic.Int64
 }
@@ -30,6 +32,9 @@ type LeaseOptions struct {
 	// Scrubber is what [Lease.Scrubber] returns; it must know the secret. Nil
 	// means one that knows this secret and no other.
 	Scrubber *Scrubber
+	// Context ends the lease when it is done. Nil means that nothing but its
+	// time does.
+	Context context.Context
 	// Expires is when the lease cannot be used any more. Zero means never.
 	Expires time.Time
 	// Now is the clock for Expires. Nil means [time.Now].
@@ -68,12 +73,15 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 	if r.MaxUses < 0 {
 		return nil, fmt.Errorf("lease of %q: %w", ref.Name, ErrExpired)
 	}
-	l := &Lease{ref: ref, secret: s, origin: bound, scheme: b.Scheme, now: time.Now, maxUses: r.MaxUses}
+	l := &Lease{ref: ref, secret: s, origin: bound, scheme: b.Scheme, now: time.Now, maxUses: r.MaxUses, ctx: context.Background()}
 	if l.scheme == nil {
 		l.scheme = Bearer()
 	}
 	if opts != nil {
 		l.expires, l.revoked = opts.Expires, opts.Revoked
+		if opts.Context != nil {
+			l.ctx = opts.Context
+		}
 		if opts.Now != nil {
 			l.now = opts.Now
 		}
@@ -95,7 +103,7 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 func (l *Lease) Ref() Ref { return l.ref }
 
 // Released reports whether the lease has ended.
-func (l *Lease) Released() bool { return l.released.Load() }
+func (l *Lease) Released() bool { return l.released.Load() || l.ctx.Err() != nil }
 
 // Expires is when the lease ends by itself, or zero if it does not.
 func (l *Lease) Expires() time.Time { return l.expires }
@@ -105,6 +113,8 @@ func (l *Lease) use() error {
 	switch {
 	case l.released.Load():
 		return ErrReleased
+	case l.ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrReleased, context.Cause(l.ctx))
 	case l.revoked != nil && l.revoked.Load():
 		return fmt.Errorf("%w: %s", ErrRevoked, l.ref)
 	case !l.expires.IsZero() && !l.now().Before(l.expires):
