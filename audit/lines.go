@@ -235,6 +235,7 @@ func (lr *lineReader) take(line []byte) (item, error) {
 		if rec.Seq != seq {
 			return item{}, fmt.Errorf("%w: it is numbered %d", errLine, rec.Seq)
 		}
+		rec.stored = string(line)
 		it.record = &rec
 	} else if bytes.IndexByte(line, 0) >= 0 {
 		return item{}, fmt.Errorf("%w: a block of it was not written", errLine)

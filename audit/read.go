@@ -69,16 +69,25 @@ func (f Filter) matcher(pruned func(call uint64) bool) func(Record) bool {
 // an unfinished write, and with an error that wraps [ErrTampered] at damage.
 func Scan(ctx context.Context, dir fs.FS, filter Filter) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		src, _, err := folderFiles(dir)
-		if err == nil && src.last == 0 {
-			err = fmt.Errorf("audit: there is no %s in the folder: %w", SegmentName(1), fs.ErrNotExist)
-		}
+		lr, err := folderLines(dir)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		scan(ctx, newLineReader(src, src.begin()), filter, yield)
+		scan(ctx, lr, filter, yield)
 	}
+}
+
+// folderLines reads the log in a folder from its beginning.
+func folderLines(dir fs.FS) (*lineReader, error) {
+	src, _, err := folderFiles(dir)
+	if err == nil && src.last == 0 {
+		err = fmt.Errorf("audit: there is no %s in the folder: %w", SegmentName(1), fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newLineReader(src, src.begin()), nil
 }
 
 // Query is [Scan] over the log's own durable records, up to now.

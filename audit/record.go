@@ -31,6 +31,19 @@ type Record struct {
 	Event   *Event   `json:"event,omitempty"`
 	// Args commits to the arguments of the intent or event, if it had any.
 	Args *Commitment `json:"args,omitempty"`
+
+	stored string // the line that it was read from
+}
+
+// Line returns the line of a record, without its newline. That of a record that
+// was read from a log is the very bytes that the log stores, also where a later
+// version wrote fields that this one does not know: what proofs are about.
+// Changing a field does not change it; another record's is as of MarshalJSON.
+func (r Record) Line() ([]byte, error) {
+	if r.stored != "" {
+		return []byte(r.stored), nil
+	}
+	return r.MarshalJSON()
 }
 
 // Door returns the door of the intent or event, and "" for an outcome.
@@ -66,7 +79,8 @@ func (r Record) Decision() *Decision {
 	return nil
 }
 
-// MarshalJSON returns the line that the log stores for the record.
+// MarshalJSON returns the line that this version of the log would store for the
+// record.
 func (r Record) MarshalJSON() ([]byte, error) {
 	enc, err := body{r.Intent, r.Call, r.Outcome, r.Event, r.Args}.encode()
 	if err != nil {

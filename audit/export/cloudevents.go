@@ -1,6 +1,7 @@
 package export
 
 import (
+	"encoding/json"
 	"io"
 	"iter"
 	"net/url"
@@ -13,16 +14,16 @@ import (
 // A cloudEvent is a record in the envelope of CloudEvents 1.0. Its type is
 // "dev.twinward.audit." and "intent", "outcome" or the kind of the event.
 type cloudEvent struct {
-	SpecVersion     string       `json:"specversion"`
-	ID              string       `json:"id"`
-	Source          string       `json:"source"`
-	Type            string       `json:"type"`
-	Time            time.Time    `json:"time"`
-	Subject         string       `json:"subject,omitempty"`
-	DataContentType string       `json:"datacontenttype"`
-	Sequence        string       `json:"sequence"`
-	TraceParent     string       `json:"traceparent,omitempty"`
-	Data            audit.Record `json:"data"`
+	SpecVersion     string          `json:"specversion"`
+	ID              string          `json:"id"`
+	Source          string          `json:"source"`
+	Type            string          `json:"type"`
+	Time            time.Time       `json:"time"`
+	Subject         string          `json:"subject,omitempty"`
+	DataContentType string          `json:"datacontenttype"`
+	Sequence        string          `json:"sequence"`
+	TraceParent     string          `json:"traceparent,omitempty"`
+	Data            json.RawMessage `json:"data"`
 }
 
 func writeCloudEvents(w io.Writer, records iter.Seq2[audit.Record, error], o Options) error {
@@ -31,9 +32,13 @@ func writeCloudEvents(w io.Writer, records iter.Seq2[audit.Record, error], o Opt
 		if err != nil {
 			return err
 		}
+		line, err := r.Line()
+		if err != nil {
+			return err
+		}
 		ce := cloudEvent{
 			SpecVersion: "1.0", ID: strconv.FormatUint(r.Seq, 10), Source: source, Time: r.Time.UTC(),
-			Type: "dev.twinward.audit.outcome", DataContentType: "application/json", Data: r,
+			Type: "dev.twinward.audit.outcome", DataContentType: "application/json", Data: line,
 			Subject: r.Actor().Agent,
 		}
 		// Fixed width, so that the sequence extension sorts as text.

@@ -96,11 +96,11 @@ func writeRecords(w io.Writer, records iter.Seq2[audit.Record, error]) error {
 		if err != nil {
 			return err
 		}
-		line, err := r.MarshalJSON()
+		line, err := r.Line()
 		if err != nil {
 			return err
 		}
-		if _, err := w.Write(append(line, '\n')); err != nil {
+		if _, err := w.Write(append(visible.JSON(line), '\n')); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"iter"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -351,4 +353,35 @@ func BenchmarkExport(b *testing.B) {
 			b.ReportMetric(2e5/(b.Elapsed().Seconds()/float64(b.N)), "records/s")
 		})
 	}
+}
+
+// The fingerprints are of what the log stores, also of records that a later
+// version wrote.
+func TestFingerprintsAreOfTheStoredBytes(t *testing.T) {
+	dir := t.TempDir()
+	log, err := audit.Open(dir, &audit.Options{Origin: "later"})
+	require.NoError(t, err)
+	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindProbe, Action: "x"}))
+	require.NoError(t, log.Close())
+	name := filepath.Join(dir, audit.SegmentName(1))
+	text, err := os.ReadFile(name)
+	require.NoError(t, err)
+	lines := strings.SplitAfter(string(text), "\n")
+	later := strings.Replace(lines[1], `"action":"x"`, `"action":"x","of_later":{"b":"\u202e"}`, 1)
+	require.NoError(t, os.WriteFile(name, []byte(lines[0]+later), 0o600)) // not signed, which is not what this is about
+	write := func(f export.Format) string {
+		var b bytes.Buffer
+		require.NoError(t, export.Write(&b, f, audit.Scan(ctx, os.DirFS(dir), audit.Filter{}), &export.Options{OCSFVersion: export.OCSF19}))
+		return b.String()
+	}
+	var ev struct {
+		List []struct {
+			Fingerprint struct{ Value string }
+		} `json:"attestation_list"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(write(export.OCSF)), &ev))
+	require.Len(t, ev.List, 1)
+	assert.Equal(t, tlog.RecordHash([]byte(strings.TrimSuffix(later, "\n"))).String(), ev.List[0].Fingerprint.Value)
+	assert.Equal(t, later, write(export.NDJSON))
+	assert.Contains(t, write(export.CloudEvents), `"data":`+strings.TrimSuffix(later, "\n")+"}")
 }

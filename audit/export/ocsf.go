@@ -18,10 +18,9 @@ import (
 // place in the schema is in unmapped.
 //
 // The fingerprints in attestation_list are the RFC 6962 leaf hashes of the
-// records that the event was made from, whose numbers are in uid: together with
-// a proof from the log they show that it has these very records. They hold for
-// records that this version of the module wrote: fields of later versions are
-// not in them.
+// records that the event was made from, whose numbers are in uid, over the bytes
+// that the log stores: together with a proof from the log they show that it has
+// these very records.
 const (
 	// OCSF18 is the stable version 1.8.0. It has neither ai_agent nor
 	// attestation_list: these are in unmapped, in the form that they have in
@@ -258,7 +257,7 @@ func (a act) attest(origin string) ([]ocsfAttest, error) {
 		if r == nil {
 			continue
 		}
-		line, err := r.MarshalJSON()
+		line, err := r.Line()
 		if err != nil {
 			return nil, err
 		}

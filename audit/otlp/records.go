@@ -8,16 +8,17 @@ import (
 	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
 // logRecord is the record as a log of OTLP.
 func (e *Exporter) logRecord(r audit.Record) (logRecord, error) {
-	line, err := r.MarshalJSON()
+	line, err := r.Line()
 	if err != nil {
 		return logRecord{}, err
 	}
 	out := logRecord{
-		Time: nanos(r.Time), Observed: nanos(r.Time), Severity: info, Body: text(string(line)),
+		Time: nanos(r.Time), Observed: nanos(r.Time), Severity: info, Body: text(string(visible.JSON(line))),
 		Attributes: attributes{{recordUID, text(e.uid(r.Seq))}},
 	}
 	trace := ""

@@ -97,7 +97,7 @@ func (x *Index) Send(ctx context.Context, records []audit.Record) error {
 }
 
 func (x *Index) row(r audit.Record) ([]any, error) {
-	line, err := r.MarshalJSON()
+	line, err := r.Line()
 	if err != nil {
 		return nil, err
 	}

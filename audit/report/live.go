@@ -298,7 +298,7 @@ func eventOf(r audit.Record) string {
 			e.Why = show(c.By + ": " + c.Reason)
 		}
 	}
-	if line, err := r.MarshalJSON(); err == nil {
+	if line, err := r.Line(); err == nil {
 		e.Record = show(string(line))
 	}
 	data, err := json.Marshal(e)

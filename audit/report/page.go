@@ -97,7 +97,7 @@ type record struct {
 // Raw is the record of a row as the log holds it. The first row of a record is
 // where links to it lead.
 func (p *page) Raw(r Row) record {
-	text, err := r.Record.MarshalJSON()
+	text, err := r.Record.Line()
 	if err != nil {
 		text = []byte(err.Error())
 	}

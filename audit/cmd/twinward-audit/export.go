@@ -21,8 +21,8 @@ func exportCommand() command {
 	format := fs.String("format", "", "ndjson, csv, ocsf, ocsf-1.9 or cloudevents")
 	origin := fs.String("origin", "", "the log's name in the export")
 	subject := fs.String("subject", "", "everything about agent=NAME or user=NAME")
-	var read reading
-	read.register(fs)
+	var kept reading
+	kept.register(fs)
 	name := fs.String("o", "", "the file to write, instead of the standard output")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		if err := sel.check(); err != nil {
@@ -33,7 +33,7 @@ func exportCommand() command {
 		if *format == "ocsf-1.9" {
 			f, opts.OCSFVersion = export.OCSF, export.OCSF19
 		}
-		who, err := exportOf(*subject, *format, sel, read)
+		who, err := exportOf(*subject, *format, sel, kept)
 		if err != nil {
 			return err
 		}
@@ -43,6 +43,7 @@ func exportCommand() command {
 		if err := export.Write(io.Discard, cmp.Or(f, export.NDJSON), nothing, &opts); errors.Is(err, export.ErrFormat) {
 			return fmt.Errorf("%w: -format: %w", errUsage, err)
 		}
+		read := scan(audit.Scan)
 		if t.key != "" {
 			vopts, err := t.options(dir)
 			if err != nil {
@@ -53,18 +54,19 @@ func exportCommand() command {
 				return err // nothing is exported from a log that cannot be trusted
 			}
 			opts.Origin = cmp.Or(opts.Origin, rep.Origin)
+			read = rep.Scan // what was verified, whatever becomes of the folder
 		} else if t.given() {
 			return fmt.Errorf("%w: an anchor needs -key", errUsage)
 		}
-		values, err := read.open(ctx, dir)
+		values, err := kept.open(ctx, dir)
 		if err != nil {
 			return err
 		}
 		return writeTo(*name, out, func(w io.Writer) error {
 			if *subject != "" {
-				return writeSubject(ctx, w, who, values, sel.records(ctx, folderOf(dir)))
+				return writeSubject(ctx, w, who, values, sel.records(ctx, folderOf(dir), read))
 			}
-			return export.Write(w, f, sel.records(ctx, folderOf(dir)), &opts)
+			return export.Write(w, f, sel.records(ctx, folderOf(dir), read), &opts)
 		})
 	}}
 }

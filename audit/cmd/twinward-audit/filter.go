@@ -53,9 +53,12 @@ func (s *selection) check() error {
 	return nil
 }
 
+// A scan reads a log: [audit.Scan], or that of a verification.
+type scan func(ctx context.Context, dir fs.FS, filter audit.Filter) iter.Seq2[audit.Record, error]
+
 // records yields what is selected, outcomes with their calls.
-func (s selection) records(ctx context.Context, dir fs.FS) iter.Seq2[audit.Record, error] {
-	all := audit.Scan(ctx, dir, s.Filter)
+func (s selection) records(ctx context.Context, dir fs.FS, read scan) iter.Seq2[audit.Record, error] {
+	all := read(ctx, dir, s.Filter)
 	if s.action == "" && s.policy == "" {
 		return all
 	}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -69,18 +71,27 @@ func reportCommand() command {
 }
 
 // writeTo writes to a file that only its owner may read, or without a name to
-// out.
+// out. The file is there when all of it is, and else as it was before.
 func writeTo(name string, out io.Writer, write func(io.Writer) error) error {
 	if name == "" {
 		return write(out)
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() { // a pipe, say
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
 	if err != nil {
 		return err
 	}
-	err = write(f)
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	if err = errors.Join(write(f), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
 	}
 	return err
 }
@@ -143,7 +154,7 @@ func verified(ctx context.Context, dir string, trusted []*audit.VerifyOptions) (
 	for _, opts := range trusted {
 		rep, err := audit.Verify(ctx, folderOf(dir), opts)
 		if err == nil {
-			return report.Log{Origin: rep.Origin, Records: audit.Scan(ctx, folderOf(dir), audit.Filter{}), Verified: &rep}, nil
+			return report.Log{Origin: rep.Origin, Records: rep.Scan(ctx, folderOf(dir), audit.Filter{}), Verified: &rep}, nil
 		}
 		// The error that came furthest is about the right key.
 		if failure == nil || rep.Checkpoints > 0 {

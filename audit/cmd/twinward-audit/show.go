@@ -32,7 +32,7 @@ func showCommand() command {
 			return err
 		}
 		w := bufio.NewWriter(out)
-		records := sel.records(ctx, folderOf(dir))
+		records := sel.records(ctx, folderOf(dir), audit.Scan)
 		if values == nil {
 			return errors.Join(printRecords(w, records, *asJSON), w.Flush())
 		}
@@ -64,11 +64,11 @@ func printRecords(w io.Writer, records iter.Seq2[audit.Record, error], asJSON bo
 func printRecord(w io.Writer, r audit.Record, asJSON bool) error {
 	text := ""
 	if asJSON {
-		stored, err := r.MarshalJSON()
+		stored, err := r.Line()
 		if err != nil {
 			return err
 		}
-		text = string(stored)
+		text = string(visible.JSON(stored))
 	} else {
 		text = line(r)
 	}

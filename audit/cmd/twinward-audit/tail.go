@@ -51,7 +51,7 @@ func tailCommand() command {
 			}
 			before = now
 			// An outcome is selected with its call, so calls from before count.
-			for r, err := range sel.records(ctx, folderOf(dir)) {
+			for r, err := range sel.records(ctx, folderOf(dir), audit.Scan) {
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -75,7 +75,7 @@ func printLast(ctx context.Context, sel selection, dir string, n int, out io.Wri
 	var ring []audit.Record
 	var last uint64
 	seen := 0
-	for r, err := range sel.records(ctx, folderOf(dir)) {
+	for r, err := range sel.records(ctx, folderOf(dir), audit.Scan) {
 		if err != nil {
 			return last, err
 		}

@@ -59,11 +59,11 @@ type known struct {
 
 // reveal reads the arguments of a record, unless they cannot be had.
 func reveal(ctx context.Context, v *audit.Values, r audit.Record) (known, error) {
-	line, err := r.MarshalJSON()
+	line, err := r.Line()
 	if err != nil {
 		return known{}, err
 	}
-	k := known{Record: line}
+	k := known{Record: visible.JSON(line)}
 	if r.Args == nil {
 		return k, nil
 	}

@@ -57,9 +57,12 @@ func JSON(enc []byte) []byte {
 	out.Write(enc[:i])
 	for i < len(enc) {
 		r, n := utf8.DecodeRune(enc[i:])
-		if Hidden(r) {
+		switch {
+		case Hidden(r):
 			Escape(&out, r)
-		} else {
+		case r == utf8.RuneError && n == 1: // not UTF-8, which readers of JSON take for this
+			Escape(&out, r)
+		default:
 			out.Write(enc[i : i+n])
 		}
 		i += n
