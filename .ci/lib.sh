@@ -53,5 +53,6 @@ as_uid() {
 		PATH="$PATH" HOME="$work/home" TMPDIR=/tmp LANG=C.UTF-8 \
 		GOFLAGS="${GOFLAGS:-}" GOPROXY="$(go env GOPROXY)" GOSUMDB="$(go env GOSUMDB)" GOTOOLCHAIN=local \
 		TWINWARD_FULL="${TWINWARD_FULL:-}" TWINWARD_SOAK="${TWINWARD_SOAK:-}" \
+		TWINWARD_REALVAULT="${TWINWARD_REALVAULT:-}" \
 		bash -c 'cd "$0" && "$@"' "${uid_dir:-$work/uid}" "$@"
 }

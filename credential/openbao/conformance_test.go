@@ -1,0 +1,18 @@
+package openbao
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/credentialtest"
+)
+
+func TestStore(t *testing.T) {
+	v := realVault(t)
+	credentialtest.TestStore(t, func(t *testing.T, secrets map[string]string) credential.Store {
+		s := open(t, v, Options{Poll: 20 * time.Millisecond})
+		credentialtest.Seed(t, s, secrets)
+		return s
+	})
+}

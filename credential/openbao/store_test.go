@@ -1,0 +1,204 @@
+package openbao
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/credential"
+)
+
+func secret(text string) credential.Secret { return credential.NewSecret([]byte(text)) }
+
+// reveal is for tests only.
+func reveal(t *testing.T, s credential.Secret) string {
+	t.Helper()
+	var text string
+	require.NoError(t, s.Use(func(b []byte) error {
+		text = string(b)
+		return nil
+	}))
+	return text
+}
+
+func TestLifeOfASecret(t *testing.T) {
+	v := realVault(t)
+	s := open(t, v, Options{})
+	ctx := t.Context()
+
+	_, _, err := s.Get(ctx, credential.Ref{Name: "team/github"})
+	require.ErrorIs(t, err, credential.ErrUnknown)
+	ref, err := s.Put(ctx, "team/github", secret("first value"), 0, "made by hand")
+	require.NoError(t, err)
+	require.Equal(t, credential.Ref{Name: "team/github", Version: 1}, ref)
+	_, _, err = s.Get(ctx, credential.Ref{Name: "team/github"})
+	require.ErrorIs(t, err, credential.ErrNoCurrent)
+	require.NoError(t, s.SetState(ctx, ref, credential.StatePending, credential.StateCurrent))
+
+	binary := "\xff\x00\xfe binary \"quoted\""
+	second, err := s.Put(ctx, "team/github", secret(binary), 1, "")
+	require.NoError(t, err)
+	_, err = s.Put(ctx, "team/github", secret("too late"), 1, "")
+	require.ErrorIs(t, err, credential.ErrConflict)
+	got, value, err := s.Get(ctx, credential.Ref{Name: "team/github"})
+	require.NoError(t, err)
+	require.Equal(t, "first value", reveal(t, value))
+	require.Equal(t, ref, got.Ref)
+	require.Equal(t, "made by hand", got.Note)
+	require.NoError(t, s.SetState(ctx, second, credential.StatePending, credential.StateCurrent))
+	_, value, err = s.Get(ctx, credential.Ref{Name: "team/github"})
+	require.NoError(t, err)
+	require.Equal(t, binary, reveal(t, value))
+
+	list, err := s.List(ctx, "")
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	require.Equal(t, credential.StatePrevious, list[0].State)
+	require.Equal(t, credential.StateCurrent, list[1].State)
+	require.NoError(t, s.SetState(ctx, ref, credential.StatePrevious, credential.StateRevoked))
+	require.NoError(t, s.SetState(ctx, ref, credential.StateRevoked, credential.StateDestroyed))
+	_, _, err = s.Get(ctx, ref)
+	require.ErrorIs(t, err, credential.ErrDestroyed)
+	answer := v.admin(t, http.MethodGet, "secret/metadata/"+s.opts.Folder+"/team/github", nil)
+	require.Equal(t, true, answer["versions"].(map[string]any)["1"].(map[string]any)["destroyed"], "gone in the engine too")
+}
+
+// What was written with other tools can be read without a word of ours.
+func TestEntriesOfOtherTools(t *testing.T) {
+	v := realVault(t)
+	s := open(t, v, Options{})
+	ctx := t.Context()
+	path := "secret/data/" + s.opts.Folder + "/github"
+	for _, text := range []string{"one by hand", "two by hand", "three by hand"} {
+		v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": text, "owner": "ann"}})
+	}
+	states := func() string {
+		list, err := s.List(ctx, "github")
+		require.NoError(t, err)
+		var all []string
+		for _, v := range list {
+			all = append(all, string(v.State))
+		}
+		return strings.Join(all, " ")
+	}
+	require.Equal(t, "revoked previous current", states())
+	_, value, err := s.Get(ctx, credential.Ref{Name: "github"})
+	require.NoError(t, err)
+	require.Equal(t, "three by hand", reveal(t, value))
+
+	// From the first write through the store on, a new version waits.
+	_, err = s.Put(ctx, "github", secret("four through us"), 3, "")
+	require.NoError(t, err)
+	require.Equal(t, "revoked previous current pending", states())
+	v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "five by hand"}})
+	require.Equal(t, "revoked previous current pending pending", states())
+
+	// Deleted elsewhere, and taken back.
+	v.admin(t, http.MethodPost, "secret/delete/"+s.opts.Folder+"/github", map[string]any{"versions": []int{3}})
+	require.Equal(t, "revoked previous destroyed pending pending", states())
+	_, _, err = s.Get(ctx, credential.Ref{Name: "github"})
+	require.ErrorIs(t, err, credential.ErrNoCurrent)
+	require.NoError(t, s.SetState(ctx, credential.Ref{Name: "github", Version: 2}, credential.StatePrevious, credential.StateRevoked))
+	v.admin(t, http.MethodPost, "secret/undelete/"+s.opts.Folder+"/github", map[string]any{"versions": []int{3}})
+	require.Equal(t, "revoked revoked current pending pending", states())
+
+	// An entry that is deleted and made anew does not inherit states.
+	v.admin(t, http.MethodDelete, "secret/metadata/"+s.opts.Folder+"/github", nil)
+	v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "another life"}})
+	for range 2 {
+		v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "another life"}})
+	}
+	require.Equal(t, "pending pending pending", states())
+
+	// An entry without the member that we read.
+	v.admin(t, http.MethodPost, "secret/data/"+s.opts.Folder+"/odd", map[string]any{"data": map[string]any{"password": "hunter2hunter2"}})
+	_, _, err = s.Get(ctx, credential.Ref{Name: "odd"})
+	require.ErrorIs(t, err, ErrAnswer)
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+// Versions that may still be wanted do not fall out at the engine's old end.
+func TestManyVersions(t *testing.T) {
+	v := realVault(t)
+	s := open(t, v, Options{})
+	ctx := t.Context()
+	first, err := s.Put(ctx, "long", secret("the first value"), 0, "")
+	require.NoError(t, err)
+	require.NoError(t, s.SetState(ctx, first, credential.StatePending, credential.StateCurrent))
+	for n := range uint64(60) {
+		_, err := s.Put(ctx, "long", secret("waiting in line"), n+1, "")
+		require.NoError(t, err)
+	}
+	_, value, err := s.Get(ctx, credential.Ref{Name: "long"})
+	require.NoError(t, err)
+	require.Equal(t, "the first value", reveal(t, value))
+}
+
+// Of many who promote at once, each move is done by exactly one.
+func TestPromotionsRace(t *testing.T) {
+	v := realVault(t)
+	one := open(t, v, Options{})
+	two := open(t, v, Options{Folder: one.opts.Folder})
+	ctx := t.Context()
+	const versions, racers = 5, 8
+	for n := range uint64(versions) {
+		_, err := one.Put(ctx, "raced", secret("value of a race"), n, "")
+		require.NoError(t, err)
+	}
+	for n := range uint64(versions) {
+		var wg sync.WaitGroup
+		errs := make([]error, racers)
+		for i := range racers {
+			wg.Go(func() {
+				s := []*Store{one, two}[i%2]
+				errs[i] = s.SetState(ctx, credential.Ref{Name: "raced", Version: n + 1}, credential.StatePending, credential.StateCurrent)
+			})
+		}
+		wg.Wait()
+		won := 0
+		for _, err := range errs {
+			if err == nil {
+				won++
+			} else {
+				assert.ErrorIs(t, err, credential.ErrConflict)
+			}
+		}
+		assert.Equal(t, 1, won)
+	}
+	list, err := one.List(ctx, "raced")
+	require.NoError(t, err)
+	for i, want := range []credential.State{"revoked", "revoked", "revoked", "previous", "current"} {
+		assert.Equal(t, want, list[i].State)
+	}
+}
+
+func TestWatchSeesOthers(t *testing.T) {
+	v := realVault(t)
+	s := open(t, v, Options{Poll: 20 * time.Millisecond})
+	other := open(t, v, Options{Folder: s.opts.Folder})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ref := credential.Ref{Name: "watched", Version: 1}
+	var seen []credential.Ref
+	for got, err := range s.Watch(ctx) {
+		require.NoError(t, err)
+		seen = append(seen, got)
+		switch len(seen) {
+		case 1:
+			_, err := other.Put(ctx, "watched", secret("seen from afar"), 0, "")
+			require.NoError(t, err)
+		case 2:
+			require.NoError(t, other.SetState(ctx, ref, credential.StatePending, credential.StateCurrent))
+		}
+		if len(seen) == 3 {
+			break
+		}
+	}
+	require.Equal(t, []credential.Ref{{}, ref, ref}, seen)
+}
