@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -29,6 +30,9 @@ type Broker struct {
 	opts     BrokerOptions
 	scrubber *Scrubber
 
+	tokens *tokens // what secrets were traded for
+	grants gate    // one exchange of a grant at a time
+
 	admin chan struct{} // holds one token while an administrative act is done
 
 	mu    sync.RWMutex
@@ -52,6 +56,9 @@ type BrokerOptions struct {
 	StoreTimeout time.Duration
 	// LeaseTTL is how long a lease can be used. Zero means 15 minutes.
 	LeaseTTL time.Duration
+	// Client sends the requests by which secrets are traded for tokens. It must
+	// not follow redirects. Nil means that each [Exchanger] uses its own.
+	Client *http.Client
 	// Logger hears of stores that do not answer. Nil means silence.
 	Logger *slog.Logger
 	// Now is the clock. Nil means [time.Now].
@@ -100,6 +107,8 @@ func newBroker(store Store, log audit.Recorder, opts *BrokerOptions) *Broker {
 		o.Now = time.Now
 	}
 	b.life, b.end = context.WithCancel(context.Background())
+	b.tokens, b.grants = newTokens(b.life, b.background, o.Now), newGate()
+	b.tokens.forget = func(name string, h *heldToken) { _ = b.scrubber.Remove(Ref{name, h.version}, h.secret) }
 	return b
 }
 
@@ -119,22 +128,14 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 		return nil, err
 	}
 	e := b.entry(r.Credential)
-	k, err := b.fresh(ctx, e)
-	if err != nil {
-		return nil, err
+	bound := e.binding.Load()
+	if bound == nil {
+		if _, err := b.usable(ctx, e); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %q", ErrUnbound, r.Credential)
 	}
-	var bound Binding
-	if p := e.binding.Load(); p != nil {
-		bound = *p
-	}
-	v := k.current
-	switch {
-	case v == nil:
-		return nil, fmt.Errorf("%w: %q", ErrNoCurrent, r.Credential)
-	case v.revoked.Load(): // and the store could not be told yet
-		return nil, fmt.Errorf("%w: %s", ErrRevoked, v.ref)
-	}
-	secret, ends, err := b.material(ctx, r, v, bound)
+	m, err := b.material(ctx, r, e, bound)
 	if err != nil {
 		return nil, err
 	}
@@ -144,18 +145,12 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 	}
 	now := b.opts.Now()
 	expires := now.Add(ttl)
-	if !ends.IsZero() && ends.Before(expires) {
-		expires = ends
+	if !m.ends.IsZero() && m.ends.Before(expires) {
+		expires = m.ends
 	}
-	return NewLease(r, v.ref, secret, bound, &LeaseOptions{
-		Scrubber: b.scrubber, Context: ctx, Expires: expires, Now: b.opts.Now, Revoked: &v.revoked,
+	return NewLease(r, m.ref, m.secret, *bound, &LeaseOptions{
+		Scrubber: b.scrubber, Context: ctx, Expires: expires, Now: b.opts.Now, Revoked: m.revoked, Second: m.second,
 	})
-}
-
-// material returns what the lease that r asks for carries, and when that ends:
-// the secret itself, which does not end.
-func (b *Broker) material(ctx context.Context, r LeaseRequest, v *live, bound Binding) (Secret, time.Time, error) {
-	return v.secret, time.Time{}, nil
 }
 
 // Scrubber knows every version that the broker has read of the store.

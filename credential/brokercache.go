@@ -43,7 +43,8 @@ type known struct {
 type live struct {
 	ref     Ref
 	secret  Secret
-	revoked atomic.Bool // leases look at it
+	revoked atomic.Bool             // leases look at it
+	divided atomic.Pointer[Binding] // for whose scheme the scrubber knows its parts
 }
 
 // A flight is one reading of the store, which many wait for.

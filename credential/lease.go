@@ -23,6 +23,7 @@ type Lease struct {
 	maxUses  int64     // zero: any number
 	revoked  *atomic.Bool
 	ctx      context.Context // of the call that the lease is for
+	second   Second          // may be nil
 	released atomic.Bool
 	uses     atomic.Int64
 }
@@ -42,6 +43,24 @@ type LeaseOptions struct {
 	// Revoked, when set to true, makes the lease refuse. Nil means that its
 	// version is never revoked.
 	Revoked *atomic.Bool
+	// Second says what to try when the origin refuses the secret. Nil means
+	// nothing.
+	Second Second
+}
+
+// A Second is asked for another secret when an origin has answered 401 to a
+// request that can be sent again: for the other version that is live while a
+// secret is rotated, or for a new token. It is asked once for each request, and
+// what it returns is tried once. Nil means that there is nothing to try.
+type Second func(ctx context.Context) (*Other, error)
+
+// An Other is a secret to try in place of one that was refused.
+type Other struct {
+	// Secret must be known to the scrubber already.
+	Secret Secret
+	// Done is told the status of the answer, 0 if there was none. If it returns
+	// an error, the answer is withheld.
+	Done func(status int) error
 }
 
 // NewLease is how a [Vault] makes the lease that r asks for, out of the secret
@@ -78,7 +97,7 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 		l.scheme = Bearer()
 	}
 	if opts != nil {
-		l.expires, l.revoked = opts.Expires, opts.Revoked
+		l.expires, l.revoked, l.second = opts.Expires, opts.Revoked, opts.Second
 		if opts.Context != nil {
 			l.ctx = opts.Context
 		}
@@ -93,6 +112,9 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 			one := new(Scrubber)
 			// A secret destroyed since the check above cannot be sent either.
 			_ = one.AddVersion(ref, s)
+			if d, ok := l.scheme.(Divider); ok {
+				_ = learnParts(one, ref, s, d) // else it cannot be applied either
+			}
 			return one
 		})
 	}

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -36,10 +37,10 @@ const (
 // tokens is the cache of what secrets were traded for.
 type tokens struct {
 	now    func() time.Time
-	jitter func() float64               // 0 ≤ x < 1
-	run    func(func()) bool            // in the background; false: no more
-	life   context.Context              // of what runs there
-	forget func(key tokenKey, s Secret) // called for tokens that have ended
+	jitter func() float64                  // 0 ≤ x < 1
+	run    func(func()) bool               // in the background; false: no more
+	life   context.Context                 // of what runs there
+	forget func(name string, h *heldToken) // called for tokens that have ended
 
 	mu    sync.Mutex
 	slots map[tokenKey]*tokenSlot
@@ -66,7 +67,18 @@ type tokenSlot struct {
 	retry    time.Time
 	old      []*heldToken // given out before, perhaps still in use
 
-	unsaved *Token // of the flight: its Replace is not stored yet
+	// Of the flight: a token whose Replace is not stored yet, and the version
+	// that it comes after.
+	unsaved *Token
+	after   uint64
+	learned []learned
+}
+
+// learned is a secret that was met in an exchange.
+type learned struct {
+	ref    Ref
+	secret Secret
+	at     time.Time
 }
 
 // A heldToken is a token that leases carry. It does not change.
@@ -93,7 +105,7 @@ type trade func(ctx context.Context, slot *tokenSlot) (Token, uint64, error)
 func newTokens(life context.Context, run func(func()) bool, now func() time.Time) *tokens {
 	return &tokens{
 		now: now, jitter: rand.Float64, run: run, life: life,
-		forget: func(tokenKey, Secret) {},
+		forget: func(string, *heldToken) {},
 		slots:  make(map[tokenKey]*tokenSlot),
 	}
 }
@@ -199,7 +211,7 @@ func (c *tokens) evict() {
 	var any []tokenKey
 	for key, s := range c.slots {
 		s.mu.Lock()
-		idle := s.flight == nil && s.unsaved == nil
+		idle := s.flight == nil && s.unsaved == nil // the flight's, and there is none
 		h := s.held.Load()
 		s.mu.Unlock()
 		if idle && (h == nil || !now.Before(h.ends)) {
@@ -214,11 +226,11 @@ func (c *tokens) evict() {
 }
 
 func (c *tokens) drop(key tokenKey, s *tokenSlot) {
-	if h := s.held.Load(); h != nil {
-		c.forget(key, h.secret)
-	}
-	for _, h := range s.old {
-		c.forget(key, h.secret)
+	now := c.now()
+	for _, h := range append(s.old, s.held.Load()) {
+		if h != nil && !now.Before(h.ends) { // the others must be found if they come back
+			c.forget(key.name, h)
+		}
 	}
 	delete(c.slots, key)
 }
@@ -240,16 +252,17 @@ func (c *tokens) fly(s *tokenSlot, f *tokenFlight, key tokenKey, want wanted, do
 	ctx, cancel := context.WithTimeout(c.life, exchangeTimeout)
 	defer cancel()
 	t, traded, err := safely(ctx, s, do)
+	traded = cmp.Or(traded, want.version)
 	now := c.now()
 	var h *heldToken
 	if err == nil {
-		h, err = c.hold(t, max(traded, want.version), now)
+		h, err = c.hold(t, traded, now)
 	}
 	s.mu.Lock()
 	s.flight = nil
 	if err != nil {
 		f.err = err
-		s.failure, s.failed = err, max(traded, want.version)
+		s.failure, s.failed = err, traded
 		s.retry = now.Add(backoff(s.failures, c.jitter()))
 		s.failures++
 	} else {
@@ -262,7 +275,7 @@ func (c *tokens) fly(s *tokenSlot, f *tokenFlight, key tokenKey, want wanted, do
 			if now.Before(old.ends) {
 				kept = append(kept, old)
 			} else {
-				c.forget(key, old.secret)
+				c.forget(key.name, old)
 			}
 		}
 		s.old = kept

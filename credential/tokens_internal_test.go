@@ -36,7 +36,7 @@ func newTokenRig(t *testing.T) *tokenRig {
 		return true
 	}, func() time.Time { return time.Unix(0, r.clock.Load()) })
 	r.jitter = func() float64 { return 0.5 }
-	r.forget = func(tokenKey, Secret) { r.forgot.Add(1) }
+	r.forget = func(string, *heldToken) { r.forgot.Add(1) }
 	r.answer = func() (Token, uint64, error) { return r.token(time.Hour), 0, nil }
 	t.Cleanup(func() { end(); r.running.Wait() })
 	return r
@@ -257,5 +257,10 @@ func TestTokensAreBounded(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.LessOrEqual(t, len(r.slots), maxTokens)
-	assert.EqualValues(t, 50, r.forgot.Load())
+	assert.Zero(t, r.forgot.Load(), "they are valid")
+	r.pass(2 * time.Hour)
+	_, err := r.get(t.Context(), tokenKey{name: "one more"}, wanted{version: 1}, r.trade)
+	require.NoError(t, err)
+	assert.Len(t, r.slots, 1)
+	assert.EqualValues(t, maxTokens, r.forgot.Load())
 }

@@ -18,7 +18,7 @@ type transport struct {
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	out, err := t.prepare(req)
+	out, err := t.prepare(req, t.lease.secret, t.lease.use)
 	if err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close() // as a RoundTripper must, also on errors
@@ -26,20 +26,67 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := t.base.RoundTrip(out)
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		resp, err = t.again(req, resp)
+	}
 	if err != nil {
 		return nil, t.lease.Scrubber().err(err)
 	}
 	return t.clean(resp, req)
 }
 
+// again sends a request that was refused with another secret, if there is one
+// and the request can be repeated; else it returns the refusal.
+func (t *transport) again(req *http.Request, refusal *http.Response) (*http.Response, error) {
+	l := t.lease
+	if l.second == nil || req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
+		return refusal, nil
+	}
+	other, err := l.second(req.Context())
+	if err != nil || other == nil {
+		return refusal, nil // nothing better is to be had
+	}
+	twin := *req
+	if req.GetBody != nil {
+		if twin.Body, err = req.GetBody(); err != nil {
+			return refusal, nil
+		}
+	}
+	count := func() error { l.uses.Add(1); return nil } // the lease was for this request
+	out, err := t.prepare(&twin, other.Secret, count)
+	if err != nil {
+		if twin.Body != nil {
+			_ = twin.Body.Close()
+		}
+		return refusal, nil
+	}
+	_, _ = io.CopyN(io.Discard, refusal.Body, maxRefusal) // so that the connection can be used again
+	_ = refusal.Body.Close()
+	resp, err := t.base.RoundTrip(out)
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+	}
+	if e := other.Done(status); e != nil {
+		if resp != nil {
+			_ = resp.Body.Close()
+		}
+		return nil, e
+	}
+	return resp, err
+}
+
+// maxRefusal is how much of a refusal is read to keep its connection.
+const maxRefusal = 64 << 10
+
 // prepare returns the copy of req that carries the secret.
-func (t *transport) prepare(req *http.Request) (*http.Request, error) {
+func (t *transport) prepare(req *http.Request, secret Secret, use func() error) (*http.Request, error) {
 	l := t.lease
 	origin, err := originOf(req.URL)
 	if err != nil || origin != l.origin {
 		return nil, &OriginError{Credential: l.ref.Name, Bound: l.origin, Got: origin}
 	}
-	if err := l.use(); err != nil {
+	if err := use(); err != nil {
 		return nil, err
 	}
 	out := req.Clone(req.Context())
@@ -51,7 +98,7 @@ func (t *transport) prepare(req *http.Request) (*http.Request, error) {
 		out.Header.Del(name)
 	}
 	out.Header.Del("Accept-Encoding")
-	err = l.secret.Use(func(b []byte) error { return l.scheme.Apply(out, b) })
+	err = secret.Use(func(b []byte) error { return l.scheme.Apply(out, b) })
 	if err != nil {
 		return nil, l.Scrubber().err(err)
 	}

@@ -1,0 +1,265 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// granted is a token for what the actor's user granted.
+func (b *Broker) granted(ctx context.Context, r LeaseRequest, e *entry, bound *Binding, x GrantExchanger) (material, error) {
+	subject := x.Subject(r.Actor)
+	name := GrantName(r.Credential, subject)
+	g := b.entry(name)
+	k, err := b.fresh(ctx, g)
+	if errors.Is(err, ErrUnknown) || err == nil && k.current == nil {
+		return material{}, &GrantError{Credential: r.Credential, Actor: r.Actor}
+	}
+	if err != nil {
+		return material{}, err
+	}
+	v := k.current
+	if v.revoked.Load() {
+		return material{}, &GrantError{Credential: r.Credential, Actor: r.Actor, Ended: true}
+	}
+	ref := Ref{r.Credential, v.ref.Version}
+	key := tokenKey{name: r.Credential, binding: bound, subject: subject}
+	do := func(ctx context.Context, slot *tokenSlot) (Token, uint64, error) {
+		defer b.forgetLearned(slot)
+		t, version, err := b.tradeGrant(ctx, r, e, g, bound, x, slot)
+		if err == nil {
+			err = b.scrubber.AddVersion(Ref{r.Credential, version}, t.Value)
+		}
+		return t, version, b.exchangeError(r.Credential, err)
+	}
+	h, err := b.tokens.get(ctx, key, wanted{version: v.ref.Version, orLater: true}, do)
+	if err != nil {
+		return material{}, err
+	}
+	return material{ref: ref, secret: h.secret, ends: h.ends, second: b.renewal(r, ref.Version, key, h, do)}, nil
+}
+
+// tradeGrant trades a grant for a token, one at a time for each grant. If that
+// rotated the grant, the new one is durable before the token is returned: a
+// crash in between costs the grant, so that the user has to consent again, and
+// never leaves a token in use whose grant is lost.
+func (b *Broker) tradeGrant(ctx context.Context, r LeaseRequest, e, g *entry, bound *Binding, x GrantExchanger, slot *tokenSlot) (Token, uint64, error) {
+	store, ok := b.store.(WritableStore)
+	if !ok {
+		return Token{}, 0, fmt.Errorf("a grant may be rotated at any time: %w", ErrReadOnly)
+	}
+	if err := b.grants.lock(ctx, g.name); err != nil {
+		return Token{}, 0, err
+	}
+	defer b.grants.unlock(g.name)
+	ask := b.exchange(r, bound, 0, slot)
+	k, err := b.usable(ctx, e)
+	switch {
+	case err == nil:
+		ask.Secret = k.current.secret
+	case !errors.Is(err, ErrUnknown): // a public client has none
+		return Token{}, 0, err
+	}
+	if slot.unsaved != nil {
+		return b.saveGrant(ctx, store, g, slot)
+	}
+	var used uint64
+	for {
+		v, grant, err := newestGrant(ctx, store, g.name)
+		if errors.Is(err, ErrUnknown) {
+			return Token{}, 0, &GrantError{Credential: r.Credential, Actor: r.Actor}
+		}
+		if err != nil {
+			return Token{}, 0, b.storeError(err)
+		}
+		ask.Learn(grant)
+		ask.Grant = grant
+		t, err := x.Exchange(ctx, ask)
+		if errors.Is(err, ErrReauth) {
+			if v.Ref.Version != used {
+				used = v.Ref.Version // another host may have rotated it meanwhile: look once more
+				if list, e := store.List(ctx, g.name); e == nil && len(list) > 0 && list[len(list)-1].Ref.Version != used {
+					continue
+				}
+			}
+			b.opts.Logger.Warn("credential: a grant is no longer accepted", "credential", r.Credential, "grant", v.Ref, "error", b.clean(err))
+			return Token{}, v.Ref.Version, &GrantError{Credential: r.Credential, Actor: r.Actor, Ended: true}
+		}
+		if err != nil {
+			return Token{}, v.Ref.Version, err
+		}
+		if t.Replace == nil {
+			return t, v.Ref.Version, nil
+		}
+		ask.Learn(*t.Replace)
+		slot.unsaved, slot.after = &t, v.Ref.Version
+		return b.saveGrant(ctx, store, g, slot)
+	}
+}
+
+// saveGrant stores a rotated grant. Until that has worked it is kept here, and
+// the token with it.
+func (b *Broker) saveGrant(ctx context.Context, store WritableStore, g *entry, slot *tokenSlot) (Token, uint64, error) {
+	t := *slot.unsaved
+	ref, err := putGrant(ctx, store, g.name, *t.Replace, slot.after)
+	if errors.Is(err, ErrConflict) {
+		slot.unsaved = nil // a newer grant is there
+	}
+	if err != nil {
+		return Token{}, slot.after, b.storeError(fmt.Errorf("the grant was rotated and cannot be stored: %w", err))
+	}
+	slot.unsaved = nil
+	_ = b.await(ctx, g) // else it is noticed later
+	return t, ref.Version, nil
+}
+
+// PutGrant stores what a subject granted for the use of a credential, in place
+// of what they granted before. The subject is what the binding's
+// [GrantExchanger] calls them.
+func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant Secret, by audit.Change) error {
+	name := GrantName(credential, subject)
+	err := b.act(ctx, name, by, func(g *entry) error {
+		if err := b.grants.lock(ctx, name); err != nil {
+			return err
+		}
+		defer b.grants.unlock(name)
+		store, versions, err := b.versions(ctx, name)
+		if err != nil {
+			return err
+		}
+		var newest uint64
+		if n := len(versions); n > 0 {
+			newest = versions[n-1].Ref.Version
+		}
+		detail := map[string]string{"grant": name, "version": strconv.FormatUint(newest+1, 10)}
+		if err := b.record(ctx, "grant_credential", credential, by, detail); err != nil {
+			return err
+		}
+		if err := b.scrubber.AddVersion(Ref{Name: credential}, grant); err != nil {
+			return err
+		}
+		if _, err := putGrant(ctx, store, name, grant, newest); err != nil {
+			return b.clean(err)
+		}
+		return b.await(ctx, g)
+	})
+	if err != nil {
+		return fmt.Errorf("grant of %q: %w", credential, err)
+	}
+	return nil
+}
+
+// WithdrawGrant ends the use of what a subject granted. Later leases for them
+// fail with a [*GrantError]; tokens that the other side gave out live on there
+// until they expire. That there is no grant is [ErrUnknown].
+func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, by audit.Change) error {
+	name := GrantName(credential, subject)
+	err := b.act(ctx, name, by, func(g *entry) error {
+		if err := b.grants.lock(ctx, name); err != nil {
+			return err
+		}
+		defer b.grants.unlock(name)
+		store, versions, err := b.versions(ctx, name)
+		if err != nil {
+			return err
+		}
+		if len(versions) == 0 {
+			return ErrUnknown
+		}
+		if err := b.record(ctx, "withdraw_grant", credential, by, map[string]string{"grant": name}); err != nil {
+			return err
+		}
+		for _, v := range versions {
+			if v.State.Live() || v.State == StatePending {
+				if err := store.SetState(ctx, v.Ref, v.State, StateRevoked); err != nil {
+					return b.clean(err)
+				}
+			}
+		}
+		return b.await(ctx, g)
+	})
+	if err != nil {
+		return fmt.Errorf("withdrawal of a grant of %q: %w", credential, err)
+	}
+	return nil
+}
+
+// putGrant stores a grant after the given version, and forgets those before.
+func putGrant(ctx context.Context, store WritableStore, name string, grant Secret, after uint64) (Ref, error) {
+	ref, err := store.Put(ctx, name, grant, after, "grant")
+	if err != nil {
+		return Ref{}, err
+	}
+	if err := store.SetState(ctx, ref, StatePending, StateCurrent); err != nil {
+		return ref, nil // it is durable: newestGrant finds it
+	}
+	list, err := store.List(ctx, name)
+	if err != nil {
+		return ref, nil
+	}
+	for _, v := range list { // a refresh token that was used is of no use
+		if v.Ref.Version < ref.Version && v.State == StateRevoked {
+			_ = store.SetState(ctx, v.Ref, StateRevoked, StateDestroyed)
+		}
+	}
+	return ref, nil
+}
+
+// newestGrant returns the newest version of a grant. One that is pending was
+// stored by a host that ended before it could make it current.
+func newestGrant(ctx context.Context, store WritableStore, name string) (Version, Secret, error) {
+	list, err := store.List(ctx, name)
+	if err != nil {
+		return Version{}, Secret{}, err
+	}
+	if len(list) == 0 {
+		return Version{}, Secret{}, ErrUnknown
+	}
+	v := list[len(list)-1]
+	switch v.State {
+	case StatePending:
+		if err := store.SetState(ctx, v.Ref, StatePending, StateCurrent); err != nil && !errors.Is(err, ErrConflict) {
+			return Version{}, Secret{}, err
+		}
+	case StateCurrent:
+	default:
+		return Version{}, Secret{}, ErrUnknown // withdrawn
+	}
+	return store.Get(ctx, v.Ref)
+}
+
+// A gate lets one through at a time for each name.
+type gate struct {
+	tokens chan map[string]chan struct{}
+}
+
+func newGate() gate {
+	g := gate{make(chan map[string]chan struct{}, 1)}
+	g.tokens <- make(map[string]chan struct{})
+	return g
+}
+
+func (g gate) of(name string) chan struct{} {
+	all := <-g.tokens
+	defer func() { g.tokens <- all }()
+	c := all[name]
+	if c == nil {
+		c = make(chan struct{}, 1)
+		all[name] = c
+	}
+	return c
+}
+
+func (g gate) lock(ctx context.Context, name string) error {
+	select {
+	case g.of(name) <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g gate) unlock(name string) { <-g.of(name) }

@@ -1,0 +1,243 @@
+package credential_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// A grantor is the other side of grants: it rotates the refresh token with
+// every use and, as good servers do, ends the whole grant when an old one is
+// used again.
+type grantor struct {
+	*trader
+	mu   sync.Mutex
+	now  map[string]string // user → refresh token that is good
+	n    int
+	life time.Duration
+}
+
+func (*grantor) UsesGrant() {}
+
+func newGrantor() *grantor {
+	g := &grantor{now: make(map[string]string), life: time.Hour}
+	g.trader = newTrader(g.rotate)
+	g.subject = func(a audit.Actor) string { return a.User }
+	return g
+}
+
+func (g *grantor) issue(user string) string {
+	g.n++
+	g.now[user] = fmt.Sprintf("refresh-%s-%d", user, g.n)
+	return g.now[user]
+}
+
+func (g *grantor) consent(user string) credential.Secret {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return secret(g.issue(user))
+}
+
+func (g *grantor) rotate(_ context.Context, x credential.Exchange) (credential.Token, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var used string
+	if err := x.Grant.Use(func(b []byte) error { used = string(b); return nil }); err != nil {
+		return credential.Token{}, err
+	}
+	user := strings.Split(used, "-")[1]
+	if user != x.Actor.User {
+		return credential.Token{}, errors.New("somebody else's grant")
+	}
+	if g.now[user] != used {
+		delete(g.now, user)
+		return credential.Token{}, credential.ErrReauth
+	}
+	t := until(g.life, fmt.Sprintf("access-%s-%d", user, g.n))
+	next := secret(g.issue(user))
+	t.Replace = &next
+	return t, nil
+}
+
+var (
+	alice = audit.Actor{Agent: "a", User: "alice"}
+	bob   = audit.Actor{Agent: "a", User: "bob"}
+)
+
+// faulty is a store that fails on demand, or ends the host in the middle.
+type faulty struct {
+	*credential.MemoryStore
+	put, setState atomic.Pointer[error]
+}
+
+func (f *faulty) fail(at *atomic.Pointer[error], err error) { at.Store(&err) }
+
+func (f *faulty) Put(ctx context.Context, name string, s credential.Secret, after uint64, note string) (credential.Ref, error) {
+	if err := f.put.Load(); err != nil {
+		return credential.Ref{}, *err
+	}
+	return f.MemoryStore.Put(ctx, name, s, after, note)
+}
+
+func (f *faulty) SetState(ctx context.Context, ref credential.Ref, from, to credential.State) error {
+	if err := f.setState.Load(); err != nil {
+		return *err
+	}
+	return f.MemoryStore.SetState(ctx, ref, from, to)
+}
+
+// host is one process over a store that others may share.
+func (f *faulty) host(t *testing.T, g *grantor) *credential.Broker {
+	b, err := credential.NewBroker(f, audit.OrRefuse(newLog(t)), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example", Scheme: g}, by))
+	return b
+}
+
+func newFaulty() *faulty {
+	return &faulty{MemoryStore: credential.NewMemoryStore(map[string]credential.Secret{"k": secret("the client's secret")})}
+}
+
+func leaseOf(b *credential.Broker, a audit.Actor) error {
+	_, err := b.Lease(context.Background(), credential.LeaseRequest{Actor: a, Credential: "k", Origin: "https://a.example"})
+	return err
+}
+
+func TestGrant(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	b := store.host(t, g)
+	err := leaseOf(b, alice)
+	var missing *credential.GrantError
+	require.ErrorAs(t, err, &missing)
+	assert.Equal(t, &credential.GrantError{Credential: "k", Actor: alice}, missing)
+	assert.ErrorIs(t, err, credential.ErrNoGrant)
+	assert.NotErrorIs(t, err, credential.ErrReauth)
+
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	require.NoError(t, leaseOf(b, alice))
+	require.NoError(t, leaseOf(b, alice))
+	assert.EqualValues(t, 1, g.asked.Load())
+	assert.ErrorIs(t, leaseOf(b, bob), credential.ErrNoGrant, "it is alice's")
+	for _, s := range []string{"access-alice-1", "refresh-alice-1", "refresh-alice-2"} {
+		assert.NotEmpty(t, b.Scrubber().Count([]byte(s)), s)
+	}
+	versions, err := store.List(t.Context(), credential.GrantName("k", "alice"))
+	require.NoError(t, err)
+	require.Len(t, versions, 2)
+	assert.Equal(t, credential.StateCurrent, versions[1].State)
+
+	require.NoError(t, b.WithdrawGrant(t.Context(), "k", "alice", by))
+	err = leaseOf(b, alice)
+	assert.ErrorIs(t, err, credential.ErrNoGrant)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	require.NoError(t, leaseOf(b, alice))
+	assert.ErrorIs(t, b.WithdrawGrant(t.Context(), "k", "carol", by), credential.ErrUnknown)
+	assert.ErrorIs(t, b.PutGrant(t.Context(), "k", "carol", g.consent("carol"), audit.Change{}), audit.ErrNoAuthority)
+}
+
+// A rotated refresh token that cannot be stored: its access token is not used,
+// the other side is not asked again, and once the store works all goes on.
+func TestGrantIsStoredBeforeItsTokenIsUsed(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	b := store.host(t, g)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	full := errors.New("disk full")
+	store.fail(&store.put, full)
+	assert.ErrorIs(t, leaseOf(b, alice), full)
+	assert.ErrorIs(t, leaseOf(b, alice), full, "it waits before it tries again")
+	store.put.Store(nil)
+	require.Eventually(t, func() bool { return leaseOf(b, alice) == nil }, 10*time.Second, 20*time.Millisecond)
+	assert.EqualValues(t, 1, g.asked.Load())
+}
+
+// The host ends after the other side has rotated and before that is stored:
+// the user has to consent again, and is asked to.
+func TestGrantLostInACrash(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	first := store.host(t, g)
+	require.NoError(t, first.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	store.fail(&store.put, errors.New("the power is out"))
+	require.Error(t, leaseOf(first, alice))
+	require.NoError(t, first.Close())
+	store.put.Store(nil)
+
+	second := store.host(t, g)
+	err := leaseOf(second, alice)
+	assert.ErrorIs(t, err, credential.ErrReauth)
+	assert.ErrorIs(t, err, credential.ErrNoGrant)
+	asked := g.asked.Load()
+	assert.ErrorIs(t, leaseOf(second, alice), credential.ErrReauth)
+	assert.Equal(t, asked, g.asked.Load(), "a storm of attempts could lock the account")
+	require.NoError(t, second.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	assert.NoError(t, leaseOf(second, alice), "a new consent is tried at once")
+}
+
+// The host ends after the new refresh token is stored and before it is current.
+func TestGrantStoredAndNotPromoted(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	first := store.host(t, g)
+	require.NoError(t, first.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	store.fail(&store.setState, errors.New("the power is out"))
+	require.NoError(t, leaseOf(first, alice))
+	require.NoError(t, first.Close())
+	store.setState.Store(nil)
+	second := store.host(t, g)
+	assert.NoError(t, leaseOf(second, alice))
+	assert.EqualValues(t, 2, g.asked.Load())
+}
+
+// Two hosts share the store. One rotates; the other's next attempt uses what
+// the first has stored, though it knew an older one.
+func TestGrantOfTwoHosts(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	one, two := store.host(t, g), store.host(t, g)
+	require.NoError(t, one.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	for range 5 {
+		require.NoError(t, leaseOf(one, alice))
+		require.NoError(t, leaseOf(two, alice))
+	}
+}
+
+// Agents of two users, at the same time, with tokens so short that each is
+// renewed all the time: each gets what its own user granted.
+func TestGrantsAreNotMixedUp(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	g.life = 2 * time.Millisecond
+	b := store.host(t, g)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	require.NoError(t, b.PutGrant(t.Context(), "k", "bob", g.consent("bob"), by))
+	var all sync.WaitGroup
+	for i := range 8 {
+		who := []audit.Actor{alice, bob}[i%2]
+		all.Go(func() {
+			for g.asked.Load() < 40 && t.Context().Err() == nil {
+				l, err := b.Lease(context.Background(), credential.LeaseRequest{Actor: who, Credential: "k", Origin: "https://a.example"})
+				if errors.Is(err, credential.ErrExchange) {
+					continue // it took longer than the token lives
+				}
+				if !assert.NoError(t, err) {
+					return
+				}
+				rt := catch(func(token string) {
+					assert.True(t, strings.HasPrefix(token, "Bearer access-"+who.User+"-"), token)
+				})
+				if resp, err := l.Transport(rt).RoundTrip(get("https://a.example")); err == nil {
+					resp.Body.Close()
+				}
+			}
+		})
+	}
+	all.Wait()
+}
