@@ -1,0 +1,97 @@
+// Package catalog knows MCP servers that others offer: where each is, how it
+// authenticates, what its tools do to the world, and which policies to begin
+// with. It is data, one file a connector, that people reviewed; each fact names
+// the public page that says so.
+//
+//	github, err := catalog.Load("github")
+//	server, err := github.Approve(ctx, "", transport)            // the live tools, held to their pins
+//	policies, err := github.Starter("standup", &catalog.StarterOptions{
+//		Values: map[string][]string{"owners": {"acme"}},
+//	})
+//	bundle.Catalog = append(bundle.Catalog, server)               // governance.Server
+//	bundle.Policies = append(bundle.Policies, policies)           // governance.Source
+//
+// There is no second notion of anything here: classes, tools, servers and
+// policies are those of package governance, and what comes out is a part of a
+// [governance.Bundle]. Nothing in this package grants anything by itself.
+//
+// # Verified and unverified
+//
+// A verified connector was started from its registry's package, with made-up
+// secrets and no network, and its answer to tools/list was recorded. The record
+// holds each tool's name, the pin of its whole definition, and its input schema
+// without prose. Descriptions belong to their authors and are not copied, not
+// even where a license would allow it: [Connector.Approve] takes them from the
+// live server and compares pins, so the words in your bundle are the server's
+// own and are those that were recorded. A tool that was changed, added or
+// removed since is a [DriftError]. [Connector.Server] gives the bare record, to
+// compile policies without a server.
+//
+// An unverified connector is known from public pages alone. Where its tools are
+// listed, the list is what those pages say, and [Connector.Review] writes a
+// catalogue file of the live server for a person to look at.
+//
+// # Classes
+//
+// They are defaults, and cautious:
+//
+//   - read changes nothing that the service keeps. It may still tell an outsider
+//     something: a search sends its words away, and a fetch its URL.
+//   - write adds, or changes what can be changed back.
+//   - destructive deletes, overwrites what has no history, merges or publishes,
+//     spends money, gives access or secrets to others, silences alarms, or runs
+//     what its caller writes. A tool of many modes has the class of its worst.
+//
+// A tool that the catalogue does not know is destructive. What a server says
+// about its own tools (readOnlyHint) is nothing to go by.
+//
+// # Starter policies
+//
+// [Connector.Starter] permits tools of class read to one profile, tools of class
+// write under conditions on their arguments where one makes sense (only these
+// owners, channels, folders, hosts, domains), and forbids those that destroy.
+// The tests compile the policies of every verified connector against its record
+// and show that each read is allowed and that no arguments reach what destroys.
+//
+// # Connectors
+//
+// "args" are the parameters that [StarterOptions].Values fills.
+//
+//	id                     status     over     r/  w/  d  auth                     args
+//	airtable               verified   stdio    7/  8/  1  environment              bases
+//	asana                  verified   stdio   18/ 17/  6  environment              projects
+//	brave-search           verified   stdio    8/  0/  0  environment
+//	datadog                verified   stdio   17/  2/  2  environment
+//	elasticsearch          verified   stdio    4/  0/  0  environment
+//	everything             verified   stdio    8/  4/  1  none
+//	exa                    verified   stdio    2/  0/  0  environment
+//	figma                  verified   stdio    1/  1/  0  environment
+//	filesystem             verified   stdio    9/  4/  1  none                     folders
+//	git                    verified   stdio    8/  6/ 14  none
+//	github                 verified   stdio   14/  9/  3  environment              owners
+//	gitlab                 verified   stdio   63/ 34/ 21  environment              projects
+//	gmail                  verified   stdio    5/  8/  6  oauth_authorization_code domains
+//	google-calendar        verified   stdio    7/  4/  2  oauth_authorization_code calendars
+//	google-drive           verified   stdio    1/  0/  0  oauth_authorization_code
+//	google-maps            verified   stdio    7/  0/  0  environment
+//	hubspot                verified   stdio   14/  7/  0  environment              objects
+//	jira                   verified   stdio    1/  1/  3  environment
+//	kubernetes             verified   stdio   14/  1/  5  none                     namespaces
+//	linear                 verified   stdio   79/ 70/ 49  environment              teams
+//	memory                 verified   stdio    3/  3/  3  none
+//	microsoft-365          verified   stdio   40/ 36/ 25  oauth_authorization_code
+//	monday                 verified   stdio   31/ 41/ 20  environment
+//	mongodb                verified   stdio   13/  6/  8  environment              databases
+//	netlify                verified   stdio    6/  0/  3  environment
+//	notion                 verified   stdio   14/  5/  5  environment              blocks
+//	perplexity             verified   stdio    4/  0/  0  environment
+//	playwright             verified   stdio    7/ 14/  4  none                     hosts
+//	postgres               verified   stdio    0/  1/  0  none
+//	puppeteer              verified   stdio    1/  5/  1  none                     hosts
+//	sentry                 verified   stdio    6/  2/  1  environment              organizations
+//	sequential-thinking    verified   stdio    1/  0/  0  none
+//	slack                  verified   stdio    5/  3/  0  environment              channels
+//	tavily                 verified   stdio    5/  0/  0  environment
+//	todoist                verified   stdio   15/ 15/  6  environment
+//	trello                 verified   stdio   22/ 28/  7  environment              lists
+package catalog
