@@ -197,8 +197,8 @@ func (r *Registry) share(ctx context.Context, agentID string, state State) error
 		if err != nil {
 			return err
 		}
-		if e.State == Revoked && !unstored && state == Frozen {
-			return nil // by another host, and there is no way back from that
+		if !unstored && (e.State == Revoked || e.State == state) {
+			return nil // it is there already, by whomever; and a revoked agent is not frozen
 		}
 		e.State = state
 		e.Life++ // always: another host may have reinstated it in the life that began here
