@@ -1,0 +1,306 @@
+package filevault
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// A Store is an open vault. It is safe for concurrent use, and other processes
+// may have the same file open. Nothing has to be closed.
+type Store struct {
+	path    string
+	keys    *keys
+	witness Witness
+	poll    time.Duration
+	now     func() time.Time
+
+	change chan struct{} // holds one token while this process changes the file
+
+	mu   sync.Mutex
+	last *generation // what was read or written last
+}
+
+var (
+	_ credential.WritableStore = (*Store)(nil)
+	_ credential.Watcher       = (*Store)(nil)
+)
+
+// A generation is one content of the file. It does not change.
+type generation struct {
+	header header
+	hash   string
+	file   os.FileInfo
+	body   body
+}
+
+// Options are what can be changed about a [Store].
+type Options struct {
+	// Witness remembers each save, so that an old file that is put back while
+	// the vault is not open is detected. Nil means that it is not.
+	Witness Witness
+	// Poll is how often a watch looks at the file. Zero means every second.
+	Poll time.Duration
+	// Now is the clock for what is on record in the vault. Nil means [time.Now].
+	Now func() time.Time
+}
+
+func newStore(path string, opts *Options) *Store {
+	s := &Store{path: path, poll: time.Second, now: time.Now, change: make(chan struct{}, 1)}
+	if opts != nil {
+		s.witness = opts.Witness
+		if opts.Poll > 0 {
+			s.poll = opts.Poll
+		}
+		if opts.Now != nil {
+			s.now = opts.Now
+		}
+	}
+	return s
+}
+
+// Create makes an empty vault and opens it. There must be no file yet.
+func Create(ctx context.Context, path string, kek KEK, opts *Options) (*Store, error) {
+	if kek == nil {
+		return nil, fmt.Errorf("%w: there is none", ErrKEK)
+	}
+	s := newStore(path, opts)
+	var id [16]byte
+	rand.Read(id[:])
+	h := header{ID: hex.EncodeToString(id[:]), KEK: kek.ID(), Generation: 1}
+	root := make([]byte, rootSize)
+	rand.Read(root)
+	var err error
+	if h.Root, err = kek.Wrap(ctx, root, boundRoot(h.ID)); err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	if s.keys, err = newKeys(root, h.ID); err != nil {
+		return nil, err
+	}
+	file, err := s.keys.join(h, body{})
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	defer unlock()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("filevault: %w: %s", fs.ErrExist, path)
+	}
+	if err := s.remember(ctx, Seal{h.ID, 1, hashOf(file)}); err != nil {
+		return nil, err
+	}
+	if err := createFile(path, file); err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	if _, err := s.current(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func boundRoot(id string) []byte { return []byte("twinward filevault v1 root key " + id) }
+
+func hashOf(file []byte) string {
+	sum := sha256.Sum256(file)
+	return hex.EncodeToString(sum[:])
+}
+
+// Open opens a vault. With a witness it completes a save that was interrupted
+// after the witness had been told, and refuses an older file.
+func Open(ctx context.Context, path string, kek KEK, opts *Options) (*Store, error) {
+	if kek == nil {
+		return nil, fmt.Errorf("%w: there is none", ErrKEK)
+	}
+	s := newStore(path, opts)
+	unlock, err := lock(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	defer unlock()
+	file, err := readFile(path, fileSize)
+	if err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	h, _, _, err := split(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, path)
+	}
+	if h.KEK != kek.ID() {
+		return nil, fmt.Errorf("%w: %s is opened by %.80q, not by %.80q", ErrKEK, path, h.KEK, kek.ID())
+	}
+	root, err := kek.Unwrap(ctx, h.Root, boundRoot(h.ID))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrKEK, path, err)
+	}
+	if s.keys, err = newKeys(root, h.ID); err != nil {
+		return nil, err
+	}
+	if s.witness != nil {
+		if err := s.attest(ctx, h, hashOf(file)); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.current(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// attest compares what is on the disk with what the witness knows. The lock is
+// held.
+func (s *Store) attest(ctx context.Context, h header, hash string) error {
+	seal, err := s.witness.Newest(ctx, h.ID)
+	if err != nil {
+		return fmt.Errorf("filevault: the witness does not answer: %w", err)
+	}
+	switch {
+	case seal.SHA256 == hash, seal.Generation < h.Generation:
+		return nil
+	case seal.Generation == h.Generation+1:
+		// Perhaps a save that was cut off between the two.
+		next, err := readFile(s.path+newSuffix, fileSize)
+		if err == nil && hashOf(next) == seal.SHA256 {
+			if err := replace(s.path); err != nil {
+				return fmt.Errorf("filevault: %w", err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s is generation %d, and generation %d was saved", ErrRollback, s.path, h.Generation, seal.Generation)
+}
+
+func (s *Store) remember(ctx context.Context, seal Seal) error {
+	if s.witness == nil {
+		return nil
+	}
+	if err := s.witness.Remember(ctx, seal); err != nil {
+		return fmt.Errorf("filevault: the witness did not take the save: %w", err)
+	}
+	return nil
+}
+
+// current returns what is on the disk, which it reads only if it changed.
+func (s *Store) current() (*generation, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil {
+		st, err := os.Lstat(s.path)
+		if err != nil {
+			return nil, fmt.Errorf("filevault: %w", err)
+		}
+		if same(st, s.last.file) {
+			return s.last, nil
+		}
+	}
+	g, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	if l := s.last; l != nil && (g.header.ID != l.header.ID || g.header.Generation < l.header.Generation ||
+		g.header.Generation == l.header.Generation && g.hash != l.hash) {
+		return nil, fmt.Errorf("%w: %s is generation %d, and generation %d has been here", ErrRollback, s.path, g.header.Generation, l.header.Generation)
+	}
+	s.last = g
+	return g, nil
+}
+
+func same(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
+}
+
+func (s *Store) read() (*generation, error) {
+	f, err := openPrivate(s.path)
+	if err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	file, err := readAll(f, fileSize)
+	if err != nil {
+		return nil, fmt.Errorf("filevault: %w", err)
+	}
+	g := &generation{hash: hashOf(file), file: st}
+	h, head, sealed, err := split(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, s.path)
+	}
+	text, err := s.keys.body.Open(nil, nil, sealed, head)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: its seal is broken", ErrCorrupt, s.path)
+	}
+	defer clear(text)
+	g.header = h
+	if g.body, err = parseBody(text, h.Generation); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, s.path)
+	}
+	return g, nil
+}
+
+// save makes one change: it starts from what is on the disk, and when it returns
+// nil the change is there.
+func (s *Store) save(ctx context.Context, do func(b *body, generation uint64) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case s.change <- struct{}{}:
+		defer func() { <-s.change }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrBusy, context.Cause(ctx))
+	}
+	unlock, err := lock(ctx, s.path)
+	if err != nil {
+		return fmt.Errorf("filevault: %w", err)
+	}
+	defer unlock()
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	h := g.header
+	h.Generation++
+	h.Previous = g.hash
+	b := g.body.clone()
+	if err := do(&b, h.Generation); err != nil {
+		return err
+	}
+	if err := b.check(h.Generation); err != nil {
+		return err
+	}
+	file, err := s.keys.join(h, b)
+	if err != nil {
+		return err
+	}
+	// What is there is from a save that was cut off, and not attested.
+	if err := os.Remove(s.path + newSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("filevault: %w", err)
+	}
+	if err := createFile(s.path+newSuffix, file); err != nil {
+		return fmt.Errorf("filevault: %w", err)
+	}
+	if err := s.remember(ctx, Seal{h.ID, h.Generation, hashOf(file)}); err != nil {
+		_ = os.Remove(s.path + newSuffix)
+		return err
+	}
+	if err := replace(s.path); err != nil {
+		return fmt.Errorf("filevault: %w", err)
+	}
+	// Read back: what is acknowledged is what is there.
+	_, err = s.current()
+	return err
+}
