@@ -32,11 +32,14 @@ prepare() {
 	need gcc gcc
 	[ -e /usr/include/stdlib.h ] || apt_install libc6-dev
 	need runuser util-linux
-	# Of the tests in full mode: a second Cedar engine, a real database, and a browser.
+	# Of the tests in full mode: a second Cedar engine, a real database, a browser, and a keyring.
 	need node nodejs
 	need npm npm
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || apt_install postgresql
 	need chromium-headless-shell chromium-headless-shell
+	need dbus-run-session dbus
+	need dbus-send dbus-bin
+	need gnome-keyring-daemon gnome-keyring
 	id "$uid_name" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$uid_name" || die "cannot make the ordinary uid $uid_name"
 	work=$(mktemp -d /tmp/twinward-gate.XXXXXX)
 	chmod 755 "$work"
