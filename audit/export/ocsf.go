@@ -283,7 +283,7 @@ func entity(resource string) (kind, name string) {
 // traceID returns the trace id of a W3C traceparent, or "".
 func traceID(parent string) string {
 	parts := strings.Split(parent, "-")
-	if len(parts) != 4 || len(parts[1]) != 32 {
+	if len(parts) != 4 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" {
 		return ""
 	}
 	return parts[1]

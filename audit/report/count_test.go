@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"iter"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -264,32 +267,56 @@ func BenchmarkReport(b *testing.B) {
 	b.ReportMetric(1e6/(b.Elapsed().Seconds()/float64(b.N)), "records/s")
 }
 
-// BenchmarkReportFromLog does the same from a log of 100,000 records: it reads,
-// checks and decodes them, too.
-func BenchmarkReportFromLog(b *testing.B) {
-	const calls = 50_000
-	h := newHost(b, "bench", monday)
-	var wg sync.WaitGroup
-	for w := range 50 {
-		wg.Go(func() {
-			in := audit.Intent{Door: "tool", Action: "github__list", Resource: `Tool::"github__list"`, Actor: audit.Actor{Agent: fmt.Sprint("agent", w%5)}, Decision: allowed("readers")}
-			for range calls / 50 {
-				c, err := h.Begin(ctx, in)
-				if err == nil {
-					err = c.End(ctx, audit.Outcome{Status: audit.StatusOK, Bytes: 10})
+// BenchmarkReportFromDisk makes the page of a log of a million records in a
+// folder, as twinward-audit does: it is verified, and then read again.
+func BenchmarkReportFromDisk(b *testing.B) {
+	const records = 1_000_000
+	dir := filepath.Join(b.TempDir(), "log")
+	log, err := audit.Open(dir, &audit.Options{Mode: audit.BestEffort, Queue: 100_000}) // so that it is there soon
+	require.NoError(b, err)
+	key := log.VerifierKey()
+	for i := 0; log.Size() < records-2; i++ { // no farther ahead than the queue
+		actor := audit.Actor{Agent: fmt.Sprint("agent", i%50), User: "ann", Profile: "standup"}
+		if i%20 == 0 {
+			d := audit.Refusal(fmt.Sprint("d", i), audit.GuardUnlistedHost)
+			require.NoError(b, log.Append(ctx, audit.Event{Kind: audit.KindDenial, Door: audit.DoorCompute, Action: "connect", Resource: fmt.Sprintf("Host::\"h%d.example\"", i%1000), Actor: actor, Decision: &d}))
+			continue
+		}
+		action := fmt.Sprint("github__tool", i%30)
+		in := audit.Intent{Door: audit.DoorTool, Action: action, Resource: fmt.Sprintf("Tool::%q", action), Actor: actor, Decision: allowed("readers")}
+		in.Decision.PolicyHash, in.Credential = newRules, &audit.CredentialUse{Name: "github", Decision: allowed("use-github")}
+		c, err := log.Begin(ctx, in)
+		require.NoError(b, err)
+		require.NoError(b, c.End(ctx, audit.Outcome{Status: audit.StatusOK, Bytes: 1000, Latency: time.Millisecond, CredentialVersion: 1}))
+	}
+	require.NoError(b, log.Close())
+	var verifying, summarising time.Duration
+	var heap uint64
+	for b.Loop() {
+		start := time.Now()
+		rep, err := audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
+		require.NoError(b, err)
+		verifying += time.Since(start)
+		n := 0
+		s, err := report.Summarise(func(yield func(audit.Record, error) bool) {
+			for r, err := range rep.Scan(ctx, os.DirFS(dir), audit.Filter{}) {
+				if n++; n%100_000 == 0 {
+					var m runtime.MemStats
+					runtime.ReadMemStats(&m)
+					heap = max(heap, m.HeapInuse)
 				}
-				if err != nil {
-					b.Error(err)
+				if !yield(r, err) {
 					return
 				}
 			}
-		})
-	}
-	wg.Wait()
-	for b.Loop() {
-		s, err := report.Summarise(h.Query(ctx, audit.Filter{}), nil)
+		}, &report.Options{Verified: &rep})
 		require.NoError(b, err)
-		require.EqualValues(b, calls, s.Total.Done)
+		require.GreaterOrEqual(b, n, records-2)
+		require.NoError(b, s.HTML(io.Discard))
+		summarising += time.Since(start)
 	}
-	b.ReportMetric(2*calls/(b.Elapsed().Seconds()/float64(b.N)), "records/s")
+	per := float64(b.N) * records
+	b.ReportMetric(per/verifying.Seconds(), "verified/s")
+	b.ReportMetric(summarising.Seconds()/float64(b.N), "s/million")
+	b.ReportMetric(float64(heap>>20), "heap-MiB")
 }
