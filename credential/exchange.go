@@ -53,8 +53,12 @@ type Exchange struct {
 	Actor audit.Actor
 	// Origin is where the token will be sent to: the binding's.
 	Origin string
-	// Scopes are those of the binding, or the fewer that the lease asks for.
-	Scopes []string
+	// Scopes are those of the binding, or the fewer that the lease asks for;
+	// Bound are those of the binding.
+	Scopes, Bound []string
+	// Held is the token that the vault has, which ends soon or was refused, and
+	// so must not be what Exchange returns; it is empty if there is none.
+	Held Secret
 	// Client sends the requests of the exchange. Nil means that the exchanger
 	// uses one of its own. It must not follow redirects.
 	Client *http.Client

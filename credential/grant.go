@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -152,6 +153,43 @@ func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant
 	return nil
 }
 
+// Redeem gets and stores a grant of the actor's user: redeem trades what the
+// user's consent brought, such as an authorization code, with the secret of the
+// client, and returns what is to be stored.
+func (b *Broker) Redeem(ctx context.Context, credential string, a audit.Actor, redeem func(context.Context, Exchange) (Secret, error), by audit.Change) error {
+	e := b.entry(credential)
+	bound := e.binding.Load()
+	if bound == nil {
+		return fmt.Errorf("%w: %q", ErrUnbound, credential)
+	}
+	x, ok := bound.Scheme.(GrantExchanger)
+	if !ok {
+		return fmt.Errorf("%w: %q needs no grant", ErrScheme, credential)
+	}
+	ask := b.exchange(LeaseRequest{Credential: credential, Actor: a}, bound, 0, new(tokenSlot))
+	k, err := b.usable(ctx, e)
+	switch {
+	case err == nil:
+		ask.Secret = k.current.secret
+	case !errors.Is(err, ErrUnknown): // a public client has none
+		return err
+	}
+	grant, err := redeem(ctx, ask)
+	if err != nil {
+		return b.exchangeError(credential, err)
+	}
+	return b.PutGrant(ctx, credential, x.Subject(a), grant, by)
+}
+
+// Binding returns where a secret may go, if anybody said.
+func (b *Broker) Binding(credential string) (Binding, bool) {
+	p := b.entry(credential).binding.Load()
+	if p == nil {
+		return Binding{}, false
+	}
+	return *p, true
+}
+
 // WithdrawGrant ends the use of what a subject granted. Later leases for them
 // fail with a [*GrantError]; tokens that the other side gave out live on there
 // until they expire. That there is no grant is [ErrUnknown].
@@ -263,3 +301,6 @@ func (g gate) lock(ctx context.Context, name string) error {
 }
 
 func (g gate) unlock(name string) { <-g.of(name) }
+
+// Client is the one that the broker's exchanges use; nil if each has its own.
+func (b *Broker) Client() *http.Client { return b.opts.Client }

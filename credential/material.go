@@ -143,10 +143,13 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 			return Token{}, 0, err
 		}
 		ref := k.current.ref
+		if err := b.divide(k.current, bound); err != nil {
+			return Token{}, 0, err
+		}
 		ask := b.exchange(r, bound, ref.Version, slot)
 		ask.Secret = k.current.secret
 		t, err := x.Exchange(ctx, ask)
-		if p := k.previous; errors.Is(err, ErrReauth) && p != nil && !p.revoked.Load() {
+		if p := k.previous; errors.Is(err, ErrReauth) && p != nil && !p.revoked.Load() && b.divide(p, bound) == nil {
 			// The other side has not learned the new secret yet.
 			ask.Secret = p.secret
 			if second, e := x.Exchange(ctx, ask); e == nil {
@@ -187,7 +190,7 @@ func (b *Broker) exchange(r LeaseRequest, bound *Binding, version uint64, slot *
 	}
 	return Exchange{
 		Credential: r.Credential, Actor: r.Actor, Origin: bound.Origin,
-		Scopes: slices.Clone(scopes), Client: b.opts.Client, Now: b.opts.Now(),
+		Scopes: slices.Clone(scopes), Bound: slices.Clone(bound.Scopes), Held: slot.token(), Client: b.opts.Client, Now: b.opts.Now(),
 		Learn: func(s Secret) { b.learn(slot, Ref{r.Credential, version}, s) },
 	}
 }

@@ -74,6 +74,14 @@ type tokenSlot struct {
 	learned []learned
 }
 
+// token is the one that is held, or empty.
+func (s *tokenSlot) token() Secret {
+	if h := s.held.Load(); h != nil {
+		return h.secret
+	}
+	return Secret{}
+}
+
 // learned is a secret that was met in an exchange.
 type learned struct {
 	ref    Ref

@@ -1,0 +1,327 @@
+package oauth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+)
+
+// Grants gets the consent of users: it is the host's http.Handler for the two
+// pages that a browser visits on the way, <base>/start and <base>/callback.
+// The redirect URI to register at authorization servers is <base>/callback.
+//
+// Who sits before the browser is for the host to say, by its own session: a
+// page that was begun for one user is refused to all others, or a user could be
+// led to grant another's agent the use of their account.
+type Grants struct {
+	broker *credential.Broker
+	base   string
+	user   func(*http.Request) (string, error)
+	opts   GrantsOptions
+
+	mu      sync.Mutex
+	pending map[string]*Consent // by state
+}
+
+// GrantsOptions are what can be changed about [Grants].
+type GrantsOptions struct {
+	// Life is how long a user may take. Zero means 10 minutes.
+	Life time.Duration
+	// Now is the clock. Nil means [time.Now].
+	Now func() time.Time
+	// Logger hears of consents that failed. Nil means silence.
+	Logger *slog.Logger
+}
+
+// A Consent is what a user was asked for and has not answered yet.
+type Consent struct {
+	// URL is the page of the host that the user has to open.
+	URL string
+	// ID is hard to guess; it names the consent in protocols.
+	ID string
+
+	credential string
+	actor      audit.Actor
+	verifier   string
+	expires    time.Time
+	sent       bool // to the authorization server
+	done       chan struct{}
+	err        error // before done is closed
+}
+
+// Limits of what is pending.
+const (
+	maxConsents     = 10_000
+	maxUserConsents = 16
+)
+
+var (
+	// ErrConsent is returned when a user has refused, or the consent failed.
+	ErrConsent = errors.New("oauth: the user has not consented")
+	// ErrTooMany is returned when too many consents are pending.
+	ErrTooMany = errors.New("oauth: too many consents are pending")
+)
+
+// NewGrants returns a handler whose pages are at base, an absolute URL without
+// query. User says who is signed in at the host; it must not be nil.
+func NewGrants(broker *credential.Broker, base string, user func(*http.Request) (string, error), opts *GrantsOptions) (*Grants, error) {
+	if broker == nil || user == nil {
+		return nil, fmt.Errorf("%w: Grants needs a broker and a function that says who is signed in", errConfig)
+	}
+	if _, err := credential.Origin(base); err != nil || strings.ContainsAny(base, "?#") {
+		return nil, fmt.Errorf("%w: the base must be a URL with https and without query", errConfig)
+	}
+	g := &Grants{broker: broker, base: strings.TrimSuffix(base, "/"), user: user, pending: make(map[string]*Consent)}
+	if opts != nil {
+		g.opts = *opts
+	}
+	if g.opts.Life <= 0 {
+		g.opts.Life = 10 * time.Minute
+	}
+	if g.opts.Now == nil {
+		g.opts.Now = time.Now
+	}
+	if g.opts.Logger == nil {
+		g.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return g, nil
+}
+
+// RedirectURI is what to register at authorization servers.
+func (g *Grants) RedirectURI() string { return g.base + "/callback" }
+
+// Begin asks for the consent of the actor's user. Several may be asked for at
+// the same time; one is enough.
+func (g *Grants) Begin(ctx context.Context, a audit.Actor, name string) (*Consent, error) {
+	if a.User == "" {
+		return nil, fmt.Errorf("%w: agent %q acts for no user", credential.ErrNoGrant, a.Agent)
+	}
+	if _, _, err := g.scheme(name); err != nil {
+		return nil, err
+	}
+	c := &Consent{
+		ID: random(), credential: name, actor: a, verifier: random(),
+		expires: g.opts.Now().Add(g.opts.Life), done: make(chan struct{}),
+	}
+	c.URL = g.base + "/start?" + url.Values{"state": {c.ID}}.Encode()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	mine := 0
+	for state, old := range g.pending {
+		if !g.opts.Now().Before(old.expires) {
+			g.endLocked(state, old, fmt.Errorf("%w: it took too long", ErrConsent))
+		} else if old.actor.User == a.User {
+			mine++
+		}
+	}
+	if len(g.pending) >= maxConsents || mine >= maxUserConsents {
+		return nil, ErrTooMany
+	}
+	g.pending[c.ID] = c
+	return c, nil
+}
+
+// Wait returns when the user has consented, or an error that matches
+// [ErrConsent] when they have not, or the context's.
+func (c *Consent) Wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// random returns 43 characters that nobody can guess (RFC 7636, 4.1).
+func random() string {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func (g *Grants) scheme(name string) (userGrant, credential.Binding, error) {
+	b, ok := g.broker.Binding(name)
+	if !ok {
+		return userGrant{}, b, fmt.Errorf("%w: %q", credential.ErrUnbound, name)
+	}
+	s, ok := b.Scheme.(userGrant)
+	if !ok {
+		return userGrant{}, b, fmt.Errorf("%w: %q is not bound with AuthorizationCode", errConfig, name)
+	}
+	return s, b, nil
+}
+
+func (g *Grants) endLocked(state string, c *Consent, err error) {
+	delete(g.pending, state)
+	c.err = err
+	close(c.done)
+}
+
+// ServeHTTP implements http.Handler.
+func (g *Grants) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	switch {
+	case r.Method != http.MethodGet:
+		say(w, http.StatusMethodNotAllowed, "Open this page in a browser.")
+	case strings.HasSuffix(r.URL.Path, "/start"):
+		g.start(w, r)
+	case strings.HasSuffix(r.URL.Path, "/callback"):
+		g.callback(w, r)
+	default:
+		say(w, http.StatusNotFound, "There is no such page.")
+	}
+}
+
+func say(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}
+
+const stale = "This page has expired or was used already. Ask your agent again."
+
+// of returns the pending consent that a request is about, if the request comes
+// from its user, and whether there is one. With take, nobody finds it again.
+func (g *Grants) of(w http.ResponseWriter, r *http.Request, take bool) (*Consent, bool) {
+	states := r.URL.Query()["state"]
+	user, err := g.user(r)
+	if err != nil || user == "" {
+		say(w, http.StatusUnauthorized, "Sign in first, then open this page again.")
+		return nil, false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var c *Consent
+	if len(states) == 1 {
+		c = g.pending[states[0]]
+	}
+	switch {
+	case c == nil || !g.opts.Now().Before(c.expires) || take && !c.sent:
+		say(w, http.StatusBadRequest, stale)
+		return nil, false
+	case user != c.actor.User:
+		// Not taken: its user may still come.
+		g.opts.Logger.Warn("oauth: a consent page was opened by somebody else", "credential", c.credential, "user", c.actor.User, "opened_by", user)
+		say(w, http.StatusForbidden, "This page is for another user. Somebody may want to use your account: do not go on.")
+		return nil, false
+	}
+	if take {
+		delete(g.pending, c.ID)
+	} else {
+		c.sent = true
+	}
+	return c, true
+}
+
+// start sends the browser to the authorization server.
+func (g *Grants) start(w http.ResponseWriter, r *http.Request) {
+	c, ok := g.of(w, r, false)
+	if !ok {
+		return
+	}
+	to, err := g.authorize(r.Context(), c)
+	if err != nil {
+		g.opts.Logger.Error("oauth: a consent cannot be asked for", "credential", c.credential, "error", err)
+		say(w, http.StatusBadGateway, "The service cannot be reached now. Try again later.")
+		return
+	}
+	http.Redirect(w, r, to, http.StatusFound)
+}
+
+// authorize returns the authorization request (RFC 6749, 4.1.1).
+func (g *Grants) authorize(ctx context.Context, c *Consent) (string, error) {
+	s, b, err := g.scheme(c.credential)
+	if err != nil {
+		return "", err
+	}
+	x := g.exchange(b)
+	m, err := s.metadata(ctx, x)
+	if err != nil {
+		return "", err
+	}
+	u, err := url.Parse(m.AuthorizationEndpoint)
+	if err != nil || m.AuthorizationEndpoint == "" {
+		return "", fmt.Errorf("%w: %s has no authorization endpoint", ErrResponse, s.Issuer)
+	}
+	challenge := sha256.Sum256([]byte(c.verifier))
+	q := u.Query()
+	for name, v := range map[string]string{
+		"response_type": "code", "client_id": s.ID, "redirect_uri": g.RedirectURI(), "state": c.ID,
+		"code_challenge": base64.RawURLEncoding.EncodeToString(challenge[:]), "code_challenge_method": "S256",
+		"scope": strings.Join(b.Scopes, " "), "resource": s.resource(x),
+	} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.String(), nil
+}
+
+// exchange is enough to find a server.
+func (g *Grants) exchange(b credential.Binding) credential.Exchange {
+	return credential.Exchange{Origin: b.Origin, Scopes: b.Scopes, Client: g.broker.Client(), Now: g.opts.Now(), Learn: func(credential.Secret) {}}
+}
+
+// callback receives the answer of the authorization server.
+func (g *Grants) callback(w http.ResponseWriter, r *http.Request) {
+	c, ok := g.of(w, r, true)
+	if !ok {
+		return
+	}
+	err := g.finish(r.Context(), c, r.URL.Query())
+	c.err = err
+	close(c.done)
+	if err != nil {
+		g.opts.Logger.Warn("oauth: a consent failed", "credential", c.credential, "user", c.actor.User, "error", err)
+		say(w, http.StatusBadRequest, "Access was not granted. You can close this page.")
+		return
+	}
+	say(w, http.StatusOK, "Access is granted. You can close this page.")
+}
+
+func (g *Grants) finish(ctx context.Context, c *Consent, q url.Values) error {
+	s, b, err := g.scheme(c.credential)
+	if err != nil {
+		return err
+	}
+	m, err := s.metadata(ctx, g.exchange(b))
+	if err != nil {
+		return err
+	}
+	// Whose answer it is comes first (RFC 9207, 2.4): the code of another
+	// server must not be sent anywhere.
+	if iss := q["iss"]; len(iss) > 1 || len(iss) == 1 && iss[0] != s.Issuer || len(iss) == 0 && m.IssParameter {
+		return fmt.Errorf("%w: the answer to the browser names another issuer, or none", ErrIssuer)
+	}
+	if q.Has("error") {
+		code := q.Get("error")
+		if len(code) > 64 || strings.Trim(code, "abcdefghijklmnopqrstuvwxyz_") != "" {
+			code = "unreadable"
+		}
+		return fmt.Errorf("%w: %s", ErrConsent, code)
+	}
+	if len(q["code"]) != 1 || q.Get("code") == "" {
+		return fmt.Errorf("%w: the answer has no code", ErrConsent)
+	}
+	return g.broker.Redeem(ctx, c.credential, c.actor, func(ctx context.Context, x credential.Exchange) (credential.Secret, error) {
+		x.Learn(credential.NewSecret([]byte(q.Get("code"))))
+		return s.redeem(ctx, x, c.actor.User, q.Get("code"), c.verifier, g.RedirectURI())
+	}, audit.Change{By: c.actor.User, Reason: "consent for agent " + c.actor.Agent + " at " + s.Issuer})
+}
