@@ -26,6 +26,7 @@ import (
 // It is safe for concurrent use.
 type Broker struct {
 	store    Store
+	bindings BindingStore   // the store, if it is one
 	log      audit.Recorder // nil: no records, see [NewMemory]
 	opts     BrokerOptions
 	scrubber *Scrubber
@@ -56,6 +57,9 @@ type BrokerOptions struct {
 	StoreTimeout time.Duration
 	// LeaseTTL is how long a lease can be used. Zero means 15 minutes.
 	LeaseTTL time.Duration
+	// Binding makes the bindings that a [BindingStore] keeps. Nil means
+	// [BindingSpec.Binding], which knows no OAuth; the package oauth does.
+	Binding func(BindingSpec) (Binding, error)
 	// Client sends the requests by which secrets are traded for tokens. It must
 	// not follow redirects. Nil means that each [Exchanger] uses its own.
 	Client *http.Client
@@ -106,6 +110,10 @@ func newBroker(store Store, log audit.Recorder, opts *BrokerOptions) *Broker {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Binding == nil {
+		o.Binding = BindingSpec.Binding
+	}
+	b.bindings, _ = store.(BindingStore)
 	b.life, b.end = context.WithCancel(context.Background())
 	b.tokens, b.grants = newTokens(b.life, b.background, o.Now), newGate()
 	b.tokens.forget = func(name string, h *heldToken) { _ = b.scrubber.Remove(Ref{name, h.version}, h.secret) }
@@ -128,6 +136,11 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 		return nil, err
 	}
 	e := b.entry(r.Credential)
+	if b.bindings != nil && !e.bound.Load() {
+		if _, err := b.fresh(ctx, e); err != nil {
+			return nil, err
+		}
+	}
 	bound := e.binding.Load()
 	if bound == nil {
 		if _, err := b.usable(ctx, e); err != nil {

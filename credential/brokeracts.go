@@ -28,8 +28,42 @@ func (b *Broker) Bind(ctx context.Context, name string, to Binding, by audit.Cha
 			if err := b.record(ctx, "bind_credential", name, by, map[string]string{"origin": origin}); err != nil {
 				return err
 			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.bound.Store(true)
 			e.binding.Store(&to)
 			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("bind %q: %w", name, err)
+	}
+	return nil
+}
+
+// BindSpec keeps in the store where the named secret may go, for all brokers
+// over it. The error is [ErrReadOnly] unless that is a [BindingStore].
+func (b *Broker) BindSpec(ctx context.Context, name string, to BindingSpec, by audit.Change) error {
+	err := to.Validate()
+	if err == nil {
+		_, err = b.opts.Binding(to)
+	}
+	if err == nil {
+		err = b.act(ctx, name, by, func(e *entry) error {
+			if b.bindings == nil {
+				return ErrReadOnly
+			}
+			if _, err := b.fresh(ctx, e); err != nil {
+				return err
+			}
+			detail := map[string]string{"origin": to.Origin, "type": to.Type}
+			if err := b.record(ctx, "bind_credential", name, by, detail); err != nil {
+				return err
+			}
+			if err := b.bindings.SetBinding(ctx, name, to); err != nil {
+				return b.clean(err)
+			}
+			return b.await(ctx, e)
 		})
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,12 +24,14 @@ var errSlow = errors.New("the store has not answered yet")
 type entry struct {
 	name    string
 	binding atomic.Pointer[Binding]
+	bound   atomic.Bool // by Bind, whatever the store says
 	known   atomic.Pointer[known]
 
 	mu      sync.Mutex
 	flight  *flight // the reading that is under way, or nil
 	failed  time.Time
 	failure error
+	spec    *BindingSpec        // what binding was made of, if it is the store's
 	seen    map[uint64]struct{} // versions that the scrubber knows
 }
 
@@ -188,6 +191,9 @@ func (b *Broker) load(e *entry) error {
 		if errors.Is(err, ErrConflict) {
 			continue
 		}
+		if err == nil {
+			err = b.follow(ctx, e)
+		}
 		if err != nil {
 			return err
 		}
@@ -237,6 +243,40 @@ func (b *Broker) collect(ctx context.Context, e *entry, at time.Time, list []Ver
 		}
 	}
 	return k, nil
+}
+
+// follow takes over the binding that the store keeps, unless Bind said
+// otherwise.
+func (b *Broker) follow(ctx context.Context, e *entry) error {
+	if b.bindings == nil || e.bound.Load() {
+		return nil
+	}
+	spec, ok, err := b.bindings.Binding(ctx, e.name)
+	if err != nil {
+		return b.storeError(err)
+	}
+	var to *Binding
+	if ok {
+		if e.spec != nil && reflect.DeepEqual(*e.spec, spec) {
+			return nil // and what was traded under it remains
+		}
+		made, err := b.opts.Binding(spec)
+		if err != nil {
+			return fmt.Errorf("binding of %q: %w", e.name, err)
+		}
+		if made.Origin, err = bareOrigin(made.Origin); err != nil {
+			return fmt.Errorf("binding of %q: %w", e.name, err)
+		}
+		e.spec, to = &spec, &made
+	} else {
+		e.spec = nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.bound.Load() {
+		e.binding.Store(to)
+	}
+	return nil
 }
 
 // find returns what is known of a version, or nil.

@@ -108,6 +108,17 @@ type Watcher interface {
 	Watch(ctx context.Context) iter.Seq2[Ref, error]
 }
 
+// A BindingStore is a [Store] that also keeps where its secrets may go. A
+// [Broker] follows it for names that nobody called [Broker.Bind] for.
+type BindingStore interface {
+	Store
+	// Binding returns what is kept for a name, and whether anything is.
+	Binding(ctx context.Context, name string) (BindingSpec, bool, error)
+	// SetBinding replaces it. The error is [ErrUnknown] if there is no such
+	// name, and [ErrSpec] for specs that do not validate.
+	SetBinding(ctx context.Context, name string, to BindingSpec) error
+}
+
 // Errors of stores.
 var (
 	// ErrConflict is returned when a secret was changed by somebody else in the

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,9 @@ func TestStore(t *testing.T, open func(t *testing.T, secrets map[string]string) 
 		t.Run("Destroy", func(t *testing.T) { start(t, "one").destroy() })
 		t.Run("ManyVersions", func(t *testing.T) { start(t, "one").manyVersions() })
 		t.Run("RotateConcurrently", func(t *testing.T) { start(t, "one").rotateConcurrently() })
+	}
+	if _, ok := open(t, nil).(credential.BindingStore); ok {
+		t.Run("Bindings", func(t *testing.T) { start(t, "one", "two").bindings() })
 	}
 	if _, ok := open(t, nil).(credential.Watcher); ok {
 		t.Run("Watch", func(t *testing.T) { start(t, "one").watch() })
@@ -300,6 +304,41 @@ func (s *storeTest) concurrently() {
 		})
 	}
 	wg.Wait()
+}
+
+func (s *storeTest) bindings() {
+	store := s.store.(credential.BindingStore)
+	check := func(name string, want *credential.BindingSpec) {
+		s.Helper()
+		got, ok, err := store.Binding(s.ctx, name)
+		s.note(got, err)
+		if err != nil || ok != (want != nil) || ok && !reflect.DeepEqual(got, *want) {
+			s.Errorf("Binding(%q) = %+v, %v, %v, want %+v", name, got, ok, err, want)
+		}
+	}
+	set := func(name string, to credential.BindingSpec, want error) {
+		s.Helper()
+		s.want(fmt.Sprintf("SetBinding(%q, %+v)", name, to), store.SetBinding(s.ctx, name, to), want)
+	}
+	check("one", nil)
+	check("nothing", nil)
+	first := credential.BindingSpec{Origin: "https://a.example", Type: credential.TypeBearer}
+	second := credential.BindingSpec{Origin: "https://b.example:8443", Type: credential.TypeHeader, Name: "X-Key", Format: "Key {secret}"}
+	set("one", first, nil)
+	check("one", &first)
+	check("two", nil)
+	set("one", second, nil)
+	check("one", &second)
+	set("one", credential.BindingSpec{}, credential.ErrSpec)
+	set("one", credential.BindingSpec{Origin: "http://a.example", Type: credential.TypeBearer}, credential.ErrSpec)
+	set("nothing", first, credential.ErrUnknown)
+	check("one", &second)
+	check("nothing", nil)
+	if _, ok := s.store.(credential.WritableStore); ok {
+		ref, _ := s.add("one")
+		s.set(ref, credential.StatePending, credential.StateCurrent)
+		check("one", &second) // of the name, not of a version
+	}
 }
 
 // watch checks what a watcher is told, also of changes if there can be any.

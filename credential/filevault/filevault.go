@@ -33,6 +33,7 @@ type Store struct {
 var (
 	_ credential.WritableStore = (*Store)(nil)
 	_ credential.Watcher       = (*Store)(nil)
+	_ credential.BindingStore  = (*Store)(nil)
 )
 
 // A generation is one content of the file. It does not change.

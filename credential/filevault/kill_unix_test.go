@@ -82,8 +82,14 @@ func saveForEver(dir string) error {
 					return
 				}
 				var newest uint64
-				if n := len(list); n > 0 {
-					newest = list[n-1].Ref.Version
+				for _, v := range list {
+					newest = v.Ref.Version
+					if v.State == credential.StatePending { // of who was killed before
+						if err := s.SetState(ctx, v.Ref, v.State, credential.StateDestroyed); err != nil {
+							errs <- err
+							return
+						}
+					}
 				}
 				ref, err := s.Put(ctx, name, valueOf(name, newest+1), newest, "")
 				if err == nil {
@@ -172,6 +178,9 @@ func TestKill(t *testing.T) {
 			newest[v.Ref.Name] = v.Ref.Version
 			if v.State == credential.StateCurrent {
 				now[v.Ref.Name] = v.Ref.Version
+			}
+			if v.State == credential.StateDestroyed {
+				continue
 			}
 			_, secret, err := s.Get(ctx, v.Ref)
 			require.NoError(t, err)

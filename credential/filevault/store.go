@@ -210,7 +210,7 @@ func (s *Store) move(name string, v *version, to credential.State, generation ui
 	return s.keys.seal(name, v, generation, value)
 }
 
-// Binding returns where the named secret may go, as [Store.SetBinding] said.
+// Binding implements [credential.BindingStore].
 func (s *Store) Binding(ctx context.Context, name string) (credential.BindingSpec, bool, error) {
 	if err := ctx.Err(); err != nil {
 		return credential.BindingSpec{}, false, err
@@ -226,8 +226,7 @@ func (s *Store) Binding(ctx context.Context, name string) (credential.BindingSpe
 	return *g.body.Secrets[i].Binding, true, nil
 }
 
-// SetBinding keeps with a secret where it may go. The error is
-// [credential.ErrUnknown] if there is no such secret.
+// SetBinding implements [credential.BindingStore].
 func (s *Store) SetBinding(ctx context.Context, name string, to credential.BindingSpec) error {
 	if err := to.Validate(); err != nil {
 		return err
@@ -278,20 +277,29 @@ func (s *Store) Watch(ctx context.Context) iter.Seq2[credential.Ref, error] {
 	}
 }
 
-// changes returns what is new in b, or in another state than in old, or gone.
+// changes returns what is new in b, or in another state than in old, or gone. A
+// change of a binding is one of the newest version.
 func (b *body) changes(old *body) (refs []credential.Ref) {
-	all := func(b *body) map[credential.Ref]credential.State {
-		states := make(map[credential.Ref]credential.State)
+	type seen struct {
+		state   credential.State
+		binding string
+	}
+	all := func(b *body) map[credential.Ref]seen {
+		states := make(map[credential.Ref]seen)
 		for _, s := range b.Secrets {
-			for _, v := range s.Versions {
-				states[credential.Ref{Name: s.Name, Version: v.Number}] = v.State
+			for i, v := range s.Versions {
+				now := seen{state: v.State}
+				if i == len(s.Versions)-1 && s.Binding != nil {
+					now.binding = fmt.Sprintf("%+v", *s.Binding)
+				}
+				states[credential.Ref{Name: s.Name, Version: v.Number}] = now
 			}
 		}
 		return states
 	}
 	before, now := all(old), all(b)
-	for ref, state := range now {
-		if before[ref] != state {
+	for ref, is := range now {
+		if before[ref] != is {
 			refs = append(refs, ref)
 		}
 	}
