@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/governance"
 )
 
@@ -35,22 +37,23 @@ type Connector struct {
 	Status Status `yaml:"status"`
 	// Note is what an administrator should know besides; may be empty.
 	Note string `yaml:"note"`
-	// Transport is "http" for streamable HTTP, "sse" for the HTTP transport that
-	// came before it, or "stdio" for a child process.
+	// Transport is "http" for streamable HTTP, "stdio" for a child process, or
+	// "sse" for the HTTP transport of 2024, which package mcpx does not speak:
+	// put a proxy between.
 	Transport string `yaml:"transport"`
 	// Endpoint is the URL of a server that its vendor runs. A part in braces,
 	// such as {account}, is the customer's own.
 	Endpoint string `yaml:"endpoint"`
 	// Package is the program of a server that you run, with transport stdio.
 	Package *Package `yaml:"package"`
-	// Auth are the ways to authenticate, the preferred first. "none" stands
-	// alone.
-	Auth []Auth `yaml:"auth"`
+	// Auth are the ways to authenticate, the preferred first, in the words of
+	// credential's bindings. What is the customer's own, such as the issuer of an
+	// identity provider, is not in them: see [Connector.Binding]. The type "none"
+	// stands alone. Several of type env are all needed.
+	Auth []credential.BindingSpec `yaml:"auth"`
 	// Origins are those that the secret goes to, as [credential.Origin] writes
 	// them; with {account} where a customer has one of their own. None for a
 	// server that has no secret, or that reaches what its settings say.
-	//
-	// [credential.Origin]: https://pkg.go.dev/github.com/twinward-dev/twinward/credential#Origin
 	Origins []string `yaml:"origins"`
 	// Scopes are the least that the secret needs for tools of a class, in the
 	// vendor's words.
@@ -88,17 +91,6 @@ type Package struct {
 	Args []string `yaml:"args"`
 }
 
-// An Auth is one way in which a server authenticates its client.
-type Auth struct {
-	// Type is a word of credential's bindings, or "environment" for a secret in
-	// the environment of a child process, or "none".
-	Type string `yaml:"type"`
-	// Name is that of the header, the query parameter or the variable.
-	Name string `yaml:"name"`
-	// Prefix stands before the secret in a header.
-	Prefix string `yaml:"prefix"`
-}
-
 // A Rule permits tools of class write, under a condition on their arguments.
 type Rule struct {
 	// ID becomes the policy's, after the server's name.
@@ -128,6 +120,39 @@ type Recording struct {
 
 // Record returns what the server answered when it was recorded, or nil.
 func (c *Connector) Record() *Record { return c.record }
+
+// TypeNone is the type of [Connector].Auth for a server that has no secret.
+const TypeNone = "none"
+
+// Binding is where the server's secret may go and how, for tools of the given
+// classes: the first way of Auth with the first of Origins, or for a child
+// process stdio://<server>, and the least scopes. Complete it with what is your
+// own (an account in the origin, issuer and client, region) and let its Validate
+// tell what is missing. server "" is the connector's id. The result is false for
+// a server that has no secret.
+func (c *Connector) Binding(server string, classes ...governance.Class) (credential.BindingSpec, bool) {
+	if server == "" {
+		server = c.ID
+	}
+	spec := c.Auth[0]
+	if spec.Type == TypeNone {
+		return credential.BindingSpec{}, false
+	}
+	switch {
+	case spec.Type == credential.TypeEnv, spec.Type == credential.TypeDescriptor:
+		spec.Origin = "stdio://" + server
+	case len(c.Origins) > 0:
+		spec.Origin = c.Origins[0]
+	}
+	for _, class := range classes {
+		for _, scope := range c.Scopes[class] {
+			if !slices.Contains(spec.Scopes, scope) {
+				spec.Scopes = append(spec.Scopes, scope)
+			}
+		}
+	}
+	return spec, true
+}
 
 // Class returns the default class of a tool, and false for a tool that the
 // connector does not know.

@@ -27,7 +27,7 @@ func all(t testing.TB) []*catalog.Connector {
 // Everything that a reader relies on holds for every entry.
 func TestCatalog(t *testing.T) {
 	cs := all(t)
-	assert.GreaterOrEqual(t, len(cs), 30)
+	assert.GreaterOrEqual(t, len(cs), 40)
 	seen := map[string]bool{}
 	verified := 0
 	for _, c := range cs {
@@ -51,6 +51,15 @@ func TestCatalog(t *testing.T) {
 			assert.NotEmpty(t, c.Sources["server"])
 			assert.NotEmpty(t, c.Sources["auth"])
 			assert.Equal(t, c.Status == catalog.Verified, c.Record() != nil)
+			policies, err := c.Starter("starter", &catalog.StarterOptions{Values: examples(c)})
+			require.NoError(t, err)
+			if spec, ok := c.Binding("", governance.Read, governance.Write); ok {
+				assert.NotEmpty(t, spec.Type)
+				assert.Contains(t, policies.Text, "use_credential")
+				if c.Transport != "stdio" {
+					assert.NotEmpty(t, spec.Origin, "a secret that is bound to no origin")
+				}
+			}
 			if c.Record() == nil {
 				return
 			}

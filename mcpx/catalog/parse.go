@@ -28,7 +28,7 @@ var (
 	parameter   = regexp.MustCompile(`\$\{([a-z_]{1,32})\}`)
 	inBraces    = regexp.MustCompile(`\{[a-z_]{1,32}\}`)
 	variable    = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
-	headerName  = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	headerName  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
 // printable are the characters of a condition.
@@ -42,21 +42,6 @@ var printable = func() string {
 
 // classes in the order in which they are written.
 var classes = []governance.Class{governance.Read, governance.Write, governance.Destructive}
-
-// authTypes are the words for ways to authenticate, and whether they name a
-// header, a parameter or a variable.
-var authTypes = map[string]bool{
-	"none":                     false,
-	"bearer":                   false,
-	"basic":                    false,
-	"header":                   true,
-	"query":                    true,
-	"environment":              true,
-	"aws_sigv4":                false,
-	"oauth_client_credentials": false,
-	"oauth_authorization_code": false,
-	"google_service_account":   false,
-}
 
 // facts are the keys of sources.
 var facts = []string{"server", "auth", "origins", "scopes", "tools"}
@@ -154,25 +139,67 @@ func (k *check) where(c *Connector) {
 	}
 }
 
+// auth checks each way as it would be once a customer has completed it.
 func (k *check) auth(c *Connector) {
 	if len(c.Auth) == 0 {
 		k.bad("auth:", "no auth", "say how, or type: none")
 	}
-	for _, a := range c.Auth {
-		named, ok := authTypes[a.Type]
-		switch {
-		case !ok:
-			k.bad("type: "+a.Type, fmt.Sprintf("auth type %q", a.Type), "use one of "+strings.Join(slices.Sorted(maps.Keys(authTypes)), ", "))
-		case a.Type == "none" && len(c.Auth) > 1:
-			k.bad("type: none", "none and another way", "keep one of them")
-		case named != (a.Name != ""):
-			k.bad("type: "+a.Type, "a header, a parameter or a variable has a name, and nothing else has", "correct name")
-		case a.Type == "environment" && !variable.MatchString(a.Name), a.Type == "header" && !headerName.MatchString(a.Name):
-			k.bad(a.Name, fmt.Sprintf("name %q", a.Name), "write it as the server wants it")
-		case a.Type == "environment" && c.Transport != "stdio":
-			k.bad("type: environment", "a variable for a server that is no child process", "use bearer, header or oauth_authorization_code")
+	for i, a := range c.Auth {
+		near := "type: " + a.Type
+		if a.Type == TypeNone {
+			if len(c.Auth) > 1 {
+				k.bad(near, "none and another way", "keep one of them")
+			}
+			if c.Auth[i] = (credential.BindingSpec{Type: TypeNone}); a.Name+a.Format+a.User+a.Origin != "" {
+				k.bad(near, "none with more words", "leave them out")
+			}
+			continue
+		}
+		if a.Origin != "" || len(a.Scopes) > 0 {
+			k.bad(near, "an origin or scopes inside auth", "write them as origins and scopes of the connector")
+			continue
+		}
+		if err := completed(a).Validate(); err != nil {
+			k.bad(near, err.Error(), "see credential.BindingSpec for the words")
+		}
+		process := a.Type == credential.TypeEnv || a.Type == credential.TypeDescriptor
+		if process && c.Transport != "stdio" {
+			k.bad(near, "a secret of a child process for a server that is none", "use bearer, header or oauth_authorization_code")
+		}
+		if a.Type == credential.TypeEnv && !variable.MatchString(a.Name) || a.Type == credential.TypeHeader && !headerName.MatchString(a.Name) {
+			k.bad(near, fmt.Sprintf("name %q", a.Name), "write it as the server wants it")
 		}
 	}
+}
+
+// completed fills in what is a customer's own.
+func completed(s credential.BindingSpec) credential.BindingSpec {
+	fill := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	fill(&s.Origin, "https://example.com")
+	switch s.Type {
+	case credential.TypeEnv, credential.TypeDescriptor:
+		s.Origin = "stdio://example"
+	case credential.TypeBasic:
+		fill(&s.User, "user")
+	case credential.TypeSigV4:
+		fill(&s.Region, "us-east-1")
+		fill(&s.Service, "service")
+	case credential.TypeGitHubApp:
+		fill(&s.AppID, "1")
+		fill(&s.InstallationID, "1")
+	case credential.TypeOAuthClientCredentials, credential.TypeOAuthRefreshToken, credential.TypeOAuthAuthorizationCode,
+		credential.TypeOAuthTokenExchange, credential.TypeOAuthJWTBearer, credential.TypeOAuthIDJAG:
+		fill(&s.Issuer, "https://issuer.example.com")
+		fill(&s.ClientID, "client")
+		if s.Type == credential.TypeOAuthIDJAG {
+			fill(&s.IdentityProvider, "https://idp.example.com")
+		}
+	}
+	return s
 }
 
 func (k *check) tools(c *Connector) {

@@ -101,7 +101,7 @@ func (c *Connector) Parameters() (names []string) {
 }
 
 // secret reports whether requests to the server carry one.
-func (c *Connector) secret() bool { return len(c.Auth) > 0 && c.Auth[0].Type != "none" }
+func (c *Connector) secret() bool { return len(c.Auth) > 0 && c.Auth[0].Type != TypeNone }
 
 // below is the question whether a path lies below a folder.
 var below = regexp.MustCompile(`under\(([a-z_.]+), \$\{([a-z_]{1,32})\}\)`)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/mcpx/catalog"
 )
 
@@ -82,7 +83,7 @@ func Command(ctx context.Context, c *catalog.Connector, dir string) (*exec.Cmd, 
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LANG=C.UTF-8"}
 	for _, a := range c.Auth {
-		if a.Type == "environment" {
+		if a.Type == credential.TypeEnv {
 			cmd.Env = append(cmd.Env, a.Name+"="+Secret)
 		}
 	}

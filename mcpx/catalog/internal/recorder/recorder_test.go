@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -11,7 +12,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/mcpx"
 	"github.com/twinward-dev/twinward/mcpx/catalog"
+	"github.com/twinward-dev/twinward/mcpx/mcptest"
 )
 
 // In full mode some servers are installed anew and asked again: the stored
@@ -62,4 +68,61 @@ func TestCommandErrors(t *testing.T) {
 		_, _, err := Command(t.Context(), c, dir)
 		assert.ErrorContains(t, err, want)
 	}
+}
+
+// A real server from npm behind the gateway, with what the catalogue says of it:
+// approved live, its reads and reviewed writes go through, and what destroys
+// does not, for each reason on record.
+func TestApprovedServerBehindTheGateway(t *testing.T) {
+	if os.Getenv("TWINWARD_FULL") == "" {
+		t.Skip("set TWINWARD_FULL=1 to run a server from npm behind the gateway")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	c, err := catalog.Load("memory")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	server, err := c.Approve(ctx, "notes", start(ctx, t, c, dir))
+	require.NoError(t, err)
+	policies, err := c.Starter("writers", &catalog.StarterOptions{Server: "notes"})
+	require.NoError(t, err)
+
+	log := audittest.NewLog(t)
+	engine := governance.NewEngine(log, nil)
+	_, err = engine.Reload(ctx, governance.Bundle{
+		Catalog: []governance.Server{server}, Policies: []governance.Source{policies},
+		Profiles: []governance.Profile{{ID: "writers", Owner: "tests", Agents: []string{"bot"},
+			Servers: map[string]governance.Grant{"notes": {Tools: []string{"*"}}}}},
+	}, audit.Change{By: "tests", Reason: "starter policies"})
+	require.NoError(t, err)
+	gateway := mcpx.NewGateway(engine, log, nil)
+	defer gateway.Close()
+	require.NoError(t, gateway.AddUpstream(ctx, mcpx.Stdio("notes", func(ctx context.Context) *exec.Cmd {
+		cmd, _, err := Command(ctx, c, dir)
+		assert.NoError(t, err)
+		return cmd
+	})))
+	agent := mcptest.Connect(t, mcptest.Door(t, gateway, audit.Actor{Agent: "bot", Session: "s1"}).URL, nil)
+
+	tools, err := agent.Tools(ctx)
+	require.NoError(t, err)
+	assert.Contains(t, tools, "notes__read_graph")
+	assert.NotContains(t, tools, "notes__delete_entities")
+
+	res, err := agent.Call(ctx, "notes__create_entities", `{"entities":[{"name":"Ann","entityType":"person","observations":["likes tea"]}]}`)
+	require.NoError(t, err)
+	require.False(t, res.IsError, mcptest.Text(res))
+	res, err = agent.Call(ctx, "notes__read_graph", `{}`)
+	require.NoError(t, err)
+	assert.Contains(t, mcptest.Text(res), "likes tea")
+
+	res, err = agent.Call(ctx, "notes__delete_entities", `{"entityNames":["Ann"]}`)
+	require.NoError(t, err)
+	assert.True(t, res.IsError)
+	denials := log.Denials()
+	require.Len(t, denials, 1)
+	assert.Equal(t, "notes-no-destructive", denials[0].Decision.Reason)
+	res, err = agent.Call(ctx, "notes__read_graph", `{}`)
+	require.NoError(t, err)
+	assert.Contains(t, mcptest.Text(res), "likes tea", "nothing was deleted")
 }
