@@ -56,6 +56,7 @@ func TestPostgreSQL(t *testing.T) {
 		{"ManyHosts", testManyHosts},
 		{"OneWriter", testOneWriter},
 		{"ServerIsKilledUnderLoad", testServerIsKilledUnderLoad},
+		{"AnswerIsLost", testAnswerIsLost},
 		{"LostStoreRefuses", testLostStoreRefuses},
 		{"LogThatMoved", testLogThatMoved},
 		{"RowsStay", testRowsStay},
