@@ -21,9 +21,13 @@
 // each record besides, for queries, which can be made anew at any time.
 //
 // Rows are only added: triggers refuse anything else. Hosts need USAGE of the
-// schema and SELECT and INSERT on twinward_audit_batch and twinward_audit_anchor,
-// and SELECT on twinward_audit_schema; who owns the database can do anything, which
-// an anchor elsewhere finds.
+// schema and SELECT and INSERT on twinward_audit_batch, twinward_audit_hash and
+// twinward_audit_anchor, and SELECT on twinward_audit_schema; who owns the database
+// can do anything, which an anchor elsewhere finds.
+//
+// The hashes of the tree are kept too (twinward_audit_hash, a twentieth of the
+// log), so that a proof reads a few rows. They are nothing that one has to trust,
+// and are made anew on opening where they are missing.
 //
 // # When the database is away
 //
@@ -113,6 +117,12 @@ create index twinward_audit_record_time on twinward_audit_record (time);
 create index twinward_audit_record_agent on twinward_audit_record (agent, time);
 create index twinward_audit_record_call on twinward_audit_record (log, call) where call is not null;
 create table twinward_audit_indexed (log text primary key, seq bigint not null);
+`, `
+create table twinward_audit_hash (
+	log text not null, level int not null, n bigint not null, root bytea not null, leaves bytea,
+	primary key (log, level, n)
+);
+alter table twinward_audit_hash alter column leaves set storage external;
 `}
 
 // Migrate makes the tables, or brings them up to this version. It is called by a

@@ -63,6 +63,8 @@ func TestPostgreSQL(t *testing.T) {
 		{"ChangedRowIsFound", testChangedRowIsFound},
 		{"Anchor", testAnchor},
 		{"Migrate", testMigrate},
+		{"MigrateFromEachVersion", testMigrateFromEachVersion},
+		{"Hashes", testHashes},
 		{"Index", testIndex},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -70,7 +72,7 @@ func TestPostgreSQL(t *testing.T) {
 			_, err := connect(t, database{server, "postgres"}).Exec(t.Context(), "create database "+db.name)
 			require.NoError(t, err)
 			pool := connect(t, db)
-			if test.name != "Migrate" {
+			if !strings.HasPrefix(test.name, "Migrate") {
 				require.NoError(t, postgres.Migrate(t.Context(), pool))
 			}
 			test.run(t, db, pool)
@@ -381,7 +383,7 @@ func testRowsStay(t *testing.T, server database, pool *pgxpool.Pool) {
 	key := newKey(t, origin)
 	for _, sql := range []string{
 		`create role host login`,
-		`grant select, insert on twinward_audit_batch, twinward_audit_anchor to host`,
+		`grant select, insert on twinward_audit_batch, twinward_audit_hash, twinward_audit_anchor to host`,
 		`grant select on twinward_audit_schema to host`,
 	} {
 		_, err := pool.Exec(ctx, sql)

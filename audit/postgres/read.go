@@ -18,8 +18,8 @@ import (
 
 // FS returns the folder that a log in the database would be, for [audit.Verify],
 // [audit.Prove], [audit.Scan] and the reports. Its reads end when ctx does.
-// A log may be read while it is being written to. Proofs read all of the log: the
-// hashes that a log in a folder keeps beside it are not stored.
+// A log may be read while it is being written to. Proofs read a few hashes that
+// are kept beside it, and the segments of the record and of the end.
 func FS(ctx context.Context, pool *pgxpool.Pool, origin string) fs.FS {
 	return folder{ctx, pool, origin}
 }
@@ -166,6 +166,9 @@ func (d folder) Open(name string) (fs.File, error) {
 			return fail(err)
 		}
 		return &openedDir{list}, nil
+	}
+	if level := hashFile(name); level >= 0 {
+		return &hashReader{folder: d, level: level}, nil
 	}
 	n, err := segmentNumber(name)
 	if err != nil {

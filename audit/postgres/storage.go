@@ -37,6 +37,8 @@ type storage struct {
 	conn *pgxpool.Conn // holds the lock, nil when it was lost
 	at   position      // behind the last row
 	made string        // the newest file, which may have no row yet
+
+	hashes *hashes // of the tree up to at
 }
 
 var _ audit.RemoteStorage = (*storage)(nil)
@@ -51,8 +53,8 @@ type position struct {
 func (s *storage) Remote() {}
 
 // lock takes the log for this process and looks where it ends.
-func (s *storage) lock(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
+func (s *storage) lock(whole context.Context) error {
+	ctx, cancel := context.WithTimeout(whole, attempt)
 	defer cancel()
 	err := s.connect(ctx)
 	for end := time.Now().Add(lockWait); errors.Is(err, audit.ErrLocked) && time.Now().Before(end); err = s.connect(ctx) {
@@ -60,6 +62,9 @@ func (s *storage) lock(ctx context.Context) error {
 	}
 	if err == nil {
 		s.at, _, err = s.last(ctx)
+	}
+	if err == nil {
+		err = s.loadHashes(whole)
 	}
 	if err != nil {
 		s.disconnect()
@@ -118,10 +123,12 @@ func (s *storage) last(ctx context.Context) (end position, row []byte, err error
 func (s *storage) store(segment int, off int64, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
+	edge := s.hashes.clone()
+	rows := edge.addBatch(data)
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		err := s.tryStore(ctx, segment, off, data)
+		err := s.tryStore(ctx, segment, off, data, rows)
 		if err == nil {
-			s.at = position{segment, off + int64(len(data))}
+			s.at, s.hashes = position{segment, off + int64(len(data))}, edge
 			return nil
 		}
 		s.disconnect()
@@ -136,7 +143,7 @@ func (s *storage) store(segment int, off int64, data []byte) error {
 	}
 }
 
-func (s *storage) tryStore(ctx context.Context, segment int, off int64, data []byte) error {
+func (s *storage) tryStore(ctx context.Context, segment int, off int64, data []byte, complete []hashRow) error {
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
 	if s.conn == nil {
@@ -155,7 +162,12 @@ func (s *storage) tryStore(ctx context.Context, segment int, off int64, data []b
 			return fmt.Errorf("%w: it ends at byte %d of segment %d and not at byte %d of segment %d", ErrMoved, end.end, end.segment, s.at.end, s.at.segment)
 		}
 	}
-	_, err := s.conn.Exec(ctx, `insert into twinward_audit_batch (log, segment, off, data) values ($1, $2, $3, $4)`, s.log, segment, off, data)
+	if len(complete) == 0 {
+		_, err := s.conn.Exec(ctx, insertBatch, s.log, segment, off, data)
+		return err
+	}
+	levels, numbers, roots, leaves := columnsOf(complete)
+	_, err := s.conn.Exec(ctx, `with hashes as (`+insertHashes+`) `+insertBatch, s.log, segment, off, data, levels, numbers, roots, leaves)
 	return err
 }
 
