@@ -201,8 +201,13 @@ const (
 	// Change either.
 	KindIdentity Kind = "identity"
 	// KindLeak is a secret that was found in something going back to the agent,
-	// and taken out. Detail: "credential" is its name, "found" counts.
+	// and taken out. Detail: "credential" and "version" name it, "surface" is the
+	// part of the answer that held it, "encoding" how it was written, and "found"
+	// counts.
 	KindLeak Kind = "credential.leak"
+	// KindCanary is a KindLeak of a secret that nobody uses: somebody has looked
+	// where it was laid out, so that this is an alarm.
+	KindCanary Kind = "credential.canary"
 	// KindCredential is a credential, Resource, that was bound to where it may
 	// go ("bind_credential", Detail "origin"), or given a new value in place of
 	// the one before ([ActionRotateCredential]), with Change. "put_credential"

@@ -135,6 +135,9 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if (Ref{Name: r.Credential}).Canary() {
+		return nil, fmt.Errorf("%w: %q", ErrCanary, r.Credential)
+	}
 	e := b.entry(r.Credential)
 	if b.bindings != nil && !e.bound.Load() {
 		if _, err := b.fresh(ctx, e); err != nil {

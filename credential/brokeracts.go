@@ -131,6 +131,9 @@ func (b *Broker) put(ctx context.Context, name string, s Secret, note string, by
 // version that was current is previous from now on, and the one that was
 // previous is revoked.
 func (b *Broker) Promote(ctx context.Context, ref Ref, by audit.Change) error {
+	if ref.Canary() {
+		return fmt.Errorf("promote %s: %w", ref, ErrCanary)
+	}
 	return b.move(ctx, ref, StateCurrent, audit.ActionRotateCredential, by)
 }
 

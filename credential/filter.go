@@ -92,7 +92,7 @@ func (f *filter) push(out, text []byte, final bool) []byte {
 		f.count(s)
 		if s.start >= done && !f.countOnly {
 			out = append(out, text[done:s.start]...)
-			out = appendMark(out, s.pattern.ref.Name)
+			out = appendMark(out, s.pattern.ref)
 		}
 		done = max(done, s.end)
 	}
@@ -116,7 +116,7 @@ func (f *filter) count(s span) {
 		f.found, f.until = make(Found), make(map[string]int)
 	}
 	if f.base+s.start >= f.until[p.ref.Name] {
-		f.found[Sight{Ref: p.ref, Encoding: p.form + vias[s.via], Canary: p.canary}]++
+		f.found[Sight{Ref: p.ref, Encoding: p.form + vias[s.via]}]++
 	}
 	f.until[p.ref.Name] = max(f.until[p.ref.Name], f.base+s.end)
 }
@@ -195,9 +195,11 @@ func (f *filter) tokenStart(cut int, doubly bool) int {
 	return f.json.start(i)
 }
 
-// appendMark appends what stands in the place of a secret.
-func appendMark(out []byte, name string) []byte {
+// appendMark appends what stands in the place of a secret. It does not say that
+// a canary is one.
+func appendMark(out []byte, ref Ref) []byte {
 	out = append(out, "[redacted:"...)
+	name := strings.TrimPrefix(ref.Name, CanaryPrefix)
 	for _, c := range []byte(name[:min(len(name), 64)]) {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
 			c = '_'

@@ -15,9 +15,6 @@ type Sight struct {
 	// "/json", "/percent", and so on from the inside out: "base64/percent/json"
 	// is base64 in a URL in a JSON string.
 	Encoding string
-	// Canary says that nobody uses this secret: whoever sent it took it from
-	// where it was laid out.
-	Canary bool
 }
 
 // Found counts what a [Scrubber] found. Nil means nothing.
@@ -39,7 +36,7 @@ func (f Found) Names() map[string]int {
 // Canary reports whether a canary is among what was found.
 func (f Found) Canary() bool {
 	for s := range f {
-		if s.Canary {
+		if s.Ref.Canary() {
 			return true
 		}
 	}

@@ -64,7 +64,6 @@ func (x *index) add(p *pattern) {
 	at, ok := slices.BinarySearchFunc(x.sorted, p, compare)
 	if ok {
 		x.sorted[at].known++
-		x.sorted[at].canary = x.sorted[at].canary || p.canary
 		return
 	}
 	p.known = 1

@@ -26,6 +26,8 @@ type Lease struct {
 	second   Second          // may be nil
 	released atomic.Bool
 	uses     atomic.Int64
+	mu       sync.Mutex
+	found    Found
 }
 
 // LeaseOptions are what a vault may add to a lease.
@@ -67,10 +69,13 @@ type Other struct {
 // it found and its binding. It holds the checks that no vault may forget: r
 // names an actor, the binding has an origin ([ErrUnbound]), that origin is the
 // one which r asks for ([ErrOrigin]), and the secret can be scrubbed
-// ([ErrLength]).
+// ([ErrLength]) and is no canary ([ErrCanary]).
 func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) (*Lease, error) {
 	if err := r.Actor.Validate(); err != nil {
 		return nil, fmt.Errorf("credential: lease of %q: %w", ref.Name, err)
+	}
+	if ref.Canary() {
+		return nil, fmt.Errorf("%w: %q", ErrCanary, ref.Name)
 	}
 	if b.Origin == "" {
 		return nil, fmt.Errorf("%w: %q", ErrUnbound, ref.Name)

@@ -12,9 +12,8 @@ type pattern struct {
 	bytes  []byte
 	ref    Ref
 	form   string // "raw", "hex" or "base64"
-	canary bool
-	known  int // how often it was added and not removed
-	anchor int // where the windows begin under which it is filed
+	known  int    // how often it was added and not removed
+	anchor int    // where the windows begin under which it is filed
 }
 
 // patternsOf calls add with the forms of one secret: as it is, with spaces as a

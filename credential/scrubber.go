@@ -39,23 +39,16 @@ type Scrubber struct {
 // many. It returns [ErrLength] for a secret that is too short or too long to be
 // searched for.
 func (s *Scrubber) Add(name string, secret Secret) error {
-	return s.add(Ref{Name: name}, secret, false)
+	return s.AddVersion(Ref{Name: name}, secret)
 }
 
 // AddVersion is Add for one version of a credential, and for the tokens that
 // were had for it.
-func (s *Scrubber) AddVersion(ref Ref, secret Secret) error { return s.add(ref, secret, false) }
-
-// AddCanary is AddVersion for a secret that nobody uses, so that to see it is an
-// alarm: see [Sight.Canary].
-func (s *Scrubber) AddCanary(ref Ref, secret Secret) error { return s.add(ref, secret, true) }
-
-func (s *Scrubber) add(ref Ref, secret Secret, canary bool) error {
+func (s *Scrubber) AddVersion(ref Ref, secret Secret) error {
 	return s.each(ref, secret, func(p *pattern) {
 		if s.index == nil {
 			s.index = newIndex()
 		}
-		p.canary = canary
 		s.index.add(p)
 	})
 }

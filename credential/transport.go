@@ -3,7 +3,9 @@ package credential
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -30,7 +32,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err = t.again(req, resp)
 	}
 	if err != nil {
-		return nil, t.lease.Scrubber().err(err)
+		return nil, t.lease.clean(err)
 	}
 	return t.clean(resp, req)
 }
@@ -100,7 +102,7 @@ func (t *transport) prepare(req *http.Request, secret Secret, use func() error) 
 	out.Header.Del("Accept-Encoding")
 	err = secret.Use(func(b []byte) error { return l.scheme.Apply(out, b) })
 	if err != nil {
-		return nil, l.Scrubber().err(err)
+		return nil, l.clean(err)
 	}
 	// A scheme changes headers; where the request goes was checked above.
 	if now, err := originOf(out.URL); err != nil || now != l.origin || out.Host != out.URL.Host {
@@ -117,11 +119,17 @@ func (t *transport) clean(resp *http.Response, req *http.Request) (*http.Respons
 	}
 	s := t.lease.Scrubber()
 	resp.Request = req // base has set the copy that carries the secret
-	resp.Status = s.text(resp.Status)
-	resp.Header = s.header(resp.Header)
-	resp.Trailer = s.header(resp.Trailer)
+	status, found := s.Redact([]byte(resp.Status))
+	if len(found) > 0 {
+		resp.Status = string(status)
+	}
+	t.lease.note(found)
+	resp.Header, found = s.Header(resp.Header)
+	t.lease.note(found)
+	resp.Trailer, found = s.Header(resp.Trailer)
+	t.lease.note(found)
 	if resp.StatusCode != http.StatusSwitchingProtocols && resp.Body != nil {
-		resp.Body = &trailerBody{ReadCloser: resp.Body, resp: resp, scrubber: s}
+		resp.Body = &trailerBody{resp.Body, resp, t.lease}
 	}
 	return resp, nil
 }
@@ -129,64 +137,79 @@ func (t *transport) clean(resp *http.Response, req *http.Request) (*http.Respons
 // A trailerBody scrubs the trailers, which arrive with the end of the body.
 type trailerBody struct {
 	io.ReadCloser
-	resp     *http.Response
-	scrubber *Scrubber
+	resp  *http.Response
+	lease *Lease
 }
 
 func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		b.resp.Trailer = b.scrubber.header(b.resp.Trailer)
+		var found Found
+		b.resp.Trailer, found = b.lease.Scrubber().Header(b.resp.Trailer)
+		b.lease.note(found)
 		return n, err
 	}
 	if err != nil {
-		err = b.scrubber.err(err)
+		err = b.lease.clean(err)
 	}
 	return n, err
 }
 
-func (s *Scrubber) text(v string) string {
-	clean, found := s.Redact([]byte(v))
-	if len(found) == 0 {
-		return v
+// note remembers what the transport took out.
+func (l *Lease) note(found Found) {
+	if len(found) > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.found = l.found.Plus(found)
 	}
-	return string(clean)
 }
 
-// header returns h, or a scrubbed copy if a secret was in it. A header whose
-// name is a secret is dropped.
-func (s *Scrubber) header(h http.Header) http.Header {
-	dirty := false
+// Found returns the secrets that the lease's transports have taken out so far:
+// of status lines, headers and trailers. What is in bodies is found by whoever
+// reads them. A door reports both: see [LeakPolicy.Report].
+func (l *Lease) Found() Found {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.found)
+}
+
+// clean returns err scrubbed.
+func (l *Lease) clean(err error) error { return l.Scrubber().err(err) }
+
+// Header returns h, or a copy with every known secret replaced if there was
+// one, and what was found. A header whose name holds a secret is dropped.
+func (s *Scrubber) Header(h http.Header) (http.Header, Found) {
+	var found Found
 	clean := make(http.Header, len(h))
 	for name, values := range h {
-		if s.text(name) != name {
-			dirty = true
+		if _, in := s.Redact([]byte(name)); len(in) > 0 {
+			found = found.Plus(in)
 			continue
 		}
-		kept := make([]string, len(values))
+		kept := slices.Clone(values)
 		for i, v := range values {
-			kept[i] = s.text(v)
-			dirty = dirty || kept[i] != v
+			if b, in := s.Redact([]byte(v)); len(in) > 0 {
+				kept[i], found = string(b), found.Plus(in)
+			}
 		}
 		clean[name] = kept
 	}
-	if !dirty {
-		return h
+	if len(found) == 0 {
+		return h, nil
 	}
-	return clean
+	return clean, found
 }
 
 // err returns err, or an error in its place whose text is scrubbed and which
 // answers errors.Is as err does, but gives away no part of it.
 func (s *Scrubber) err(err error) error {
-	text := err.Error()
-	clean := s.text(text)
-	if clean == text {
+	clean, found := s.Redact([]byte(err.Error()))
+	if len(found) == 0 {
 		return err
 	}
 	var timeout interface{ Timeout() bool }
 	return &scrubbedError{
-		text:    clean,
+		text:    string(clean),
 		is:      func(target error) bool { return errors.Is(err, target) },
 		timeout: errors.As(err, &timeout) && timeout.Timeout(),
 	}

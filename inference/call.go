@@ -7,11 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
-	"strconv"
 	"sync/atomic"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -50,7 +47,8 @@ type call struct {
 	record audit.Call // the intent on record; nil before
 	ended  bool
 	out    audit.Outcome
-	leaks  map[string]int // secrets found in the answer, by name
+	head   credential.Found // secrets in the answer's headers
+	leaks  credential.Found // those in its body
 
 	cutByRevocation atomic.Bool
 }
@@ -123,6 +121,10 @@ var (
 	unrecorded = refusal{
 		status: http.StatusServiceUnavailable, code: "no_audit",
 		message: "the host cannot record this request, so it is not carried out",
+	}
+	withheld = refusal{
+		status: http.StatusBadGateway, code: "withheld",
+		message: "the answer held a secret of this host, so it is withheld",
 	}
 	revoked = refusal{status: http.StatusForbidden, code: audit.GuardRevoked, message: "this agent may no longer act"}
 )
@@ -324,18 +326,42 @@ func (c *call) send(transport http.RoundTripper) {
 func (c *call) end() error {
 	c.ended = true
 	ctx := context.WithoutCancel(c.ctx)
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(c.leaks)) {
-		times := strconv.Itoa(c.leaks[name])
-		c.out.Checks = append(c.out.Checks, "scrubbed:"+name+":"+times)
-		errs = append(errs, c.log.Append(ctx, audit.Event{
-			Kind: audit.KindLeak, Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource,
-			Actor: c.actor, Detail: map[string]string{"credential": name, "found": times},
-		}))
+	if c.lease != nil {
+		c.head = c.head.Plus(c.lease.Found())
 	}
-	errs = append(errs, c.record.End(ctx, c.out))
+	at := audit.Event{Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor}
+	leak := errors.Join(
+		c.opts.Leaks.Report(ctx, c.log, at, "headers", c.head),
+		c.opts.Leaks.Report(ctx, c.log, at, "answer", c.leaks))
+	c.out.Checks = append(c.out.Checks, c.head.Plus(c.leaks).Checks()...)
+	if errors.Is(leak, credential.ErrLeak) {
+		c.out.Status, c.out.ErrorCode = audit.StatusFailed, withheld.code
+	}
+	err := c.record.End(ctx, c.out)
 	c.release(governance.ResultOf(c.out))
-	return errors.Join(errs...)
+	return errors.Join(leak, err)
+}
+
+// unanswered says why the answer does not go out after end failed.
+func (c *call) unanswered(err error) refusal {
+	if errors.Is(err, credential.ErrLeak) {
+		c.opts.Logger.Warn("inference: an answer is withheld because of a secret in it", slog.Any("error", err))
+		return withheld
+	}
+	c.opts.Logger.Error("inference: an outcome could not be recorded, so the answer is withheld", slog.Any("error", err))
+	return unrecorded
+}
+
+// scrubber knows the secrets that must not come back: all of the vault if it
+// says so, or else the leased one. It is nil if there is neither.
+func (c *call) scrubber() *credential.Scrubber {
+	if v, ok := c.opts.Vault.(interface{ Scrubber() *credential.Scrubber }); ok && v.Scrubber() != nil {
+		return v.Scrubber()
+	}
+	if c.lease != nil {
+		return c.lease.Scrubber()
+	}
+	return nil
 }
 
 // release settles everything that was allowed for this call.
@@ -361,8 +387,7 @@ func (c *call) fail(code, message string) {
 	c.out.Status, c.out.ErrorCode = audit.StatusFailed, code
 	ref := refusal{status: http.StatusBadGateway, code: code, message: message}
 	if err := c.end(); err != nil {
-		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
-		ref = unrecorded
+		ref = c.unanswered(err)
 	}
 	ref.write(c.w, c.protocol)
 }
@@ -397,7 +422,7 @@ func (c *call) cancelled() {
 func (c *call) abort() {
 	if !c.ended {
 		if err := c.end(); err != nil {
-			c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
+			c.unanswered(err)
 		}
 	}
 	panic(http.ErrAbortHandler)

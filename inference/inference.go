@@ -75,6 +75,9 @@ type Options struct {
 	Identify func(*http.Request) (audit.Actor, error)
 	// Agents ends calls of revoked agents. Nil: nobody is revoked.
 	Agents Agents
+	// Leaks says what happens when a backend sends a secret back, besides that
+	// it is taken out and recorded.
+	Leaks credential.LeakPolicy
 	// Transport reaches the backends. Nil: a plain [http.Transport] of the
 	// router's own. It must not follow redirects or change bodies.
 	Transport http.RoundTripper

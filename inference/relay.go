@@ -31,8 +31,11 @@ func (c *call) relay(resp *http.Response) {
 		return
 	}
 	body := &scrubbed{r: resp.Body}
-	if c.lease != nil {
-		body.scrub = c.lease.Scrubber().Reader(resp.Body)
+	if s := c.scrubber(); s != nil {
+		var found credential.Found
+		resp.Header, found = s.Header(resp.Header) // the lease's transport did so, if there is one
+		c.head = c.head.Plus(found)
+		body.scrub = s.Reader(resp.Body)
 		body.r = body.scrub
 	}
 	if resp.StatusCode == http.StatusOK && eventStream(resp) {
@@ -48,12 +51,12 @@ type scrubbed struct {
 	scrub *credential.ScrubReader
 }
 
-// found counts the secrets that were found, by name.
-func (s *scrubbed) found() map[string]int {
+// found returns the secrets that were found so far.
+func (s *scrubbed) found() credential.Found {
 	if s.scrub == nil {
 		return nil
 	}
-	return s.scrub.Found().Names()
+	return s.scrub.Found()
 }
 
 // whole relays an answer that is not a stream: it is held until its outcome is
@@ -82,8 +85,7 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		c.out.Usage = m.usage(true)
 	}
 	if err := c.end(); err != nil {
-		c.opts.Logger.Error("inference: an outcome could not be recorded", slog.Any("error", err))
-		unrecorded.write(c.w, c.protocol)
+		c.unanswered(err).write(c.w, c.protocol)
 		return
 	}
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
@@ -124,6 +126,10 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 
 	for {
 		_, readErr := s.fill(body.r)
+		if c.opts.Leaks.Block && !c.ended && len(body.found()) > 0 {
+			c.streamOutcome(out, m, body, false)
+			c.abort()
+		}
 		from := 0
 		for ev, ok := s.next(); ok; ev, ok = s.next() {
 			switch verdict := m.event(s.bytes(ev)); {
@@ -184,7 +190,7 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 	c.streamOutcome(out, m, body, true)
 	c.out.Bytes += int64(len(rest))
 	if err := c.end(); err != nil {
-		c.opts.Logger.Error("inference: an outcome could not be recorded: the stream is cut", slog.Any("error", err))
+		c.unanswered(err)
 		c.abort()
 	}
 	out.write(rest)

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -158,7 +156,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.
 	}
 	raw, found := g.redact(c, raw)
 	if len(found) > 0 {
-		if err := g.leaked(ctx, f, found.Names()); err != nil {
+		if err := g.leaked(ctx, f, "result", found); err != nil {
 			return nil, err
 		}
 		typed = new(mcp.CallToolResult)
@@ -167,7 +165,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.
 		}
 	}
 	if found := g.redactData(c, typed.Content); len(found) > 0 {
-		if err := g.leaked(ctx, f, found.Names()); err != nil {
+		if err := g.leaked(ctx, f, "data", found); err != nil {
 			return nil, err
 		}
 	}
@@ -201,7 +199,7 @@ func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jso
 	text, found := g.redact(c, []byte(e.Message))
 	data, more := g.redact(c, e.Data)
 	if found = found.Plus(more); len(found) > 0 {
-		if err := g.leaked(ctx, f, found.Names()); err != nil {
+		if err := g.leaked(ctx, f, "error", found); err != nil {
 			return err
 		}
 	}
@@ -270,19 +268,20 @@ func (g *Gateway) redactText(c *carriage, s string) string {
 	return string(b)
 }
 
-// leaked puts on record that an upstream sent a secret back.
-func (g *Gateway) leaked(ctx context.Context, f *flight, found map[string]int) error {
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		times := strconv.Itoa(found[name])
-		f.out.Checks = append(f.out.Checks, "scrubbed:"+name+":"+times)
-		err := g.gov.log.Append(context.WithoutCancel(ctx), audit.Event{
-			Kind: audit.KindLeak, Door: audit.DoorTool, Action: f.decision.Action, Resource: f.decision.Resource,
-			Actor: f.actor, Trace: f.trace, Detail: map[string]string{"credential": name, "found": times},
-		})
-		if err != nil {
-			g.gov.logger.Error("mcpx: a leak could not be recorded, so the answer is withheld", "credential", name, "error", err)
-			return failed(codeAudit, "The answer is withheld: the audit log cannot be written.", false)
-		}
+// leaked puts on record that an upstream sent a secret back, and returns why
+// the answer is withheld, if it is.
+func (g *Gateway) leaked(ctx context.Context, f *flight, surface string, found credential.Found) error {
+	f.out.Checks = append(f.out.Checks, found.Checks()...)
+	err := g.opts.Leaks.Report(ctx, g.gov.log, audit.Event{
+		Door: audit.DoorTool, Action: f.decision.Action, Resource: f.decision.Resource, Actor: f.actor, Trace: f.trace,
+	}, surface, found)
+	switch {
+	case errors.Is(err, credential.ErrLeak):
+		g.gov.logger.Warn("mcpx: an answer is withheld because of a secret in it", "server", f.server, "tool", f.tool, "error", err)
+		return failed(codeWithheld, "The answer is withheld: it held a secret of this host. The call was done.", false)
+	case err != nil:
+		g.gov.logger.Error("mcpx: a leak could not be recorded, so the answer is withheld", "server", f.server, "tool", f.tool, "error", err)
+		return failed(codeAudit, "The answer is withheld: the audit log cannot be written.", false)
 	}
 	return nil
 }

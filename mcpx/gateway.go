@@ -33,6 +33,9 @@ type GatewayOptions struct {
 	// AuthorizationServers are the issuers whose tokens are accepted, for the
 	// protected-resource metadata of RFC 9728.
 	AuthorizationServers []string
+	// Leaks says what happens when an upstream sends a secret back, besides that
+	// it is taken out and recorded.
+	Leaks credential.LeakPolicy
 	// CallTimeout bounds one call of an upstream. Zero means two minutes.
 	CallTimeout time.Duration
 	// Logger receives what operators should see; nil discards it.

@@ -213,7 +213,7 @@ func (e *ocsfEvent) end(a act) {
 	if a.Intent != nil && a.Intent.Credential != nil {
 		e.Unmapped["credential"] = a.Intent.Credential.Name
 	}
-	if a.Event != nil && a.Event.Kind == audit.KindLeak {
+	if a.Event != nil && (a.Event.Kind == audit.KindLeak || a.Event.Kind == audit.KindCanary) {
 		e.SeverityID = 4
 	}
 	if a.outcome == nil {

@@ -91,5 +91,5 @@ var operations = map[string]string{"invoke_model": opChat, "embed": opEmbedding}
 
 // kinds are the severities of events that are more than information.
 var kinds = map[audit.Kind]severity{
-	audit.KindDenial: warn, audit.KindProbe: warn, audit.KindFlood: warn, audit.KindGap: warn, audit.KindLeak: bad,
+	audit.KindDenial: warn, audit.KindProbe: warn, audit.KindFlood: warn, audit.KindGap: warn, audit.KindLeak: bad, audit.KindCanary: bad,
 }

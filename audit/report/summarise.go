@@ -327,7 +327,7 @@ func (c *collector) event(row Row) {
 	case audit.KindDenial:
 		c.denial(ev, row)
 		return
-	case audit.KindProbe, audit.KindLeak:
+	case audit.KindProbe, audit.KindLeak, audit.KindCanary:
 		c.s.ProbeRows.keep(row, c.o.MaxRows)
 	}
 	if ev.Actor.IsZero() {
