@@ -81,11 +81,17 @@ func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credentia
 	if f.credential == nil || f.credential.Name != u.Credential {
 		return nil, failed(audit.GuardCredential, "The use of this tool's credential was not decided.", false)
 	}
-	lease, err := g.opts.Vault.Lease(ctx, credential.LeaseRequest{
+	// A lease ends with its context. This one ends with its release, which is
+	// after a cancelled call: the upstream has to be told.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, end)
+	lease, err := g.opts.Vault.Lease(life, credential.LeaseRequest{
 		Actor: f.actor, Credential: u.Credential, Origin: u.origin,
 		Tool: f.server + "__" + f.tool, Purpose: "tool", Decision: f.credential.Decision.ID,
 	})
+	stop()
 	if err != nil || lease == nil {
+		end()
 		g.gov.logger.Error("mcpx: no lease", "credential", u.Credential, "server", u.Name, "error", err)
 		return nil, failed(audit.GuardCredential, fmt.Sprintf("The credential for the server %q cannot be had. An operator has to look.", u.Name), false)
 	}
