@@ -2,11 +2,16 @@ package keyring
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
+	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 )
 
@@ -52,4 +57,49 @@ func Key(ctx context.Context, name string, opts *Options) (credential.Secret, er
 			return credential.NewSecret(raw), nil
 		})
 	})
+}
+
+// KEK returns the [Key] of that name as a key-encryption key, for a vault in a
+// file (credential/filevault) or the values of an audit log. It wraps with
+// AES-256-GCM. The keyring is asked once, here; the key then stays in memory.
+func KEK(ctx context.Context, name string, opts *Options) (audit.KEK, error) {
+	key, err := Key(ctx, name, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Destroy()
+	var k kek
+	err = key.Use(func(b []byte) error {
+		sum := sha256.Sum256(append([]byte("twinward keyring kek v1\n"), b...))
+		k.id = "keyring:" + hex.EncodeToString(sum[:8])
+		block, err := aes.NewCipher(b)
+		if err != nil {
+			return err
+		}
+		aead, err := cipher.NewGCMWithRandomNonce(block)
+		k.aead = func() cipher.AEAD { return aead }
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("keyring: %w", err)
+	}
+	return k, nil
+}
+
+type kek struct {
+	id   string
+	aead func() cipher.AEAD // behind a function, so that no printing reaches it
+}
+
+func (k kek) ID() string { return k.id }
+
+func (k kek) Wrap(ctx context.Context, key, bound []byte) ([]byte, error) {
+	return k.aead().Seal(nil, nil, key, bound), ctx.Err()
+}
+
+func (k kek) Unwrap(ctx context.Context, wrapped, bound []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return k.aead().Open(nil, nil, wrapped, bound)
 }

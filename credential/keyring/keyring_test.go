@@ -16,6 +16,7 @@ import (
 
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/credentialtest"
+	"github.com/twinward-dev/twinward/credential/filevault"
 )
 
 // inSession is set in the process that runs the tests with a real keyring.
@@ -118,6 +119,38 @@ func TestKey(t *testing.T) {
 	for _, k := range keys {
 		require.True(t, k.Equal(keys[0]))
 	}
+}
+
+// A vault in a file that only the keyring opens.
+func TestKEK(t *testing.T) {
+	keyrings(t)
+	opts := service(t)
+	ctx := t.Context()
+	kek, err := KEK(ctx, "vault", opts)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "vault")
+	v, err := filevault.Create(ctx, path, kek, nil)
+	require.NoError(t, err)
+	_, err = v.Put(ctx, "github", secret("in a file, locked"), 0, "")
+	require.NoError(t, err)
+
+	again, err := KEK(ctx, "vault", opts)
+	require.NoError(t, err)
+	require.Equal(t, kek.ID(), again.ID())
+	v, err = filevault.Open(ctx, path, again, nil)
+	require.NoError(t, err)
+	list, err := v.List(ctx, "")
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+
+	other, err := KEK(ctx, "another", opts)
+	require.NoError(t, err)
+	_, err = filevault.Open(ctx, path, other, nil)
+	require.ErrorIs(t, err, filevault.ErrKEK)
+	wrapped, err := kek.Wrap(ctx, make([]byte, 32), []byte("here"))
+	require.NoError(t, err)
+	_, err = kek.Unwrap(ctx, wrapped, []byte("elsewhere"))
+	require.Error(t, err)
 }
 
 // A value whose item is gone, as after a destroying that was cut off, is
