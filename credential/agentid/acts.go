@@ -183,6 +183,7 @@ func (r *Registry) endHere(agentID string, state State) (int, error) {
 	}
 	a.State = state
 	a.Life++
+	a.Ended = r.now()
 	a.unstored = true
 	ending := a.stop()
 	r.mu.Unlock()
@@ -202,6 +203,7 @@ func (r *Registry) share(ctx context.Context, agentID string, state State) error
 		}
 		e.State = state
 		e.Life++ // always: another host may have reinstated it in the life that began here
+		e.Ended = r.now()
 		e.Version++
 		err = r.put(ctx, e)
 		if err == nil || !errors.Is(err, ErrConflict) || ctx.Err() != nil {

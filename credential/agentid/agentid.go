@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -106,6 +107,15 @@ type Options struct {
 	// TokenTTL is how long a token lives. Zero means 5 minutes; more than an
 	// hour is an error.
 	TokenTTL time.Duration
+	// Issuers are those besides this registry whose tokens count.
+	Issuers []Issuer
+	// HTTP is what their keys are had with, over https or from a loopback address,
+	// without redirects. Nil means a plain client.
+	HTTP *http.Client
+	// JWT makes tokens signed ones (RFC 9068), which others can verify by the keys
+	// at <issuer>/jwks, instead of opaque ones. They live at most 5 minutes; here
+	// they end with their agent all the same.
+	JWT bool
 	// Store is what hosts share. Nil means one in this process's memory. With a
 	// store, the registry denies everything with [ErrStale] until
 	// [Registry.Follow], or [Registry.Sync], has read it.

@@ -106,6 +106,7 @@ func (r *Registry) apply(c Changes, asked time.Time) {
 	for _, d := range c.Dropped {
 		r.dropped[d.Token] = d.Expires
 	}
+	r.takeKeys(c.Keys)
 	r.seq = max(r.seq, c.Seq)
 	if until := asked.Add(r.maxStale); r.shared && until.After(r.fresh) {
 		r.fresh = until
@@ -141,6 +142,9 @@ func (r *Registry) take(e Entry) (*agent, error) {
 		a.State = was.State
 	}
 	a.Life = max(a.Life, was.Life)
+	if a.Ended.Before(was.Ended) {
+		a.Ended = was.Ended
+	}
 	switch {
 	case a.State != Active:
 		return a, a.State.cause()

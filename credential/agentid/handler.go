@@ -15,16 +15,22 @@ import (
 )
 
 // maxForm is the largest token request that is read, in bytes.
-const maxForm = 8 << 10
+const maxForm = 48 << 10
 
-// Handler serves the token endpoint, at <issuer>/token, and the issuer's
-// metadata (RFC 8414), at /.well-known/oauth-authorization-server followed by
-// the issuer's path. It must be served at the issuer's origin.
+// Handler serves, below the issuer's URL, the token endpoint (/token), the
+// public keys of JWTs (/jwks), introspection and revocation of a client's own
+// tokens (/introspect, RFC 7662, and /revoke, RFC 7009), and the issuer's
+// metadata (RFC 8414), at /.well-known/oauth-authorization-server followed by the
+// issuer's path. It must be served at the issuer's origin, and, for clients with
+// certificates, on the server that terminates TLS.
 //
-// The token endpoint grants client_credentials (RFC 6749, 4.4) to clients that
-// authenticate with client_secret_basic, for exactly one resource (RFC 8707),
-// which becomes the token's audience. There are no scopes: what an agent may do
-// is decided by policy, when it does it.
+// The token endpoint grants client_credentials (RFC 6749, 4.4), and token
+// exchange (RFC 8693) with which an agent acts for a user, to clients that
+// authenticate with client_secret_basic, private_key_jwt or tls_client_auth, for
+// exactly one resource (RFC 8707), which becomes the token's audience. With a
+// DPoP proof the token is bound to its key, with a client certificate to that.
+// There are no scopes: what an agent may do is decided by policy, when it does
+// it.
 func (r *Registry) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch {
@@ -32,6 +38,12 @@ func (r *Registry) Handler() http.Handler {
 			fail(w, http.StatusServiceUnavailable, "server_error", "this registry issues no tokens: set Options.Issuer")
 		case req.URL.Path == r.path+"/token":
 			r.serveToken(w, req)
+		case req.URL.Path == r.path+"/introspect":
+			r.serveIntrospect(w, req)
+		case req.URL.Path == r.path+"/revoke":
+			r.serveRevoke(w, req)
+		case req.URL.Path == r.path+"/jwks":
+			r.serveKeys(w, req)
 		case req.URL.Path == "/.well-known/oauth-authorization-server"+r.path:
 			r.serveMetadata(w, req)
 		default:
@@ -40,17 +52,33 @@ func (r *Registry) Handler() http.Handler {
 	})
 }
 
+func onlyGet(w http.ResponseWriter, req *http.Request) bool {
+	if req.Method == http.MethodGet || req.Method == http.MethodHead {
+		return true
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	http.Error(w, "GET only", http.StatusMethodNotAllowed)
+	return false
+}
+
 func (r *Registry) serveMetadata(w http.ResponseWriter, req *http.Request) {
-	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "GET only", http.StatusMethodNotAllowed)
+	if !onlyGet(w, req) {
 		return
 	}
+	methods := []string{methodBasic, methodJWT, methodTLS}
 	reply(w, http.StatusOK, map[string]any{
 		"issuer":                                r.issuer,
 		"token_endpoint":                        r.issuer + "/token",
-		"grant_types_supported":                 []string{"client_credentials"},
-		"token_endpoint_auth_methods_supported": []string{"client_secret_basic"},
+		"jwks_uri":                              r.issuer + "/jwks",
+		"introspection_endpoint":                r.issuer + "/introspect",
+		"revocation_endpoint":                   r.issuer + "/revoke",
+		"grant_types_supported":                 []string{"client_credentials", grantExchange},
+		"token_endpoint_auth_methods_supported": methods,
+		"introspection_endpoint_auth_methods_supported":    methods,
+		"revocation_endpoint_auth_methods_supported":       methods,
+		"token_endpoint_auth_signing_alg_values_supported": algorithms,
+		"dpop_signing_alg_values_supported":                algorithms,
+		"tls_client_certificate_bound_access_tokens":       true,
 		// Required, though there is no authorization endpoint.
 		"response_types_supported": []string{},
 		// Of no use without one either, but MCP clients insist on it.
@@ -58,30 +86,41 @@ func (r *Registry) serveMetadata(w http.ResponseWriter, req *http.Request) {
 	})
 }
 
-func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
+// post reads a form and authenticates who sends it, or answers and returns false.
+func (r *Registry) post(w http.ResponseWriter, req *http.Request) (form url.Values, client Entry, method string, ok bool) {
 	if req.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST")
 		fail(w, http.StatusMethodNotAllowed, "invalid_request", "POST only")
-		return
+		return nil, Entry{}, "", false
 	}
 	form, err := readForm(w, req)
 	if err != nil {
 		fail(w, http.StatusBadRequest, "invalid_request", err.Error())
-		return
+		return nil, Entry{}, "", false
 	}
-	client, err := r.client(req, form)
+	client, method, err = r.client(req, form)
 	if err != nil {
 		r.refuse(w, req, err)
+		return nil, Entry{}, "", false
+	}
+	return form, client, method, true
+}
+
+func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
+	form, client, method, ok := r.post(w, req)
+	if !ok {
 		return
 	}
-	if form.Get("grant_type") != "client_credentials" {
-		fail(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be client_credentials")
+	kind := form.Get("grant_type")
+	if kind != "client_credentials" && kind != grantExchange {
+		fail(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be client_credentials, or that of token exchange")
 		return
 	}
 	if form.Get("scope") != "" {
 		fail(w, http.StatusBadRequest, "invalid_scope", "there are no scopes here")
 		return
 	}
+	var err error
 	audience := r.resource
 	if form.Get("resource") != "" || audience == "" {
 		audience, err = canonicalResource(form.Get("resource"))
@@ -90,7 +129,29 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_target", "resource must be the URL of the one endpoint that the token is for: https, or http on a loopback address, without fragment")
 		return
 	}
-	token, err := r.issue(req.Context(), Grant{Agent: client.ID, Life: client.Life, Audience: audience}, map[string]string{})
+	g := Grant{Agent: client.ID, Life: client.Life, Audience: audience}
+	if kind == grantExchange {
+		if err := r.onBehalf(req.Context(), form, &g); err != nil {
+			r.logger.Info("agentid: a token exchange was refused", "agent", client.ID, "error", err)
+			fail(w, http.StatusBadRequest, "invalid_request", "the subject token is not a good one for this")
+			return
+		}
+	}
+	detail := map[string]string{"method": method}
+	if p := newProof(req); len(p.dpop) > 0 {
+		if g.KeyID, err = r.dpop(req.Context(), p, r.issuer+"/token", ""); err != nil {
+			fail(w, http.StatusBadRequest, "invalid_dpop_proof", "the DPoP proof is not a good one for this")
+			return
+		}
+		detail["bound"] = "key " + g.KeyID
+	} else if method == methodTLS {
+		g.Cert = p.cert
+		detail["bound"] = "certificate " + g.Cert
+	}
+	if len(g.Chain) > 0 {
+		detail["chain"] = chainText(g.Chain)
+	}
+	token, expires, err := r.issue(req.Context(), g, detail)
 	var refused *clientError
 	switch {
 	case errors.Is(err, errTooMany):
@@ -99,13 +160,17 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	case errors.As(err, &refused):
 		r.refuse(w, req, err)
 	case err != nil:
-		fail(w, http.StatusServiceUnavailable, "temporarily_unavailable", "the token cannot be put on record, so it is not issued")
+		r.logger.Error("agentid: a token cannot be issued", "agent", client.ID, "error", err)
+		fail(w, http.StatusServiceUnavailable, "temporarily_unavailable", "the token cannot be put on record or stored, so it is not issued")
 	default:
-		reply(w, http.StatusOK, map[string]any{
-			"access_token": token,
-			"token_type":   "Bearer",
-			"expires_in":   int(r.ttl.Seconds()),
-		})
+		answer := map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": int(expires.Sub(r.now()).Seconds())}
+		if g.KeyID != "" {
+			answer["token_type"] = "DPoP"
+		}
+		if kind == grantExchange {
+			answer["issued_token_type"] = typeAccessToken
+		}
+		reply(w, http.StatusOK, answer)
 	}
 }
 
@@ -114,7 +179,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 // depends on the reason, and the time that takes must not tell.
 func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
 	w.Header().Set("WWW-Authenticate", `Basic realm="token", charset="UTF-8"`)
-	fail(w, http.StatusUnauthorized, "invalid_client", "authenticate with client_secret_basic as a registered, live agent")
+	fail(w, http.StatusUnauthorized, "invalid_client", "authenticate in one way, as a registered, live agent")
 	_ = http.NewResponseController(w).Flush()
 
 	why := &clientError{guard: audit.GuardToken}
@@ -124,21 +189,6 @@ func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
 		// whether or not the client still listens.
 		_ = r.log.Append(context.WithoutCancel(req.Context()), ev)
 	}
-}
-
-// client authenticates the request.
-func (r *Registry) client(req *http.Request, form url.Values) (Entry, error) {
-	id, secret, ok := req.BasicAuth()
-	if !ok || len(req.Header.Values("Authorization")) != 1 {
-		return Entry{}, &clientError{guard: audit.GuardToken}
-	}
-	// Both are form-encoded before they are put together (RFC 6749, 2.3.1).
-	id, errID := url.QueryUnescape(id)
-	secret, errSecret := url.QueryUnescape(secret)
-	if errID != nil || errSecret != nil || form.Has("client_id") && form.Get("client_id") != id {
-		return Entry{}, &clientError{guard: audit.GuardToken}
-	}
-	return r.authenticate(id, secret)
 }
 
 // readForm reads the parameters. Each may be there once (RFC 6749, 3.2), and
@@ -170,7 +220,7 @@ func parseForm(body string) (url.Values, error) {
 			return nil, errors.New("a parameter is there twice")
 		}
 	}
-	if form.Has("client_secret") || form.Has("client_assertion") {
+	if form.Has("client_secret") {
 		return nil, errors.New("authenticate with client_secret_basic, not in the body")
 	}
 	return form, nil

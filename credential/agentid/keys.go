@@ -43,7 +43,7 @@ func parsePublicKeys(set []byte) ([]jose.JSONWebKey, error) {
 	var keys []jose.JSONWebKey
 	seen := map[string]bool{}
 	for i, b := range raw.Keys {
-		k, err := parsePublicKey(b)
+		k, err := parsePublicKey(b, "")
 		if err != nil {
 			return nil, fmt.Errorf("key %d: %w", i, err)
 		}
@@ -58,9 +58,10 @@ func parsePublicKeys(set []byte) ([]jose.JSONWebKey, error) {
 
 var errKey = errors.New("not a public signature key: P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits")
 
-func parsePublicKey(b []byte) (jose.JSONWebKey, error) {
+// parsePublicKey reads a JWK whose use is sig, not said, or the one that is given.
+func parsePublicKey(b []byte, use string) (jose.JSONWebKey, error) {
 	var k jose.JSONWebKey
-	if err := k.UnmarshalJSON(b); err != nil || !k.IsPublic() || !k.Valid() || k.Use != "" && k.Use != "sig" || len(keyAlgorithms(k)) == 0 {
+	if err := k.UnmarshalJSON(b); err != nil || !k.IsPublic() || !k.Valid() || k.Use != "" && k.Use != "sig" && k.Use != use || len(keyAlgorithms(k)) == 0 {
 		return jose.JSONWebKey{}, errKey
 	}
 	return k, nil

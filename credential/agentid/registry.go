@@ -24,6 +24,7 @@ type Registry struct {
 	path     string // of the issuer's URL
 	resource string // the default audience, or empty
 	ttl      time.Duration
+	jwt      bool // tokens are signed ones
 	now      func() time.Time
 	logger   *slog.Logger
 	refused  refusals
@@ -44,6 +45,9 @@ type Registry struct {
 	tokens   map[Hash]*token
 	expiry   expiryQueue // of tokens
 	dropped  map[Hash]time.Time
+
+	foreign map[string]*foreign // by URL
+	signing signing
 }
 
 // An agent's fields change under the registry's lock.
@@ -67,12 +71,16 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 		log: audit.OrRefuse(log), ttl: opts.TokenTTL, now: opts.Clock, logger: opts.Logger,
 		store: opts.Store, shared: opts.Store != nil, maxStale: opts.MaxStale, poll: opts.Poll, syncing: make(chan struct{}, 1),
 		agents: make(map[string]*agent), tokens: make(map[Hash]*token), dropped: make(map[Hash]time.Time),
+		foreign: make(map[string]*foreign),
 	}
 	if r.ttl == 0 {
 		r.ttl = 5 * time.Minute
 	}
 	if r.ttl < time.Second || r.ttl > time.Hour {
 		return nil, fmt.Errorf("agentid: TokenTTL is %v, want 1s to 1h", r.ttl)
+	}
+	if r.jwt = opts.JWT; r.jwt {
+		r.ttl = min(r.ttl, maxJWTLife)
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -103,6 +111,16 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 			return nil, fmt.Errorf("agentid: issuer %q: want it as %q and without query", opts.Issuer, issuer)
 		}
 		r.issuer, r.path = issuer, u.Path
+	}
+	for _, i := range opts.Issuers {
+		f, err := newForeign(i, opts.HTTP, r.now)
+		if err != nil {
+			return nil, err
+		}
+		if r.foreign[i.URL] != nil || i.URL == r.issuer {
+			return nil, fmt.Errorf("agentid: issuer %q is there twice", i.URL)
+		}
+		r.foreign[i.URL] = f
 	}
 	if opts.Resource != "" {
 		var err error

@@ -35,6 +35,8 @@ type Entry struct {
 	// Life is one more with every end of the agent. Tokens and contexts of an
 	// earlier life stay void after it was reinstated. It never decreases.
 	Life uint64
+	// Ended is when that was, the last time. Zero means never.
+	Ended time.Time
 	// Version is 1 for the first entry of an agent and one more with each change.
 	Version uint64
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -35,6 +37,8 @@ type token struct {
 	agent  *agent
 	chain  []*agent // of Grant.Chain
 	issuer string
+	// audiences are those of a token that may have several.
+	audiences []string
 }
 
 // Verify returns the actor that a bearer token of this request stands for, and
@@ -46,18 +50,28 @@ type token struct {
 // configured it, never as the request says.
 func (r *Registry) Verify(ctx context.Context, bearer, audience string) (audit.Actor, time.Time, error) {
 	t, err := r.known(bearer)
-	if errors.Is(err, errUnseen) {
-		t, err = r.find(ctx, bearer)
+	if errors.Is(err, errUnseen) || err == nil && !t.isFor(audience) && t.audiences != nil {
+		t, err = r.find(ctx, bearer, audience)
 	}
 	if err != nil {
 		return audit.Actor{}, time.Time{}, err
 	}
-	if t.Audience != audience {
-		if canonical, err := canonicalResource(audience); err != nil || t.Audience != canonical {
-			return audit.Actor{}, time.Time{}, ErrAudience
-		}
+	if !t.isFor(audience) {
+		return audit.Actor{}, time.Time{}, ErrAudience
 	}
-	return t.actor(), t.Expires, nil
+	if err := r.prove(ctx, t, bearer, audience); err != nil {
+		return audit.Actor{}, time.Time{}, err
+	}
+	return r.actor(t), t.Expires, nil
+}
+
+// isFor reports whether the token was issued for an audience.
+func (t *token) isFor(audience string) bool {
+	if t.Audience == audience && audience != "" || slices.Contains(t.audiences, audience) {
+		return true
+	}
+	canonical, err := canonicalResource(audience)
+	return err == nil && (t.Audience == canonical || slices.Contains(t.audiences, canonical))
 }
 
 var errUnseen = errors.New("agentid: this host has not seen the token yet")
@@ -65,10 +79,12 @@ var errUnseen = errors.New("agentid: this host has not seen the token yet")
 // known returns a token that this host has seen and that is good. Any other that
 // may be good is errUnseen.
 func (r *Registry) known(bearer string) (*token, error) {
-	if len(bearer) != tokenLength || bearer[:len(tokenPrefix)] != tokenPrefix {
+	opaque := len(bearer) == tokenLength && strings.HasPrefix(bearer, tokenPrefix)
+	if !opaque && (len(bearer) > maxToken || strings.Count(bearer, ".") != 2) {
 		return nil, ErrToken
 	}
-	sum := sha256.Sum256([]byte(bearer))
+	var buf [1 << 10]byte // most tokens need no more, and then no memory is asked for
+	sum := sha256.Sum256(append(buf[:0], bearer...))
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	t, ok := r.tokens[sum]
@@ -106,12 +122,25 @@ func (r *Registry) good(t *token) error {
 	return nil
 }
 
-func (t *token) actor() audit.Actor {
+func (r *Registry) actor(t *token) audit.Actor {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	return audit.Actor{Agent: t.agent.ID, User: t.User, Issuer: t.issuer, Profile: t.agent.Profile}
 }
 
-// find looks for a token that another host has issued.
-func (r *Registry) find(ctx context.Context, bearer string) (*token, error) {
+// find looks for a token that this host has not seen: one that another host has
+// issued, or a JWT.
+func (r *Registry) find(ctx context.Context, bearer, audience string) (*token, error) {
+	if !strings.HasPrefix(bearer, tokenPrefix) {
+		t, err := parseJWT(bearer)
+		switch {
+		case err != nil:
+			return nil, err
+		case r.issuer != "" && t.claims.Issuer == r.issuer:
+			return r.findOwn(ctx, t)
+		}
+		return r.findForeign(ctx, t, audience)
+	}
 	if !r.shared {
 		return nil, ErrToken
 	}
@@ -122,14 +151,14 @@ func (r *Registry) find(ctx context.Context, bearer string) (*token, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", ErrStale, err)
 	}
-	return r.adopt(ctx, g, r.issuer)
+	return r.adopt(ctx, g, r.issuer, nil)
 }
 
 // adopt remembers a token, unless too many are, and returns it if it is good.
 // Whom it names may have been registered on another host a moment ago.
-func (r *Registry) adopt(ctx context.Context, g Grant, issuer string) (*token, error) {
+func (r *Registry) adopt(ctx context.Context, g Grant, issuer string, audiences []string) (*token, error) {
 	r.mu.Lock()
-	t, err := r.remember(g, issuer)
+	t, err := r.remember(g, issuer, audiences)
 	r.mu.Unlock()
 	if !errors.Is(err, ErrUnknown) || !r.shared {
 		return t, err
@@ -139,12 +168,12 @@ func (r *Registry) adopt(ctx context.Context, g Grant, issuer string) (*token, e
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.remember(g, issuer)
+	return r.remember(g, issuer, audiences)
 }
 
-func (r *Registry) remember(g Grant, issuer string) (*token, error) {
+func (r *Registry) remember(g Grant, issuer string, audiences []string) (*token, error) {
 	r.forget()
-	t := &token{Grant: g, issuer: issuer, agent: r.agents[g.Agent]}
+	t := &token{Grant: g, issuer: issuer, audiences: audiences, agent: r.agents[g.Agent]}
 	if t.agent == nil {
 		return nil, fmt.Errorf("%w: %q", ErrUnknown, g.Agent)
 	}
@@ -209,38 +238,53 @@ func (r *Registry) admit(a *agent) (Entry, error) {
 	return a.Entry, nil
 }
 
-// issue records, stores and returns a new token.
-func (r *Registry) issue(ctx context.Context, g Grant, detail map[string]string) (string, error) {
+// issue records, stores and returns a new token, and when it expires: not after
+// the agent, or what the grant's user comes from.
+func (r *Registry) issue(ctx context.Context, g Grant, detail map[string]string) (string, time.Time, error) {
 	if err := r.room(g); err != nil {
-		return "", err
+		return "", time.Time{}, err
 	}
-	detail["audience"], detail["ttl"] = g.Audience, r.ttl.String()
+	g.Expires = r.expires(g)
+	if !r.now().Before(g.Expires) {
+		return "", time.Time{}, &clientError{agent: g.Agent, guard: audit.GuardToken}
+	}
+	detail["audience"], detail["ttl"] = g.Audience, g.Expires.Sub(r.now()).String()
 	err := r.log.Append(ctx, audit.Event{
 		Kind: audit.KindIdentity, Door: audit.DoorAdmin, Action: "issue_token", Resource: agentResource(g.Agent),
 		Actor:  audit.Actor{Agent: g.Agent, User: g.User, Issuer: r.issuer, Profile: r.profile(g.Agent)},
 		Detail: detail,
 	})
 	if err != nil {
-		return "", err
+		return "", time.Time{}, err
 	}
-	text, sum := newToken(tokenPrefix)
-	g.Token, g.Expires = sum, r.expires(g.Agent)
-	if err := r.store.AddGrant(ctx, g); err != nil {
-		return "", err
+	var text string
+	if r.jwt {
+		if text, err = r.sign(ctx, g); err == nil {
+			g.Token, g.Expires = sha256.Sum256([]byte(text)), time.Unix(g.Expires.Unix(), 0)
+		}
+	} else {
+		var b []byte
+		b, g.Token = newToken(tokenPrefix)
+		text, err = string(b), r.store.AddGrant(ctx, g)
+	}
+	if err != nil {
+		return "", time.Time{}, err
 	}
 	// It may have been revoked while the record was written.
-	if _, err := r.adopt(ctx, g, r.issuer); err != nil {
-		return "", &clientError{agent: g.Agent, guard: audit.GuardRevoked}
+	if _, err := r.adopt(ctx, g, r.issuer, nil); err != nil {
+		return "", time.Time{}, &clientError{agent: g.Agent, guard: audit.GuardRevoked}
 	}
-	return string(text), nil
+	return text, g.Expires, nil
 }
 
-// expires is when a token of the agent expires: not after the agent does.
-func (r *Registry) expires(agentID string) time.Time {
+func (r *Registry) expires(g Grant) time.Time {
 	at := r.now().Add(r.ttl)
+	if !g.Expires.IsZero() && g.Expires.Before(at) {
+		at = g.Expires
+	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if a := r.agents[agentID]; a != nil && !a.Expires.IsZero() && a.Expires.Before(at) {
+	if a := r.agents[g.Agent]; a != nil && !a.Expires.IsZero() && a.Expires.Before(at) {
 		return a.Expires
 	}
 	return at

@@ -102,8 +102,8 @@ func TestTokenEndpointWithOAuth2Client(t *testing.T) {
 	}
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&meta))
 	assert.Equal(t, issuer, meta.Issuer)
-	assert.Equal(t, []string{"client_secret_basic"}, meta.Methods)
-	assert.Equal(t, []string{"client_credentials"}, meta.Grants)
+	assert.Equal(t, []string{"client_secret_basic", "private_key_jwt", "tls_client_auth"}, meta.Methods)
+	assert.Equal(t, []string{"client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"}, meta.Grants)
 
 	client := &clientcredentials.Config{
 		ClientID: "a:b@c/d", ClientSecret: register(t, r, "a:b@c/d"), TokenURL: meta.Endpoint,
@@ -149,18 +149,18 @@ func TestTokenEndpointRefuses(t *testing.T) {
 		status int
 		code   string
 	}{
-		"no auth":           {nil, good, 401, "invalid_client"},
-		"two auths":         {and(func(r *http.Request) { r.Header.Add("Authorization", "Bearer x") }), good, 401, "invalid_client"},
-		"bad basic":         {func(r *http.Request) { r.Header.Set("Authorization", "Basic !!!") }, good, 401, "invalid_client"},
-		"bad encoding":      {func(r *http.Request) { r.SetBasicAuth("standup", "%zz") }, good, 401, "invalid_client"},
-		"empty secret":      {basic("standup", ""), good, 401, "invalid_client"},
-		"other client_id":   {auth, good + "&client_id=other", 401, "invalid_client"},
-		"same client_id":    {auth, good + "&client_id=standup", 200, ""},
-		"secret in body":    {auth, good + "&client_secret=x", 400, "invalid_request"},
-		"assertion in body": {auth, good + "&client_assertion=x", 400, "invalid_request"},
-		"in the query":      {and(func(r *http.Request) { r.URL.RawQuery = good }), "", 400, "invalid_request"},
-		"json":              {and(func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }), "{}", 400, "invalid_request"},
-		"no type":           {and(func(r *http.Request) { r.Header.Del("Content-Type") }), good, 400, "invalid_request"},
+		"no auth":         {nil, good, 401, "invalid_client"},
+		"two auths":       {and(func(r *http.Request) { r.Header.Add("Authorization", "Bearer x") }), good, 401, "invalid_client"},
+		"bad basic":       {func(r *http.Request) { r.Header.Set("Authorization", "Basic !!!") }, good, 401, "invalid_client"},
+		"bad encoding":    {func(r *http.Request) { r.SetBasicAuth("standup", "%zz") }, good, 401, "invalid_client"},
+		"empty secret":    {basic("standup", ""), good, 401, "invalid_client"},
+		"other client_id": {auth, good + "&client_id=other", 401, "invalid_client"},
+		"same client_id":  {auth, good + "&client_id=standup", 200, ""},
+		"secret in body":  {auth, good + "&client_secret=x", 400, "invalid_request"},
+		"two ways":        {auth, good + "&client_assertion=x", 401, "invalid_client"},
+		"in the query":    {and(func(r *http.Request) { r.URL.RawQuery = good }), "", 400, "invalid_request"},
+		"json":            {and(func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }), "{}", 400, "invalid_request"},
+		"no type":         {and(func(r *http.Request) { r.Header.Del("Content-Type") }), good, 400, "invalid_request"},
 		"charset": {and(func(r *http.Request) {
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 		}), good, 200, ""},

@@ -78,6 +78,8 @@ begin
 	return new;
 end $$;
 create trigger twinward_agent_forward before update on twinward_agent for each row execute function twinward_agent_forward();
+`, `
+alter table twinward_agent add column ended timestamptz;
 `}
 
 // Migrate makes the tables, or brings them up to this version. It is called by a

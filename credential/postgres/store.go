@@ -59,9 +59,9 @@ func (s *Store) change(ctx context.Context, f func(tx pgx.Tx, seq int64) error) 
 // Put implements [agentid.Store].
 func (s *Store) Put(ctx context.Context, e agentid.Entry) error {
 	return s.change(ctx, func(tx pgx.Tx, seq int64) error {
-		const insert = `insert into twinward_agent (id, seq, version, life, state, secret, owner, profile, keys, cert_name, issuer, expires)
-			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing`
-		const update = `update twinward_agent set seq = $2, version = $3, life = $4, state = $5, secret = $6, owner = $7, profile = $8, keys = $9, cert_name = $10, issuer = $11, expires = $12
+		const insert = `insert into twinward_agent (id, seq, version, life, state, secret, owner, profile, keys, cert_name, issuer, expires, ended)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) on conflict do nothing`
+		const update = `update twinward_agent set seq = $2, version = $3, life = $4, state = $5, secret = $6, owner = $7, profile = $8, keys = $9, cert_name = $10, issuer = $11, expires = $12, ended = $13
 			where id = $1 and version = $3 - 1`
 		do := update
 		if e.Version == 1 {
@@ -71,11 +71,7 @@ func (s *Store) Put(ctx context.Context, e agentid.Entry) error {
 		if keys == nil {
 			keys = []byte{}
 		}
-		var expires *time.Time
-		if !e.Expires.IsZero() {
-			expires = &e.Expires
-		}
-		tag, err := tx.Exec(ctx, do, e.ID, seq, int64(e.Version), int64(e.Life), string(e.State), e.Secret[:], e.Owner, e.Profile, keys, e.CertName, e.Issuer, expires)
+		tag, err := tx.Exec(ctx, do, e.ID, seq, int64(e.Version), int64(e.Life), string(e.State), e.Secret[:], e.Owner, e.Profile, keys, e.CertName, e.Issuer, orNull(e.Expires), orNull(e.Ended))
 		if err == nil && tag.RowsAffected() != 1 {
 			err = agentid.ErrConflict
 		}
@@ -95,7 +91,7 @@ func (s *Store) Changes(ctx context.Context, after uint64) (agentid.Changes, err
 		if c.Seq, err = sequence(ctx, tx); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `select id, version, life, state, secret, owner, profile, keys, cert_name, issuer, expires from twinward_agent where seq > $1`, int64(after))
+		rows, err := tx.Query(ctx, `select id, version, life, state, secret, owner, profile, keys, cert_name, issuer, expires, ended from twinward_agent where seq > $1`, int64(after))
 		if err != nil {
 			return err
 		}
@@ -142,8 +138,8 @@ func scanEntry(row pgx.CollectableRow) (e agentid.Entry, err error) {
 	var version, life int64
 	var state string
 	var secret []byte
-	var expires *time.Time
-	err = row.Scan(&e.ID, &version, &life, &state, &secret, &e.Owner, &e.Profile, &e.Keys, &e.CertName, &e.Issuer, &expires)
+	var expires, ended *time.Time
+	err = row.Scan(&e.ID, &version, &life, &state, &secret, &e.Owner, &e.Profile, &e.Keys, &e.CertName, &e.Issuer, &expires, &ended)
 	e.Version, e.Life, e.State = uint64(version), uint64(life), agentid.State(state)
 	copy(e.Secret[:], secret)
 	if len(e.Keys) == 0 {
@@ -152,7 +148,17 @@ func scanEntry(row pgx.CollectableRow) (e agentid.Entry, err error) {
 	if expires != nil {
 		e.Expires = *expires
 	}
+	if ended != nil {
+		e.Ended = *ended
+	}
 	return e, err
+}
+
+func orNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 // Listen implements [agentid.Store].

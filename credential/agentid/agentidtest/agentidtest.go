@@ -66,13 +66,14 @@ func entries(t *testing.T, a, b agentid.Store) {
 	assert.Equal(t, later.Seq, none.Seq)
 	assert.Empty(t, none.Agents)
 
-	want.State, want.Life, want.Version = agentid.Frozen, 8, 2
+	want.State, want.Life, want.Version, want.Ended = agentid.Frozen, 8, 2, time.Unix(1_900_000_000, 0)
 	require.NoError(t, b.Put(ctx, want))
 	last, err := a.Changes(ctx, later.Seq)
 	require.NoError(t, err)
 	require.Len(t, last.Agents, 1)
 	assert.Equal(t, agentid.Frozen, last.Agents[0].State)
 	assert.Equal(t, uint64(8), last.Agents[0].Life)
+	assert.True(t, want.Ended.Equal(last.Agents[0].Ended))
 }
 
 func conflict(t *testing.T, a, b agentid.Store) {
