@@ -95,6 +95,10 @@ type Outcome struct {
 	CredentialVersion uint64 `json:"credential_version,omitempty"`
 	// Checks are what was found in the result, such as "scrubbed:github:2".
 	Checks []string `json:"checks,omitempty"`
+	// Result is what went back to the agent, if [WantsResult] says that it is
+	// wanted. The record holds no more of it than [Options.Result] says: by
+	// default nothing.
+	Result []byte `json:"-"`
 	// Labels say what kind of data was found in the result, in addition to what
 	// the decision says about the tool. Policies can ask for them later in the
 	// session.
@@ -156,8 +160,8 @@ type Event struct {
 // [Outcome.CredentialVersion].
 //
 // Below is what each kind fills besides Kind, Door and Action, and what is in
-// Detail. KindGap, KindKey, KindFlood, KindConfig, KindErasure, KindPrune and
-// KindHold are written by the log itself, and refused by Append.
+// Detail. KindGap, KindKey, KindFlood, KindConfig, KindErasure, KindPrune,
+// KindKEK and KindHold are written by the log itself, and refused by Append.
 type Kind string
 
 const (
@@ -242,6 +246,11 @@ const (
 	// the calls among them that had no outcome; "sha256" of the file that replaces
 	// them, and for each class of acts the time before which records were pruned.
 	KindPrune Kind = "prune"
+	// KindKEK is a new key-encryption key for the keys of values, with Change: see
+	// [Log.RotateKEK]. There are two of each, Detail "state" is "begun" or "done",
+	// with "keys", which counts the data keys that were wrapped anew; "new" is the
+	// name of the KEK.
+	KindKEK Kind = "kek"
 	// KindHold is a legal hold of the matter in Resource, with Change: Action
 	// "hold" begins it, for what is in Detail as in KindErasure (nothing there
 	// means everything), and "release" ends it.

@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// A Disclosure shows what the arguments of one record were, or one field of them,
+// A Disclosure shows what the arguments or the result in one record were, or one field,
 // to somebody who has the record: [VerifyDisclosure]. Its JSON is what is handed
 // over. It says nothing about any other record, and a field's nothing about the
 // other fields but how many there are.
@@ -68,18 +68,19 @@ func ParseDisclosure(text []byte) (Disclosure, error) {
 // [Proof.Record]) and the checkpoint vouches for it.
 func VerifyDisclosure(d Disclosure, record []byte) error {
 	r, err := parseRecord(record)
+	c := r.Commitment()
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrDisclosure, err)
 	case r.Seq != d.Seq:
 		return fmt.Errorf("%w: the record has number %d, the disclosure is of %d", ErrDisclosure, r.Seq, d.Seq)
-	case r.Args == nil:
-		return fmt.Errorf("%w: record %d commits to no arguments", ErrDisclosure, r.Seq)
+	case c == nil:
+		return fmt.Errorf("%w: record %d commits to nothing", ErrDisclosure, r.Seq)
 	case len(d.Opening) != openingSize:
 		return fmt.Errorf("%w: its opening has not %d bytes", ErrDisclosure, openingSize)
 	}
 	if len(d.Fields) == 0 {
-		if d.Field != "" || d.At != 0 || !r.Args.Matches(d.Value, d.Opening) {
+		if d.Field != "" || d.At != 0 || !c.Matches(d.Value, d.Opening) {
 			return fmt.Errorf("%w: record %d commits to something else", ErrDisclosure, r.Seq)
 		}
 		return nil
@@ -88,12 +89,12 @@ func VerifyDisclosure(d Disclosure, record []byte) error {
 		return fmt.Errorf("%w: its fields", ErrDisclosure)
 	}
 	for _, m := range d.Fields {
-		if len(m) != len(r.Args.MAC) {
+		if len(m) != len(c.MAC) {
 			return fmt.Errorf("%w: its fields", ErrDisclosure)
 		}
 	}
 	f := field{d.Field, d.Value}
-	if subtle.ConstantTimeCompare(fieldsRoot(d.Fields), r.Args.Fields) != 1 ||
+	if subtle.ConstantTimeCompare(fieldsRoot(d.Fields), c.Fields) != 1 ||
 		subtle.ConstantTimeCompare(f.mac(d.Opening), d.Fields[d.At]) != 1 {
 		return fmt.Errorf("%w: record %d commits to something else in the field %q", ErrDisclosure, r.Seq, d.Field)
 	}

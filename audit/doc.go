@@ -129,6 +129,13 @@
 //   - "keys.v1.jsonl" holds the data keys, one for each pair of agent and user and
 //     for at most 30 days, wrapped by the [KEK], which is kept elsewhere.
 //
+// What went back to the agent can be kept in the same way, with the outcome
+// ([Options.Result]); by default nothing is, not even a commitment. Doors ask
+// [WantsResult].
+//
+// [Log.RotateKEK] wraps all data keys with another KEK, so that the one of before
+// can be destroyed.
+//
 // Values are durable before the record that commits to them, so a crash leaves at
 // most a value without a record. Where they are read ([OpenValues]), what was
 // changed or swapped is found, and what is missing is reported and explained by

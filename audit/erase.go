@@ -72,11 +72,13 @@ func (l *Log) Erase(ctx context.Context, s Subject, by Change) (Erased, error) {
 		for _, n := range s.Records {
 			listed[n] = true
 		}
+		acts := acts{}
 		for r, err := range l.Query(ctx, Filter{}) {
 			if err != nil {
 				return d, err
 			}
-			if !listed[r.Seq] || !r.Args.kept() || !s.fits(r.Actor().Agent, r.Actor().User) {
+			r = acts.of(r)
+			if !listed[r.Seq] && !listed[r.Call] || !r.Commitment().kept() || !s.fits(r.Actor().Agent, r.Actor().User) {
 				continue
 			}
 			for _, h := range holds {
@@ -84,7 +86,7 @@ func (l *Log) Erase(ctx context.Context, s Subject, by Change) (Erased, error) {
 					return d, heldBy(nil, h)
 				}
 			}
-			d.salts[[saltSize]byte(r.Args.Salt)] = true
+			d.salts[[saltSize]byte(r.Commitment().Salt)] = true
 		}
 		return d, nil
 	})
@@ -106,11 +108,12 @@ func (l *Log) meets(ctx context.Context, s Subject, h Held) (bool, error) {
 		return (s.Agent == "" || h.Subject.Agent == "" || s.Agent == h.Subject.Agent) &&
 			(s.User == "" || h.Subject.User == "" || s.User == h.Subject.User), nil
 	}
+	acts := acts{}
 	for r, err := range l.Query(ctx, Filter{}) {
 		if err != nil {
 			return false, err
 		}
-		if r.Args.kept() && h.Subject.Covers(r) && s.Covers(r) {
+		if r = acts.of(r); r.Commitment().kept() && h.Subject.Covers(r) && s.Covers(r) {
 			return true, nil
 		}
 	}

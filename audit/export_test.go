@@ -24,7 +24,7 @@ var (
 	ParseValueLine = parseValueLine
 	ParseKeyLine   = parseKeyLine
 	ParseSubject   = parseSubject
-	ParseKEK       = parseKEK
+	ParseKEKs      = parseKEKs
 	SubjectDetail  = Subject.detail
 )
 

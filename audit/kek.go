@@ -8,11 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"io/fs"
-	"path/filepath"
-	"strings"
 )
 
 // A KEK is a key-encryption key: it wraps the keys that values are encrypted
@@ -79,47 +74,4 @@ func (k localKEK) Wrap(_ context.Context, key, bound []byte) ([]byte, error) {
 // Unwrap implements [KEK].
 func (k localKEK) Unwrap(_ context.Context, wrapped, bound []byte) ([]byte, error) {
 	return k.aead.Open(nil, nil, wrapped, bound)
-}
-
-// LoadKEK reads a file that [Open] made for [Options.KEKFile]. It refuses a file
-// that others can read.
-func LoadKEK(path string) (KEK, error) {
-	text, err := readSecretFile(path)
-	if err != nil {
-		return nil, err
-	}
-	k, err := parseKEK(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrKey, path, err)
-	}
-	return k, nil
-}
-
-func parseKEK(text string) (KEK, error) {
-	rest, ok := strings.CutPrefix(text, kekFileHead+kekWord)
-	key, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSuffix(rest, "\n"))
-	if !ok || err != nil || len(key) != keySize || kekFileHead+newLocalKEK(key).text()+"\n" != text {
-		return nil, errors.New("not a file of a key-encryption key")
-	}
-	return newLocalKEK(key), nil
-}
-
-// loadOrCreateKEK reads the file, or makes one with mode 0600 if it is absent and
-// mayCreate. The caller holds the lock of the log.
-func loadOrCreateKEK(path string, mayCreate bool) (KEK, error) {
-	k, err := LoadKEK(path)
-	switch {
-	case err == nil || !errors.Is(err, fs.ErrNotExist):
-		return k, err
-	case !mayCreate:
-		return nil, fmt.Errorf("%w: the log's values exist, the key that wraps their keys does not (Options.NoValues goes on without): %w", ErrKey, err)
-	}
-	if err := makeDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	made := NewKEK().(localKEK)
-	if err := writeFileAtomic(path, []byte(kekFileHead+made.text()+"\n")); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	return made, nil
 }

@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 	switch what, arg, _ := strings.Cut(os.Getenv(childEnv), ":"); what {
 	case "load":
 		writeUnderLoad(arg)
+	case "rekey":
+		rotateUnderLoad(arg)
 	case "full":
 		os.Exit(fillDisk(arg))
 	case "limit", "readonly":

@@ -20,11 +20,12 @@ const (
 	ClassDestructive Class = "destructive"
 )
 
-// A Level says how much of an act's arguments a log keeps.
+// A Level says how much of an act's arguments or result a log keeps.
 type Level uint8
 
 const (
-	// LevelDefault is what [DefaultLevel] says.
+	// LevelDefault is what [DefaultLevel] says of arguments, and LevelMetadata of
+	// results.
 	LevelDefault Level = iota
 	// LevelMetadata keeps nothing of them.
 	LevelMetadata
@@ -56,21 +57,32 @@ const (
 	MaxDeniedValue = 64 << 10
 )
 
-// levelOf asks the host how much to keep.
-func (l *Log) levelOf(r Record) (level Level, err error) {
-	if l.level != nil {
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%w: Options.Level panicked: %v", ErrInvalid, p)
-			}
-		}()
-		level = l.level(r)
-	}
+// levelOf asks the host how much to keep of arguments.
+func (l *Log) levelOf(r Record) (Level, error) {
+	level, err := askLevel(l.level, r)
 	if level == LevelDefault {
 		level = DefaultLevel(r)
 	}
-	if level > LevelFull {
-		return 0, fmt.Errorf("%w: Options.Level answered %d, which is no level", ErrInvalid, level)
+	return level, err
+}
+
+// resultLevel asks the host how much to keep of a result.
+func (l *Log) resultLevel(r Record) (Level, error) {
+	level, err := askLevel(l.results, r)
+	return max(level, LevelMetadata), err
+}
+
+func askLevel(ask func(Record) Level, r Record) (level Level, err error) {
+	if ask == nil {
+		return LevelDefault, nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: Options.Level or Result panicked: %v", ErrInvalid, p)
+		}
+	}()
+	if level = ask(r); level > LevelFull {
+		return 0, fmt.Errorf("%w: Options.Level or Result answered %d, which is no level", ErrInvalid, level)
 	}
 	return level, nil
 }
@@ -92,9 +104,9 @@ func (l *Log) keep(ctx context.Context, r body, e entry) (b *batch, seq uint64, 
 	switch {
 	case level == LevelMetadata:
 	case level == LevelFull && l.values != nil && len(args) <= limit:
-		l.values.gate.RLock()
-		defer l.values.gate.RUnlock()
-		r.Args, e.sealed, err = l.values.keep(ctx, actor, args)
+		var release func()
+		r.Args, e.sealed, release, err = l.values.keep(ctx, actor, args)
+		defer release()
 	default:
 		r.Args = l.key.Load().commitTo(args)
 	}

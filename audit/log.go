@@ -72,6 +72,9 @@ type Options struct {
 	// an Intent or an Event and no number, by many goroutines at once, before the
 	// act. Nil means [DefaultLevel].
 	Level func(Record) Level
+	// Result says how much of an act's result is kept, as Level does of its
+	// arguments. Nil, and [LevelDefault], mean [LevelMetadata]: nothing.
+	Result func(Record) Level
 	// ValuesDir is the folder for the arguments that are kept, encrypted; never
 	// the log's own. Empty means the folder's path + ".values".
 	ValuesDir string
@@ -83,7 +86,8 @@ type Options struct {
 	// It is made with mode 0600 for a new log. Empty means the folder's path +
 	// ".kek". Values need a backup of it; [Log.Erase] does not need it.
 	KEKFile string
-	// KEK is used instead of a KEKFile. It may change from one Open to the next.
+	// KEK is used instead of a KEKFile. It may change from one Open to the next;
+	// [Log.RotateKEK] wraps the keys of before with it, too.
 	KEK KEK
 	// NoValues keeps no values: [LevelFull] is then as [LevelCommitted].
 	NoValues bool
@@ -111,10 +115,11 @@ type Log struct {
 	queue   int
 	reserve int64
 	floods  floods
-	dir     string // where the hash files are, or empty
-	level   func(Record) Level
-	values  *valueStore // nil if none are kept
-	private sync.Mutex  // held by Erase and the like
+	dir     string             // where the hash files are, or empty
+	level   func(Record) Level // of arguments, or nil
+	results func(Record) Level // or nil
+	values  *valueStore        // nil if none are kept
+	private sync.Mutex         // held by Erase and the like
 
 	// The writer that holds the token of the open batch leads: it alone uses
 	// these.
@@ -241,7 +246,7 @@ func open(st Storage, o Options) (*Log, error) {
 	}
 	l := &Log{
 		clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
-		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, level: o.Level,
+		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, level: o.Level, results: o.Result,
 	}
 	l.floods.lock = make(chan struct{}, 1)
 	_, l.remote = st.(RemoteStorage)
@@ -336,19 +341,24 @@ func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	if err := l.keepUp(ctx); err != nil {
 		return nil, err
 	}
+	result, err := l.resultLevel(Record{Intent: &in})
+	if err != nil {
+		return nil, err
+	}
 	async := l.mode == BestEffort
 	b, seq, at, err := l.keep(ctx, body{Intent: &in}, entry{free: l.reserve, async: async})
 	if err != nil {
 		return nil, err
 	}
+	c := &call{log: l, seq: seq, start: at, actor: in.Actor, result: result}
 	if async {
-		return &call{log: l, seq: seq, start: at}, nil
+		return c, nil
 	}
 	if err := l.settle(ctx, b, seq); err != nil {
 		l.abandon(ctx, seq, err)
 		return nil, err
 	}
-	return &call{log: l, seq: seq, start: at}, nil
+	return c, nil
 }
 
 // Append implements [Recorder].
@@ -385,7 +395,7 @@ func (l *Log) Append(ctx context.Context, ev Event) error {
 }
 
 // ownKinds are recorded by the log alone, for what the rest of it is read by.
-var ownKinds = []Kind{KindGap, KindKey, KindFlood, KindConfig, KindErasure, KindPrune, KindHold}
+var ownKinds = []Kind{KindGap, KindKey, KindFlood, KindConfig, KindErasure, KindPrune, KindKEK, KindHold}
 
 // append records an event. What an erasure relies on is durable in every mode.
 func (l *Log) append(ctx context.Context, ev Event) error {
@@ -413,37 +423,6 @@ func (l *Log) abandon(ctx context.Context, seq uint64, cause error) {
 	if b, _, _, err := l.add(ctx, entry{enc: enc}); err == nil {
 		_ = l.wait(ctx, b)
 	}
-}
-
-type call struct {
-	log   *Log
-	seq   uint64
-	start time.Time
-	ended atomic.Bool
-}
-
-// Record implements [Call].
-func (c *call) Record() uint64 { return c.seq }
-
-// End implements [Call]. It waits for the disk even when ctx has ended.
-func (c *call) End(_ context.Context, out Outcome) error {
-	if c.ended.Swap(true) {
-		return ErrEnded
-	}
-	if out.Latency == 0 {
-		out.Latency = max(c.log.clock().Sub(c.start), 0)
-	}
-	enc, err := body{Call: c.seq, Outcome: &out}.encode()
-	if err != nil {
-		c.ended.Store(false) // nothing is on record: a smaller outcome may be
-		return err
-	}
-	async := c.log.mode != Strict
-	b, seq, _, err := c.log.add(context.Background(), entry{enc: enc, async: async})
-	if err != nil || async {
-		return err
-	}
-	return c.log.settle(context.Background(), b, seq)
 }
 
 // Checkpoint publishes the newest checkpoint to the anchors and returns it. It

@@ -111,7 +111,7 @@ func (l *Log) prunable(ctx context.Context, src *liveSource, ret retention, hold
 	}
 	var segments []map[string]newest // from src.begin() on
 	stays := src.end.seg             // whatever the age
-	calls := map[uint64]string{}     // classes of those without an outcome yet
+	acts := acts{}
 	taken := l.taken()
 	age := ret.aging()
 	lr := newLineReader(src, src.begin())
@@ -136,21 +136,13 @@ func (l *Log) prunable(ctx context.Context, src *liveSource, ret retention, hold
 		if r == nil {
 			continue
 		}
-		class := retentionClass(*r)
-		switch {
-		case r.Intent != nil:
-			calls[r.Seq] = class
-		case r.Outcome != nil:
-			if c, ok := calls[r.Call]; ok {
-				class = c
-				delete(calls, r.Call)
-			}
-		}
+		act := acts.of(*r)
+		class := retentionClass(act)
 		place := age.see(r.Time)
 		if lr.seg == 0 || keptWhole(r) {
 			continue
 		}
-		if anyCovers(holds, *r) {
+		if anyCovers(holds, act) {
 			stays = min(stays, lr.seg)
 		}
 		first := max(src.pruned, 1)
@@ -289,8 +281,8 @@ func (w *prunedWriter) copy(ctx context.Context, src *liveSource, next int) erro
 			if r != nil {
 				w.p.newly++
 				w.p.open.see(r)
-				if r.Args.kept() {
-					w.p.salts[[saltSize]byte(r.Args.Salt)] = true
+				if c := r.Commitment(); c.kept() {
+					w.p.salts[[saltSize]byte(c.Salt)] = true
 				}
 			}
 			if w.leaves = append(w.leaves, hash); len(w.leaves) == maxLeaves {

@@ -31,6 +31,8 @@ type Record struct {
 	Event   *Event   `json:"event,omitempty"`
 	// Args commits to the arguments of the intent or event, if it had any.
 	Args *Commitment `json:"args,omitempty"`
+	// Result commits to what an outcome gave back to the agent, if that is wanted.
+	Result *Commitment `json:"result,omitempty"`
 
 	stored string // the line that it was read from
 }
@@ -44,6 +46,15 @@ func (r Record) Line() ([]byte, error) {
 		return []byte(r.stored), nil
 	}
 	return r.MarshalJSON()
+}
+
+// Commitment is Args, or Result for an outcome: what the record commits to, nil if
+// nothing.
+func (r Record) Commitment() *Commitment {
+	if r.Outcome != nil {
+		return r.Result
+	}
+	return r.Args
 }
 
 // Door returns the door of the intent or event, and "" for an outcome.
@@ -82,7 +93,7 @@ func (r Record) Decision() *Decision {
 // MarshalJSON returns the line that this version of the log would store for the
 // record.
 func (r Record) MarshalJSON() ([]byte, error) {
-	enc, err := body{r.Intent, r.Call, r.Outcome, r.Event, r.Args}.encode()
+	enc, err := body{r.Intent, r.Call, r.Outcome, r.Event, r.Args, r.Result}.encode()
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +107,7 @@ type body struct {
 	Outcome *Outcome    `json:"outcome,omitempty"`
 	Event   *Event      `json:"event,omitempty"`
 	Args    *Commitment `json:"args,omitempty"`
+	Result  *Commitment `json:"result,omitempty"`
 }
 
 const (

@@ -33,7 +33,24 @@ const (
 	keepOther  = "other"
 )
 
-// retentionClass is the class that a record is kept by.
+// acts are the intents of the calls that are open. It gives an outcome what it does
+// not say itself: whose act it ends, and of what class that was.
+type acts map[uint64]*Intent
+
+// of is called with each record in order. It returns an outcome with its intent.
+func (a acts) of(r Record) Record {
+	switch {
+	case r.Intent != nil:
+		a[r.Seq] = r.Intent
+	case r.Outcome != nil:
+		r.Intent = a[r.Call]
+		delete(a, r.Call)
+	}
+	return r
+}
+
+// retentionClass is the class that a record is kept by. An outcome comes with its
+// intent.
 func retentionClass(r Record) string {
 	switch {
 	case r.Event != nil && r.Event.Kind == KindDenial:
@@ -119,14 +136,15 @@ func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, err
 			held  bool
 		}
 		var values []value
-		age := ret.aging()
+		age, acts := ret.aging(), acts{}
 		for r, err := range l.Query(ctx, Filter{}) {
 			if err != nil {
 				return d, err
 			}
 			place := age.see(r.Time)
-			if class := retentionClass(r); r.Args.kept() && r.Time.Before(ret.cut(class)) {
-				values = append(values, value{[saltSize]byte(r.Args.Salt), class, place, anyCovers(holds, r)})
+			r = acts.of(r)
+			if class := retentionClass(r); r.Commitment().kept() && r.Time.Before(ret.cut(class)) {
+				values = append(values, value{[saltSize]byte(r.Commitment().Salt), class, place, anyCovers(holds, r)})
 			}
 		}
 		end := age.end()
@@ -143,7 +161,11 @@ func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, err
 	})
 }
 
-// anyCovers reports whether a record is under a legal hold.
+// anyCovers reports whether a record is under a legal hold. Whose outcome it is whose
+// intent was pruned, nobody knows.
 func anyCovers(holds []Held, r Record) bool {
+	if r.Outcome != nil && r.Intent == nil && len(holds) > 0 {
+		return true
+	}
 	return slices.ContainsFunc(holds, func(h Held) bool { return h.Subject.Covers(r) })
 }

@@ -36,10 +36,12 @@ func (s Subject) onRecord() Subject {
 	return s
 }
 
-// Covers reports whether a record is one of the subject's.
+// Covers reports whether a record is one of the subject's. An outcome is with its
+// intent, if it comes with it: on record it does not say whose it is.
 func (s Subject) Covers(r Record) bool {
 	a := r.Actor()
-	return s.onRecord().fits(a.Agent, a.User) && (len(s.Records) == 0 || slices.Contains(s.Records, r.Seq))
+	return s.onRecord().fits(a.Agent, a.User) &&
+		(len(s.Records) == 0 || slices.Contains(s.Records, r.Seq) || r.Call != 0 && slices.Contains(s.Records, r.Call))
 }
 
 // fits expects the names of a subject, and those of a record, as they are on record.

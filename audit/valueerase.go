@@ -99,7 +99,7 @@ func (s *valueStore) lines(name string, f func(sp span, line []byte) error) (com
 // an erasure that a crash cut off may have left them. It returns how many keys it
 // destroyed, and those that are left.
 func (s *valueStore) eraseKeys(gone func(keyLine) bool) (n int, left map[string]bool, err error) {
-	s.keying <- struct{}{}
+	s.keying.Lock()
 	for p, k := range s.current {
 		if gone(k.keyLine) {
 			delete(s.current, p) // new values get a new key
@@ -114,7 +114,7 @@ func (s *valueStore) eraseKeys(gone func(keyLine) bool) (n int, left map[string]
 			n++
 		}
 	}
-	<-s.keying
+	s.keying.Unlock()
 
 	var spans []span
 	left = map[string]bool{}

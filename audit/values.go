@@ -80,16 +80,17 @@ func eachLineOf(dir fs.FS, name string, f func(off int64, n int, line []byte) er
 	return eachLine(r, size, f)
 }
 
-// Reveal returns the arguments of a record, after comparing them with what the
+// Reveal returns the arguments of a record, or the result of an outcome, after comparing them with what the
 // record commits to. It fails with [ErrNotKept] if they never were kept, with
 // [ErrGone] if they or their key are not there any more, with [ErrTampered] if
 // they are not what was sealed for this record, and with [ErrKey] if the KEK is
 // missing or not the one that they are under.
 func (v *Values) Reveal(ctx context.Context, r Record) (Disclosure, error) {
-	if !r.Args.kept() {
+	c := r.Commitment()
+	if !c.kept() {
 		return Disclosure{}, fmt.Errorf("%w (record %d)", ErrNotKept, r.Seq)
 	}
-	line, err := v.line(*r.Args)
+	line, err := v.line(*c)
 	if err != nil {
 		return Disclosure{}, fmt.Errorf("record %d: %w", r.Seq, err)
 	}
@@ -97,14 +98,14 @@ func (v *Values) Reveal(ctx context.Context, r Record) (Disclosure, error) {
 	switch {
 	case !ok:
 		return Disclosure{}, fmt.Errorf("%w (record %d)", ErrGone, r.Seq)
-	case v.kek == nil || v.kek.ID() != k.KEK:
+	case kekNamed(v.kek, k.KEK) == nil:
 		return Disclosure{}, fmt.Errorf("%w: the value of record %d is under the key-encryption key %q, which was not given", ErrKey, r.Seq, k.KEK)
 	}
 	key, err := v.unwrap(ctx, k)
 	if err != nil {
 		return Disclosure{}, tamperedf("the data key of record %d cannot be unwrapped: %v", r.Seq, err)
 	}
-	opening, args, err := r.Args.unseal(key, line.Sealed)
+	opening, args, err := c.unseal(key, line.Sealed)
 	if err != nil {
 		return Disclosure{}, tamperedf("the value of record %d: %w", r.Seq, err)
 	}
@@ -118,7 +119,7 @@ func (v *Values) unwrap(ctx context.Context, k keyLine) ([]byte, error) {
 	if key := v.opened[k.ID]; key != nil {
 		return key, nil
 	}
-	key, err := v.kek.Unwrap(ctx, k.Wrapped, k.bound())
+	key, err := kekNamed(v.kek, k.KEK).Unwrap(ctx, k.Wrapped, k.bound())
 	if err == nil && len(key) != keySize {
 		err = errors.New("not a key")
 	}
@@ -155,7 +156,7 @@ func (v *Values) line(c Commitment) (valueLine, error) {
 
 // A ValueReport says what became of the values of a log.
 type ValueReport struct {
-	// Kept is how many records had their arguments kept; Readable of these are
+	// Kept is how many records had their arguments or result kept; Readable of these are
 	// there and are what the record commits to (without a KEK: are there).
 	Kept     int `json:"kept"`
 	Readable int `json:"readable"`
@@ -175,6 +176,7 @@ type ValueReport struct {
 func (v *Values) Check(ctx context.Context, records iter.Seq2[Record, error]) (ValueReport, error) {
 	var rep ValueReport
 	var gone []Record // without explanation so far
+	acts := acts{}
 	for r, err := range records {
 		if err != nil {
 			return rep, err
@@ -182,7 +184,7 @@ func (v *Values) Check(ctx context.Context, records iter.Seq2[Record, error]) (V
 		if r.Event != nil && r.Event.Kind == KindErasure {
 			gone = rep.explain(r.Event, gone)
 		}
-		if !r.Args.kept() {
+		if r = acts.of(r); !r.Commitment().kept() {
 			continue
 		}
 		rep.Kept++
@@ -211,7 +213,7 @@ func (v *Values) check(ctx context.Context, r Record) error {
 		_, err := v.Reveal(ctx, r)
 		return err
 	}
-	line, err := v.line(*r.Args)
+	line, err := v.line(*r.Commitment())
 	if _, ok := v.keys[line.Key]; err == nil && !ok {
 		err = ErrGone
 	}

@@ -102,11 +102,13 @@ func FuzzKEKFile(f *testing.F) {
 	f.Add(string(good))
 	f.Add(string(good[:len(good)-1]))
 	f.Add(string(good) + "\n")
+	f.Add(string(good) + string(good[bytes.IndexByte(good, '\n')+1:]))
 	f.Fuzz(func(t *testing.T, text string) {
-		kek, err := audit.ParseKEK(text)
+		keks, err := audit.ParseKEKs(text)
 		if err != nil {
 			return
 		}
+		kek := keks[0]
 		require.Contains(t, text, "twinward-kek-v1+")
 		wrapped := must(kek.Wrap(ctx, []byte("k"), []byte("b")))
 		require.Equal(t, "k", string(must(kek.Unwrap(ctx, wrapped, []byte("b")))))

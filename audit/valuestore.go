@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -24,8 +21,6 @@ import (
 const (
 	keysFile     = "keys.v1.jsonl"
 	valuesPrefix = "values.v1."
-	// keyLife is how long one data key is used.
-	keyLife = 30 * 24 * time.Hour
 )
 
 func valuesName(n int) string { return fmt.Sprintf("%s%08d.jsonl", valuesPrefix, n) }
@@ -40,40 +35,35 @@ func valuesNumber(name string) int {
 	return n
 }
 
-// A dataKey encrypts the values of one pair of agent and user. Each process makes
-// its own, so that it never needs to unwrap one.
-type dataKey struct {
-	keyLine
-	secret []byte
-}
-
-type pair struct{ agent, user string }
-
 // A valueStore writes values. A nil one keeps none.
 type valueStore struct {
 	st      Storage
-	kek     KEK
 	clock   func() time.Time
 	segSize int64
+	kekFile string // that the KEK is kept in, or empty
 
 	// gate is held for reading from the sealing of a value until its record is in
-	// line, so that an erasure knows what came before it.
+	// line, so that an erasure knows what came before it. Nobody asks a KEK then.
 	gate sync.RWMutex
 
-	keying  chan struct{} // has one place, and may be held while a KEK is asked
+	keying  sync.Mutex // not held while a KEK is asked
+	kek     KEK        // wraps new keys
+	keks    int        // how often it was changed
+	swept   time.Time  // when current and mine were looked through
 	current map[pair]*dataKey
+	making  map[pair]chan struct{} // closed when the KEK has answered
 
 	mu      sync.Mutex // held while files are changed
 	keys    segment
 	seg     segment
 	pending []*dataKey           // not in the file yet
-	mine    map[string]time.Time // all that this process made, by id
+	mine    map[string]time.Time // those of this process that may be in use, by id
 	failed  error                // sticky
 }
 
 // openValueStore opens the newest files and cuts off what a crash tore.
 func openValueStore(st Storage, o Options) (s *valueStore, err error) {
-	s = &valueStore{st: st, kek: o.KEK, clock: o.Clock, segSize: o.SegmentSize, keying: make(chan struct{}, 1), current: map[pair]*dataKey{}, mine: map[string]time.Time{}}
+	s = &valueStore{st: st, kek: o.KEK, clock: o.Clock, segSize: o.SegmentSize, current: map[pair]*dataKey{}, making: map[pair]chan struct{}{}, mine: map[string]time.Time{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("audit: the log's values: %w", err), s.close())
@@ -90,6 +80,7 @@ func openValueStore(st Storage, o Options) (s *valueStore, err error) {
 		isNew = isNew && name != keysFile && valuesNumber(name) == 0
 	}
 	if s.kek == nil {
+		s.kekFile = o.KEKFile
 		if s.kek, err = loadOrCreateKEK(o.KEKFile, isNew); err != nil {
 			return s, err
 		}
@@ -210,50 +201,6 @@ func eachLine(r io.ReaderAt, size int64, f func(off int64, n int, line []byte) e
 	}
 }
 
-// keep returns the commitment to arguments and, sealed, the line that keeps them.
-func (s *valueStore) keep(ctx context.Context, a Actor, args []byte) (*Commitment, []byte, error) {
-	k, err := s.key(ctx, pair{onRecord(a.Agent), onRecord(a.User)})
-	if err != nil {
-		return nil, nil, err
-	}
-	c, opening := keepTo(args)
-	return c, appendValueLine(nil, valueLine{c.Salt, k.ID, c.seal(k.secret, opening, args)}), nil
-}
-
-// key returns the data key for new values of a pair.
-func (s *valueStore) key(ctx context.Context, p pair) (*dataKey, error) {
-	select {
-	case s.keying <- struct{}{}:
-		defer func() { <-s.keying }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
-	}
-	now := s.clock().UTC()
-	if k := s.current[p]; k != nil && now.Sub(k.Made).Abs() < keyLife {
-		return k, nil
-	}
-	id := make([]byte, 8)
-	k := &dataKey{secret: make([]byte, keySize)}
-	rand.Read(id)
-	rand.Read(k.secret)
-	k.keyLine = keyLine{ID: hex.EncodeToString(id), Made: now, Agent: p.agent, User: p.user, KEK: s.kek.ID()}
-	var err error
-	if k.Wrapped, err = s.kek.Wrap(ctx, k.secret, k.bound()); err == nil && len(k.Wrapped) == 0 {
-		err = errors.New("it answered nothing")
-	}
-	if err == nil {
-		_, err = k.encode()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: wrapping a data key: %w", ErrKey, err)
-	}
-	s.current[p] = k
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending, s.mine[k.ID] = append(s.pending, k), now
-	return k, nil
-}
-
 // write makes values durable, their keys before them.
 func (s *valueStore) write(lines []byte, reserve int64) (err error) {
 	if len(lines) == 0 {
@@ -270,22 +217,8 @@ func (s *valueStore) write(lines []byte, reserve int64) (err error) {
 		return err
 	}
 	room = max(room-reserve, 0)
-	if len(s.pending) > 0 {
-		var keys []byte
-		for _, k := range s.pending {
-			line, err := k.encode()
-			if err != nil {
-				return err
-			}
-			keys = append(keys, line...)
-		}
-		if err := s.keys.write(keys, 0, 0); err != nil {
-			return err
-		}
-		if err := s.keys.f.Sync(); err != nil {
-			return err
-		}
-		s.pending = nil
+	if err := s.flushKeys(); err != nil {
+		return err
 	}
 	if s.seg.used > 0 && s.seg.used+int64(len(lines)) > s.segSize {
 		if err := s.nextFile(); err != nil {
@@ -296,6 +229,26 @@ func (s *valueStore) write(lines []byte, reserve int64) (err error) {
 		return err
 	}
 	return s.seg.f.Sync()
+}
+
+// flushKeys makes the keys durable that are not yet. The caller holds mu.
+func (s *valueStore) flushKeys() error {
+	if len(s.pending) == 0 {
+		return nil
+	}
+	var keys []byte
+	for _, k := range s.pending {
+		line, err := k.encode()
+		if err != nil {
+			return err
+		}
+		keys = append(keys, line...)
+	}
+	if err := s.keys.write(keys, 0, 0); err != nil {
+		return err
+	}
+	s.pending = nil
+	return s.keys.f.Sync()
 }
 
 func (s *valueStore) nextFile() error {

@@ -106,6 +106,9 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 		res, err = meet(f.decision, res, &out)
 	}
 	settle(&out, ctx, q.outer, res, err)
+	if err == nil && audit.WantsResult(call) {
+		out.Result, _ = json.Marshal(res)
+	}
 	endErr := call.End(context.WithoutCancel(ctx), out)
 	f.decision.Settle(governance.ResultOf(out))
 	f.key.Settle(governance.ResultOf(out))

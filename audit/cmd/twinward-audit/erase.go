@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 type office struct {
 	by, reason, keyFile, values string
 	asJSON                      bool
+
+	kekFile string // for what needs the key-encryption key
 }
 
 func (o *office) register(fs *flag.FlagSet) {
@@ -55,7 +58,11 @@ func (o *office) do(dir string, f func(log *audit.Log, by audit.Change) error) e
 	if st, err := os.Stat(values); err != nil || !st.IsDir() {
 		return fmt.Errorf("the arguments that the log kept are not in %s: say where with -values", values)
 	}
-	log, err := audit.Open(dir, &audit.Options{KeyFile: o.keyFile, ValuesDir: values, KEK: noKEK{}})
+	opts := &audit.Options{KeyFile: o.keyFile, ValuesDir: values, KEKFile: o.kekFile}
+	if o.kekFile == "" {
+		opts.KEK = noKEK{}
+	}
+	log, err := audit.Open(dir, opts)
 	if err != nil {
 		return err
 	}
@@ -116,6 +123,31 @@ func eraseCommand() command {
 				return err
 			}
 			return o.print(out, e)
+		})
+	}}
+}
+
+func rekeyCommand() command {
+	fs := flag.NewFlagSet("rekey", flag.ContinueOnError)
+	var o office
+	o.register(fs)
+	kek := fs.String("kek", "", "the file of the key-encryption key, instead of LOG.kek")
+	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
+		file := cmp.Or(*kek, dir+".kek")
+		if _, err := audit.LoadKEK(file); err != nil {
+			return err
+		}
+		o.kekFile = file
+		return o.do(dir, func(log *audit.Log, by audit.Change) error {
+			n, err := log.RotateKEK(ctx, nil, by)
+			if err != nil {
+				return err
+			}
+			if o.asJSON {
+				return json.NewEncoder(out).Encode(map[string]int{"keys": n})
+			}
+			_, err = fmt.Fprintf(out, "wrapped anew: %d data keys; %s holds the new key and no other\n", n, file)
+			return err
 		})
 	}}
 }

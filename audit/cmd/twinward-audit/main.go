@@ -16,6 +16,7 @@
 //	twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
 //	twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG
 //	twinward-audit prune    OFFICE [-records] [-keep D [-short]] [-quiet D] LOG
+//	twinward-audit rekey    OFFICE [-kek FILE] LOG
 //	twinward-audit hold     OFFICE -matter M [-agent A] [-user U] [-records N,N] LOG
 //	twinward-audit release  OFFICE -matter M LOG
 //
@@ -76,7 +77,9 @@
 //
 // A log keeps the arguments of denied, writing and destructive acts encrypted in
 // the folder LOG.values. show prints them when it is given the file of the
-// key-encryption key with -kek; with -json each line is then an object of "record", "arguments" (or "arguments_raw", base64) and "value".
+// key-encryption key with -kek; with -json each line is then an object of "record",
+// "arguments" (or "arguments_raw", base64), for outcomes "result" (or "result_raw")
+// where results are kept, and "value".
 // export -subject writes everything on record about one agent or user in this
 // form: their acts, and what was done to or by them.
 //
@@ -91,7 +94,9 @@
 // administrative acts are left of them, on which all proofs hold, and verify says
 // what was removed, by whom and why. Of a time in which nothing was recorded, only
 // -quiet (168h) counts, for the clock may have been wrong. hold forbids all this
-// for what it names, or for everything, until release. They write to the log, so its host
+// for what it names, or for everything, until release. rekey makes a new
+// key-encryption key, wraps all data keys with it and destroys the old one, as far
+// as FILE goes: copies of it are yours to destroy. They write to the log, so its host
 // must have stopped. OFFICE is
 //
 //	-by WHO -reason WHY  required, and on record
@@ -139,6 +144,7 @@ const usage = `Usage:
   twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
   twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG
   twinward-audit prune    OFFICE [-records] [-keep D [-short]] [-quiet D] LOG
+  twinward-audit rekey    OFFICE [-kek FILE] LOG
   twinward-audit hold     OFFICE -matter M [-agent A] [-user U] [-records N,N] LOG
   twinward-audit release  OFFICE -matter M LOG
 OFFICE is -by WHO -reason WHY [-keyfile FILE] [-values DIR] [-json].
@@ -199,6 +205,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		c = eraseCommand()
 	case "prune":
 		c = pruneCommand()
+	case "rekey":
+		c = rekeyCommand()
 	case "hold":
 		c = holdCommand(false)
 	case "release":

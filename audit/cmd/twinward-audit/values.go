@@ -52,31 +52,35 @@ type known struct {
 	// Arguments are JSON, or in ArgumentsRaw (base64) if they are none.
 	Arguments    json.RawMessage `json:"arguments,omitempty"`
 	ArgumentsRaw []byte          `json:"arguments_raw,omitempty"`
-	// Value is what became of them: "shown", "committed" if they never were kept,
+	// Result is what an outcome gave back to the agent, in the same two forms.
+	Result    json.RawMessage `json:"result,omitempty"`
+	ResultRaw []byte          `json:"result_raw,omitempty"`
+	// Value is what became of either: "shown", "committed" if they never were kept,
 	// "gone", or why they cannot be read.
 	Value string `json:"value,omitempty"`
 }
 
-// reveal reads the arguments of a record, unless they cannot be had.
+// reveal reads the arguments or the result of a record, unless they cannot be had.
 func reveal(ctx context.Context, v *audit.Values, r audit.Record) (known, error) {
 	line, err := r.Line()
 	if err != nil {
 		return known{}, err
 	}
 	k := known{Record: visible.JSON(line)}
-	if r.Args == nil {
+	c := r.Commitment()
+	if c == nil {
 		return k, nil
 	}
-	if v == nil && r.Args.Kept {
+	if v == nil && c.Kept {
 		k.Value = "kept, and no key was given"
 		return k, nil
 	}
 	var d audit.Disclosure
-	if r.Args.Kept {
+	if c.Kept {
 		d, err = v.Reveal(ctx, r)
 	}
 	switch {
-	case !r.Args.Kept:
+	case !c.Kept:
 		k.Value = "committed"
 	case errors.Is(err, audit.ErrGone):
 		k.Value = "gone"
@@ -84,6 +88,10 @@ func reveal(ctx context.Context, v *audit.Values, r audit.Record) (known, error)
 		k.Value = err.Error()
 	case err != nil:
 		return known{}, err
+	case r.Outcome != nil && json.Valid(d.Value):
+		k.Value, k.Result = "shown", d.Value
+	case r.Outcome != nil:
+		k.Value, k.ResultRaw = "shown", d.Value
 	case json.Valid(d.Value):
 		k.Value, k.Arguments = "shown", d.Value
 	default:
@@ -103,6 +111,10 @@ func (k known) suffix() string {
 	switch {
 	case k.Value == "":
 		return ""
+	case k.Result != nil:
+		return "  result " + visible.Text(string(k.Result))
+	case k.ResultRaw != nil:
+		return fmt.Sprintf("  result %+q", k.ResultRaw)
 	case k.Arguments != nil:
 		return "  arguments " + visible.Text(string(k.Arguments))
 	case k.ArgumentsRaw != nil:
