@@ -95,6 +95,13 @@ func (s *storeTest) know(value string) {
 	}
 }
 
+// fresh returns a new secret, which must not be seen either.
+func (s *storeTest) fresh() credential.Secret {
+	value := Canary()
+	s.know(value)
+	return credential.NewSecret([]byte(value))
+}
+
 func (s *storeTest) note(v any, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -282,7 +289,7 @@ func (s *storeTest) cancelled() {
 	}
 	list := s.list("one")
 	ref := list[len(list)-1].Ref
-	_, err = w.Put(ctx, "one", credential.NewSecret([]byte(Canary())), ref.Version, "")
+	_, err = w.Put(ctx, "one", s.fresh(), ref.Version, "")
 	s.want("Put after its context is done", err, context.Canceled)
 	err = w.SetState(ctx, ref, credential.StateCurrent, credential.StateRevoked)
 	s.want("SetState after its context is done", err, context.Canceled)

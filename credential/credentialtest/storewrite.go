@@ -15,7 +15,7 @@ import (
 func (s *storeTest) put() {
 	one := s.list("one")[0].Ref
 	other := s.list("other")[0].Ref
-	secret := credential.NewSecret([]byte(Canary()))
+	secret := s.fresh()
 	put := func(name string, after uint64) error {
 		ref, err := s.writable().Put(s.ctx, name, secret, after, "")
 		s.note(ref, err)
@@ -59,7 +59,7 @@ func (s *storeTest) names() {
 		s.current(ref, value)
 	}
 	for _, name := range []string{"", "/", "a/", "/a", "a//b", ".", "a/../b", "a b", "a\x00", "é", strings.Repeat("n", 129)} {
-		ref, err := s.writable().Put(s.ctx, name, credential.NewSecret([]byte(Canary())), 0, "")
+		ref, err := s.writable().Put(s.ctx, name, s.fresh(), 0, "")
 		s.note(ref, err)
 		s.want(fmt.Sprintf("Put(%q)", name), err, credential.ErrName)
 	}
@@ -243,8 +243,7 @@ func (s *storeTest) rotateConcurrently() {
 		var won []credential.Ref
 		for range workers {
 			writers.Go(func() {
-				value := Canary()
-				ref, err := s.writable().Put(s.ctx, "one", credential.NewSecret([]byte(value)), after, "")
+				ref, err := s.writable().Put(s.ctx, "one", s.fresh(), after, "")
 				s.note(ref, err)
 				switch {
 				case err == nil:
