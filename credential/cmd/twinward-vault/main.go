@@ -2,7 +2,17 @@
 // says who does it and why, and is on record in an audit log before it takes
 // effect.
 //
-//	twinward-vault create -vault FILE KEY OFFICE
+//	twinward-vault create    -vault FILE KEY OFFICE
+//	twinward-vault put       [-note TEXT] [-raw] STORE OFFICE NAME <SECRET
+//	twinward-vault list      [-json] STORE [-log DIR]
+//	twinward-vault show      [-json] STORE [-log DIR] NAME
+//	twinward-vault bind      SPEC STORE OFFICE NAME
+//	twinward-vault test      [-path P] [-method M] [SPEC] STORE OFFICE NAME[@VERSION]
+//	twinward-vault promote   STORE OFFICE NAME[@VERSION]
+//	twinward-vault last-use  -log DIR [-json] NAME
+//	twinward-vault revoke    STORE OFFICE NAME@VERSION
+//	twinward-vault destroy   STORE OFFICE NAME@VERSION
+//
 //	twinward-vault import -from dotenv|nemoclaw [-prefix P] [-only NAME,NAME] [-promote] [-dry-run] STORE OFFICE FILE
 //
 //	twinward-vault agents list      [-json]
@@ -43,6 +53,29 @@
 // -db says how to connect, such as "host=db dbname=twinward", and what it leaves
 // out is taken from PGHOST, PGUSER, PGPASSFILE and the like. Passwords do not
 // belong on a command line.
+//
+// # Secrets
+//
+// put reads a secret from standard input and never from the command line, which
+// others can see, and keeps it as a pending version. One newline at its end is
+// not a part of it, unless -raw. bind says where the secret may go, for all
+// hosts that use the store:
+//
+//	-spec FILE                          a binding as JSON (see credential.BindingSpec)
+//	-origin URL [-type T] [-name N] [-format F] [-user U]
+//
+// test makes one request to that origin which carries the pending version, and
+// says how it was answered; what the answer holds is not shown. It fails unless
+// the status is 2xx, and follows no redirect. Then promote makes the version
+// current, and the one before previous, which hosts go on to accept; the one
+// before that is revoked. Promoting the previous version takes the change back.
+// Without a version, test and promote mean the newest that is pending.
+//
+// last-use tells from the audit log of a host when each version was last used.
+// When the old one is not used any more, revoke it, here and at its issuer, and
+// destroy it. Hosts that use the store notice within seconds, without a restart.
+//
+// put, bind, test, promote, revoke and destroy print JSON with -json.
 //
 // # Import
 //
@@ -103,6 +136,15 @@ type command struct {
 // commands in the order of the usage.
 var commands = []command{
 	createCommand,
+	putCommand,
+	listCommand,
+	showCommand,
+	bindCommand,
+	testCommand,
+	promoteCommand,
+	lastUseCommand,
+	revokeCommand,
+	destroyCommand,
 	importCommand,
 	listAgentsCommand,
 	registerCommand,
@@ -126,7 +168,8 @@ func usage() string {
 	for _, c := range commands {
 		fmt.Fprintf(&b, "  twinward-vault %s %s\n", c.name, c.args)
 	}
-	b.WriteString(`STORE is -vault FILE KEY, -keyring SERVICE, or -openbao URL LOGIN [-mount M] [-folder F] [-namespace N].
+	b.WriteString(`SPEC is -spec FILE, or -origin URL [-type T] [-name N] [-format F] [-user U].
+STORE is -vault FILE KEY, -keyring SERVICE, or -openbao URL LOGIN [-mount M] [-folder F] [-namespace N].
 KEY is -identity FILE, -passphrase-file FILE or -keyring-key NAME.
 LOGIN is -token-file FILE, or -role-id ID -secret-id-file FILE.
 OFFICE is -by WHO -reason WHY -log DIR, and on record. Agents are found with -db CONNECTION.

@@ -19,6 +19,7 @@ import (
 type desk struct {
 	*testing.T
 	dir string
+	in  string       // what is on standard input
 	all bytes.Buffer // every output so far
 }
 
@@ -48,7 +49,7 @@ func (d *desk) run(want int, line string) (stdout, stderr string) {
 		}
 	}
 	var out, errs bytes.Buffer
-	code := run(d.Context(), args, streams{strings.NewReader(""), &out, &errs})
+	code := run(d.Context(), args, streams{strings.NewReader(d.in), &out, &errs})
 	d.all.Write(out.Bytes())
 	d.all.Write(errs.Bytes())
 	require.Equal(d, want, code, "%s\n%s%s", line, &out, &errs)
@@ -58,6 +59,20 @@ func (d *desk) run(want int, line string) (stdout, stderr string) {
 func (d *desk) write(name, text string) {
 	d.Helper()
 	require.NoError(d, os.WriteFile(d.path(name), []byte(text), 0o600))
+}
+
+// files returns the content of a file, or of all files in a folder.
+func (d *desk) files(name string) (all []byte) {
+	d.Helper()
+	require.NoError(d, filepath.WalkDir(d.path(name), func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			var b []byte
+			b, err = os.ReadFile(path)
+			all = append(all, b...)
+		}
+		return err
+	}))
+	return all
 }
 
 // acts lists what is on record: the action, the resource and who.
