@@ -26,20 +26,26 @@ type Server struct {
 	bin  string
 	dir  string
 	user *syscall.Credential // who runs it: PostgreSQL refuses to be root
+	set  []string            // settings
 
 	cmd    *exec.Cmd
 	out    *output
 	exited chan struct{} // closed when cmd has
 }
 
-// Start runs an empty server until the test ends. It skips the test unless
-// TWINWARD_FULL is set; then a machine without PostgreSQL fails it.
-func Start(t testing.TB) *Server {
+// Durable is the setting for a server that syncs what it commits: for figures. A
+// test's server need not survive the machine.
+const Durable = "fsync=on"
+
+// Start runs an empty server until the test ends, with settings such as
+// "max_connections=10". It skips the test unless TWINWARD_FULL is set; then a
+// machine without PostgreSQL fails it.
+func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	if os.Getenv("TWINWARD_FULL") == "" && os.Getenv("TWINWARD_SOAK") == "" {
 		t.Skip("this test runs a PostgreSQL: set TWINWARD_FULL=1")
 	}
-	s := &Server{t: t, bin: find(t)}
+	s := &Server{t: t, bin: find(t), set: settings}
 	dir, err := os.MkdirTemp("", "pg") // short: a socket's path has about 100 bytes
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +98,11 @@ func (s *Server) Run() {
 
 func (s *Server) start() {
 	s.t.Helper()
-	s.cmd = s.command("postgres", "-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off")
+	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off"}
+	for _, set := range s.set {
+		args = append(args, "-c", set) // the last one counts
+	}
+	s.cmd = s.command("postgres", args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("pgtest: %v", err)
