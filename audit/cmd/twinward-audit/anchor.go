@@ -63,6 +63,8 @@ func anchorCommand() command {
 	var key string
 	registerKey(fs, &key)
 	name := fs.String("o", "", "the file that keeps the newest checkpoint")
+	var far progress
+	far.register(fs)
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		key, err := readKey(key)
 		if err != nil {
@@ -71,7 +73,7 @@ func anchorCommand() command {
 		if *name == "" {
 			return fmt.Errorf("%w: -o is missing", errUsage)
 		}
-		opts := &audit.VerifyOptions{Key: key}
+		opts := &audit.VerifyOptions{Key: key, Progress: far.verifying()}
 		keep := audit.FileAnchor(*name)
 		kept, err := keep.Latest(ctx)
 		if err != nil {
@@ -80,7 +82,7 @@ func anchorCommand() command {
 		if len(kept) > 0 {
 			opts.Anchors = []string{string(kept)}
 		}
-		rep, err := audit.Verify(ctx, folderOf(dir), opts)
+		rep, err := audit.Verify(ctx, folderOf(ctx, dir), opts)
 		if err != nil {
 			return err // what is kept stays: it is the evidence
 		}

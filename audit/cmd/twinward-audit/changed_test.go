@@ -78,7 +78,7 @@ func TestLogThatChangesAfterItWasVerified(t *testing.T) {
 	keys := files{key}
 	trusted, err := trustOf(keys, &anchors{}, []string{dir})
 	require.NoError(t, err)
-	log, err := verified(ctx, dir, trusted)
+	log, err := verified(ctx, dir, trusted, nil)
 	require.NoError(t, err)
 	swap(t, dir, other)
 	for _, err = range log.Records {

@@ -10,7 +10,11 @@ import (
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/export"
+	"github.com/twinward-dev/twinward/audit/otlp"
 )
+
+// formatOTLP is that of package otlp.
+const formatOTLP export.Format = "otlp"
 
 func exportCommand() command {
 	fs := flag.NewFlagSet("export", flag.ContinueOnError)
@@ -18,12 +22,14 @@ func exportCommand() command {
 	sel.register(fs)
 	var t trust
 	t.register(fs)
-	format := fs.String("format", "", "ndjson, csv, ocsf, ocsf-1.9 or cloudevents")
+	format := fs.String("format", "", "ndjson, csv, ocsf, ocsf-1.9, cloudevents or otlp")
 	origin := fs.String("origin", "", "the log's name in the export")
 	subject := fs.String("subject", "", "everything about agent=NAME or user=NAME")
 	var kept reading
 	kept.register(fs)
 	name := fs.String("o", "", "the file to write, instead of the standard output")
+	var far progress
+	far.register(fs)
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		if err := sel.check(); err != nil {
 			return err
@@ -40,7 +46,7 @@ func exportCommand() command {
 		if *format == "" && *subject == "" {
 			return fmt.Errorf("%w: -format is missing", errUsage)
 		}
-		if err := export.Write(io.Discard, cmp.Or(f, export.NDJSON), nothing, &opts); errors.Is(err, export.ErrFormat) {
+		if err := export.Write(io.Discard, cmp.Or(f, export.NDJSON), nothing, &opts); f != formatOTLP && errors.Is(err, export.ErrFormat) {
 			return fmt.Errorf("%w: -format: %w", errUsage, err)
 		}
 		read := scan(audit.Scan)
@@ -49,7 +55,8 @@ func exportCommand() command {
 			if err != nil {
 				return err
 			}
-			rep, err := audit.Verify(ctx, folderOf(dir), vopts)
+			vopts.Progress = far.verifying()
+			rep, err := audit.Verify(ctx, folderOf(ctx, dir), vopts)
 			if err != nil {
 				return err // nothing is exported from a log that cannot be trusted
 			}
@@ -63,10 +70,14 @@ func exportCommand() command {
 			return err
 		}
 		return writeTo(*name, out, func(w io.Writer) error {
+			records := far.reading(sel.records(ctx, folderOf(ctx, dir), read))
 			if *subject != "" {
-				return writeSubject(ctx, w, who, values, sel.records(ctx, folderOf(dir), read))
+				return writeSubject(ctx, w, who, values, records)
 			}
-			return export.Write(w, f, sel.records(ctx, folderOf(dir), read), &opts)
+			if f == formatOTLP {
+				return otlp.Write(w, records, &otlp.Options{Origin: cmp.Or(opts.Origin, "audit")})
+			}
+			return export.Write(w, f, records, &opts)
 		})
 	}}
 }

@@ -1,23 +1,60 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/postgres"
 )
 
 // foldersOf are those that LOG names: one, or archives and then the log's own.
 func foldersOf(log string) []string {
-	if _, err := os.Stat(log); err == nil {
+	if _, err := os.Stat(log); err == nil || inDatabase(log) {
 		return []string{log} // whatever is in its name
 	}
 	return filepath.SplitList(log)
 }
 
-// folderOf is what LOG names, as one folder.
-func folderOf(log string) fs.FS {
+// inDatabase reports whether LOG is a log in PostgreSQL.
+func inDatabase(log string) bool {
+	return strings.HasPrefix(log, "postgres://") || strings.HasPrefix(log, "postgresql://")
+}
+
+// databaseOf is a log in PostgreSQL as a folder, until ctx ends.
+func databaseOf(ctx context.Context, log string) (fs.FS, error) {
+	url, name, _ := strings.Cut(log, "#")
+	if name == "" {
+		return nil, fmt.Errorf("%w: write the log's name behind the database, after #", errUsage)
+	}
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the database: %w", errUsage, err)
+	}
+	context.AfterFunc(ctx, pool.Close)
+	return postgres.FS(ctx, pool, name), nil
+}
+
+// A failing folder is one that is not there.
+type failing struct{ err error }
+
+func (f failing) Open(string) (fs.File, error) { return nil, f.err }
+
+// folderOf is what LOG names, as one folder. It is open until ctx ends.
+func folderOf(ctx context.Context, log string) fs.FS {
+	if inDatabase(log) {
+		dir, err := databaseOf(ctx, log)
+		if err != nil {
+			return failing{err}
+		}
+		return dir
+	}
 	var dirs []fs.FS
 	for _, dir := range foldersOf(log) {
 		dirs = append(dirs, os.DirFS(dir))

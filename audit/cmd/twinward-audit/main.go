@@ -1,13 +1,15 @@
 // Command twinward-audit verifies, shows, reports and exports an audit log. It
 // needs the log's folder and no host.
 //
-//	twinward-audit verify -key KEY [COMPARE] [-json] LOG
-//	twinward-audit anchor -key KEY -o FILE LOG
+//	twinward-audit verify -key KEY [COMPARE] [-progress] [-json] LOG
+//	twinward-audit anchor -key KEY -o FILE [-progress] LOG
 //	twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
 //	twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
 //	twinward-audit report -key KEY... [COMPARE] [-agent A] [-from T] [-to T]
-//	                      [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
-//	twinward-audit export -format F [SELECTION] [-key KEY [COMPARE]] [-origin NAME] [-o OUT] LOG
+//	                      [-title TEXT] [-phrases FILE] [-catalogue DIR] [-rows N]
+//	                      [-progress] [-json] [-o OUT] LOG...
+//	twinward-audit export -format F [SELECTION] [-key KEY [COMPARE]] [-origin NAME]
+//	                      [-progress] [-o OUT] LOG
 //	twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
 //	twinward-audit prove  -record N LOG
 //	twinward-audit check  -key KEY [-disclosure FILE] PROOF
@@ -22,8 +24,10 @@
 //
 // LOG is the log's folder. Where older files of a log were moved to an archive,
 // name both, as in a PATH: ARCHIVE:LOG (";" on Windows). The commands that write
-// take one folder. KEY is the log's verifier key, or a file that holds
-// it; take it from a place that the log's writer cannot change.
+// take one folder. A log in PostgreSQL is postgres://USER@HOST/DATABASE#NAME, with
+// the password in PGPASSWORD or a file as libpq has it; anchors of it are always
+// -anchor-copy. KEY is the log's verifier key, or a file that holds it; take it
+// from a place that the log's writer cannot change.
 //
 // COMPARE is what the log is compared with; each may be repeated. Without an
 // anchor, verify says what it cannot exclude.
@@ -66,12 +70,18 @@
 // goes to OUT, which is required; with -json the answers go there as JSON, or to
 // the standard output. -phrases is a JSON file with an object for each action
 // that sentences should name otherwise: {"slack__post_message": {"did": "posted",
-// "do": "post", "one": "standup summary", "many": "standup summaries"}}. -rows
-// limits each table of single records (1000).
+// "do": "post", "one": "standup summary", "many": "standup summaries"}}. Without
+// one, a tool has its title in the files of -catalogue, the folder of a bundle's
+// catalogue. -rows limits each table of single records (1000).
 //
-// export writes records as ndjson, csv, ocsf (1.8.0; ocsf-1.9 is 1.9.0-dev) or
-// cloudevents. It verifies only when it is given a key, and then first; -origin
-// is the log's name in the export, that of the key if there is one.
+// export writes records as ndjson, csv, ocsf (1.8.0; ocsf-1.9 is 1.9.0-dev),
+// cloudevents or otlp (logs, in lines that collectors read). It verifies only when
+// it is given a key, and then first; -origin is the log's name in the export, that
+// of the key if there is one.
+//
+// What is reported and exported is what was verified, whatever becomes of the log
+// meanwhile. OUT is there when all of it is written, and else as it was before.
+// -progress tells on the standard error how far long work is.
 //
 // # Arguments
 //
@@ -129,14 +139,15 @@ const (
 )
 
 const usage = `Usage:
-  twinward-audit verify -key KEY [COMPARE] [-json] LOG
-  twinward-audit anchor -key KEY -o FILE LOG
+  twinward-audit verify -key KEY [COMPARE] [-progress] [-json] LOG
+  twinward-audit anchor -key KEY -o FILE [-progress] LOG
   twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
   twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
   twinward-audit report -key KEY... [COMPARE] [-agent A] [-from T] [-to T]
-                        [-title TEXT] [-phrases FILE] [-rows N] [-json] [-o OUT] LOG...
-  twinward-audit export -format ndjson|csv|ocsf|ocsf-1.9|cloudevents [SELECTION]
-                        [-key KEY [COMPARE]] [-origin NAME] [-o OUT] LOG
+                        [-title TEXT] [-phrases FILE] [-catalogue DIR] [-rows N]
+                        [-progress] [-json] [-o OUT] LOG...
+  twinward-audit export -format ndjson|csv|ocsf|ocsf-1.9|cloudevents|otlp [SELECTION]
+                        [-key KEY [COMPARE]] [-origin NAME] [-progress] [-o OUT] LOG
   twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
   twinward-audit prove  -record N LOG
   twinward-audit check  -key KEY [-disclosure FILE] PROOF
@@ -175,6 +186,8 @@ var errUsage = errors.New("usage")
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)
 		return exitUsage

@@ -17,7 +17,7 @@ func proveCommand() command {
 		if *seq == 0 {
 			return fmt.Errorf("%w: -record is missing", errUsage)
 		}
-		p, err := audit.Prove(ctx, folderOf(dir), *seq)
+		p, err := audit.Prove(ctx, folderOf(ctx, dir), *seq)
 		if err != nil {
 			return err
 		}

@@ -31,12 +31,20 @@ func reportCommand() command {
 	fs.IntVar(&opts.MaxRows, "rows", 0, "single records in each table, at most (1000)")
 	phrases := fs.String("phrases", "", "a JSON file that names operations")
 	asJSON := fs.Bool("json", false, "write the answers as JSON")
+	catalogue := fs.String("catalogue", "", "a folder of catalogue files, whose titles name operations")
 	name := fs.String("o", "", "the file to write")
+	var far progress
+	far.register(fs)
 	return command{flags: fs, many: func(ctx context.Context, dirs []string, out io.Writer) error {
 		if *name == "" && !*asJSON {
 			return fmt.Errorf("%w: -o is missing", errUsage)
 		}
 		opts.From, opts.To = from.Time, to.Time
+		if *catalogue != "" {
+			if err := readCatalogue(*catalogue, &opts); err != nil {
+				return err
+			}
+		}
 		if *phrases != "" {
 			if err := readPhrases(*phrases, &opts); err != nil {
 				return err
@@ -48,10 +56,11 @@ func reportCommand() command {
 		}
 		var logs []report.Log
 		for _, dir := range dirs {
-			l, err := verified(ctx, dir, trusted)
+			l, err := verified(ctx, dir, trusted, far.verifying())
 			if err != nil {
 				return err // no page about a log that cannot be trusted
 			}
+			l.Records = far.reading(l.Records)
 			logs = append(logs, l)
 		}
 		s, err := report.SummariseLogs(logs, &opts)
@@ -109,6 +118,35 @@ func readPhrases(name string, opts *report.Options) error {
 	return nil
 }
 
+// readCatalogue names operations by the titles of tools in the JSON files of a
+// folder, such as the catalogue of a bundle.
+func readCatalogue(dir string, opts *report.Options) error {
+	names, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(names) == 0 {
+		return fmt.Errorf("%w: -catalogue: there is no JSON file in %s", errUsage, dir)
+	}
+	opts.Phrases = map[string]report.Phrase{}
+	for _, name := range names {
+		text, err := readUpTo(name, 64<<20)
+		if err != nil {
+			return fmt.Errorf("%w: -catalogue: %w", errUsage, err)
+		}
+		var c struct {
+			Server string `json:"server"`
+			Tools  []struct{ Name, Title string }
+		}
+		if err := json.Unmarshal([]byte(text), &c); err != nil {
+			return fmt.Errorf("%w: -catalogue %s: %w", errUsage, name, err)
+		}
+		for _, tool := range c.Tools {
+			if tool.Title != "" {
+				opts.Phrases[c.Server+"__"+tool.Name] = report.Phrase{One: tool.Title}
+			}
+		}
+	}
+	return nil
+}
+
 // trustOf sorts keys and anchors by the logs that they name.
 func trustOf(keys files, compare *anchors, dirs []string) ([]*audit.VerifyOptions, error) {
 	if len(keys) != len(dirs) {
@@ -149,12 +187,13 @@ func trustOf(keys files, compare *anchors, dirs []string) ([]*audit.VerifyOption
 }
 
 // verified verifies the log in a folder with the key that is its own.
-func verified(ctx context.Context, dir string, trusted []*audit.VerifyOptions) (report.Log, error) {
+func verified(ctx context.Context, dir string, trusted []*audit.VerifyOptions, progress func(uint64)) (report.Log, error) {
 	var failure error
 	for _, opts := range trusted {
-		rep, err := audit.Verify(ctx, folderOf(dir), opts)
+		opts.Progress = progress
+		rep, err := audit.Verify(ctx, folderOf(ctx, dir), opts)
 		if err == nil {
-			return report.Log{Origin: rep.Origin, Records: rep.Scan(ctx, folderOf(dir), audit.Filter{}), Verified: &rep}, nil
+			return report.Log{Origin: rep.Origin, Records: rep.Scan(ctx, folderOf(ctx, dir), audit.Filter{}), Verified: &rep}, nil
 		}
 		// The error that came furthest is about the right key.
 		if failure == nil || rep.Checkpoints > 0 {

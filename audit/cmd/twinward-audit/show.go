@@ -32,7 +32,7 @@ func showCommand() command {
 			return err
 		}
 		w := bufio.NewWriter(out)
-		records := sel.records(ctx, folderOf(dir), audit.Scan)
+		records := sel.records(ctx, folderOf(ctx, dir), audit.Scan)
 		if values == nil {
 			return errors.Join(printRecords(w, records, *asJSON), w.Flush())
 		}

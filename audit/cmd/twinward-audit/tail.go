@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +33,7 @@ func tailCommand() command {
 		if *n < 0 || *n > 1_000_000 {
 			return fmt.Errorf("%w: -n is from 0 to 1000000", errUsage)
 		}
-		before := stateOf(dir)
+		before := stateOf(ctx, dir)
 		last, err := printLast(ctx, sel, dir, *n, out, *asJSON)
 		if err != nil || !*follow {
 			return err
@@ -45,13 +46,13 @@ func tailCommand() command {
 				return nil // interrupted, as it is meant to be
 			case <-tick.C:
 			}
-			now := stateOf(dir)
+			now := stateOf(ctx, dir)
 			if now == before {
 				continue
 			}
 			before = now
 			// An outcome is selected with its call, so calls from before count.
-			for r, err := range sel.records(ctx, folderOf(dir), audit.Scan) {
+			for r, err := range sel.records(ctx, folderOf(ctx, dir), audit.Scan) {
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -75,7 +76,7 @@ func printLast(ctx context.Context, sel selection, dir string, n int, out io.Wri
 	var ring []audit.Record
 	var last uint64
 	seen := 0
-	for r, err := range sel.records(ctx, folderOf(dir), audit.Scan) {
+	for r, err := range sel.records(ctx, folderOf(ctx, dir), audit.Scan) {
 		if err != nil {
 			return last, err
 		}
@@ -107,7 +108,19 @@ type state struct {
 	end     int64
 }
 
-func stateOf(dir string) state {
+func stateOf(ctx context.Context, dir string) state {
+	if inDatabase(dir) {
+		list, err := fs.ReadDir(folderOf(ctx, dir), ".")
+		if err != nil || len(list) == 0 {
+			return state{}
+		}
+		last := list[len(list)-1]
+		st, err := last.Info()
+		if err != nil {
+			return state{}
+		}
+		return state{last.Name(), st.Size()}
+	}
 	names, _ := filepath.Glob(filepath.Join(homeOf(dir), "*.jsonl"))
 	if len(names) == 0 {
 		return state{}

@@ -140,7 +140,7 @@ func valuesCommand() command {
 		if err != nil {
 			return err
 		}
-		rep, err := v.Check(ctx, audit.Scan(ctx, folderOf(dir), audit.Filter{}))
+		rep, err := v.Check(ctx, audit.Scan(ctx, folderOf(ctx, dir), audit.Filter{}))
 		if err != nil {
 			return err
 		}
@@ -184,7 +184,7 @@ func discloseCommand() command {
 		if err != nil {
 			return err
 		}
-		p, err := audit.Prove(ctx, folderOf(dir), *seq)
+		p, err := audit.Prove(ctx, folderOf(ctx, dir), *seq)
 		if err != nil {
 			return err
 		}

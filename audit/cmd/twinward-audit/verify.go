@@ -75,13 +75,16 @@ func verifyCommand() command {
 	fs := flag.NewFlagSet("verify", flag.ContinueOnError)
 	var t trust
 	t.register(fs)
+	var far progress
+	far.register(fs)
 	asJSON := fs.Bool("json", false, "print the report as JSON")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		opts, err := t.options(dir)
 		if err != nil {
 			return err
 		}
-		rep, err := audit.Verify(ctx, folderOf(dir), opts)
+		opts.Progress = far.verifying()
+		rep, err := audit.Verify(ctx, folderOf(ctx, dir), opts)
 		if *asJSON {
 			return printJSON(out, rep, err)
 		}
