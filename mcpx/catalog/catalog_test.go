@@ -305,6 +305,17 @@ func TestStarterRefusesOddNames(t *testing.T) {
 	}
 }
 
+// A folder is a folder, and no pattern.
+func TestStarterFolders(t *testing.T) {
+	c, err := catalog.Load("filesystem")
+	require.NoError(t, err)
+	_, err = c.Starter("p", &catalog.StarterOptions{Values: map[string][]string{"folders": {"/work/*"}}})
+	assert.ErrorContains(t, err, "no asterisks")
+	policies, err := c.Starter("p", &catalog.StarterOptions{Values: map[string][]string{"folders": {"/a/", "/b"}}})
+	require.NoError(t, err)
+	assert.Contains(t, policies.Text, `(context.derived.path like "/a/*" || context.derived.path like "/b/*")`)
+}
+
 // A rule's condition is decided by the arguments.
 func TestStarterConditions(t *testing.T) {
 	for _, try := range []struct {

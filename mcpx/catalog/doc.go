@@ -62,7 +62,7 @@
 //	airtable               verified   stdio    7/  8/  1  env                      bases
 //	asana-remote           unverified sse      -/  -/  -  oauth_authorization_code
 //	asana                  verified   stdio   18/ 17/  6  env                      projects
-//	atlassian-remote       unverified http     -/  -/  -  oauth_authorization_code
+//	atlassian-remote       unverified http     8/  0/  0  oauth_authorization_code
 //	aws-api                unverified stdio    1/  0/  1  env
 //	aws-knowledge          unverified http     -/  -/  -  none
 //	aws                    unverified http     -/  -/  -  aws_sigv4
@@ -77,6 +77,7 @@
 //	cloudflare-bindings    unverified sse      -/  -/  -  oauth_authorization_code
 //	cloudflare-docs        unverified sse      -/  -/  -  none
 //	cloudflare-observability unverified sse      -/  -/  -  oauth_authorization_code
+//	confluence             unverified stdio   15/  6/  0  env
 //	context7               verified   stdio    2/  0/  0  env
 //	datadog-remote         unverified http     -/  -/  -  oauth_authorization_code
 //	datadog                verified   stdio   17/  2/  2  env

@@ -40,6 +40,8 @@ func TestParseErrors(t *testing.T) {
 		{"type: none", "type: bearer\n    name: x", "type bearer has no name"},
 		{"type: none", "type: bearer\n    origin: https://example.com", "notes.yaml:9:5: an origin or scopes inside auth"},
 		{"type: none", "type: none\n    name: x", "none with more words"},
+		{"transport: stdio\npackage: {registry: npm, name: notes, version: \"1\"}\nauth:\n  - type: none", "transport: http\nendpoint: https://example.com/mcp\nauth:\n  - type: env\n    name: TOKEN", "a secret of a child process for a server that is none"},
+		{"sources:", "rules: [{id: a, tools: [add], when: 'context.args.x == \"ü\"'}]\nsources:", "printable ASCII only"},
 		{"type: none", "type: env\n    name: a=b", `name "a=b"`},
 		{"type: none", "type: none\n  - type: bearer", "none and another way"},
 		{"auth:\n  - type: none", "auth: []", "notes.yaml:8:1: no auth"},
@@ -95,10 +97,12 @@ func TestParseRecordErrors(t *testing.T) {
 			assert.Contains(t, err.Error(), try.want)
 		})
 	}
-	_, err := catalog.ParseRecord("big.json", make([]byte, 5<<20))
+	_, err := catalog.ParseRecord("big.json", []byte(record+strings.Repeat(" ", 5<<20)))
 	require.ErrorIs(t, err, catalog.ErrData)
-	_, err = catalog.Parse("big.yaml", make([]byte, 1<<20), nil)
+	assert.Contains(t, err.Error(), "more than 4 MiB")
+	_, err = catalog.Parse("big.yaml", []byte(notes+strings.Repeat("#\n", 1<<20)), []byte(record))
 	require.ErrorIs(t, err, catalog.ErrData)
+	assert.Contains(t, err.Error(), "keep it under 128 KiB")
 }
 
 // Whatever is accepted is whole: its starter policies can be written, and each
@@ -128,6 +132,11 @@ func FuzzParse(f *testing.F) {
 			require.NoError(t, err)
 			_, err = catalog.ParseRecord("again", again)
 			require.NoError(t, err)
+		}
+		for _, values := range examples(c) {
+			if strings.ContainsAny(strings.Join(values, ""), ";@") {
+				return // inside quotes, where the count below does not look
+			}
 		}
 		policies, err := c.Starter("p", &catalog.StarterOptions{Values: examples(c)})
 		if err == nil {
