@@ -89,3 +89,43 @@ func ExampleScrubber() {
 	// {"raw":"[redacted:slack]","b64":"[redacted:slack]","esc":"[redacted:slack]"} map[slack:3]
 	// 1 in base64
 }
+
+// A sandbox session serves the handler as api.example; here a test server does.
+func ExampleProxy() {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "you are %s", r.Header.Get("Authorization")) // an API that says too much
+	}))
+	defer api.Close()
+	vault := credential.NewMemory(map[string]credential.Secret{"api": credential.NewSecret([]byte("sk-very-secret-key"))})
+	_ = vault.Bind(context.Background(), "api", credential.Binding{Origin: api.URL}, audit.Change{By: "alice@example.com", Reason: "OPS-112"})
+
+	authorize := func(r *http.Request) (credential.Use, error) {
+		if r.Method != http.MethodGet { // ask the policy engine here, for connect and use_credential
+			return credential.Use{}, errors.New("read only")
+		}
+		// and begin a record, whose end is Use.End
+		return credential.Use{
+			Lease: credential.LeaseRequest{Credential: "api", Purpose: "http", Decision: "dec_1"},
+			End: func(_ context.Context, out audit.Outcome) error {
+				fmt.Println("on record:", out.Status, out.Checks)
+				return nil
+			},
+			Log: new(journal), // where leaks go on record
+		}, nil
+	}
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		agent := audit.Actor{Agent: "reporter"} // a session's door knows
+		credential.Proxy(api.URL, vault, authorize).ServeHTTP(w, r.WithContext(audit.WithActor(r.Context(), agent)))
+	}))
+	defer door.Close()
+
+	resp, _ := http.Get(door.URL + "/me")
+	body, _ := io.ReadAll(resp.Body)
+	fmt.Printf("%s\n", body)
+	resp, _ = http.Post(door.URL+"/me", "", nil)
+	fmt.Println(resp.Status)
+	// Output:
+	// on record: ok [scrubbed:api:1]
+	// you are Bearer [redacted:api]
+	// 403 Forbidden
+}
