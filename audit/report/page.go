@@ -92,6 +92,8 @@ func (p *page) Link(r Ref) link {
 type record struct {
 	link
 	JSON string
+	Seq  uint64
+	Log  string // its name, among several
 }
 
 // Raw is the record of a row as the log holds it. The first row of a record is
@@ -101,7 +103,10 @@ func (p *page) Raw(r Row) record {
 	if err != nil {
 		text = []byte(err.Error())
 	}
-	rec := record{p.Link(r.Ref()), show(string(text))}
+	rec := record{link: p.Link(r.Ref()), JSON: show(string(text)), Seq: r.Record.Seq}
+	if len(p.Logs) > 1 {
+		rec.Log = show(r.Origin)
+	}
 	if p.given[rec.ID] {
 		rec.ID = "" // an id is given once
 	}

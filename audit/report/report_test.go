@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"iter"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -242,5 +243,23 @@ func TestTimelineIsBounded(t *testing.T) {
 			}
 		}
 		assert.EqualValues(t, 500, sum, span)
+	}
+}
+
+// The page's table of controls is that of the documentation.
+func TestControlsAreThoseOfTheDocumentation(t *testing.T) {
+	source, err := os.ReadFile("report.go")
+	require.NoError(t, err)
+	doc, _, _ := strings.Cut(string(source), "package report")
+	words := strings.Join(strings.Fields(strings.ReplaceAll(doc, "//", " ")), " ")
+	table := section(page(t, sampleLog(t), nil), "controls")
+	for _, row := range []string{"SOC 2 CC6.1", "SOC 2 CC6.2, CC6.3", "SOC 2 CC6.6", "SOC 2 CC6.7", "SOC 2 CC7.1", "SOC 2 CC7.2", "SOC 2 CC7.3, CC7.4",
+		"ISO/IEC 42001 A.6.2.6", "ISO/IEC 42001 A.6.2.8", "ISO/IEC 42001 A.3.2, A.4", "AI Act Art. 12(1)", "AI Act Art. 12(2)", "AI Act Art. 19, 26(6)"} {
+		assert.Contains(t, words, row)
+		assert.Contains(t, table, row)
+	}
+	for _, asks := range []string{"access is decided by rules", "what secrets went where", "durable before the act", "logs are kept at least six months", "gap says where a log was repaired"} {
+		assert.Contains(t, words, asks)
+		assert.Contains(t, table, asks)
 	}
 }
