@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
 // Options say where to send records.
@@ -243,7 +244,6 @@ func Write(w io.Writer, records iter.Seq2[audit.Record, error], opts *Options) e
 		return errors.New("otlp: writing records needs the Origin of the log")
 	}
 	e := newExporter(*opts)
-	enc := json.NewEncoder(w)
 	var batch []audit.Record
 	flush := func() error {
 		if len(batch) == 0 {
@@ -254,7 +254,11 @@ func Write(w io.Writer, records iter.Seq2[audit.Record, error], opts *Options) e
 			return err
 		}
 		batch = batch[:0]
-		if err := enc.Encode(logs); err != nil {
+		line, err := json.Marshal(logs)
+		if err == nil { // whoever looks at the file is not to be driven by what agents wrote
+			_, err = w.Write(append(visible.JSON(line), '\n'))
+		}
+		if err != nil {
 			return fmt.Errorf("otlp: %w", err)
 		}
 		return nil
