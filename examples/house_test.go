@@ -32,7 +32,7 @@ var floors = map[string]int{
 var allowed = map[string][]string{
 	"audit":      {"golang.org/x/mod", "github.com/jackc/pgx/v5"},
 	"governance": {"github.com/cedar-policy/cedar-go", "github.com/google/jsonschema-go", "golang.org/x/mod", "github.com/jackc/pgx/v5", "golang.org/x/text", "github.com/go-json-experiment/json", "github.com/goccy/go-yaml"},
-	"credential": {"golang.org/x/oauth2", "github.com/go-jose/go-jose/v4", "github.com/go-json-experiment/json", "github.com/jackc/pgx/v5"},
+	"credential": {"golang.org/x/oauth2", "filippo.io/age", "github.com/zalando/go-keyring", "github.com/go-jose/go-jose/v4", "github.com/go-json-experiment/json", "github.com/jackc/pgx/v5"},
 	"sandbox":    {"golang.org/x/sys", "golang.org/x/net", "github.com/goccy/go-yaml"},
 	"mcpx":       {"github.com/modelcontextprotocol/go-sdk", "github.com/goccy/go-yaml", "github.com/go-json-experiment/json", "github.com/google/jsonschema-go"},
 	"inference":  {"github.com/go-json-experiment/json"},
