@@ -216,7 +216,10 @@ const (
 	// go ("bind_credential", Detail "origin"), or given a new value in place of
 	// the one before ([ActionRotateCredential]), with Change. "put_credential"
 	// stored a value that is not used yet, "revoke_credential" ended the use of
-	// one and "destroy_credential" made it unreadable. Detail: "version".
+	// one and "destroy_credential" made it unreadable; "test_credential" tried one.
+	// Detail: "version". Without a Change, "refused_credential" is what an origin
+	// did not take, and "save_vault" a save of the vault in Resource, Detail
+	// "generation" and "sha256".
 	KindCredential Kind = "credential"
 	// KindGap is a repair of the log on opening. Detail: "torn_bytes" and
 	// "torn_sha256" of what was removed, "unsigned_first" and "unsigned_last" of

@@ -42,7 +42,10 @@
 // log. Open then refuses a file that is older than the newest save which the
 // witness knows of, or another one of the same generation.
 //
+// The witness also hears of saves that others made, as soon as this process reads
+// them, and once a day of what it has. An operator who restores a backup says so, with Options.Restored.
+//
 // Not detected is an old file put back together with an old log (an anchor of
 // the log detects that), nor one that is not older than what this witness was
-// told of: all who save should have the same witness.
+// told of: what others saved after the last reading of this process.
 package filevault

@@ -18,16 +18,19 @@ import (
 // A Store is an open vault. It is safe for concurrent use, and other processes
 // may have the same file open. Nothing has to be closed.
 type Store struct {
-	path    string
-	keys    *keys
-	witness Witness
-	poll    time.Duration
-	now     func() time.Time
+	path     string
+	keys     *keys
+	witness  Witness
+	restored bool
+	poll     time.Duration
+	now      func() time.Time
 
 	change chan struct{} // holds one token while this process changes the file
 
-	mu   sync.Mutex
-	last *generation // what was read or written last
+	mu       sync.Mutex
+	last     *generation // what was read or written last
+	attested string      // the hash that the witness was told of last,
+	told     time.Time   // and when
 }
 
 var (
@@ -49,6 +52,10 @@ type Options struct {
 	// Witness remembers each save, so that an old file that is put back while
 	// the vault is not open is detected. Nil means that it is not.
 	Witness Witness
+	// Restored takes the file for the newest although the witness knows of a
+	// newer one, because a backup was restored. It is for one opening, by an
+	// operator, who records who decided so and why.
+	Restored bool
 	// Poll is how often a watch looks at the file. Zero means every second.
 	Poll time.Duration
 	// Now is the clock for what is on record in the vault. Nil means [time.Now].
@@ -58,7 +65,7 @@ type Options struct {
 func newStore(path string, opts *Options) *Store {
 	s := &Store{path: path, poll: time.Second, now: time.Now, change: make(chan struct{}, 1)}
 	if opts != nil {
-		s.witness = opts.Witness
+		s.witness, s.restored = opts.Witness, opts.Restored
 		if opts.Poll > 0 {
 			s.poll = opts.Poll
 		}
@@ -99,13 +106,14 @@ func Create(ctx context.Context, path string, kek KEK, opts *Options) (*Store, e
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("filevault: %w: %s", fs.ErrExist, path)
 	}
-	if err := s.remember(ctx, Seal{h.ID, 1, hashOf(file)}); err != nil {
+	s.attested, s.told = hashOf(file), s.now()
+	if err := s.remember(ctx, Seal{Vault: h.ID, Generation: 1, SHA256: s.attested}); err != nil {
 		return nil, err
 	}
 	if err := createFile(path, file); err != nil {
 		return nil, fmt.Errorf("filevault: %w", err)
 	}
-	if _, err := s.current(); err != nil {
+	if _, err := s.current(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -153,7 +161,7 @@ func Open(ctx context.Context, path string, kek KEK, opts *Options) (*Store, err
 			return nil, err
 		}
 	}
-	if _, err := s.current(); err != nil {
+	if _, err := s.current(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -167,8 +175,11 @@ func (s *Store) attest(ctx context.Context, h header, hash string) error {
 		return fmt.Errorf("filevault: the witness does not answer: %w", err)
 	}
 	switch {
-	case seal.SHA256 == hash, seal.Generation < h.Generation:
+	case seal.SHA256 == hash:
+		s.attested, s.told = hash, seal.At
 		return nil
+	case seal.Generation < h.Generation, s.restored:
+		return nil // and the witness is told, when the file is read
 	case seal.Generation == h.Generation+1:
 		// Perhaps a save that was cut off between the two.
 		next, err := readFile(s.path+newSuffix, fileSize)
@@ -176,6 +187,7 @@ func (s *Store) attest(ctx context.Context, h header, hash string) error {
 			if err := replace(s.path); err != nil {
 				return fmt.Errorf("filevault: %w", err)
 			}
+			s.attested, s.told = seal.SHA256, seal.At
 			return nil
 		}
 	}
@@ -192,8 +204,9 @@ func (s *Store) remember(ctx context.Context, seal Seal) error {
 	return nil
 }
 
-// current returns what is on the disk, which it reads only if it changed.
-func (s *Store) current() (*generation, error) {
+// current returns what is on the disk, which it reads only if it changed. The
+// witness hears of what somebody else has saved.
+func (s *Store) current(ctx context.Context) (*generation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last != nil {
@@ -202,7 +215,7 @@ func (s *Store) current() (*generation, error) {
 			return nil, fmt.Errorf("filevault: %w", err)
 		}
 		if same(st, s.last.file) {
-			return s.last, nil
+			return s.last, s.attestAgain(ctx, s.last)
 		}
 	}
 	g, err := s.read()
@@ -213,8 +226,25 @@ func (s *Store) current() (*generation, error) {
 		g.header.Generation == l.header.Generation && g.hash != l.hash) {
 		return nil, fmt.Errorf("%w: %s is generation %d, and generation %d has been here", ErrRollback, s.path, g.header.Generation, l.header.Generation)
 	}
+	if err := s.attestAgain(ctx, g); err != nil {
+		return nil, err
+	}
 	s.last = g
 	return g, nil
+}
+
+// attestAgain tells the witness what is on the disk, unless it knows and has
+// known for less than a day.
+func (s *Store) attestAgain(ctx context.Context, g *generation) error {
+	now := s.now()
+	if s.witness == nil || g.hash == s.attested && now.Sub(s.told) < 24*time.Hour {
+		return nil
+	}
+	if err := s.remember(ctx, Seal{Vault: g.header.ID, Generation: g.header.Generation, SHA256: g.hash}); err != nil {
+		return err
+	}
+	s.attested, s.told = g.hash, now
+	return nil
 }
 
 func same(a, b os.FileInfo) bool {
@@ -269,7 +299,7 @@ func (s *Store) save(ctx context.Context, do func(b *body, generation uint64) er
 		return fmt.Errorf("filevault: %w", err)
 	}
 	defer unlock()
-	g, err := s.current()
+	g, err := s.current(ctx)
 	if err != nil {
 		return err
 	}
@@ -294,14 +324,17 @@ func (s *Store) save(ctx context.Context, do func(b *body, generation uint64) er
 	if err := createFile(s.path+newSuffix, file); err != nil {
 		return fmt.Errorf("filevault: %w", err)
 	}
-	if err := s.remember(ctx, Seal{h.ID, h.Generation, hashOf(file)}); err != nil {
+	if err := s.remember(ctx, Seal{Vault: h.ID, Generation: h.Generation, SHA256: hashOf(file)}); err != nil {
 		_ = os.Remove(s.path + newSuffix)
 		return err
 	}
+	s.mu.Lock()
+	s.attested, s.told = hashOf(file), s.now()
+	s.mu.Unlock()
 	if err := replace(s.path); err != nil {
 		return fmt.Errorf("filevault: %w", err)
 	}
 	// Read back: what is acknowledged is what is there.
-	_, err = s.current()
+	_, err = s.current(ctx)
 	return err
 }

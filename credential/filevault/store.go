@@ -49,7 +49,7 @@ func (s *Store) Get(ctx context.Context, ref credential.Ref) (credential.Version
 	if err := ctx.Err(); err != nil {
 		return no(err)
 	}
-	g, err := s.current()
+	g, err := s.current(ctx)
 	if err != nil {
 		return no(err)
 	}
@@ -78,7 +78,7 @@ func (s *Store) List(ctx context.Context, name string) ([]credential.Version, er
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	g, err := s.current()
+	g, err := s.current(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +215,7 @@ func (s *Store) Binding(ctx context.Context, name string) (credential.BindingSpe
 	if err := ctx.Err(); err != nil {
 		return credential.BindingSpec{}, false, err
 	}
-	g, err := s.current()
+	g, err := s.current(ctx)
 	if err != nil {
 		return credential.BindingSpec{}, false, err
 	}
@@ -249,7 +249,7 @@ func (s *Store) Watch(ctx context.Context) iter.Seq2[credential.Ref, error] {
 		tick := time.NewTicker(s.poll)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			g, err := s.current()
+			g, err := s.current(ctx)
 			switch {
 			case err != nil:
 				if !failing && !yield(credential.Ref{}, err) {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/audittest"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/credentialtest"
@@ -256,7 +257,7 @@ func TestSwapped(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			s, path := seeded(t, kek, nil)
-			g, err := s.current()
+			g, err := s.current(t.Context())
 			require.NoError(t, err)
 			h, b := g.header, g.body.clone()
 			h.Generation++
@@ -331,6 +332,93 @@ func TestRollback(t *testing.T) {
 	require.NoError(t, err)
 	assert.EqualValues(t, 4, v)
 	rotate(t, s, "one", 5)
+}
+
+// What somebody else saves, without the witness or with another, is told to the
+// witness when it is read; what is restored on purpose, when that is said.
+func TestWitnessOfOthers(t *testing.T) {
+	kek := newKEK(t)
+	log := audittest.NewLog(t)
+	opts := &Options{Witness: LogWitness(log)}
+	host, path := seeded(t, kek, opts)
+	operator, err := Open(t.Context(), path, kek, &Options{Witness: LogWitness(audittest.NewLog(t))})
+	require.NoError(t, err)
+	before := readRaw(t, path)
+	saves := func() (n int) {
+		for _, r := range log.Records() {
+			if r.Event != nil && r.Event.Action == ActionSave {
+				n++
+			}
+		}
+		return n
+	}
+	n := saves()
+	require.EqualValues(t, n, host.last.header.Generation, "one for each save of its own")
+	rotate(t, operator, "one", 3)
+	log.Fail(errors.New("disk full"))
+	_, err = current(host, "one")
+	require.Error(t, err, "nothing is taken that the witness does not take")
+	log.Fail(nil)
+	for range 3 {
+		v, err := current(host, "one")
+		require.NoError(t, err)
+		require.EqualValues(t, 3, v)
+	}
+	assert.Equal(t, n+1, saves())
+	newest := readRaw(t, path)
+	put(t, path, before)
+	_, err = Open(t.Context(), path, kek, opts)
+	require.ErrorIs(t, err, ErrRollback, "also of what the host did not save")
+	put(t, path, newest)
+	rotate(t, operator, "one", 4)
+	_, err = Open(t.Context(), path, kek, opts)
+	require.NoError(t, err)
+	put(t, path, newest)
+	_, err = Open(t.Context(), path, kek, opts)
+	require.ErrorIs(t, err, ErrRollback, "nor of what it saw on opening")
+
+	_, err = Open(t.Context(), path, kek, &Options{Witness: opts.Witness, Restored: true})
+	require.NoError(t, err)
+	again, err := Open(t.Context(), path, kek, opts)
+	require.NoError(t, err)
+	rotate(t, again, "two", 2)
+	_, err = Open(t.Context(), path, kek, opts)
+	require.NoError(t, err)
+}
+
+// What the witness knows is told again each day, and found at the end of a long
+// log.
+func TestWitnessDaily(t *testing.T) {
+	kek := newKEK(t)
+	log := audittest.NewLog(t)
+	now := time.Now()
+	opts := &Options{Witness: LogWitness(log), Now: func() time.Time { return now }}
+	s, path := seeded(t, kek, opts)
+	old := readRaw(t, path)
+	rotate(t, s, "one", 3)
+	size := log.Size()
+	for range 3 {
+		now = now.Add(25 * time.Hour)
+		for range 2 {
+			_, err := current(s, "one")
+			require.NoError(t, err)
+		}
+	}
+	require.Equal(t, size+3, log.Size())
+	for range 5000 {
+		require.NoError(t, log.Append(t.Context(), audit.Event{Kind: audit.KindProbe, Door: audit.DoorAdmin, Action: "x", Resource: "y"}))
+	}
+	_, err := Open(t.Context(), path, kek, opts)
+	require.NoError(t, err)
+	seal, err := opts.Witness.Newest(t.Context(), s.last.header.ID)
+	require.NoError(t, err)
+	assert.Equal(t, s.last.hash, seal.SHA256)
+	seal, err = opts.Witness.Newest(t.Context(), "another")
+	require.NoError(t, err)
+	assert.Zero(t, seal)
+	put(t, path, old)
+	_, err = Open(t.Context(), path, kek, opts)
+	assert.ErrorIs(t, err, ErrRollback)
 }
 
 // A save is cut off at the worst moments.

@@ -12,6 +12,7 @@
 //	twinward-vault last-use  -log DIR [-json] NAME
 //	twinward-vault revoke    STORE OFFICE NAME@VERSION
 //	twinward-vault destroy   STORE OFFICE NAME@VERSION
+//	twinward-vault restored  -vault FILE KEY OFFICE
 //
 //	twinward-vault import -from dotenv|nemoclaw [-prefix P] [-only NAME,NAME] [-promote] [-dry-run] STORE OFFICE FILE
 //
@@ -74,6 +75,11 @@
 // last-use tells from the audit log of a host when each version was last used.
 // When the old one is not used any more, revoke it, here and at its issuer, and
 // destroy it. Hosts that use the store notice within seconds, without a restart.
+//
+// A vault in a file that is older than the newest save in the log of this command
+// is refused, because somebody may have put it back to have a revoked secret
+// again. restored accepts a backup. The log of a running host, which knows what
+// the host saw, is another one: see filevault.Options.Restored.
 //
 // put, bind, test, promote, revoke and destroy print JSON with -json.
 //
@@ -145,6 +151,7 @@ var commands = []command{
 	lastUseCommand,
 	revokeCommand,
 	destroyCommand,
+	restoredCommand,
 	importCommand,
 	listAgentsCommand,
 	registerCommand,

@@ -136,6 +136,26 @@ func TestSecret(t *testing.T) {
 	credentialtest.AssertNoLeak(t, &known, d.all.Bytes(), d.files("log"), d.files("vault"))
 }
 
+// An old file of the vault is refused, until somebody answers for it.
+func TestRestored(t *testing.T) {
+	d := newDesk(t)
+	d.run(exitOK, "create VAULT OFFICE")
+	old := d.files("vault")
+	d.in = credentialtest.Canary()
+	d.run(exitOK, "put VAULT OFFICE github")
+	d.run(exitOK, "list VAULT -log @log")
+	d.write("vault", string(old))
+	for _, line := range []string{"put VAULT OFFICE github", "list VAULT -log @log", "promote VAULT OFFICE github@1"} {
+		_, errs := d.run(exitFailed, line)
+		require.Contains(t, errs, "an old file has been put back")
+	}
+	require.Equal(t, string(old), string(d.files("vault")))
+	d.run(exitUsage, "restored VAULT -by ann")
+	d.run(exitOK, "restored VAULT OFFICE")
+	d.run(exitOK, "put VAULT OFFICE github")
+	require.Contains(t, d.acts(), `restore_vault Vault::"`+d.path("vault")+`" ann`)
+}
+
 func TestSecretIsNotTaken(t *testing.T) {
 	d := newDesk(t)
 	d.run(exitOK, "create VAULT OFFICE")
