@@ -48,7 +48,7 @@ type Connector struct {
 	Package *Package `yaml:"package"`
 	// Auth are the ways to authenticate, the preferred first, in the words of
 	// credential's bindings. What is the customer's own, such as the issuer of an
-	// identity provider, is not in them: see [Connector.Binding]. The type "none"
+	// identity provider, is not in them: see [Connector.Bindings]. The type "none"
 	// stands alone. Several of type env are all needed.
 	Auth []credential.BindingSpec `yaml:"auth"`
 	// Origins are those that the secret goes to, as [credential.Origin] writes
@@ -65,7 +65,8 @@ type Connector struct {
 	As map[string]map[string]string `yaml:"as"`
 	// Derived are facets of arguments, by tool: see [governance.Tool].
 	Derived map[string]map[string]governance.Derived `yaml:"derived"`
-	// Rules permit tools that write: see [Connector.Starter].
+	// Rules permit tools that write, and narrow some that read: see
+	// [Connector.Starter].
 	Rules []Rule `yaml:"rules"`
 	// Recording is how the server was started to record its tools.
 	Recording *Recording `yaml:"recording"`
@@ -89,13 +90,31 @@ type Package struct {
 	License string `yaml:"license"`
 	// Args are the program's arguments. A part in braces is yours to fill in.
 	Args []string `yaml:"args"`
+	// Env are variables that the program needs and that are no secrets. A part in
+	// braces is yours to fill in.
+	Env map[string]string `yaml:"env"`
 }
 
-// A Rule permits tools of class write, under a condition on their arguments.
+// Command is how the program is started with its registry's own tool. It
+// installs the package first where it is not there: in a sandbox, install it
+// beforehand.
+func (p *Package) Command() []string {
+	switch p.Registry {
+	case "npm":
+		return append([]string{"npx", "--yes", p.Name + "@" + p.Version}, p.Args...)
+	case "pypi":
+		return append([]string{"uvx", p.Name + "@" + p.Version}, p.Args...)
+	}
+	return append([]string{"go", "run", p.Name + "@" + p.Version}, p.Args...)
+}
+
+// A Rule permits tools of class write, and narrows those of class read, by a
+// condition on their arguments.
 type Rule struct {
 	// ID becomes the policy's, after the server's name.
 	ID string `yaml:"id"`
-	// Tools are names of class write.
+	// Tools are names of class read or write. Those of class read are permitted
+	// by their rules and no longer by their class.
 	Tools []string `yaml:"tools"`
 	// When is a Cedar expression. ${name} in it becomes the set of values that
 	// the administrator gives, and under(path, ${name}) the question whether
@@ -124,34 +143,39 @@ func (c *Connector) Record() *Record { return c.record }
 // TypeNone is the type of [Connector].Auth for a server that has no secret.
 const TypeNone = "none"
 
-// Binding is where the server's secret may go and how, for tools of the given
-// classes: the first way of Auth with the first of Origins, or for a child
-// process stdio://<server>, and the least scopes. Complete it with what is your
-// own (an account in the origin, issuer and client, region) and let its Validate
-// tell what is missing. server "" is the connector's id. The result is false for
-// a server that has no secret.
-func (c *Connector) Binding(server string, classes ...governance.Class) (credential.BindingSpec, bool) {
+// Bindings say where the server's secrets may go and how, for tools of the given
+// classes: the first way of Auth, to the first of Origins, with the least
+// scopes; for a child process one for each variable, to stdio://<server>. They
+// are to be completed with what is your own (an account in the origin, issuer
+// and client, region): Validate tells what is missing. server "" is the
+// connector's id. There are none for a server without secrets.
+func (c *Connector) Bindings(server string, classes ...governance.Class) (out []credential.BindingSpec) {
 	if server == "" {
 		server = c.ID
 	}
-	spec := c.Auth[0]
-	if spec.Type == TypeNone {
-		return credential.BindingSpec{}, false
-	}
-	switch {
-	case spec.Type == credential.TypeEnv, spec.Type == credential.TypeDescriptor:
-		spec.Origin = "stdio://" + server
-	case len(c.Origins) > 0:
-		spec.Origin = c.Origins[0]
-	}
+	var scopes []string
 	for _, class := range classes {
 		for _, scope := range c.Scopes[class] {
-			if !slices.Contains(spec.Scopes, scope) {
-				spec.Scopes = append(spec.Scopes, scope)
+			if !slices.Contains(scopes, scope) {
+				scopes = append(scopes, scope)
 			}
 		}
 	}
-	return spec, true
+	for i, spec := range c.Auth {
+		switch {
+		case spec.Type == TypeNone:
+			return nil
+		case i > 0 && spec.Type != credential.TypeEnv:
+			return out // another way to do the same
+		case spec.Type == credential.TypeEnv, spec.Type == credential.TypeDescriptor:
+			spec.Origin = credential.ProcessOrigin(server)
+		case len(c.Origins) > 0:
+			spec.Origin = c.Origins[0]
+		}
+		spec.Scopes = slices.Clone(scopes)
+		out = append(out, spec)
+	}
+	return out
 }
 
 // Class returns the default class of a tool, and false for a tool that the

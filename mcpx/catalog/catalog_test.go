@@ -53,7 +53,7 @@ func TestCatalog(t *testing.T) {
 			assert.Equal(t, c.Status == catalog.Verified, c.Record() != nil)
 			policies, err := c.Starter("starter", &catalog.StarterOptions{Values: examples(c)})
 			require.NoError(t, err)
-			if spec, ok := c.Binding("", governance.Read, governance.Write); ok {
+			for _, spec := range c.Bindings("", governance.Read, governance.Write) {
 				assert.NotEmpty(t, spec.Type)
 				assert.Contains(t, policies.Text, "use_credential")
 				if c.Transport != "stdio" {
@@ -153,6 +153,10 @@ func TestStarterPolicies(t *testing.T) {
 				d := decide(t, snap, server.Name, tool.Name, args)
 				switch tool.Class {
 				case governance.Read:
+					if ruled[tool.Name] {
+						assert.NotEqual(t, governance.Never, visible[i], tool.Name)
+						continue
+					}
 					assert.Equal(t, governance.Always, visible[i], tool.Name)
 					if tool.Name == "netlify-coding-rules" {
 						assert.Equal(t, "arguments", d.Reason, "its schema has an empty enum, so nothing is valid")
@@ -346,6 +350,9 @@ func TestStarterConditions(t *testing.T) {
 		{"git", "git_commit", `{"message":"m","noVerify":true}`, audit.Deny},
 		{"kubernetes", "resources_scale", `{"apiVersion":"apps/v1","kind":"Deployment","name":"a","namespace":"staging","scale":2}`, audit.Allow},
 		{"kubernetes", "resources_scale", `{"apiVersion":"apps/v1","kind":"Deployment","name":"a","scale":2}`, audit.Deny},
+		{"kubernetes", "resources_get", `{"apiVersion":"apps/v1","kind":"Deployment","name":"a"}`, audit.Allow},
+		{"kubernetes", "resources_get", `{"apiVersion":"v1","kind":"Secret","name":"a"}`, audit.Deny},
+		{"kubernetes", "configuration_view", `{}`, audit.Deny},
 		{"jira", "jira_post", `{"path":"/rest/api/3/issue/A-1/comment","body":{}}`, audit.Allow},
 		{"jira", "jira_post", `{"path":"/rest/api/3/user","body":{}}`, audit.Deny},
 	} {

@@ -49,9 +49,11 @@
 //
 // [Connector.Starter] permits tools of class read to one profile, tools of class
 // write under conditions on their arguments where one makes sense (only these
-// owners, channels, folders, hosts, domains), and forbids those that destroy.
-// The tests compile the policies of every verified connector against its record
-// and show that each read is allowed and that no arguments reach what destroys.
+// owners, channels, folders, hosts, domains), and forbids those that destroy. A
+// read that shows too much without a condition, such as any object of a cluster,
+// has one too. The tests compile the policies of every verified connector
+// against its record, and show that each other read is allowed and that no
+// arguments reach what destroys.
 //
 // # Connectors
 //
@@ -87,7 +89,7 @@
 //	elasticsearch          verified   stdio    4/  0/  0  env
 //	everything             verified   stdio    8/  4/  1  none
 //	exa                    verified   stdio    2/  0/  0  env
-//	fetch                  unverified stdio    0/  1/  0  none                     hosts
+//	fetch                  unverified stdio    1/  0/  0  none                     hosts
 //	figma-remote           unverified http     6/  2/  1  oauth_authorization_code
 //	figma                  verified   stdio    1/  1/  0  env
 //	filesystem             verified   stdio    9/  4/  1  none                     folders
@@ -110,7 +112,7 @@
 //	hugging-face           unverified http     -/  -/  -  none
 //	intercom               unverified sse      -/  -/  -  oauth_authorization_code
 //	jira                   verified   stdio    1/  1/  3  env
-//	kubernetes             verified   stdio   14/  1/  5  none                     namespaces
+//	kubernetes             verified   stdio   13/  1/  6  none                     kinds namespaces
 //	launchdarkly           verified   stdio   10/  5/  5  bearer
 //	linear-remote          unverified http     -/  -/  -  oauth_authorization_code
 //	linear                 verified   stdio   79/ 70/ 49  env                      teams

@@ -17,14 +17,15 @@ func ExampleLoad() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(github.Name, github.Status, github.Package.Name, github.Package.Version)
+	fmt.Println(github.Name, github.Status, github.Package.Command())
 	class, _ := github.Class("merge_pull_request")
 	fmt.Println("merge_pull_request is", class)
-	binding, _ := github.Binding("", governance.Read)
-	fmt.Println(binding.Type, binding.Name, binding.Origin, binding.Scopes)
+	for _, b := range github.Bindings("", governance.Read) {
+		fmt.Println(b.Type, b.Name, b.Origin, b.Scopes)
+	}
 	fmt.Println("rules ask for", github.Parameters())
 	// Output:
-	// GitHub verified @modelcontextprotocol/server-github 2025.4.8
+	// GitHub verified [npx --yes @modelcontextprotocol/server-github@2025.4.8]
 	// merge_pull_request is destructive
 	// env GITHUB_PERSONAL_ACCESS_TOKEN stdio://github [public_repo]
 	// rules ask for [owners]

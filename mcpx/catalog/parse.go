@@ -128,6 +128,8 @@ func (k *check) where(c *Connector) {
 		p := c.Package
 		if p == nil || p.Name == "" || p.Version == "" || !slices.Contains([]string{"npm", "pypi", "go"}, p.Registry) {
 			k.bad("package:", "transport stdio without a whole package", "say registry (npm, pypi or go), name and version")
+		} else if bad := slices.ContainsFunc(slices.Collect(maps.Keys(p.Env)), func(name string) bool { return !variable.MatchString(name) }); bad {
+			k.bad("env:", "an odd variable", "write it as the program wants it")
 		} else if strings.HasPrefix(p.Name, "-") || strings.ContainsAny(p.Name+p.Version, " \t\n\\;&|$`'\"") {
 			k.bad("package:", "an odd name or version of a package", "write them as the registry does")
 		}
@@ -244,8 +246,8 @@ func (k *check) rules(c *Connector) {
 			k.bad(near, fmt.Sprintf("the condition of rule %q is more than one expression", r.ID), "no braces, semicolons and comments, and printable ASCII only")
 		}
 		for _, name := range r.Tools {
-			if class, ok := c.Class(name); !ok || class != governance.Write {
-				k.bad(near, fmt.Sprintf("rule %q permits %q, which is no tool of class write", r.ID, name), "reads are permitted without a rule, and destructive tools never")
+			if class, ok := c.Class(name); !ok || class == governance.Destructive {
+				k.bad(near, fmt.Sprintf("rule %q permits %q, which is no tool of class read or write", r.ID, name), "destructive tools are never permitted to begin with")
 			}
 		}
 		want := map[string]bool{}

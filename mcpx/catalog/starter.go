@@ -25,9 +25,9 @@ type StarterOptions struct {
 
 // Starter writes the policies to begin with, for one profile:
 //
-//   - tools of class read are permitted;
-//   - tools of class write are permitted by the connector's rules, as far as
-//     opts gives their values;
+//   - tools of class read are permitted, but for those that a rule is about;
+//   - these, and tools of class write, are permitted by the connector's rules,
+//     as far as opts gives their values;
 //   - destructive tools are forbidden, whatever else permits them;
 //   - the server's secret may be used for this server and for nothing else.
 //
@@ -55,24 +55,49 @@ func (c *Connector) Starter(profile string, opts *StarterOptions) (governance.So
 	w := writer{profile: profile, server: server}
 	fmt.Fprintf(&w, "// %s: reads are permitted, writes under conditions, and nothing is destroyed.\n", c.Name)
 	if c.record == nil || len(c.Tools[governance.Read]) > 0 {
-		w.policy("permit", "read", fmt.Sprintf(`action in Action::"%s:read"`, server), "")
+		w.policy("permit", "read", fmt.Sprintf(`action in Action::"%s:read"`, server), c.unruled(server))
 	}
 	for _, r := range c.rules(opts.Values) {
-		when, err := fill(r.When, opts.Values)
+		clause, err := fill(r.When, opts.Values)
 		if err != nil {
 			return governance.Source{}, fmt.Errorf("catalog: rule %q of %q: %w", r.ID, c.ID, err)
 		}
-		actions := make([]string, len(r.Tools))
-		for i, name := range r.Tools {
-			actions[i] = fmt.Sprintf(`Action::"%s__%s"`, server, name)
+		if clause = "when { " + clause + " }"; strings.TrimSpace(r.When) == "true" {
+			clause = ""
 		}
-		w.policy("permit", r.ID, "action in [\n    "+strings.Join(actions, ",\n    ")+"\n  ]", when)
+		w.policy("permit", r.ID, "action in "+actions(server, r.Tools, "    "), clause)
 	}
 	w.policy("forbid", "no-destructive", fmt.Sprintf(`action in Action::"%s:destructive"`, server), "")
 	if c.secret() {
 		fmt.Fprintf(&w, "\n@id(\"%s-credential\")\npermit (\n  principal in Profile::%q,\n  action == Action::\"use_credential\",\n  resource == Credential::%q\n)\nwhen { context has server && context.server == %q };\n", server, profile, credential, server)
 	}
 	return governance.Source{Name: "policies/" + server + ".cedar", Text: w.String()}, nil
+}
+
+// unruled is the clause that leaves out tools of class read that are in a rule,
+// or "".
+func (c *Connector) unruled(server string) string {
+	var names []string
+	for _, r := range c.Rules {
+		for _, name := range r.Tools {
+			if class, _ := c.Class(name); class == governance.Read && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "unless {\n  action in " + actions(server, names, "    ") + "\n}"
+}
+
+// actions is a set of the actions of tools.
+func actions(server string, tools []string, indent string) string {
+	set := make([]string, len(tools))
+	for i, name := range tools {
+		set[i] = fmt.Sprintf(`Action::"%s__%s"`, server, name)
+	}
+	return "[\n" + indent + strings.Join(set, ",\n"+indent) + "\n  ]"
 }
 
 // rules returns those whose parameters all have values.
@@ -153,10 +178,11 @@ type writer struct {
 	profile, server string
 }
 
-func (w *writer) policy(effect, id, action, when string) {
+// policy writes one; clause is what stands behind its scope, or "".
+func (w *writer) policy(effect, id, action, clause string) {
 	fmt.Fprintf(w, "\n@id(\"%s-%s\")\n%s (\n  principal in Profile::%q,\n  %s,\n  resource in Server::%q\n)", w.server, id, effect, w.profile, action, w.server)
-	if when != "" && when != "true" {
-		fmt.Fprintf(w, "\nwhen { %s }", when)
+	if clause != "" {
+		w.WriteString("\n" + clause)
 	}
 	w.WriteString(";\n")
 }
