@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"path/filepath"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/twinward-dev/twinward/audit"
 )
@@ -65,6 +68,7 @@ func anchorCommand() command {
 	name := fs.String("o", "", "the file that keeps the newest checkpoint")
 	var far progress
 	far.register(fs)
+	asJSON := fs.Bool("json", false, "print what is anchored as JSON")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
 		key, err := readKey(key)
 		if err != nil {
@@ -91,10 +95,32 @@ func anchorCommand() command {
 				return err
 			}
 		}
+		counts := audit.CheckAnchorFile(*name, homeOf(dir))
+		if *asJSON {
+			return printAnchored(out, rep, filepath.Clean(*name), counts)
+		}
 		fmt.Fprintf(out, "anchored: records 1 to %d in %s\n", rep.Signed, filepath.Clean(*name))
-		if err := audit.CheckAnchorFile(*name, homeOf(dir)); err != nil {
-			fmt.Fprintf(out, "note:     it does not count here: %v\n", err)
+		if counts != nil {
+			fmt.Fprintf(out, "note:     it does not count here: %v\n", counts)
 		}
 		return nil
 	}}
+}
+
+// printAnchored prints which checkpoint is kept, and whether it counts where it is.
+func printAnchored(out io.Writer, rep audit.VerifyReport, name string, counts error) error {
+	v := struct {
+		Log      string    `json:"log"`
+		Anchored uint64    `json:"anchored"`
+		Root     tlog.Hash `json:"root"`
+		File     string    `json:"file"`
+		Counts   bool      `json:"counts"`
+		Note     string    `json:"note,omitempty"` // why it does not
+	}{rep.Origin, rep.Signed, rep.Root, name, counts == nil, ""}
+	if counts != nil {
+		v.Note = counts.Error()
+	}
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

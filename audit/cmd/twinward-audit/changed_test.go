@@ -22,7 +22,7 @@ func twins(t *testing.T, records int) (dir, other, key string) {
 	k, err := audit.NewKey("twins")
 	require.NoError(t, err)
 	write := func(dir, agent string) {
-		log, err := audit.Open(dir, &audit.Options{Key: k})
+		log, err := audit.Open(dir, &audit.Options{Key: k, Mode: audit.BestEffort})
 		require.NoError(t, err)
 		for i := range records / 2 {
 			require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindProbe, Action: fmt.Sprint(strings.Repeat("x", 200), i), Actor: audit.Actor{Agent: agent}}))

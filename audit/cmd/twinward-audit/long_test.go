@@ -107,3 +107,35 @@ func TestExportAsOTLP(t *testing.T) {
 	assert.Equal(t, stored, bodies.String())
 	assert.Contains(t, out, "host7")
 }
+
+// What is proven and anchored is told as JSON, too.
+func TestProvenAndAnchoredAsJSON(t *testing.T) {
+	s := newStage(t)
+	code, proof, errs := cli("prove", "-record", "3", s.dir)
+	require.Equal(t, exitOK, code, errs)
+	file := filepath.Join(s.base, "proof")
+	require.NoError(t, os.WriteFile(file, []byte(proof), 0o600))
+	code, out, errs := cli("check", "-json", "-key", s.key, file)
+	require.Equal(t, exitOK, code, errs)
+	var p proven
+	require.NoError(t, json.Unmarshal([]byte(out), &p))
+	_, stored, _ := cli("show", "-json", "-seq", "3", s.dir)
+	assert.Equal(t, strings.SplitN(stored, "\n", 2)[0], string(p.Record))
+	assert.EqualValues(t, 3, p.Seq)
+	assert.EqualValues(t, 4, p.Records)
+	assert.Nil(t, p.Disclosed)
+
+	anchor := filepath.Join(s.base, "kept")
+	code, out, errs = cli("anchor", "-json", "-key", s.key, "-o", anchor, s.dir)
+	require.Equal(t, exitOK, code, errs)
+	var a struct {
+		Log, File, Note string
+		Anchored        uint64
+		Counts          bool
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &a))
+	assert.Equal(t, anchor, a.File)
+	assert.EqualValues(t, 4, a.Anchored)
+	assert.False(t, a.Counts, "the same uid can change it")
+	assert.NotEmpty(t, a.Note)
+}

@@ -2,7 +2,7 @@
 // needs the log's folder and no host.
 //
 //	twinward-audit verify -key KEY [COMPARE] [-progress] [-json] LOG
-//	twinward-audit anchor -key KEY -o FILE [-progress] LOG
+//	twinward-audit anchor -key KEY -o FILE [-progress] [-json] LOG
 //	twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
 //	twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
 //	twinward-audit report -key KEY... [COMPARE] [-agent A] [-from T] [-to T]
@@ -12,7 +12,7 @@
 //	                      [-progress] [-o OUT] LOG
 //	twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
 //	twinward-audit prove  -record N LOG
-//	twinward-audit check  -key KEY [-disclosure FILE] PROOF
+//	twinward-audit check  -key KEY [-disclosure FILE] [-json] PROOF
 //
 //	twinward-audit values   [-kek FILE] [-values DIR] [-json] LOG
 //	twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
@@ -140,7 +140,7 @@ const (
 
 const usage = `Usage:
   twinward-audit verify -key KEY [COMPARE] [-progress] [-json] LOG
-  twinward-audit anchor -key KEY -o FILE [-progress] LOG
+  twinward-audit anchor -key KEY -o FILE [-progress] [-json] LOG
   twinward-audit show   [SELECTION] [-kek FILE [-values DIR]] [-json] LOG
   twinward-audit tail   [SELECTION] [-n N] [-f] [-json] LOG
   twinward-audit report -key KEY... [COMPARE] [-agent A] [-from T] [-to T]
@@ -150,7 +150,7 @@ const usage = `Usage:
                         [-key KEY [COMPARE]] [-origin NAME] [-progress] [-o OUT] LOG
   twinward-audit export -subject agent=A|user=U [-kek FILE [-values DIR]] [SELECTION] [-o OUT] LOG
   twinward-audit prove  -record N LOG
-  twinward-audit check  -key KEY [-disclosure FILE] PROOF
+  twinward-audit check  -key KEY [-disclosure FILE] [-json] PROOF
   twinward-audit values   [-kek FILE] [-values DIR] [-json] LOG
   twinward-audit disclose -record N [-field F] -kek FILE [-values DIR] LOG
   twinward-audit erase    OFFICE [-agent A] [-user U] [-records N,N] LOG

@@ -208,17 +208,23 @@ func discloseCommand() command {
 	}}
 }
 
-// printDisclosure checks what was disclosed against a record that was proven.
-func printDisclosure(out io.Writer, name string, record []byte) error {
+// readDisclosure reads a disclosure that a record commits to.
+func readDisclosure(name string, record []byte) (audit.Disclosure, error) {
 	text, err := readUpTo(name, 4<<20)
 	if err != nil {
-		return err
+		return audit.Disclosure{}, err
 	}
 	d, err := audit.ParseDisclosure([]byte(text))
 	if err != nil {
-		return err
+		return d, err
 	}
-	if err := audit.VerifyDisclosure(d, record); err != nil {
+	return d, audit.VerifyDisclosure(d, record)
+}
+
+// printDisclosure checks what was disclosed against a record that was proven.
+func printDisclosure(out io.Writer, name string, record []byte) error {
+	d, err := readDisclosure(name, record)
+	if err != nil {
 		return err
 	}
 	what := "its arguments were"

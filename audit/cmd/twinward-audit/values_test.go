@@ -169,6 +169,13 @@ func TestDisclose(t *testing.T) {
 	require.Equal(t, exitOK, code)
 	assert.Contains(t, out, `its arguments were`+"\n"+`{"to":"ana`)
 
+	code, out, errs = cli("check", "-json", "-key", key, "-disclosure", field, proof)
+	require.Equal(t, exitOK, code, errs)
+	assert.Contains(t, out, `"disclosed":{"field":"text","value":"hello"}`)
+
+	code, out, errs = cli("check", "-json", "-key", key, "-disclosure", all, save("other", "prove", "-record", "1"))
+	assert.Equal(t, exitFailed, code, errs)
+	assert.Empty(t, out)
 	code, out, errs = cli("check", "-key", key, "-disclosure", all, save("other", "prove", "-record", "1"))
 	assert.Equal(t, exitFailed, code)
 	assert.Contains(t, errs, "no disclosure of that record")
