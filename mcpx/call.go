@@ -27,6 +27,7 @@ type flight struct {
 	decision   governance.Decision
 	credential *audit.CredentialUse
 	key        governance.Decision // on use_credential
+	asks       bool                // the answer asks the user for consent
 	out        audit.Outcome       // Bytes, Checks and CredentialVersion
 }
 
@@ -102,12 +103,15 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 	}
 	res, err := g.run(context.WithValue(ctx, flightKey{}, f), q)
 	out := f.out
-	if err == nil {
+	if err == nil && !f.asks {
 		res, err = meet(f.decision, res, &out)
 	}
 	settle(&out, ctx, q.outer, res, err)
 	if err == nil && audit.WantsResult(call) {
 		out.Result, _ = json.Marshal(res)
+	}
+	if f.asks && out.Status == audit.StatusOK {
+		out.Status, out.ErrorCode = audit.StatusFailed, codeConsent
 	}
 	endErr := call.End(context.WithoutCancel(ctx), out)
 	f.decision.Settle(governance.ResultOf(out))

@@ -25,7 +25,7 @@ const cancelWait = time.Second
 
 // forward does an allowed call at its upstream: lease, one request, scrub. The
 // client's _meta stays here, since policy did not see it.
-func (g *Gateway) forward(ctx context.Context, u *Upstream) (*mcp.CallToolResult, error) {
+func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 	f := flightOf(ctx)
 	if f == nil || f.server != u.Name {
 		return nil, failed(audit.GuardPanic, "The call did not pass through governance.", false)
@@ -34,18 +34,37 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream) (*mcp.CallToolResult
 	ctx, cancel := context.WithTimeout(ctx, g.opts.CallTimeout)
 	defer cancel()
 	c := &carriage{told: make(chan struct{})}
+	f.asks = false
+	var secret credential.Ref
 	if u.Credential != "" {
 		lease, err := g.lease(ctx, f, u)
+		var missing *credential.GrantError
+		if errors.As(err, &missing) {
+			var ask *mcp.CallToolResult
+			if ask, err = g.consent(ctx, f, u, req); err == nil && ask == nil {
+				lease, err = g.lease(ctx, f, u) // they have consented
+			}
+			if ask != nil {
+				f.asks = true
+				return ask, nil
+			}
+		}
+		if errors.As(err, &missing) {
+			err = failed(codeConsent, fmt.Sprintf("The account that the server %q needs was not opened to you.", u.Name), true)
+		}
 		if err != nil {
 			return nil, err
 		}
 		defer lease.Release()
 		c.lease = lease
 		f.out.CredentialVersion = lease.Ref().Version
+		if u.child {
+			secret = lease.Ref()
+		}
 	}
 	out := carried{ctx, c}
 	key := poolKey{u.Name, owner(f.actor)}
-	s, done, err := g.pool.use(ctx, key,
+	s, done, err := g.pool.use(ctx, key, secret,
 		func() (*session, error) { return g.connect(out, u) },
 		func(s *session) error { return listLive(out, s) })
 	if err != nil {
@@ -90,6 +109,11 @@ func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credentia
 		Tool: f.server + "__" + f.tool, Purpose: "tool", Decision: f.credential.Decision.ID,
 	})
 	stop()
+	var missing *credential.GrantError
+	if errors.As(err, &missing) {
+		end()
+		return nil, err
+	}
 	if err != nil || lease == nil {
 		end()
 		g.gov.logger.Error("mcpx: no lease", "credential", u.Credential, "server", u.Name, "error", err)

@@ -24,6 +24,9 @@ type GatewayOptions struct {
 	// Vault leases the credentials of upstreams that name one. Nil means that
 	// calls to those are refused.
 	Vault credential.Vault
+	// Consents gets the consent of users to the use of their accounts. Nil
+	// means that a call which lacks it fails.
+	Consents Consents
 	// Agents ends the calls of an agent when it is revoked. Nil means that
 	// agents cannot be revoked here.
 	Agents Agents
@@ -113,13 +116,13 @@ func (g *Gateway) AddUpstream(ctx context.Context, u *Upstream) error {
 	case g.closed.Load():
 		return ErrClosed
 	case u == nil || u.dial == nil:
-		return fail("make one with HTTP, Stdio or InMemory")
+		return fail("make one with HTTP, Stdio, StdioWith or InMemory")
 	case !serverName.MatchString(u.Name):
 		return fail("name %q: use 1 to 32 of a-z, 0-9 and -", u.Name)
 	case u.err != nil:
 		return fail("%q: %w", u.Name, u.err)
 	case u.Credential != "" && u.origin == "":
-		return fail("%q: only an upstream over HTTP can use credential %q: there is no request to put it on", u.Name, u.Credential)
+		return fail("%q: there is no request to put credential %q on: use HTTP or StdioWith", u.Name, u.Credential)
 	case u.Credential != "" && g.opts.Vault == nil:
 		return fail("%q uses credential %q: set GatewayOptions.Vault", u.Name, u.Credential)
 	}
@@ -203,7 +206,7 @@ func (g *Gateway) offer(name string, d governance.ToolDefinition, u *Upstream) (
 		return err
 	}
 	g.server.AddTool(t, func(ctx context.Context, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		return g.forward(ctx, u)
+		return g.forward(ctx, u, req)
 	})
 	return nil
 }

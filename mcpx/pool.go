@@ -10,6 +10,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/governance"
 )
 
@@ -63,9 +64,10 @@ func (s *session) fresh() bool {
 func newPool() *pool { return &pool{links: make(map[poolKey]*link)} }
 
 // use returns the session of key, opened or listed anew if need be, and a
-// function to call after use. It waits for nobody but the connect of the same
-// actor's other calls.
-func (p *pool) use(ctx context.Context, key poolKey, open func() (*session, error), list func(*session) error) (*session, func(), error) {
+// function to call after use. A session whose process was started with another
+// secret is replaced, and ends when its other users are done. It waits for
+// nobody but the connect of the same actor's other calls.
+func (p *pool) use(ctx context.Context, key poolKey, secret credential.Ref, open func() (*session, error), list func(*session) error) (*session, func(), error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -94,11 +96,31 @@ func (p *pool) use(ctx context.Context, key poolKey, open func() (*session, erro
 		return nil, nil, ctx.Err()
 	}
 	defer func() { l.gate <- struct{}{} }()
+	// enter counts the users of a session besides those of its place.
+	enter := func(s *session) (*session, func(), error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		s.wire.users++
+		return s, func() {
+			done()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if s.wire.users--; s.wire.users == 0 && s.wire.retired {
+				p.endLocked(s)
+			}
+		}, nil
+	}
 	p.mu.Lock()
 	s := l.now
+	if s != nil && s.wire.secret != secret {
+		if s.wire.retired = true; s.wire.users == 0 {
+			p.endLocked(s)
+		}
+		l.now, s = nil, nil
+	}
 	p.mu.Unlock()
 	if s.fresh() {
-		return s, done, nil
+		return enter(s)
 	}
 	var err error
 	if s != nil && !s.wire.dead.Load() {
@@ -123,7 +145,7 @@ func (p *pool) use(ctx context.Context, key poolKey, open func() (*session, erro
 		done()
 		return nil, nil, ErrClosed
 	}
-	return s, done, nil
+	return enter(s)
 }
 
 // replace puts s into l and closes what was there, unless it is the same
@@ -220,7 +242,7 @@ func (p *pool) close() error {
 
 // connect opens a session with an upstream and looks at its tools.
 func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
-	w := &wire{http: u.origin != ""}
+	w := &wire{http: u.origin != "" && !u.child}
 	t, stop, err := u.dial(ctx, u, w)
 	if err != nil {
 		return nil, err
@@ -238,6 +260,9 @@ func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
 	}
 	w.version.Store(cs.InitializeResult().ProtocolVersion)
 	s := &session{cs: cs, wire: w}
+	if c := carriageOf(ctx); u.child && c != nil && c.lease != nil {
+		w.secret = c.lease.Ref()
+	}
 	if err := listLive(ctx, s); err != nil {
 		cs.Close()
 		return nil, err

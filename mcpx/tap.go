@@ -67,6 +67,10 @@ type wire struct {
 	version atomic.Value // string: the protocol version agreed
 	dead    atomic.Bool  // nothing will come any more
 	changed atomic.Bool  // the upstream said that its tools changed
+
+	secret  credential.Ref // that the process was started with; zero if none
+	users   int            // calls under way; under the pool's lock
+	retired bool           // ends with its last user; under the pool's lock
 }
 
 func (w *wire) agreed() string {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/credential"
 )
 
 // An Upstream is one MCP server behind the gateway. Make it with [HTTP],
@@ -19,13 +21,15 @@ type Upstream struct {
 	Name string
 	// Credential names the secret in the vault that requests to this upstream
 	// carry; empty means none. Who may use it is the Cedar action
-	// use_credential. Only an upstream over HTTP can use one.
+	// use_credential. A child process gets its secret as it starts: see
+	// [StdioWith].
 	Credential string
 	// Transport carries the requests of an upstream over HTTP; nil means a
 	// transport of its own with the proxy settings of the environment.
 	Transport http.RoundTripper
 
-	origin string // scheme://host[:port], for HTTP
+	origin string // scheme://host[:port] for HTTP; of a child process that gets a secret
+	child  bool   // it is given its secret as it starts
 	dial   func(ctx context.Context, u *Upstream, w *wire) (mcp.Transport, func() error, error)
 	err    error
 }
@@ -97,6 +101,46 @@ func Stdio[C Command](name string, command func(ctx context.Context) C) *Upstrea
 	u.dial = func(context.Context, *Upstream, *wire) (mcp.Transport, func() error, error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		t, stop, err := startChild(command(ctx), cancel)
+		if err != nil {
+			cancel()
+			return nil, nil, err
+		}
+		return t, stop, nil
+	}
+	return u
+}
+
+// StdioWith is Stdio for a server that needs a secret. The vault binds it to
+// credential.ProcessOrigin(name), with the scheme credential.Env or
+// credential.Descriptor. Command adds what it is given to the command that it
+// makes, the files before any of its own:
+//
+//	func(ctx context.Context, h *credential.Handover) *exec.Cmd {
+//		cmd := exec.CommandContext(ctx, "mcp-server")
+//		cmd.Env, cmd.ExtraFiles = append(allowed, h.Env...), h.Files
+//		return cmd
+//	}
+//
+// When the secret is rotated, the next call starts a new process with the new
+// value, and the old process ends as soon as its last call is done.
+func StdioWith[C Command](name, secret string, command func(ctx context.Context, h *credential.Handover) C) *Upstream {
+	u := &Upstream{Name: name, Credential: secret, origin: credential.ProcessOrigin(name), child: true}
+	if command == nil {
+		u.err = errors.New("command is nil")
+	}
+	u.dial = func(call context.Context, _ *Upstream, _ *wire) (mcp.Transport, func() error, error) {
+		c := carriageOf(call)
+		if c == nil || c.lease == nil {
+			return nil, nil, errNoLease
+		}
+		const firstFree = 3 // after the standard streams
+		h, err := c.lease.Handover(firstFree)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer h.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		t, stop, err := startChild(command(ctx, h), cancel)
 		if err != nil {
 			cancel()
 			return nil, nil, err

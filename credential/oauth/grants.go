@@ -133,6 +133,27 @@ func (g *Grants) Begin(ctx context.Context, a audit.Actor, name string) (*Consen
 	return c, nil
 }
 
+// Ask is [Grants.Begin] for doors that hand ids around.
+func (g *Grants) Ask(ctx context.Context, a audit.Actor, credential string) (id, url string, err error) {
+	c, err := g.Begin(ctx, a, credential)
+	if err != nil {
+		return "", "", err
+	}
+	return c.ID, c.URL, nil
+}
+
+// Await waits as [Consent.Wait] does for the consent of that id, which must have
+// been begun for that very actor. One that has ended already is [ErrConsent].
+func (g *Grants) Await(ctx context.Context, a audit.Actor, id string) error {
+	g.mu.Lock()
+	c := g.pending[id]
+	g.mu.Unlock()
+	if c == nil || c.actor != a {
+		return fmt.Errorf("%w: there is no such page", ErrConsent)
+	}
+	return c.Wait(ctx)
+}
+
 // Wait returns when the user has consented, or an error that matches
 // [ErrConsent] when they have not, or the context's.
 func (c *Consent) Wait(ctx context.Context) error {
