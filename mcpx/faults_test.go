@@ -393,7 +393,7 @@ func TestAddUpstream(t *testing.T) {
 		{mcpx.HTTP("x", "/mcp"), "absolute"},
 		{mcpx.HTTP("x", "http://u:p@x"), "vault"},
 		{mcpx.InMemory("x", nil), "nil"},
-		{func() *mcpx.Upstream { u := mcpx.InMemory("x", slackServer()); u.Credential = "c"; return u }(), "only an upstream over HTTP"},
+		{func() *mcpx.Upstream { u := mcpx.InMemory("x", slackServer()); u.Credential = "c"; return u }(), "no request to put credential"},
 	} {
 		err := w.gateway.AddUpstream(t.Context(), c.u)
 		require.ErrorIs(t, err, mcpx.ErrUpstream)

@@ -51,6 +51,17 @@ func childServer() *mcp.Server {
 		os.Exit(3)
 		return nil, nil
 	})
+	s.AddTool(&mcp.Tool{Name: "digest", Description: "Says which secret it has, once a file is gone.", InputSchema: raw}, func(ctx context.Context, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		var args struct{ Until string }
+		_ = json.Unmarshal(req.Params.Arguments, &args)
+		for args.Until != "" && ctx.Err() == nil {
+			if _, err := os.Stat(args.Until); err != nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: digestOf(os.Getenv("TOKEN"))}}}, nil
+	})
 	s.AddTool(&mcp.Tool{Name: "hang", Description: "Hangs.", InputSchema: raw}, func(ctx context.Context, _ *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
