@@ -107,11 +107,11 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (mcp.Result, er
 		res, err = meet(f.decision, res, &out)
 	}
 	settle(&out, ctx, q.outer, res, err)
-	if err == nil && audit.WantsResult(call) {
+	if err == nil && !f.asks && audit.WantsResult(call) {
 		out.Result, _ = json.Marshal(res)
 	}
-	if f.asks && out.Status == audit.StatusOK {
-		out.Status, out.ErrorCode = audit.StatusFailed, codeConsent
+	if f.asks && out.Status != audit.StatusCancelled {
+		out.Status, out.ErrorCode, out.Bytes = audit.StatusFailed, codeConsent, 0
 	}
 	endErr := call.End(context.WithoutCancel(ctx), out)
 	f.decision.Settle(governance.ResultOf(out))

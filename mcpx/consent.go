@@ -27,9 +27,9 @@ const codeConsent = "consent"
 const consentRequest = "consent"
 
 // consent asks the user to consent, by having the client open a page (URL mode
-// elicitation). It returns nil and no error when they have done so, and an
-// answer for the client to act upon and call again. Clients of protocol
-// versions before 2026-07-28 are asked by the SDK while their call waits.
+// elicitation). It returns nil and no error when they have done so, and else an
+// answer for the client to act upon and call again: of the protocol versions
+// before 2026-07-28 that is the error URLElicitationRequired.
 func (g *Gateway) consent(ctx context.Context, f *flight, u *Upstream, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 	say := func(format string, args ...any) error { return failed(codeConsent, fmt.Sprintf(format, args...), true) }
 	if g.opts.Consents == nil || f.actor.User == "" {
@@ -56,11 +56,13 @@ func (g *Gateway) consent(ctx context.Context, f *flight, u *Upstream, req *mcp.
 		// Only that user, signed in at the host, gets further on that page.
 		return nil, say("The server %q needs an account of the user you work for. Ask them to open %s and then call again.", u.Name, page)
 	}
-	return &mcp.CallToolResult{
-		InputRequests: mcp.InputRequestMap{consentRequest: &mcp.ElicitParams{
-			Mode: "url", URL: page, ElicitationID: id,
-			Message: fmt.Sprintf("The agent %q wants to use your account at %q.", f.actor.Agent, u.Name),
-		}},
-		RequestState: id,
-	}, nil
+	f.asks = true
+	open := &mcp.ElicitParams{
+		Mode: "url", URL: page, ElicitationID: id,
+		Message: fmt.Sprintf("The agent %q wants to use your account at %q.", f.actor.Agent, u.Name),
+	}
+	if req.ProtocolVersion() < modernVersion {
+		return nil, mcp.URLElicitationRequiredError([]*mcp.ElicitParams{open})
+	}
+	return &mcp.CallToolResult{InputRequests: mcp.InputRequestMap{consentRequest: open}, RequestState: id}, nil
 }

@@ -45,7 +45,6 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 				lease, err = g.lease(ctx, f, u) // they have consented
 			}
 			if ask != nil {
-				f.asks = true
 				return ask, nil
 			}
 		}
