@@ -26,7 +26,6 @@ const maxLife = 366 * 24 * time.Hour
 type answer struct {
 	access    credential.Secret
 	refresh   credential.Secret // empty if there is none
-	idToken   bool              // there was one; it is not looked at
 	issued    string            // issued_token_type
 	tokenType string
 	life      time.Duration // 0: not said

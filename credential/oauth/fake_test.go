@@ -177,7 +177,7 @@ func keys(t *testing.T) []signingKey {
 // claims verifies a JWT with another library's hands and returns what it says.
 func claims(t *testing.T, jwt string, k signingKey) map[string]any {
 	t.Helper()
-	parsed, err := jose.ParseSigned(jwt, []jose.SignatureAlgorithm{k.alg})
+	parsed, err := jose.ParseSignedCompact(jwt, []jose.SignatureAlgorithm{k.alg})
 	require.NoError(t, err)
 	payload, err := parsed.Verify(k.private.Public())
 	require.NoError(t, err)
@@ -190,11 +190,6 @@ func fixed(token string) func(context.Context, audit.Actor) (credential.Secret, 
 	return func(_ context.Context, a audit.Actor) (credential.Secret, error) {
 		return credential.NewSecret([]byte(token + a.User)), nil
 	}
-}
-
-func text(s credential.Secret) (v string) {
-	_ = s.Use(func(b []byte) error { v = string(b); return nil })
-	return v
 }
 
 func drain(r io.Reader) string { b, _ := io.ReadAll(r); return string(b) }

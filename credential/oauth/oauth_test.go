@@ -87,7 +87,7 @@ func TestClientCredentialsWithPrivateKey(t *testing.T) {
 			got, err = r.call(actor)
 			require.NoError(t, err)
 			assert.Equal(t, "Bearer access-token-2", got)
-			parsed, err := jose.ParseSigned(as.last().Get("client_assertion"), []jose.SignatureAlgorithm{key.alg})
+			parsed, err := jose.ParseSignedCompact(as.last().Get("client_assertion"), []jose.SignatureAlgorithm{key.alg})
 			require.NoError(t, err)
 			assert.Equal(t, "key-7", parsed.Signatures[0].Header.KeyID)
 		})
@@ -112,13 +112,15 @@ func TestSecretStaysWithItsIssuer(t *testing.T) {
 		token    func(w http.ResponseWriter, r *http.Request)
 		want     error
 	}{
-		"the metadata is another issuer's":  {metadata: func(m map[string]any) { m["issuer"] = evil.URL }, want: oauth.ErrIssuer},
-		"the issuer differs in a slash":     {metadata: func(m map[string]any) { m["issuer"] = m["issuer"].(string) + "/" }, want: oauth.ErrIssuer},
-		"the endpoint is in the clear":      {metadata: func(m map[string]any) { m["token_endpoint"] = "http://as.example/token" }, want: credential.ErrOrigin},
-		"there is no endpoint":              {metadata: func(m map[string]any) { delete(m, "token_endpoint") }, want: oauth.ErrResponse},
-		"the method is not supported":       {metadata: func(m map[string]any) { m["token_endpoint_auth_methods_supported"] = []string{"none"} }},
-		"the endpoint redirects":            {token: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, evil.URL+"/token", 307) }},
-		"the endpoint redirects with a 302": {token: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, evil.URL+"/token", 302) }},
+		"the metadata is another issuer's": {metadata: func(m map[string]any) { m["issuer"] = evil.URL }, want: oauth.ErrIssuer},
+		"the issuer differs in a slash":    {metadata: func(m map[string]any) { m["issuer"] = m["issuer"].(string) + "/" }, want: oauth.ErrIssuer},
+		"the endpoint is in the clear":     {metadata: func(m map[string]any) { m["token_endpoint"] = "http://as.example/token" }, want: credential.ErrOrigin},
+		"there is no endpoint":             {metadata: func(m map[string]any) { delete(m, "token_endpoint") }, want: oauth.ErrResponse},
+		"the method is not supported":      {metadata: func(m map[string]any) { m["token_endpoint_auth_methods_supported"] = []string{"none"} }},
+		"the endpoint redirects": {token: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, evil.URL+"/token", http.StatusTemporaryRedirect)
+		}},
+		"the endpoint redirects with a 302": {token: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, evil.URL+"/token", http.StatusFound) }},
 	} {
 		t.Run(why, func(t *testing.T) {
 			as := newServer(t)
