@@ -230,6 +230,7 @@ func All() ([]*Connector, error) {
 		}
 		all = append(all, c)
 	}
+	slices.SortFunc(all, func(a, b *Connector) int { return strings.Compare(a.ID, b.ID) })
 	return all, nil
 }
 

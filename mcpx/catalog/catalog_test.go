@@ -28,6 +28,7 @@ func all(t testing.TB) []*catalog.Connector {
 func TestCatalog(t *testing.T) {
 	cs := all(t)
 	assert.GreaterOrEqual(t, len(cs), 40)
+	assert.True(t, slices.IsSortedFunc(cs, func(a, b *catalog.Connector) int { return strings.Compare(a.ID, b.ID) }))
 	seen := map[string]bool{}
 	verified := 0
 	for _, c := range cs {

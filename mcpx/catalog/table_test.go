@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the table of connectors into doc.
 // -update after changing one.
 func TestTable(t *testing.T) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "//\t%-22s %-10s %-5s %4s/%3s/%3s  %-24s %s\n", "id", "status", "over", "r", "w", "d", "auth", "args")
+	fmt.Fprintf(&b, "//\t%-24s %-10s %-5s %4s/%3s/%3s  %-24s %s\n", "id", "status", "over", "r", "w", "d", "auth", "args")
 	for _, c := range all(t) {
 		status, auth := "verified", c.Auth[0].Type
 		if c.Status == catalog.Unverified {
@@ -32,7 +32,7 @@ func TestTable(t *testing.T) {
 			}
 			return fmt.Sprint(len(c.Tools[class]))
 		}
-		row := fmt.Sprintf("//\t%-22s %-10s %-5s %4s/%3s/%3s  %-24s %s", c.ID, status, c.Transport,
+		row := fmt.Sprintf("//\t%-24s %-10s %-5s %4s/%3s/%3s  %-24s %s", c.ID, status, c.Transport,
 			n(governance.Read), n(governance.Write), n(governance.Destructive), auth, strings.Join(c.Parameters(), " "))
 		b.WriteString(strings.TrimRight(row, " ") + "\n")
 	}
