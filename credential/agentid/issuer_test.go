@@ -132,6 +132,15 @@ func TestForeignToken(t *testing.T) {
 		_, _, err := r.Verify(ctx, token, audience)
 		assert.ErrorIs(t, err, want, audience)
 	}
+	// It ends when another issuer, or none, speaks for its agent.
+	for _, u := range []struct {
+		issuer string
+		want   error
+	}{{"https://idp.example", ErrToken}, {"", ErrToken}, {p.URL, nil}} {
+		require.NoError(t, r.Update(ctx, Agent{ID: "standup", Owner: "team-a", Profile: "standup", Issuer: u.issuer}, by))
+		_, _, err := r.Verify(ctx, token, tools)
+		assert.ErrorIs(t, err, u.want)
+	}
 	// It ends with its agent, and what may be from before stays ended.
 	require.NoError(t, r.Revoke(ctx, "standup", by))
 	_, _, err := r.Verify(ctx, token, tools)

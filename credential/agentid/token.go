@@ -114,6 +114,9 @@ func (r *Registry) good(t *token) error {
 	if t.Life != t.agent.Life {
 		return ErrRevoked
 	}
+	if t.issuer != r.issuer && t.issuer != t.agent.Issuer { // it was taken from its issuer
+		return ErrToken
+	}
 	for i, a := range t.chain {
 		if r.ended(a) != nil || t.Chain[i].Life != a.Life {
 			return fmt.Errorf("%w: %q, through whom the user's authority came", ErrRevoked, a.ID)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -395,7 +396,60 @@ func TestKilledUnderLoad(t *testing.T) {
 	}
 }
 
-// A token that one host issued is good on another, which knows of its end.
+// A thousand calls on each of three hosts: all are cancelled, and on each host
+// none starts after the first was seen to be.
+func TestRevokeWithCallsInFlightOnEveryHost(t *testing.T) {
+	ctx := context.Background()
+	s := pgtest.Start(t)
+	const calls = 1000
+	var hosts []*agentid.Registry
+	for range 3 {
+		hosts = append(hosts, host(t, open(t, s, nil), agentid.Options{}))
+	}
+	register(t, hosts[0], "standup")
+	register(t, hosts[0], "bystander")
+	var ended, late atomic.Int32
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		bystander := started(t, h, "bystander")
+		defer func() { assert.NoError(t, bystander.Err(), "other agents go on") }()
+		started(t, h, "standup")
+		var over atomic.Bool
+		for range calls {
+			call, cancel, err := h.Context(ctx, audit.Actor{Agent: "standup"})
+			require.NoError(t, err)
+			wg.Go(func() {
+				defer cancel()
+				<-call.Done()
+				over.Store(true)
+				if errors.Is(context.Cause(call), agentid.ErrRevoked) {
+					ended.Add(1)
+				}
+			})
+		}
+		wg.Go(func() { // somebody goes on trying
+			for {
+				was := over.Load()
+				_, cancel, err := h.Context(ctx, audit.Actor{Agent: "standup"})
+				if err != nil {
+					return
+				}
+				cancel()
+				if was {
+					late.Add(1)
+				}
+			}
+		})
+	}
+	begin := time.Now()
+	require.NoError(t, hosts[1].Revoke(ctx, "standup", by))
+	wg.Wait()
+	t.Logf("%d calls on %d hosts ended within %v", ended.Load(), len(hosts), time.Since(begin))
+	assert.Equal(t, int32(calls*len(hosts)), ended.Load())
+	assert.Zero(t, late.Load())
+}
+
+// A proof is good once, on all hosts.
 func TestProofsAreGoodOnceOnAllHosts(t *testing.T) {
 	ctx := context.Background()
 	s := pgtest.Start(t)

@@ -257,15 +257,15 @@ func (s *Store) AddKey(ctx context.Context, k agentid.Key) error {
 	})
 }
 
-// Once implements [agentid.Store]. Whether a key is to be forgotten is told by
-// the database's clock.
+// Once implements [agentid.Store]. A key is forgotten when it is too old by the
+// clocks of the database and of this host.
 func (s *Store) Once(ctx context.Context, key agentid.Hash, until time.Time) error {
 	if err := s.purge(ctx); err != nil {
 		return err
 	}
 	return s.write(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `insert into twinward_agent_once (key, until) values ($1, $2)
-			on conflict (key) do update set until = excluded.until where twinward_agent_once.until <= now()`, key[:], until)
+			on conflict (key) do update set until = excluded.until where twinward_agent_once.until <= least(now(), $3)`, key[:], until, time.Now())
 		if err == nil && tag.RowsAffected() != 1 {
 			err = agentid.ErrReplay
 		}
@@ -273,18 +273,18 @@ func (s *Store) Once(ctx context.Context, key agentid.Hash, until time.Time) err
 	})
 }
 
-// purge deletes what has expired a while ago, once in many calls.
+// purge deletes what has expired a while ago, by both clocks, once in many calls.
 func (s *Store) purge(ctx context.Context) error {
 	if s.added.Add(1)%purgeEvery != 1 {
 		return nil
 	}
 	for _, sql := range []string{
-		`delete from twinward_agent_grant where expires < now() - interval '5 minutes'`,
-		`delete from twinward_agent_once where until < now() - interval '5 minutes'`,
-		`delete from twinward_agent_dropped where expires < now() - interval '5 minutes'`,
-		`delete from twinward_agent_key where expires < now() - interval '5 minutes'`,
+		`delete from twinward_agent_grant where expires < least(now(), $1) - interval '5 minutes'`,
+		`delete from twinward_agent_once where until < least(now(), $1) - interval '5 minutes'`,
+		`delete from twinward_agent_dropped where expires < least(now(), $1) - interval '5 minutes'`,
+		`delete from twinward_agent_key where expires < least(now(), $1) - interval '5 minutes'`,
 	} {
-		if _, err := s.pool.Exec(ctx, sql); err != nil {
+		if _, err := s.pool.Exec(ctx, sql, time.Now()); err != nil {
 			return err
 		}
 	}
