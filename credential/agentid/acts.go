@@ -153,7 +153,7 @@ func (r *Registry) end(ctx context.Context, action, agentID string, state State,
 	}
 	sharing, cancel := context.WithTimeout(ctx, endWait)
 	defer cancel()
-	shared := r.share(sharing, agentID, state)
+	shared := r.share(sharing, agentID, state, false)
 	if errors.Is(shared, ErrUnknown) || here != nil && shared != nil {
 		return shared
 	}
@@ -191,14 +191,16 @@ func (r *Registry) endHere(agentID string, state State) (int, error) {
 	return len(ending), nil
 }
 
-// share puts the end of an agent into the store, whoever else is changing it.
-func (r *Registry) share(ctx context.Context, agentID string, state State) error {
+// share puts the end of an agent into the store, whoever else is changing it. One
+// that was only left over is not put there once somebody else has done that: the
+// agent may have been reinstated since.
+func (r *Registry) share(ctx context.Context, agentID string, state State, leftOver bool) error {
 	for {
 		e, unstored, err := r.look(ctx, agentID)
 		if err != nil {
 			return err
 		}
-		if !unstored && (e.State == Revoked || e.State == state) {
+		if !unstored && (leftOver || e.State == Revoked || e.State == state) {
 			return nil // it is there already, by whomever; and a revoked agent is not frozen
 		}
 		e.State = state

@@ -1,35 +1,3 @@
-// Package agentid knows which agents there are, proves who is calling, and
-// ends an agent's life at once.
-//
-// An agent is a registered identity with an owner, a person or a team that
-// answers for it. It becomes an [audit.Actor] in one of two ways. Inside a
-// sandbox session the host vouches for it: [Registry.Actor] names the agent
-// when the session starts, and the agent holds no credential. Elsewhere it
-// trades its client secret for a token at the token endpoint,
-// [Registry.Handler], and presents the token with each request: it is opaque,
-// lives for minutes and is good for one audience. [Registry.Verify] turns it
-// back into the actor, for every request anew.
-//
-// Neither way says what the agent may do; that is policy. Both end the same
-// way: after [Registry.Revoke] returns, no token of the agent verifies, no
-// session starts, and every context made by [Registry.Context], which sessions,
-// calls and streams hang on, is cancelled with the cause [ErrRevoked].
-// [Registry.Freeze] does the same and asks, by the cause [ErrFrozen], that what
-// the agent left behind be kept.
-//
-// Every act of the people who run the host takes an [audit.Change] and is on
-// record. Registering, assigning a profile and reinstating give power, so they
-// happen only once they are recorded; revoking and freezing take power away, so
-// they happen even if the log is down, and say so.
-//
-// # Many hosts
-//
-// Hosts that share a [Store], such as that of credential/postgres, have one
-// registry between them: a token from one is good at all, and who is revoked on
-// one is revoked on all. Each host keeps a copy in memory, so that no request
-// waits for the store, and runs [Registry.Follow] to keep the copy current. A
-// host that loses the store cannot hear of revocations: it denies everything, and
-// ends what runs, after [Options.MaxStale].
 package agentid
 
 import (

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -34,36 +35,37 @@ func attacks(t testing.TB, p *idp, now time.Time) map[string]string {
 	order := elliptic.P256().Params().N.FillBytes(make([]byte, 32))
 	return map[string]string{
 		// No signature, or none that counts.
-		"alg none":               compact(t, text(t, with(head, obj{"alg": "none"})), c, nil),
-		"alg none, signed":       headed(obj{"alg": "none"}),
-		"alg None":               compact(t, text(t, with(head, obj{"alg": "None"})), c, nil),
-		"alg empty":              headed(obj{"alg": ""}),
-		"no alg":                 headed(obj{"alg": nil}),
-		"alg in lower case":      headed(obj{"alg": "es256"}),
-		"no signature":           signed[0] + "." + signed[1] + ".",
-		"signature cut":          good[:len(good)-4],
-		"signature padded":       good + "==",
-		"signature longer":       good + "AAAA",
-		"zero signature":         signed[0] + "." + signed[1] + "." + zero,
-		"signature r = s = n":    signed[0] + "." + signed[1] + "." + b64(append(order, order...)),
-		"another's signature":    compact(t, h, c, k.ec2),
-		"another payload":        signed[0] + "." + b64([]byte(text(t, with(claims, obj{"sub": "local"})))) + "." + signed[2],
-		"another header":         b64([]byte(text(t, with(head, obj{"x": 1})))) + "." + signed[1] + "." + signed[2],
-		"last bit":               good[:len(good)-1] + string(good[len(good)-1]^1),
-		"HS256 with the PEM":     compact(t, text(t, with(head, obj{"alg": "HS256", "kid": "rsa"})), c, pubPEM),
-		"HS256 with the DER":     compact(t, text(t, with(head, obj{"alg": "HS256", "kid": "rsa"})), c, pubDER),
-		"HS256 with the JWK":     compact(t, text(t, with(head, obj{"alg": "HS256", "kid": "rsa"})), c, rsaJWK),
-		"HS256 with nothing":     compact(t, text(t, with(head, obj{"alg": "HS256"})), c, []byte{}),
-		"HS256, no kid":          compact(t, text(t, with(head, obj{"alg": "HS256", "kid": nil})), c, []byte{}),
-		"RS256 over an EC key":   compact(t, text(t, with(head, obj{"alg": "RS256", "kid": "ec"})), c, k.rsa),
-		"ES256 over an RSA key":  compact(t, text(t, with(head, obj{"kid": "rsa"})), c, k.ec),
-		"EdDSA over an EC key":   compact(t, text(t, with(head, obj{"alg": "EdDSA"})), c, k.ed),
-		"ES384 over P-256":       compact(t, text(t, with(head, obj{"alg": "ES384"})), c, k.ec),
-		"weak RSA":               compact(t, text(t, with(head, obj{"alg": "RS256", "kid": "weak"})), c, k.weak),
-		"an encryption key":      compact(t, text(t, with(head, obj{"kid": "enc"})), c, k.ec2),
-		"RS512":                  compact(t, text(t, with(head, obj{"alg": "RS512", "kid": "rsa"})), c, k.rsa),
-		"encrypted (five parts)": good + ".AAAA.AAAA",
-		"two tokens":             good + "." + good,
+		"alg none":                   compact(t, text(t, with(head, obj{"alg": "none"})), c, nil),
+		"alg none, signed":           headed(obj{"alg": "none"}),
+		"alg None":                   compact(t, text(t, with(head, obj{"alg": "None"})), c, nil),
+		"alg empty":                  headed(obj{"alg": ""}),
+		"no alg":                     headed(obj{"alg": nil}),
+		"alg in lower case":          headed(obj{"alg": "es256"}),
+		"no signature":               signed[0] + "." + signed[1] + ".",
+		"signature cut":              good[:len(good)-4],
+		"signature padded":           good + "==",
+		"signature longer":           good + "AAAA",
+		"zero signature":             signed[0] + "." + signed[1] + "." + zero,
+		"signature r = s = n":        signed[0] + "." + signed[1] + "." + b64(append(order, order...)),
+		"another's signature":        compact(t, h, c, k.ec2),
+		"another payload":            signed[0] + "." + b64([]byte(text(t, with(claims, obj{"sub": "local"})))) + "." + signed[2],
+		"another header":             b64([]byte(text(t, with(head, obj{"x": 1})))) + "." + signed[1] + "." + signed[2],
+		"last bit":                   good[:len(good)-1] + string(good[len(good)-1]^1),
+		"HS256 with the PEM":         compact(t, text(t, with(head, obj{"alg": "HS256", "kid": "rsa"})), c, pubPEM),
+		"HS256 with the DER":         compact(t, text(t, with(head, obj{"alg": "HS256", "kid": "rsa"})), c, pubDER),
+		"HS256 with the JWK":         compact(t, text(t, with(head, obj{"alg": "HS256", "kid": "rsa"})), c, rsaJWK),
+		"HS256 with nothing":         compact(t, text(t, with(head, obj{"alg": "HS256"})), c, []byte{}),
+		"HS256, no kid":              compact(t, text(t, with(head, obj{"alg": "HS256", "kid": nil})), c, []byte{}),
+		"RS256 over an EC key":       compact(t, text(t, with(head, obj{"alg": "RS256", "kid": "ec"})), c, k.rsa),
+		"ES256 over an RSA key":      compact(t, text(t, with(head, obj{"kid": "rsa"})), c, k.ec),
+		"EdDSA over an EC key":       compact(t, text(t, with(head, obj{"alg": "EdDSA"})), c, k.ed),
+		"ES384 over P-256":           compact(t, text(t, with(head, obj{"alg": "ES384"})), c, k.ec),
+		"weak RSA":                   compact(t, text(t, with(head, obj{"alg": "RS256", "kid": "weak"})), c, k.weak),
+		"an encryption key":          compact(t, text(t, with(head, obj{"kid": "enc"})), c, k.ec2),
+		"PS256 over a key for RS256": compact(t, text(t, with(head, obj{"alg": "PS256", "kid": "rs256"})), c, k.rsa),
+		"RS512":                      compact(t, text(t, with(head, obj{"alg": "RS512", "kid": "rsa"})), c, k.rsa),
+		"encrypted (five parts)":     good + ".AAAA.AAAA",
+		"two tokens":                 good + "." + good,
 
 		// The key's place.
 		"kid unknown":   headed(obj{"kid": "nobody"}),
@@ -185,6 +187,17 @@ func TestAttacks(t *testing.T) {
 	t.Logf("%d attacks, none accepted", len(all))
 	assert.Zero(t, p.asked("/evil"), "nobody is asked because a token says so")
 	assert.Equal(t, 1, p.asked("/keys"))
+}
+
+// A token that is bound twice, in one way that is not understood, is refused
+// whatever it proves in the other.
+func TestBoundInUnknownWays(t *testing.T) {
+	for _, cnf := range []string{`{}`, `{"jwk":{}}`, `{"jkt":"x","jwk":{}}`, `{"jkt":"x","jku":"https://x"}`, `{"x5t#S256":"x","kid":"1"}`, `{"jkt":"x","jwe":"x"}`} {
+		var c claims
+		require.NoError(t, jsonv2.Unmarshal([]byte(`{"cnf":`+cnf+`}`), &c))
+		_, _, err := c.bound()
+		assert.ErrorIs(t, err, ErrToken, cnf)
+	}
 }
 
 // FuzzForeignToken changes parts of tokens. What is accepted has a header and

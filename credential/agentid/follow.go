@@ -213,7 +213,7 @@ func (r *Registry) shareEnds(ctx context.Context) {
 	}
 	r.mu.RUnlock()
 	for id, state := range ends {
-		if err := r.share(ctx, id, state); err != nil && ctx.Err() == nil {
+		if err := r.share(ctx, id, state, true); err != nil && ctx.Err() == nil {
 			r.logger.Warn("agentid: an end is not in the store yet", "agent", id, "error", err)
 		}
 	}
@@ -226,7 +226,7 @@ func (r *Registry) entry(ctx context.Context, agentID string) (Entry, error) {
 	if err != nil || !unstored {
 		return e, err
 	}
-	if err := r.share(ctx, agentID, e.State); err != nil {
+	if err := r.share(ctx, agentID, e.State, true); err != nil {
 		return Entry{}, err
 	}
 	e, _, err = r.look(ctx, agentID)

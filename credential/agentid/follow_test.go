@@ -241,6 +241,19 @@ func TestEndWithoutStore(t *testing.T) {
 	})
 }
 
+// An end that was left over, and that somebody else has shared, does not undo a
+// reinstatement.
+func TestLeftOverEnd(t *testing.T) {
+	ctx := context.Background()
+	r, _ := newRegistry(t, nil)
+	register(t, r, "standup")
+	require.NoError(t, r.Revoke(ctx, "standup", by))
+	require.NoError(t, r.Reinstate(ctx, "standup", by))
+	require.NoError(t, r.share(ctx, "standup", Revoked, true))
+	_, err := r.Actor("standup")
+	assert.NoError(t, err)
+}
+
 // A revoked agent is not turned into a frozen one by a host that did not know.
 func TestFreezeLosesAgainstRevoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -50,7 +50,7 @@ func newIDP(t testing.TB) *idp {
 	k := testKeys()
 	p.meta = obj{"issuer": p.URL, "jwks_uri": p.URL + "/keys"}
 	p.keys = keySet(jwk(t, k.ec.Public(), "ec", "sig"), jwk(t, k.rsa.Public(), "rsa", ""), jwk(t, k.ed.Public(), "ed", "sig"), jwk(t, k.ec384.Public(), "p384", "sig"),
-		jwk(t, k.weak.Public(), "weak", "sig"), jwk(t, k.ec2.Public(), "enc", "enc"))
+		jwk(t, k.weak.Public(), "weak", "sig"), jwk(t, k.ec2.Public(), "enc", "enc"), with(jwk(t, k.rsa.Public(), "rs256", ""), obj{"alg": "RS256"}))
 	return p
 }
 
