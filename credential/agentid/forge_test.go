@@ -115,6 +115,14 @@ func jwk(t testing.TB, public any, kid, use string) obj {
 
 func keySet(keys ...obj) obj { return obj{"keys": keys} }
 
+// private is the private part of a key, as a JWK has it.
+func private(t testing.TB, k *ecdsa.PrivateKey) string {
+	t.Helper()
+	b, err := k.Bytes()
+	require.NoError(t, err)
+	return b64(b)
+}
+
 // clientCertificate makes a self-signed certificate with these URIs.
 func clientCertificate(t testing.TB, uris ...string) tls.Certificate {
 	t.Helper()

@@ -261,7 +261,7 @@ func TestIssuersKeysCannotBeHad(t *testing.T) {
 			p.keys = keySet(obj{"kty": "oct", "kid": "ec", "k": b64([]byte("secret-secret-secret-secret-secre"))})
 		},
 		"a private key": func(p *idp, _ *Issuer) {
-			p.keys = keySet(with(jwk(t, k.ec.Public(), "ec", ""), obj{"d": b64(k.ec.D.FillBytes(make([]byte, 32)))}))
+			p.keys = keySet(with(jwk(t, k.ec.Public(), "ec", ""), obj{"d": private(t, k.ec)}))
 		},
 		"another algorithm's": func(p *idp, _ *Issuer) { p.keys = keySet(with(jwk(t, k.ec.Public(), "ec", ""), obj{"alg": "RS256"})) },
 		"down":                func(p *idp, _ *Issuer) { p.down = true },

@@ -114,8 +114,8 @@ func (r *Registry) good(t *token) error {
 	if t.Life != t.agent.Life {
 		return ErrRevoked
 	}
-	if t.issuer != r.issuer && t.issuer != t.agent.Issuer { // it was taken from its issuer
-		return ErrToken
+	if t.issuer != r.issuer && t.issuer != t.agent.Issuer { // who issued it does not speak for the agent
+		return fmt.Errorf("%w: its issuer does not speak for this agent", ErrToken)
 	}
 	for i, a := range t.chain {
 		if r.ended(a) != nil || t.Chain[i].Life != a.Life {
