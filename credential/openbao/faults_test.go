@@ -86,6 +86,7 @@ func TestErrorsSayWhatToDoAndNothingElse(t *testing.T) {
 		"nothing":        {status(200, ""), ErrAnswer, false},
 		"no data":        {status(200, `{}`), ErrAnswer, false},
 		"twice":          {status(200, `{"data":{"current_version":1,"current_version":2}}`), ErrAnswer, false},
+		"twice, told":    {status(200, `{"data":{"`+canaryBody+`":1,"`+canaryBody+`":2}}`), ErrAnswer, false},
 		"more behind":    {status(200, `{"data":{}} {"x":"`+canaryBody+`"}`), ErrAnswer, false},
 		"no UTF-8":       {status(200, "{\"data\":{\"x\":\"\xff\"}}"), ErrAnswer, false},
 		"a wrong type":   {status(200, `{"data":{"current_version":"`+canaryBody+`"}}`), ErrAnswer, false},
@@ -136,6 +137,36 @@ func TestErrorsSayWhatToDoAndNothingElse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server whose folders have folders, without end.
+func TestEndlessFolders(t *testing.T) {
+	var asked atomic.Int64
+	s := faulty(t, loggedIn(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = io.WriteString(w, `{"data":{"keys":["a/","b/","c/","d/","e/","f/","g/","h/"]}}`)
+	}), Options{})
+	_, err := s.List(t.Context(), "")
+	require.ErrorIs(t, err, ErrAnswer)
+	require.LessOrEqual(t, asked.Load(), int64(maxNames/8+1))
+}
+
+// Between the reading of the states and of the value, the entry is made anew:
+// the value is that of another version 1.
+func TestEntryMadeAnewMeanwhile(t *testing.T) {
+	s := faulty(t, loggedIn(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.Contains(r.URL.Path, "/metadata/"):
+			_, _ = io.WriteString(w, `{"data":{"current_version":1,"versions":{"1":{"created_time":"2026-01-02T03:04:05Z"}}}}`)
+		case strings.Contains(r.URL.Path, "-states/"):
+			w.WriteHeader(404)
+			_, _ = io.WriteString(w, `{"errors":[]}`)
+		default:
+			_, _ = io.WriteString(w, `{"data":{"data":{"value":"another one"},"metadata":{"version":1,"created_time":"2026-02-03T04:05:06Z"}}}`)
+		}
+	}), Options{})
+	_, _, err := s.Get(t.Context(), credential.Ref{Name: "github"})
+	require.ErrorIs(t, err, credential.ErrConflict)
 }
 
 func TestServerThatIsDown(t *testing.T) {

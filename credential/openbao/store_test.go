@@ -140,6 +140,26 @@ func TestManyVersions(t *testing.T) {
 	require.Equal(t, "the first value", reveal(t, value))
 }
 
+// A destroying that ended after the states were written is finished by the same
+// call.
+func TestDestroyingIsFinished(t *testing.T) {
+	v := realVault(t)
+	s := open(t, v, Options{})
+	ctx := t.Context()
+	ref, err := s.Put(ctx, "cut", secret("a value to destroy"), 0, "")
+	require.NoError(t, err)
+	require.NoError(t, s.SetState(ctx, ref, credential.StatePending, credential.StateRevoked))
+	e, err := s.entry(ctx, "cut")
+	require.NoError(t, err)
+	require.NoError(t, s.writeStates(ctx, e, e.moved(1, credential.StateDestroyed, time.Now())))
+	_, _, err = s.Get(ctx, ref)
+	require.ErrorIs(t, err, credential.ErrDestroyed)
+	require.NoError(t, s.SetState(ctx, ref, credential.StateRevoked, credential.StateDestroyed))
+	answer := v.admin(t, http.MethodGet, "secret/metadata/"+s.opts.Folder+"/cut", nil)
+	require.Equal(t, true, answer["versions"].(map[string]any)["1"].(map[string]any)["destroyed"])
+	require.ErrorIs(t, s.SetState(ctx, ref, credential.StateRevoked, credential.StateDestroyed), credential.ErrConflict)
+}
+
 // Of many who promote at once, each move is done by exactly one.
 func TestPromotionsRace(t *testing.T) {
 	v := realVault(t)
