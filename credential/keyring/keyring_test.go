@@ -168,6 +168,39 @@ func TestDestroyingIsFinished(t *testing.T) {
 	require.NoError(t, s.SetState(t.Context(), ref, credential.StateRevoked, credential.StateDestroyed))
 }
 
+// What is destroyed or forgotten is not in the keyring any more.
+func TestValuesAreRemoved(t *testing.T) {
+	keyrings(t)
+	s := open(t, service(t))
+	left := func(n uint64) bool {
+		_, err := s.box.get(itemValue("long", n))
+		if err != nil {
+			require.ErrorIs(t, err, errAbsent)
+		}
+		return err == nil
+	}
+	long := strings.Repeat("a long value, ", 350) // in several items
+	for n := range uint64(keepDead + 3) {
+		ref, err := s.Put(t.Context(), "long", secret(long), n, "")
+		require.NoError(t, err)
+		require.NoError(t, s.SetState(t.Context(), ref, credential.StatePending, credential.StateRevoked))
+	}
+	_, err := s.Put(t.Context(), "long", secret(long), keepDead+3, "")
+	require.NoError(t, err)
+	list, err := s.List(t.Context(), "long")
+	require.NoError(t, err)
+	require.Len(t, list, keepDead+1)
+	require.False(t, left(3))
+	require.True(t, left(4))
+	last := list[0].Ref
+	require.NoError(t, s.SetState(t.Context(), last, credential.StateRevoked, credential.StateDestroyed))
+	require.False(t, left(last.Version))
+	for n := range 10 {
+		_, err := s.box.get(part(itemValue("long", last.Version), n))
+		require.ErrorIs(t, err, errAbsent)
+	}
+}
+
 func TestItemsOfAnotherHand(t *testing.T) {
 	keyrings(t)
 	s := open(t, service(t))

@@ -45,7 +45,7 @@ for i in $(seq 200); do
 done
 "$@"
 `
-	cmd := exec.CommandContext(ctx, "dbus-run-session", "--", "sh", "-c", script, "sh", self, "-test.v", "-test.run", "^Test(Store|TwoStores|Key|KEK|DestroyingIsFinished|ItemsOfAnotherHand)$")
+	cmd := exec.CommandContext(ctx, "dbus-run-session", "--", "sh", "-c", script, "sh", self, "-test.v", "-test.run", "^Test(Store|TwoStores|Key|KEK|DestroyingIsFinished|ValuesAreRemoved|ItemsOfAnotherHand)$")
 	cmd.Env = []string{
 		inSession + "=1", "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "HOME=" + home, "TMPDIR=" + os.TempDir(),
 		"XDG_DATA_HOME=" + home, "XDG_RUNTIME_DIR=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home,
@@ -54,5 +54,5 @@ done
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.NotContains(t, string(out), "--- SKIP", "everything must have run")
-	require.Equal(t, 6, strings.Count("\n"+string(out), "\n--- PASS"), "%s", out)
+	require.Equal(t, 7, strings.Count("\n"+string(out), "\n--- PASS"), "%s", out)
 }
