@@ -393,7 +393,8 @@ func TestBrokerClosed(t *testing.T) {
 }
 
 // Rotations under load, with two live versions: no call fails, because the
-// other side takes the previous version until its successor's successor.
+// other side takes the previous version until its successor's successor, and is
+// asked with it while it has not learned the new one.
 func TestRotationsUnderLoad(t *testing.T) {
 	rotations := 20
 	switch {
@@ -454,9 +455,16 @@ func TestRotationsUnderLoad(t *testing.T) {
 				time.Sleep(50 * time.Microsecond)
 			}
 		}
-		live.Store("Bearer "+value(i), true) // the vendor makes the new key first
+		learn := func() { live.Store("Bearer "+value(i), true) }
+		if i%2 == 0 {
+			learn()
+		}
 		_, err := b.Rotate(ctx, "k", secretOf(value(i)), by)
 		require.NoError(t, err)
+		if i%2 == 1 { // the vendor is slow: the previous version is tried after a 401
+			time.Sleep(time.Duration(i%5) * 200 * time.Microsecond)
+			learn()
+		}
 		live.Delete("Bearer " + value(i-2))
 	}
 	close(stop)

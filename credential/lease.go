@@ -84,7 +84,10 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 	if err != nil {
 		return nil, fmt.Errorf("binding of %q: %w", ref.Name, err)
 	}
-	asked, err := bareOrigin(r.Origin)
+	asked := bound
+	if r.Origin != b.Origin { // the usual case is worth the line: parsing is most of a lease
+		asked, err = bareOrigin(r.Origin)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lease of %q: %w", ref.Name, err)
 	}
