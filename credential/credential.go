@@ -9,6 +9,20 @@
 // bound origin. Nothing in between, neither the agent nor the code of a door,
 // sees the bytes.
 //
+// The vault is a [Broker]: it hands out leases of what a [Store] keeps, of which
+// there are [MemoryStore] and, in sub-packages, an encrypted file (filevault),
+// OpenBao and HashiCorp Vault (openbao), the keyring of the person who is logged
+// in (keyring) and the host's environment and files (hostenv); the suite in
+// credentialtest tests one of your own. [NewMemory] is all of it in one line, for
+// tests.
+//
+// A store keeps each secret in versions. A new one is pending until it was tried
+// ([Broker.Put]), then current ([Broker.Promote]); the one before stays as the
+// previous version, which is tried when the other side does not know the new one
+// yet, until it is revoked and destroyed ([Broker.Revoke], [Broker.Destroy]). No
+// process is restarted for that, and no call fails. The command twinward-vault
+// does it for people, and [VersionUses] says when the old version was last used.
+//
 // Who may use a secret is not a question for this package. The door asks the
 // policy engine, as the action use_credential, before it asks for the lease;
 // the lease then names that decision. The vault answers only "is there such a
