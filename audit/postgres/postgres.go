@@ -46,6 +46,18 @@
 // fsync off, or a standby that is promoted without having received all, can lose
 // that; the host finds it and refuses. Synchronous_commit is set to on for the
 // log's connection where it was off or local.
+//
+// # BENCHMARKS
+//
+// BenchmarkDurable, with a server that syncs on the same two cores, while these
+// were busy with other work (a load of 12): each append is committed when it
+// returns. Beside it, in turns, a transaction for each record, on a connection for
+// each writer; the log has one connection.
+//
+//	writers  appends/s  of plain inserts  p99
+//	1        118        0.65              78 ms
+//	16       2,815      0.74              37 ms
+//	64       6,836      1.4               55 ms
 package postgres
 
 import (

@@ -263,3 +263,11 @@ func TestControlsAreThoseOfTheDocumentation(t *testing.T) {
 		assert.Contains(t, table, asks)
 	}
 }
+
+// Who vouches for the log besides its own host is part of the integrity statement.
+func TestWitnessesAreNamed(t *testing.T) {
+	log := sampleLog(t)
+	rep := audit.VerifyReport{Origin: "host7", Records: 9, Signed: 9, Anchored: 8, Anchors: 1, Cosigned: 8,
+		Cosignatures: []audit.Cosignature{{Witness: "witness.example/w1", Records: 8, Time: monday}}}
+	assert.Contains(t, section(page(t, log, &report.Options{Verified: &rep}), "integrity"), "witness.example/w1 signed records 1 to 8 on 2026-11-16 08:00:00.000 UTC")
+}

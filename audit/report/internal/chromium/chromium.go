@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds every wait for the browser.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // programs are the names that Chromium goes by.
 var programs = []string{"chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"}
