@@ -29,7 +29,7 @@ func Key(ctx context.Context, name string, opts *Options) (credential.Secret, er
 	if err := credential.CheckName(name); err != nil {
 		return credential.Secret{}, err
 	}
-	b, item := box{o.Service}, "key/"+name
+	b, item := box{o.Service, o.ring}, "key/"+name
 	return within(ctx, make(chan struct{}, 1), func() (credential.Secret, error) {
 		return locked(ctx, o.LockFile, func() (credential.Secret, error) {
 			text, err := b.get(item)

@@ -42,7 +42,25 @@ type Options struct {
 	LockFile string
 	// Clock tells the time. Nil means time.Now.
 	Clock func() time.Time
+
+	ring ring // nil means the user's; tests have others
 }
+
+// A ring is a keyring.
+type ring interface {
+	Set(service, user, password string) error
+	Get(service, user string) (string, error)
+	Delete(service, user string) error
+}
+
+// usersRing is the keyring of the user who is logged in.
+type usersRing struct{}
+
+func (usersRing) Set(service, user, password string) error {
+	return keyring.Set(service, user, password)
+}
+func (usersRing) Get(service, user string) (string, error) { return keyring.Get(service, user) }
+func (usersRing) Delete(service, user string) error        { return keyring.Delete(service, user) }
 
 func (o *Options) withDefaults() (Options, error) {
 	var out Options
@@ -65,6 +83,9 @@ func (o *Options) withDefaults() (Options, error) {
 	if out.Clock == nil {
 		out.Clock = time.Now
 	}
+	if out.ring == nil {
+		out.ring = usersRing{}
+	}
 	return out, nil
 }
 
@@ -81,13 +102,16 @@ var (
 
 // A box is the items of one service. Its methods wait for the keyring as long
 // as it takes.
-type box struct{ service string }
+type box struct {
+	service string
+	ring    ring
+}
 
 var errAbsent = errors.New("absent")
 
 // get returns an item's text, or errAbsent.
 func (b box) get(item string) (string, error) {
-	text, err := keyring.Get(b.service, item)
+	text, err := b.ring.Get(b.service, item)
 	switch {
 	case errors.Is(err, keyring.ErrNotFound):
 		return "", errAbsent
@@ -98,7 +122,7 @@ func (b box) get(item string) (string, error) {
 }
 
 func (b box) set(item, text string) error {
-	err := keyring.Set(b.service, item, text)
+	err := b.ring.Set(b.service, item, text)
 	switch {
 	case err == nil:
 		return nil
@@ -111,7 +135,7 @@ func (b box) set(item, text string) error {
 }
 
 func (b box) remove(item string) error {
-	if err := keyring.Delete(b.service, item); err != nil && !errors.Is(err, keyring.ErrNotFound) {
+	if err := b.ring.Delete(b.service, item); err != nil && !errors.Is(err, keyring.ErrNotFound) {
 		return fmt.Errorf("%w (%w)", ErrUnavailable, err)
 	}
 	return nil

@@ -22,12 +22,36 @@ import (
 // inSession is set in the process that runs the tests with a real keyring.
 const inSession = "TWINWARD_TEST_KEYRING"
 
-// keyrings makes the tests use go-keyring's own stand-in in memory, unless a
-// real keyring was started for this process.
-func keyrings(t *testing.T) {
-	if os.Getenv(inSession) == "" {
-		keyring.MockInit()
+// A standIn is a keyring in memory.
+type standIn struct {
+	mu    sync.Mutex
+	items map[string]string
+	err   error // of all that is asked
+}
+
+func (r *standIn) do(f func()) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		f()
 	}
+	return r.err
+}
+
+func (r *standIn) Set(service, user, password string) error {
+	return r.do(func() { r.items[service+" "+user] = password })
+}
+
+func (r *standIn) Get(service, user string) (text string, err error) {
+	ok := false
+	if err = r.do(func() { text, ok = r.items[service+" "+user] }); err == nil && !ok {
+		err = keyring.ErrNotFound
+	}
+	return text, err
+}
+
+func (r *standIn) Delete(service, user string) error {
+	return r.do(func() { delete(r.items, service+" "+user) })
 }
 
 func open(t *testing.T, opts *Options) *Store {
@@ -46,13 +70,16 @@ func service(t *testing.T) *Options {
 		}
 		return r
 	}, t.Name())
-	return &Options{Service: name + time.Now().Format(".150405.000000"), LockFile: filepath.Join(t.TempDir(), "a folder", "lock")}
+	opts := &Options{Service: name + time.Now().Format(".150405.000000"), LockFile: filepath.Join(t.TempDir(), "a folder", "lock")}
+	if os.Getenv(inSession) == "" {
+		opts.ring = &standIn{items: make(map[string]string)}
+	}
+	return opts
 }
 
 func secret(text string) credential.Secret { return credential.NewSecret([]byte(text)) }
 
 func TestStore(t *testing.T) {
-	keyrings(t)
 	credentialtest.TestStore(t, func(t *testing.T, secrets map[string]string) credential.Store {
 		s := open(t, service(t))
 		credentialtest.Seed(t, s, secrets)
@@ -62,7 +89,6 @@ func TestStore(t *testing.T) {
 
 // Two stores, as two processes have them, change one secret at the same time.
 func TestTwoStores(t *testing.T) {
-	keyrings(t)
 	opts := service(t)
 	stores := []*Store{open(t, opts), open(t, opts)}
 	const each = 10
@@ -95,7 +121,6 @@ func TestTwoStores(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	keyrings(t)
 	opts := service(t)
 	first, err := Key(t.Context(), "vault", opts)
 	require.NoError(t, err)
@@ -123,7 +148,6 @@ func TestKey(t *testing.T) {
 
 // A vault in a file that only the keyring opens.
 func TestKEK(t *testing.T) {
-	keyrings(t)
 	opts := service(t)
 	ctx := t.Context()
 	kek, err := KEK(ctx, "vault", opts)
@@ -156,7 +180,6 @@ func TestKEK(t *testing.T) {
 // A value whose item is gone, as after a destroying that was cut off, is
 // destroyed, and the destroying can be repeated.
 func TestDestroyingIsFinished(t *testing.T) {
-	keyrings(t)
 	s := open(t, service(t))
 	ref, err := s.Put(t.Context(), "cut", secret("a value to destroy"), 0, "")
 	require.NoError(t, err)
@@ -170,7 +193,6 @@ func TestDestroyingIsFinished(t *testing.T) {
 
 // What is destroyed or forgotten is not in the keyring any more.
 func TestValuesAreRemoved(t *testing.T) {
-	keyrings(t)
 	s := open(t, service(t))
 	left := func(n uint64) bool {
 		_, err := s.box.get(itemValue("long", n))
@@ -202,7 +224,6 @@ func TestValuesAreRemoved(t *testing.T) {
 }
 
 func TestItemsOfAnotherHand(t *testing.T) {
-	keyrings(t)
 	s := open(t, service(t))
 	ref, err := s.Put(t.Context(), "mine", secret("a value of mine"), 0, "")
 	require.NoError(t, err)
@@ -219,22 +240,22 @@ func TestItemsOfAnotherHand(t *testing.T) {
 }
 
 func TestNoKeyring(t *testing.T) {
-	if os.Getenv(inSession) != "" {
-		t.Skip("there is one here")
-	}
-	keyring.MockInitWithError(errors.New("org.freedesktop.DBus.Error.ServiceUnknown"))
-	s := open(t, service(t))
+	opts := service(t)
+	r := &standIn{err: errors.New("org.freedesktop.DBus.Error.ServiceUnknown")}
+	opts.ring = r
+	s := open(t, opts)
 	_, _, err := s.Get(t.Context(), credential.Ref{Name: "it"})
 	require.ErrorIs(t, err, ErrUnavailable)
 	_, err = s.List(t.Context(), "")
 	require.ErrorIs(t, err, ErrUnavailable)
 	_, err = s.Put(t.Context(), "it", secret("a value to lose"), 0, "")
 	require.ErrorIs(t, err, ErrUnavailable)
-	_, err = Key(t.Context(), "it", service(t))
+	_, err = Key(t.Context(), "it", opts)
 	require.ErrorIs(t, err, ErrUnavailable)
-	keyring.MockInitWithError(errors.New("cannot store a value to lose"))
+	require.ErrorIs(t, s.box.remove("it"), ErrUnavailable)
+	r.err = errors.New("cannot store a value to lose")
 	require.NotContains(t, s.box.set("it", "a value to lose").Error(), "a value to lose")
-	keyring.MockInitWithError(keyring.ErrSetDataTooBig)
+	r.err = keyring.ErrSetDataTooBig
 	require.ErrorIs(t, s.box.set("it", "too long"), ErrTooBig)
 }
 

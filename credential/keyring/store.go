@@ -27,7 +27,7 @@ func New(opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{box{o.Service}, o, make(chan struct{}, 1)}, nil
+	return &Store{box{o.Service, o.ring}, o, make(chan struct{}, 1)}, nil
 }
 
 // keepDead is how many revoked and destroyed versions of a name are kept.
