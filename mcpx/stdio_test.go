@@ -29,6 +29,12 @@ func TestMain(m *testing.M) {
 	case "server":
 		childServer().Run(context.Background(), &mcp.StdioTransport{})
 		os.Exit(0)
+	case "conformance":
+		if err := conformanceClient(); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "deaf":
 		select {}
 	case "garbage":
