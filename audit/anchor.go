@@ -36,6 +36,13 @@ type ProofAnchor interface {
 	PublishProof(ctx context.Context, checkpoint []byte, grown func(old uint64) ([]tlog.Hash, error)) error
 }
 
+// A PathAnchor is an Anchor that keeps things in files or folders of this machine.
+// [Open] refuses one that has any in the log's folder.
+type PathAnchor interface {
+	Anchor
+	Paths() []string
+}
+
 // FileAnchor keeps the newest checkpoint in a file, replaced as a whole. The
 // file must lie outside the log's folder, or [Open] refuses.
 //
@@ -64,14 +71,23 @@ func (a fileAnchor) Latest(context.Context) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxCheckpoint+1))
 }
 
-// outside returns an error if the anchor's file lies in the log's folder.
-func (a fileAnchor) outside(dir string) error {
-	in, err := inside(dir, string(a))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrAnchor, err)
+// Paths implements [PathAnchor].
+func (a fileAnchor) Paths() []string { return []string{string(a)} }
+
+// outside returns an error if something of the anchor lies in the log's folder.
+func outside(dir string, a Anchor) error {
+	pa, ok := a.(PathAnchor)
+	if !ok {
+		return nil
 	}
-	if in {
-		return fmt.Errorf("%w: %s lies inside the log's folder %s, where it proves nothing: choose a place that the log's writer cannot replace", ErrAnchor, string(a), dir)
+	for _, path := range pa.Paths() {
+		in, err := inside(dir, path)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrAnchor, err)
+		}
+		if in {
+			return fmt.Errorf("%w: %s lies inside the log's folder %s, where it proves nothing: choose a place that the log's writer cannot replace", ErrAnchor, path, dir)
+		}
 	}
 	return nil
 }

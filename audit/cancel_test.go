@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -75,6 +76,43 @@ func (s *stalled) let(n int) {
 		<-s.arrived
 		s.release <- struct{}{}
 	}
+}
+
+// Who finds the line full waits until it moves, not until the disk has it.
+func TestFullLineMoves(t *testing.T) {
+	key := must(audit.NewKey("audit.test/full"))
+	s := &stalled{m: new(audittest.Memory), key: key.VerifierKey(), arrived: make(chan struct{}), release: make(chan struct{})}
+	st := &stallingStorage{Memory: s.m}
+	s.Log = must(audit.New(st, &audit.Options{Key: key, Queue: 2}))
+	st.stall(s)
+	done := make(chan error, 4)
+	write := func() { done <- s.Append(ctx, probe("a", "b")) }
+	go write()
+	<-s.arrived // the first is on its way
+	for range 2 {
+		go write()
+	}
+	for s.Pending() < 2 {
+		runtime.Gosched()
+	}
+	short, cancel := context.WithCancel(ctx)
+	cancel()
+	assert.ErrorIs(t, s.Append(short, probe("a", "b")), context.Canceled)
+	go write()
+	s.release <- struct{}{}
+	<-s.arrived // the next two are on their way
+	deadline := time.Now().Add(10 * time.Second)
+	for s.Pending() < 1 && time.Now().Before(deadline) {
+		runtime.Gosched()
+	}
+	assert.Equal(t, 1, s.Pending(), "the fourth is in line")
+	s.release <- struct{}{}
+	s.let(1)
+	for range 4 {
+		assert.NoError(t, <-done)
+	}
+	st.stall(nil)
+	require.NoError(t, s.Close())
 }
 
 func TestEndIsRecordedAfterCancel(t *testing.T) {

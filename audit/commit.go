@@ -32,9 +32,10 @@ type batch struct {
 
 	checkpoint Checkpoint // the last of the batch, once written
 
-	lead chan struct{} // holds the token
-	done chan struct{} // closed when the batch is durable, or has failed
-	err  error         // valid when done
+	lead  chan struct{} // holds the token
+	taken chan struct{} // closed when the batch is on its way and takes no more
+	done  chan struct{} // closed when the batch is durable, or has failed
+	err   error         // valid when done
 }
 
 // maxSpare is the largest buffer that is kept for the next batch but one.
@@ -43,7 +44,7 @@ const maxSpare = 1 << 20
 // newBatch returns an empty batch. It takes over the memory of spare, which may
 // be nil.
 func newBatch(spare *batch) *batch {
-	b := &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
+	b := &batch{lead: make(chan struct{}, 1), taken: make(chan struct{}), done: make(chan struct{})}
 	if spare != nil && cap(spare.buf) <= maxSpare {
 		b.buf, b.ends, b.leaves = spare.buf[:0], spare.ends[:0], spare.leaves[:0]
 		if cap(spare.sealed) <= maxSpare {
@@ -70,7 +71,7 @@ func (l *Log) add(ctx context.Context, e entry) (b *batch, seq uint64, at time.T
 	for len(l.open.ends) > 0 && (len(l.open.buf)+len(l.open.sealed)+len(e.enc)+len(e.sealed) > maxBatch || len(l.open.ends) >= l.queue) && l.failed == nil && !l.closed {
 		full := l.open
 		l.mu.Unlock()
-		err = l.wait(ctx, full)
+		err = l.waitTaken(ctx, full)
 		l.mu.Lock()
 		if err != nil {
 			return nil, 0, at, err
@@ -129,6 +130,31 @@ func (l *Log) wait(ctx context.Context, b *batch) error {
 	return l.waitOrLead(ctx, b, b.lead)
 }
 
+// waitTaken returns when a full batch is on its way to the disk, so that there is
+// room in the next: nobody need wait until it is there.
+func (l *Log) waitTaken(ctx context.Context, b *batch) error {
+	select {
+	case <-b.taken:
+		return nil
+	default:
+	}
+	lead := b.lead
+	if l.remote {
+		lead = nil
+	}
+	select {
+	case <-b.taken:
+		return nil
+	case <-b.done: // it failed without being taken
+		return b.err
+	case <-lead:
+		l.commit(b)
+		return b.err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	}
+}
+
 // waitOrLead commits the batch if the token comes through lead.
 func (l *Log) waitOrLead(ctx context.Context, b *batch, lead <-chan struct{}) error {
 	select {
@@ -155,6 +181,7 @@ func (l *Log) waitOrLead(ctx context.Context, b *batch, lead <-chan struct{}) er
 func (l *Log) commit(b *batch) {
 	l.mu.Lock()
 	l.open, l.committing, l.spare = newBatch(l.spare), b, nil
+	close(b.taken)
 	l.mu.Unlock()
 
 	b.err = l.flush(b)

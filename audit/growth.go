@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -83,45 +84,57 @@ func (l *Log) consistency(ctx context.Context, old, size uint64) ([]tlog.Hash, e
 		g = l.recent.since(old, size)
 	}
 	l.mu.Unlock()
-	if g == nil {
-		var err error
-		if g, err = l.readGrowth(ctx, old, size); err != nil {
-			return nil, err
-		}
+	if g != nil {
+		return g.proof()
 	}
-	return g.proof()
+	return tlog.ProveTree(int64(size), int64(old), tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		return l.readSubtrees(ctx, indexes)
+	}))
 }
 
-// readGrowth reads it from the segments. There are old records, at least one.
-func (l *Log) readGrowth(ctx context.Context, old, size uint64) (*growth, error) {
+// readSubtrees reads the roots of perfect subtrees from the segments. Its memory is
+// that of the answer, however much of the log there is between them.
+func (l *Log) readSubtrees(ctx context.Context, indexes []int64) ([]tlog.Hash, error) {
+	type subtree struct {
+		start, width uint64
+		tree         tree // of the leaves so far
+		done         bool
+	}
+	subtrees := make([]subtree, len(indexes))
+	first, last := uint64(math.MaxUint64), uint64(0)
+	for i, index := range indexes {
+		level, n := tlog.SplitStoredHashIndex(index)
+		s := subtree{start: uint64(n) << level, width: uint64(1) << level}
+		subtrees[i] = s
+		first, last = min(first, s.start), max(last, s.start+s.width)
+	}
 	src := l.live()
-	start, err := startAt(src, src.end.seg, old)
+	start, err := startAt(src, src.end.seg, first)
 	if err != nil {
 		return nil, err
 	}
 	lr := newLineReader(src, start)
 	defer lr.Close()
 	lr.skip = func(uint64) bool { return true }
-	lr.until = old
-	if err := lr.all(ctx); err != nil {
-		return nil, err
-	}
-	if lr.tree.size != old {
-		return nil, tamperedf("record %d is missing", old)
-	}
-	g := &growth{}
-	g.from, _ = newTree(old, lr.tree.roots)
 	lr.leaf = func(_ []byte, hash tlog.Hash) {
-		if lr.tree.size <= size {
-			g.leaves = append(g.leaves, hash)
+		at := lr.tree.size - 1
+		for i := range subtrees {
+			if s := &subtrees[i]; at >= s.start && at < s.start+s.width {
+				s.tree.addLeaf(hash)
+				s.done = s.tree.size == s.width
+			}
 		}
 	}
-	lr.until = size
+	lr.until = last
 	if err := lr.all(ctx); err != nil {
 		return nil, err
 	}
-	if uint64(len(g.leaves)) != size-old {
-		return nil, tamperedf("record %d is missing", size)
+	hashes := make([]tlog.Hash, len(indexes))
+	for i, s := range subtrees {
+		if !s.done {
+			return nil, tamperedf("records %d to %d are not all there", s.start+1, s.start+s.width)
+		}
+		hashes[i] = s.tree.root()
 	}
-	return g, nil
+	return hashes, nil
 }

@@ -44,7 +44,7 @@ type Options struct {
 	AwaitAnchors bool
 	// OnAnchor is told the outcome of each attempt to tell an anchor. It is called
 	// by a goroutine of the anchor's own, or by Checkpoint or Close, and must not
-	// call the log. Nil is fine: see [Log.AnchorStates].
+	// call the log. If it panics, Checkpoint and Close return that as an error. Nil is fine: see [Log.AnchorStates].
 	OnAnchor func(AnchorState)
 	// SegmentSize is the size in bytes at which the log goes on in a new file.
 	// Zero means [DefaultSegmentSize]. A batch is never split, so that a file may
@@ -53,8 +53,9 @@ type Options struct {
 	// Mode says which calls wait for the disk. The zero value is [Strict]; a softer
 	// one goes on record when the log is opened.
 	Mode Mode
-	// Queue is how many records may wait for the disk. Writers beyond it wait
-	// until their context ends and are then refused. Zero means 4096.
+	// Queue is how many records may wait for the disk, besides those that are on
+	// their way there. Writers beyond it wait until their context ends and are then
+	// refused. Zero means 4096.
 	Queue int
 	// Reserve is how many bytes of the disk are kept for the outcomes of calls
 	// that are under way: with less than that free, Begin refuses, and with less
@@ -63,7 +64,8 @@ type Options struct {
 	// Sinks are served each durable record by a goroutine each, which Close ends:
 	// see [Sink] and [Log.Sinks].
 	Sinks []Feed
-	// Logger is told of sinks that fail, and that work again. Nil is told nothing.
+	// Logger is told of sinks that fail, and that work again, and of an OnAnchor that
+	// panics. Nil is told nothing.
 	Logger *slog.Logger
 	// Clock is the time that goes on record. Nil means time.Now.
 	Clock func() time.Time
@@ -188,10 +190,8 @@ func Open(dir string, opts *Options) (*Log, error) {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	for _, a := range o.Anchors {
-		if fa, ok := a.(interface{ outside(dir string) error }); ok {
-			if err := fa.outside(dir); err != nil {
-				return nil, err
-			}
+		if err := outside(dir, a); err != nil {
+			return nil, err
 		}
 	}
 	if o.KeyFile == "" {
@@ -288,9 +288,16 @@ func open(st Storage, o Options) (*Log, error) {
 		l.hashes.close()
 		return nil, errors.Join(err, l.values.close(), l.seg.f.Close(), st.Close())
 	}
-	l.startFeeds(o.Sinks, o.Logger)
+	l.startFeeds(o.Sinks, o.logger())
 	l.startAnchors(o)
 	return l, nil
+}
+
+func (o Options) logger() *slog.Logger {
+	if o.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Logger
 }
 
 // keys returns the keys of the log, newest first.

@@ -97,6 +97,17 @@ func TestWriteCloseVerifyReopen(t *testing.T) {
 	assert.NotContains(t, string(raw), "#engineering")
 }
 
+// What the log is later read by, it alone records.
+func TestAppendRefusesTheLogsOwnKinds(t *testing.T) {
+	log := audittest.NewLog(t)
+	for _, kind := range []audit.Kind{"", audit.KindGap, audit.KindKey, audit.KindFlood, audit.KindConfig, audit.KindErasure, audit.KindPrune, audit.KindKEK, audit.KindHold} {
+		ev := probe("a", "b")
+		ev.Kind, ev.Change = kind, &officer
+		assert.ErrorIs(t, log.Append(ctx, ev), audit.ErrInvalid, kind)
+	}
+	assert.Empty(t, log.Records())
+}
+
 func TestConcurrentWritersShareSyncs(t *testing.T) {
 	log := audittest.NewLog(t)
 	const writers, each = 16, 24

@@ -285,6 +285,12 @@ func TestPruneRecordsNeedsRecord(t *testing.T) {
 				}
 			}
 		}),
+		"a checkpoint missing": change(func(d fstest.MapFS) {
+			name := audit.SegmentName(p.Segments + 1)
+			in := strings.SplitAfter(string(d[name].Data), "\n")
+			at := slices.IndexFunc(in[1:], func(l string) bool { return strings.HasPrefix(l, `{"checkpoint"`) }) + 1
+			d[name] = &fstest.MapFile{Data: []byte(strings.Join(slices.Delete(in, at, at+1), ""))}
+		}),
 		"the rest": change(func(d fstest.MapFS) {
 			last := audit.SegmentName(p.Segments + 1)
 			d[last] = &fstest.MapFile{Data: []byte(strings.Replace(string(d[last].Data), "slack__post", "slack__posT", 1))}

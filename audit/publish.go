@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,8 @@ type anchorWorker struct {
 	log     *Log
 	anchor  Anchor
 	told    func(AnchorState) // or nil
-	records uint64            // 0: never by their number
+	logger  *slog.Logger
+	records uint64 // 0: never by their number
 
 	// Each holds one wish: to be told when it is time, and at once.
 	soon, now chan struct{}
@@ -84,7 +86,7 @@ func (l *Log) setAnchors(o Options) {
 	}
 	for _, a := range o.Anchors {
 		l.anchors = append(l.anchors, &anchorWorker{
-			log: l, anchor: a, told: o.OnAnchor, records: uint64(max(records, 0)),
+			log: l, anchor: a, told: o.OnAnchor, logger: o.logger(), records: uint64(max(records, 0)),
 			soon: make(chan struct{}, 1), now: make(chan struct{}, 1),
 			changed: make(chan struct{}), done: make(chan struct{}), gone: make(chan struct{}),
 		})
@@ -236,10 +238,22 @@ func (w *anchorWorker) publish(ctx context.Context) error {
 	close(w.changed)
 	w.changed = make(chan struct{})
 	w.mu.Unlock()
-	if w.told != nil {
-		w.told(w.state())
+	return errors.Join(err, w.tellHost())
+}
+
+// tellHost calls OnAnchor. If that panics the anchor's state is what it was.
+func (w *anchorWorker) tellHost() (err error) {
+	if w.told == nil {
+		return nil
 	}
-	return err
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: Options.OnAnchor panicked: %v", ErrAnchor, p)
+			w.logger.Error("audit: Options.OnAnchor panicked", "panic", p)
+		}
+	}()
+	w.told(w.state())
+	return nil
 }
 
 // tell hands a checkpoint to the anchor. An anchor that panics has failed.

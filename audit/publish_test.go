@@ -1,8 +1,10 @@
 package audit_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,6 +64,22 @@ func anchoredLog(t testing.TB, opts audit.Options) (*audit.Log, *toldAnchor) {
 	a := &toldAnchor{t: t, key: opts.Key.VerifierKey()}
 	opts.Anchors = []audit.Anchor{a}
 	return must(audit.New(new(audittest.Memory), &opts)), a
+}
+
+// A host's function that panics ends neither the process nor the anchoring, and is
+// reported.
+func TestOnAnchorPanics(t *testing.T) {
+	var said bytes.Buffer
+	log, a := anchoredLog(t, audit.Options{AnchorEvery: -1, AnchorRecords: -1, OnAnchor: func(audit.AnchorState) { panic("host") }, Logger: slog.New(slog.NewTextHandler(&said, nil))})
+	appendN(t, log, 3)
+	_, err := log.Checkpoint(ctx)
+	assert.ErrorIs(t, err, audit.ErrAnchor)
+	assert.ErrorContains(t, err, "OnAnchor panicked: host")
+	assert.Contains(t, said.String(), "OnAnchor panicked")
+	assert.EqualValues(t, 3, log.AnchorStates()[0].Records)
+	assert.NoError(t, log.AnchorStates()[0].Err)
+	assert.NotEmpty(t, a)
+	assert.ErrorIs(t, log.Close(), audit.ErrAnchor)
 }
 
 func appendN(t testing.TB, log *audit.Log, n int) {

@@ -109,9 +109,6 @@ type feed struct {
 
 // startFeeds starts a goroutine for each sink. Close ends them.
 func (l *Log) startFeeds(feeds []Feed, logger *slog.Logger) {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
 	for _, options := range feeds {
 		ctx, cancel := context.WithCancel(context.Background())
 		f := &feed{Feed: options, log: l, logger: logger, cancel: cancel, sent: l.opened}

@@ -69,7 +69,8 @@ type witness struct {
 	read bool   // the file, which says so after a restart
 }
 
-func (w *witness) outside(dir string) error { return w.file.outside(dir) }
+// Paths implements [PathAnchor].
+func (w *witness) Paths() []string { return w.file.Paths() }
 
 // Latest implements [AnchorReader]. It is the newest that the file keeps.
 func (w *witness) Latest(ctx context.Context) ([]byte, error) { return w.file.Latest(ctx) }
@@ -108,6 +109,8 @@ func (w *witness) PublishProof(ctx context.Context, checkpoint []byte, grown fun
 			}
 			w.size = cp.Size
 			return nil
+		case its > maxWitnessed:
+			return fmt.Errorf("the witness %s says that it has signed %d records, which no log has", w.key.name, its)
 		case its > cp.Size:
 			return tamperedf("the witness %s has signed %d records of it, there are %d: it was cut off or rolled back", w.key.name, its, cp.Size)
 		case its == old && cp.Size == old:
@@ -132,6 +135,10 @@ func (w *witness) known(ctx context.Context, cp Checkpoint) uint64 {
 	}
 	return w.size
 }
+
+// maxWitnessed is more records than a log ever has. A number is no proof: one above
+// it says something about the witness and nothing about the log.
+const maxWitnessed = 1 << 40
 
 // maxWitnessBody bounds what is read of an answer.
 const maxWitnessBody = 16 << 10

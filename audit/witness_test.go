@@ -291,6 +291,7 @@ func TestWitnessAnswers(t *testing.T) {
 		"a conflict, spelled oddly":   {409, "01\n", false},
 		"a conflict at the same size": {409, "0\n", false},
 		"knows more":                  {409, "7\n", true},
+		"knows more than there is":    {409, "9223372036854775807\n", false},
 		"sees no growth":              {422, "", true},
 		"much":                        {200, strings.Repeat(good, 10_000), false},
 	} {

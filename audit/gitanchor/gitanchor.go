@@ -76,6 +76,26 @@ func New(o Options) (*Anchor, error) {
 	return &Anchor{o: o}, nil
 }
 
+// Paths implements [audit.PathAnchor]: the local copy, and the repository itself if
+// it is on this machine.
+func (a *Anchor) Paths() []string {
+	paths := []string{a.o.Dir}
+	switch path, isFile := strings.CutPrefix(a.o.Remote, "file://"); {
+	case isFile:
+		paths = append(paths, strings.TrimPrefix(path, "localhost"))
+	case !strings.Contains(a.o.Remote, "://") && !isHostPath(a.o.Remote):
+		paths = append(paths, a.o.Remote)
+	}
+	return paths
+}
+
+// isHostPath reports whether git takes a remote for HOST:PATH, which is so if there
+// is no slash before the colon (a Windows drive is one letter).
+func isHostPath(remote string) bool {
+	host, _, ok := strings.Cut(remote, ":")
+	return ok && len(host) > 1 && !strings.ContainsAny(host, `/\`)
+}
+
 // validBranch allows fewer names than git does.
 func validBranch(name string) bool {
 	for part := range strings.SplitSeq(name, "/") {
@@ -179,7 +199,7 @@ func (a *Anchor) fetch(ctx context.Context) (string, error) {
 	}
 	ref := "refs/heads/" + a.o.Branch
 	out, err := a.git(ctx, nil, "ls-remote", "--", a.o.Remote, ref)
-	if err != nil || out == "" {
+	if err != nil || !listed(out, ref) {
 		return "", err
 	}
 	// A plus: a branch that was replaced at the remote is what it is.
@@ -187,6 +207,17 @@ func (a *Anchor) fetch(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return a.git(ctx, nil, "rev-parse", "--verify", ref+"^{commit}")
+}
+
+// listed reports whether a ref is in the output of ls-remote, whose patterns also
+// fit the ends of names.
+func listed(out, ref string) bool {
+	for line := range strings.Lines(out) {
+		if _, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t"); ok && name == ref {
+			return true
+		}
+	}
+	return false
 }
 
 // file returns the checkpoint in a commit.
@@ -219,15 +250,28 @@ func (a *Anchor) run(ctx context.Context, stdin []byte, args ...string) ([]byte,
 	cmd.Env = append(environ(),
 		"GIT_TERMINAL_PROMPT=0", "LC_ALL=C", "GIT_AUTHOR_NAME=audit", "GIT_AUTHOR_EMAIL=", "GIT_COMMITTER_NAME=audit", "GIT_COMMITTER_EMAIL=")
 	cmd.Env = append(cmd.Env, a.o.Env...)
-	var out, said bytes.Buffer
+	var out bytes.Buffer
+	var said head
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
 		// The first line says what it is about. A URL in it may hold a password.
-		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+		line, _, _ := strings.Cut(strings.TrimSpace(string(said)), "\n")
 		line = strings.ReplaceAll(line, a.o.Remote, "(remote)")
 		return nil, fmt.Errorf("%w: git %s: %w: %.200s", audit.ErrAnchor, args[0], errors.Join(err, ctx.Err()), line)
 	}
 	return out.Bytes(), nil
+}
+
+// A head keeps the beginning of what is written to it: a server says as much as it
+// likes.
+type head []byte
+
+// maxHead is how much.
+const maxHead = 4 << 10
+
+func (h *head) Write(p []byte) (int, error) {
+	*h = append(*h, p[:min(len(p), maxHead-len(*h))]...)
+	return len(p), nil
 }
 
 // environ is the process's environment without what points git elsewhere.

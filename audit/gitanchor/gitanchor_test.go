@@ -140,6 +140,44 @@ func TestWhatGitSays(t *testing.T) {
 	assert.ErrorIs(t, a.Publish(ended, []byte("x")), context.Canceled)
 }
 
+// A repository in the log's own folder is no anchor, whatever it is called.
+func TestInTheLogsFolder(t *testing.T) {
+	newRemote(t)
+	dir := filepath.Join(t.TempDir(), "log")
+	in, out := filepath.Join(dir, "git"), filepath.Join(t.TempDir(), "git")
+	for _, o := range []gitanchor.Options{
+		{Remote: in, Branch: "b", Dir: out}, {Remote: "file://" + in, Branch: "b", Dir: out}, {Remote: "file://localhost" + in, Branch: "b", Dir: out},
+		{Remote: "ssh://git@example.com/x", Branch: "b", Dir: in},
+	} {
+		a, err := gitanchor.New(o)
+		require.NoError(t, err)
+		_, err = audit.Open(dir, &audit.Options{Anchors: []audit.Anchor{a}})
+		assert.ErrorIs(t, err, audit.ErrAnchor)
+		assert.ErrorContains(t, err, "inside the log's folder")
+	}
+	for _, remote := range []string{"git@example.com:" + in, "https://example.com" + in} {
+		a, err := gitanchor.New(gitanchor.Options{Remote: remote, Branch: "b", Dir: out})
+		require.NoError(t, err)
+		assert.Equal(t, []string{out}, a.Paths())
+	}
+}
+
+// Another ref whose name ends like the branch's is not the branch.
+func TestRefsThatLookLikeTheBranch(t *testing.T) {
+	remote := newRemote(t)
+	other, err := gitanchor.New(gitanchor.Options{Remote: remote, Branch: "x/refs/heads/audit/host7", Dir: filepath.Join(t.TempDir(), "copy")})
+	require.NoError(t, err)
+	require.NoError(t, other.Publish(ctx, []byte("another's")))
+	a := newAnchor(t, remote)
+	latest, err := a.Latest(ctx)
+	require.NoError(t, err)
+	assert.Nil(t, latest)
+	require.NoError(t, a.Publish(ctx, []byte("ours")))
+	latest, err = a.Latest(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, "ours", string(latest))
+}
+
 // A branch may hold anything: a large file is not read.
 func TestLargeFile(t *testing.T) {
 	remote := newRemote(t)
