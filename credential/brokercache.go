@@ -233,6 +233,10 @@ func (b *Broker) collect(ctx context.Context, e *entry, at time.Time, list []Ver
 				}
 				e.seen[v.Ref.Version] = struct{}{}
 			}
+			if !v.State.Live() {
+				secret.Destroy()
+				continue
+			}
 			l = &live{ref: v.Ref, secret: secret}
 		}
 		switch v.State {
