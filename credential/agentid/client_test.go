@@ -255,7 +255,6 @@ func TestDPoP(t *testing.T) {
 	assert.ErrorIs(t, err, ErrProof, "without WithProof a bound token is none")
 }
 
-// certificates makes a CA and a client certificate with one URI.
 func TestTLSClientAuth(t *testing.T) {
 	ctx := context.Background()
 	const name = "spiffe://example.org/standup"
@@ -315,6 +314,11 @@ func TestTLSClientAuth(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		return verified
 	}
+	// A server that asks for certificates and does not verify them has proved nothing.
+	unverified := ask(r, func(req *http.Request) {
+		req.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{client.Leaf}}
+	}, grant(tools)+"&client_id=standup")
+	assert.Equal(t, 401, unverified.Code)
 	assert.NoError(t, use(as(client), token))
 	assert.ErrorIs(t, use(as(other), token), ErrProof)
 	assert.ErrorIs(t, use(as(), token), ErrProof)

@@ -106,8 +106,8 @@ func TestOnBehalfOf(t *testing.T) {
 }
 
 func TestHandingOnEnds(t *testing.T) {
-	p, c, k := newIDP(t), &clock{}, testKeys()
-	r, _ := newRegistry(t, &Options{Issuer: issuer, Issuers: []Issuer{{URL: p.URL, Users: true}, {URL: "https://no-users.example"}}, Clock: c.now})
+	p, without, c, k := newIDP(t), newIDP(t), &clock{}, testKeys()
+	r, _ := newRegistry(t, &Options{Issuer: issuer, Issuers: []Issuer{{URL: p.URL, Users: true}, {URL: without.URL}}, Clock: c.now})
 	secret := register(t, r, "standup")
 	claims := obj{"iss": p.URL, "sub": "alice", "aud": issuer, "exp": c.now().Add(3 * time.Minute).Unix()}
 	token := compact(t, text(t, goodHeader()), text(t, claims), k.ec)
@@ -120,7 +120,7 @@ func TestHandingOnEnds(t *testing.T) {
 		token = tokenOf(t, w)
 	}
 	assert.Equal(t, maxActs, n)
-	nobody := compact(t, text(t, goodHeader()), text(t, with(claims, obj{"iss": "https://no-users.example"})), k.ec)
+	nobody := compact(t, text(t, goodHeader()), text(t, with(claims, obj{"iss": without.URL})), k.ec)
 	assert.Equal(t, 400, ask(r, basic("standup", secret), exchange(nobody, tools)).Code)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,4 +312,46 @@ func TestFollowEnds(t *testing.T) {
 		_, err := NewRegistry(&journal{}, &opts)
 		assert.Error(t, err)
 	}
+}
+
+// A crowd is a store that counts who asks it for tokens at a time, and takes a
+// while to answer.
+type crowd struct {
+	Store
+	now, most atomic.Int32
+}
+
+func (c *crowd) Grant(ctx context.Context, token Hash) (Grant, error) {
+	if n := c.now.Add(1); n > c.most.Load() {
+		c.most.Store(n)
+	}
+	defer c.now.Add(-1)
+	pause(ctx, 100*time.Millisecond)
+	return Grant{}, ErrToken
+}
+
+// Who makes up tokens does not keep the store busy.
+func TestUnknownTokensAreAskedForAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &crowd{Store: NewMemoryStore(nil)}
+		h := newHost(t, s)
+		synctest.Wait()
+		var refused, waited atomic.Int32
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				made, _ := newToken(tokenPrefix)
+				_, _, err := h.Verify(context.Background(), string(made), tools)
+				if errors.Is(err, ErrToken) {
+					refused.Add(1)
+				} else if errors.Is(err, context.DeadlineExceeded) {
+					waited.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, int32(maxAsking), s.most.Load())
+		assert.Equal(t, int32(100), refused.Load()+waited.Load())
+		assert.NotZero(t, waited.Load())
+	})
 }

@@ -33,7 +33,8 @@ type Registry struct {
 	shared   bool // with other hosts, so that it can be stale
 	maxStale time.Duration
 	poll     time.Duration
-	syncing  chan struct{} // holds one: who has it asks the store
+	syncing  chan struct{} // holds one: who has it asks the store for changes
+	asking   chan struct{} // holds maxAsking: who has one asks it for a token
 
 	admin sync.Mutex // one administrative act at a time, but for ends
 
@@ -69,7 +70,7 @@ func NewRegistry(log audit.Recorder, opts *Options) (*Registry, error) {
 	}
 	r := &Registry{
 		log: audit.OrRefuse(log), ttl: opts.TokenTTL, now: opts.Clock, logger: opts.Logger,
-		store: opts.Store, shared: opts.Store != nil, maxStale: opts.MaxStale, poll: opts.Poll, syncing: make(chan struct{}, 1),
+		store: opts.Store, shared: opts.Store != nil, maxStale: opts.MaxStale, poll: opts.Poll, syncing: make(chan struct{}, 1), asking: make(chan struct{}, maxAsking),
 		agents: make(map[string]*agent), tokens: make(map[Hash]*token), dropped: make(map[Hash]time.Time),
 		foreign: make(map[string]*foreign),
 	}

@@ -18,6 +18,9 @@ const (
 	tokenLength = len(tokenPrefix) + 43 // 32 bytes in base64url
 	// maxTokens is how many live tokens one agent may have.
 	maxTokens = 4096
+	// maxAsking is how many unknown tokens are asked for at a time, and maxAsk for
+	// how long one waits.
+	maxAsking, maxAsk = 2, 2 * time.Second
 )
 
 var errTooMany = errors.New("agentid: the agent has too many live tokens")
@@ -147,14 +150,33 @@ func (r *Registry) find(ctx context.Context, bearer, audience string) (*token, e
 	if !r.shared {
 		return nil, ErrToken
 	}
-	g, err := r.store.Grant(ctx, sha256.Sum256([]byte(bearer)))
+	g, err := r.ask(ctx, sha256.Sum256([]byte(bearer)))
 	if err != nil {
-		if errors.Is(err, ErrToken) {
-			return nil, ErrToken
-		}
-		return nil, fmt.Errorf("%w: %w", ErrStale, err)
+		return nil, err
 	}
 	return r.adopt(ctx, g, r.issuer, nil)
+}
+
+// ask gets a token from the store. Anybody can make up tokens that have to be
+// asked for, so that only a few questions are put at a time: the store is needed
+// for more important ones.
+func (r *Registry) ask(ctx context.Context, token Hash) (Grant, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxAsk)
+	defer cancel()
+	select {
+	case r.asking <- struct{}{}:
+		defer func() { <-r.asking }()
+	case <-ctx.Done():
+		return Grant{}, fmt.Errorf("agentid: too many unknown tokens at once: %w", ctx.Err())
+	}
+	g, err := r.store.Grant(ctx, token)
+	switch {
+	case errors.Is(err, ErrToken):
+		return Grant{}, ErrToken
+	case err != nil:
+		return Grant{}, fmt.Errorf("%w: %w", ErrStale, err)
+	}
+	return g, nil
 }
 
 // adopt remembers a token, unless too many are, and returns it if it is good.
