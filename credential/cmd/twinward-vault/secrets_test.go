@@ -103,6 +103,9 @@ func TestSecret(t *testing.T) {
 
 	d.run(exitFailed, "destroy VAULT OFFICE github@1") // not before it is revoked
 	d.run(exitOK, "revoke VAULT OFFICE github@1")
+	_, errs = d.run(exitFailed, "test VAULT OFFICE github@1")
+	require.Contains(t, errs, "github@1 is revoked")
+	require.Len(t, vendor.asked, 4, "what is revoked is not sent")
 	d.run(exitOK, "destroy VAULT OFFICE github@1")
 	out, _ = d.run(exitOK, "list -json VAULT -log @log")
 	var all []shown
@@ -126,7 +129,7 @@ func TestSecret(t *testing.T) {
 		"put_credential" + resource, "test_credential" + resource, "destroy_credential" + resource,
 		"test_credential" + resource, "test_credential" + resource,
 		"put_credential" + resource, "test_credential" + resource, "test_credential" + resource, "rotate_credential" + resource,
-		"revoke_credential" + resource, "destroy_credential" + resource,
+		"revoke_credential" + resource, "test_credential" + resource, "destroy_credential" + resource,
 	}, d.acts())
 
 	var known credential.Scrubber
