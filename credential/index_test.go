@@ -156,8 +156,8 @@ func TestScrubberRandomJSON(t *testing.T) {
 			switch k := r.IntN(8); {
 			case k == 0 && depth < 4:
 				m := map[string]any{}
-				for range r.IntN(4) {
-					m[randomSecret(r, 1+r.IntN(9))] = value(depth + 1)
+				for i := range r.IntN(4) { // no key twice
+					m[fmt.Sprint(i)+randomSecret(r, 1+r.IntN(9))] = value(depth + 1)
 				}
 				return m
 			case k == 1 && depth < 4:

@@ -408,6 +408,11 @@ func BenchmarkScrubber(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	plain := bytes.Repeat([]byte("The quick brown fox jumps over the lazy dog, 0123456789 times. "), 1100)[:64<<10]
 	escaped := bytes.Repeat([]byte(`{\"title\":\"a/b\",\"n\":12345,\"body\":\"some more text here\"},`), 2048)[:64<<10]
+	// What a tool returns: JSON in a text.
+	inner, _ := json.MarshalIndent(map[string]any{"id": 12345, "title": "Fix the build", "url": "https://api.example.com/repos/a/b/pulls/17", "user": map[string]any{"login": "octo", "admin": false},
+		"body": "The quick brown fox jumps over the lazy dog.\nThen it does so again, and again, until nobody looks."}, "", "  ")
+	one, _ := json.Marshal(string(inner))
+	result := bytes.Repeat(one, (64<<10)/len(one)+1)[:64<<10]
 	for _, n := range []int{1, 10, 100, 1000} {
 		secrets := make(map[string]Secret, n)
 		for i := range n {
@@ -417,7 +422,7 @@ func BenchmarkScrubber(b *testing.B) {
 		for _, body := range []struct {
 			name string
 			b    []byte
-		}{{"plain", plain}, {"escaped", escaped}} {
+		}{{"plain", plain}, {"result", result}, {"escaped", escaped}} {
 			b.Run(fmt.Sprintf("%s/secrets=%d", body.name, n), func(b *testing.B) {
 				b.SetBytes(int64(len(body.b)))
 				for b.Loop() {

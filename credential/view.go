@@ -43,6 +43,14 @@ func (v *view) fill(text []byte, mark byte, next step, final bool) {
 			break
 		}
 		at := len(dst)
+		if mark == '\\' && i+1 < len(text) { // the usual escapes, without a call
+			if c := short[text[i+1]]; c != 0 {
+				dst = append(dst, c)
+				v.escapes = append(v.escapes, escape{int32(at), 1, int32(i), int32(i + 2)})
+				i += 2
+				continue
+			}
+		}
 		out, n := next(dst, text[i:])
 		if n == 0 {
 			if !final {
@@ -149,26 +157,18 @@ func percent(dst, text []byte) ([]byte, int) {
 	return append(dst, byte(unhex(text[1])<<4|unhex(text[2]))), 3
 }
 
+// short are the escapes of two characters, by the second.
+var short = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
+
 // backslash undoes the escapes of JSON strings (RFC 8259, 7).
 func backslash(dst, text []byte) ([]byte, int) {
 	if len(text) < 2 {
 		return dst, 0
 	}
-	switch c := text[1]; c {
-	case '"', '\\', '/':
+	if c := short[text[1]]; c != 0 {
 		return append(dst, c), 2
-	case 'b':
-		return append(dst, '\b'), 2
-	case 'f':
-		return append(dst, '\f'), 2
-	case 'n':
-		return append(dst, '\n'), 2
-	case 'r':
-		return append(dst, '\r'), 2
-	case 't':
-		return append(dst, '\t'), 2
-	case 'u':
-	default:
+	}
+	if text[1] != 'u' {
 		return append(dst, '\\'), 1
 	}
 	r, n := unicodeEscape(text)
