@@ -6,10 +6,11 @@ import (
 
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/credentialtest"
+	"github.com/twinward-dev/twinward/credential/internal/vaulttest"
 )
 
 func TestStore(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	credentialtest.TestStore(t, func(t *testing.T, secrets map[string]string) credential.Store {
 		s := open(t, v, Options{Poll: 20 * time.Millisecond})
 		credentialtest.Seed(t, s, secrets)

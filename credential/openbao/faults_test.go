@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/internal/vaulttest"
 )
 
 const (
@@ -297,7 +298,7 @@ func TestAddressesThatNoSecretGoesTo(t *testing.T) {
 // succeeds or says that it can be repeated, and with repetition all is done
 // exactly once.
 func TestFlapping(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	target, err := url.Parse(v.Address)
 	require.NoError(t, err)
 	proxy := httputil.NewSingleHostReverseProxy(target)
@@ -352,18 +353,15 @@ func TestFlapping(t *testing.T) {
 }
 
 func TestSealedServer(t *testing.T) {
-	realVault(t) // skips, or shows that it starts
-	v, stop, err := startVault()
-	require.NoError(t, err)
-	defer stop()
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{})
-	_, err = s.List(t.Context(), "")
+	_, err := s.List(t.Context(), "")
 	require.NoError(t, err)
-	v.seal(t)
+	v.Seal(t)
 	_, err = s.List(t.Context(), "")
 	require.ErrorIs(t, err, ErrSealed)
 	require.ErrorIs(t, err, ErrUnavailable)
-	v.unseal(t)
+	v.Unseal(t)
 	require.Eventually(t, func() bool {
 		_, err = s.List(t.Context(), "")
 		return err == nil

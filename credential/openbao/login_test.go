@@ -16,11 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/internal/vaulttest"
 )
 
 // counted returns the address of a proxy before v, and how often each path was
 // asked for.
-func counted(t *testing.T, v *vault) (address string, count func(path string) int64) {
+func counted(t *testing.T, v *vaulttest.Server) (address string, count func(path string) int64) {
 	t.Helper()
 	target, err := url.Parse(v.Address)
 	require.NoError(t, err)
@@ -48,9 +49,9 @@ func until(t *testing.T, what string, ok func() bool) {
 // A token is renewed while nobody uses it; when the server gives it no more
 // time, there is a new login.
 func TestTokenIsRenewed(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	address, count := counted(t, v)
-	s, err := New(address, v.role(t, "2s", "5s"), &Options{Folder: folder()})
+	s, err := New(address, role(t, v, "2s", "5s"), &Options{Folder: folder()})
 	require.NoError(t, err)
 	defer s.Close()
 	_, err = s.List(t.Context(), "")
@@ -65,15 +66,66 @@ func TestTokenIsRenewed(t *testing.T) {
 	require.Equal(t, logins, count("/v1/auth/approle/login"), "the list needed no login")
 }
 
+// A server that is away when the token should be renewed is asked again, sooner
+// and sooner; when it is away until the token has ended, the next call logs in.
+func TestRenewalDuringAnOutage(t *testing.T) {
+	v := vaulttest.Start(t)
+	target, err := url.Parse(v.Address)
+	require.NoError(t, err)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	var away atomic.Bool
+	var failed, renewed, logins atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case away.Load():
+			failed.Add(1)
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		case r.URL.Path == "/v1/auth/token/renew-self":
+			renewed.Add(1)
+		case r.URL.Path == "/v1/auth/approle/login":
+			logins.Add(1)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	s, err := New(server.URL, role(t, v, "3s", "1h"), &Options{Folder: folder()})
+	require.NoError(t, err)
+	defer s.Close()
+	_, err = s.List(t.Context(), "")
+	require.NoError(t, err)
+
+	away.Store(true)
+	until(t, "two renewals that fail", func() bool { return failed.Load() >= 2 })
+	away.Store(false)
+	until(t, "one that does not", func() bool { return renewed.Load() >= 1 || logins.Load() >= 2 })
+	_, err = s.List(t.Context(), "")
+	require.NoError(t, err)
+
+	before := logins.Load()
+	away.Store(true)
+	until(t, "the end of the token", func() bool {
+		s.session.mu.Lock()
+		defer s.session.mu.Unlock()
+		return s.session.held == nil || s.session.held.ended(time.Now())
+	})
+	_, err = s.List(t.Context(), "")
+	require.ErrorIs(t, err, ErrUnavailable)
+	away.Store(false)
+	_, err = s.List(t.Context(), "")
+	require.NoError(t, err)
+	require.Greater(t, logins.Load(), before)
+}
+
 // A token that somebody revokes is replaced within the call that notices.
 func TestRevokedTokenIsReplaced(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{})
 	_, err := s.Put(t.Context(), "kept", secret("a value to keep"), 0, "")
 	require.NoError(t, err)
 	h, err := s.session.token(t.Context())
 	require.NoError(t, err)
-	v.admin(t, http.MethodPost, "auth/token/revoke", map[string]any{"token": reveal(t, h.token)})
+	v.Admin(t, http.MethodPost, "auth/token/revoke", map[string]any{"token": reveal(t, h.token)})
 	_, err = s.Put(t.Context(), "kept", secret("another value"), 1, "")
 	require.NoError(t, err)
 	list, err := s.List(t.Context(), "")
@@ -82,8 +134,8 @@ func TestRevokedTokenIsReplaced(t *testing.T) {
 }
 
 func TestStaticToken(t *testing.T) {
-	v := realVault(t)
-	made := v.admin(t, http.MethodPost, "auth/token/create", map[string]any{"policies": []string{"twinward"}, "ttl": "2s", "renewable": true})
+	v := vaulttest.Start(t)
+	made := v.Admin(t, http.MethodPost, "auth/token/create", map[string]any{"policies": []string{"twinward"}, "ttl": "2s", "renewable": true})
 	address, count := counted(t, v)
 	s, err := New(address, Token(secret(made["client_token"].(string))), &Options{Folder: folder()})
 	require.NoError(t, err)
@@ -93,14 +145,14 @@ func TestStaticToken(t *testing.T) {
 	until(t, "two renewals", func() bool { return count("/v1/auth/token/renew-self") >= 2 })
 	_, err = s.List(t.Context(), "")
 	require.NoError(t, err)
-	v.admin(t, http.MethodPost, "auth/token/revoke", map[string]any{"token": made["client_token"]})
+	v.Admin(t, http.MethodPost, "auth/token/revoke", map[string]any{"token": made["client_token"]})
 	_, err = s.List(t.Context(), "")
 	require.ErrorIs(t, err, ErrDenied)
 }
 
 // A token that may do too little is denied, with no storm of logins.
 func TestPolicyThatDenies(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	address, count := counted(t, v)
 	s, err := New(address, AppRole(v.RoleID, secret(v.SecretID)), &Options{Mount: "elsewhere"})
 	require.NoError(t, err)
@@ -113,7 +165,7 @@ func TestPolicyThatDenies(t *testing.T) {
 }
 
 func TestWrongSecretID(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s, err := New(v.Address, AppRole(v.RoleID, secret("00000000-not-the-secret-id")), nil)
 	require.NoError(t, err)
 	defer s.Close()

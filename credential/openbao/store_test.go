@@ -2,6 +2,7 @@ package openbao
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -11,7 +12,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/internal/vaulttest"
 )
 
 func secret(text string) credential.Secret { return credential.NewSecret([]byte(text)) }
@@ -28,7 +32,7 @@ func reveal(t *testing.T, s credential.Secret) string {
 }
 
 func TestLifeOfASecret(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{})
 	ctx := t.Context()
 
@@ -65,18 +69,18 @@ func TestLifeOfASecret(t *testing.T) {
 	require.NoError(t, s.SetState(ctx, ref, credential.StateRevoked, credential.StateDestroyed))
 	_, _, err = s.Get(ctx, ref)
 	require.ErrorIs(t, err, credential.ErrDestroyed)
-	answer := v.admin(t, http.MethodGet, "secret/metadata/"+s.opts.Folder+"/team/github", nil)
+	answer := v.Admin(t, http.MethodGet, "secret/metadata/"+s.opts.Folder+"/team/github", nil)
 	require.Equal(t, true, answer["versions"].(map[string]any)["1"].(map[string]any)["destroyed"], "gone in the engine too")
 }
 
 // What was written with other tools can be read without a word of ours.
 func TestEntriesOfOtherTools(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{})
 	ctx := t.Context()
 	path := "secret/data/" + s.opts.Folder + "/github"
 	for _, text := range []string{"one by hand", "two by hand", "three by hand"} {
-		v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": text, "owner": "ann"}})
+		v.Admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": text, "owner": "ann"}})
 	}
 	states := func() string {
 		list, err := s.List(ctx, "github")
@@ -96,28 +100,28 @@ func TestEntriesOfOtherTools(t *testing.T) {
 	_, err = s.Put(ctx, "github", secret("four through us"), 3, "")
 	require.NoError(t, err)
 	require.Equal(t, "revoked previous current pending", states())
-	v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "five by hand"}})
+	v.Admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "five by hand"}})
 	require.Equal(t, "revoked previous current pending pending", states())
 
 	// Deleted elsewhere, and taken back.
-	v.admin(t, http.MethodPost, "secret/delete/"+s.opts.Folder+"/github", map[string]any{"versions": []int{3}})
+	v.Admin(t, http.MethodPost, "secret/delete/"+s.opts.Folder+"/github", map[string]any{"versions": []int{3}})
 	require.Equal(t, "revoked previous destroyed pending pending", states())
 	_, _, err = s.Get(ctx, credential.Ref{Name: "github"})
 	require.ErrorIs(t, err, credential.ErrNoCurrent)
 	require.NoError(t, s.SetState(ctx, credential.Ref{Name: "github", Version: 2}, credential.StatePrevious, credential.StateRevoked))
-	v.admin(t, http.MethodPost, "secret/undelete/"+s.opts.Folder+"/github", map[string]any{"versions": []int{3}})
+	v.Admin(t, http.MethodPost, "secret/undelete/"+s.opts.Folder+"/github", map[string]any{"versions": []int{3}})
 	require.Equal(t, "revoked revoked current pending pending", states())
 
 	// An entry that is deleted and made anew does not inherit states.
-	v.admin(t, http.MethodDelete, "secret/metadata/"+s.opts.Folder+"/github", nil)
-	v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "another life"}})
+	v.Admin(t, http.MethodDelete, "secret/metadata/"+s.opts.Folder+"/github", nil)
+	v.Admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "another life"}})
 	for range 2 {
-		v.admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "another life"}})
+		v.Admin(t, http.MethodPost, path, map[string]any{"data": map[string]any{"value": "another life"}})
 	}
 	require.Equal(t, "pending pending pending", states())
 
 	// An entry without the member that we read.
-	v.admin(t, http.MethodPost, "secret/data/"+s.opts.Folder+"/odd", map[string]any{"data": map[string]any{"password": "hunter2hunter2"}})
+	v.Admin(t, http.MethodPost, "secret/data/"+s.opts.Folder+"/odd", map[string]any{"data": map[string]any{"password": "hunter2hunter2"}})
 	_, _, err = s.Get(ctx, credential.Ref{Name: "odd"})
 	require.ErrorIs(t, err, ErrAnswer)
 	require.NotContains(t, err.Error(), "hunter2")
@@ -125,7 +129,7 @@ func TestEntriesOfOtherTools(t *testing.T) {
 
 // Versions that may still be wanted do not fall out at the engine's old end.
 func TestManyVersions(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{})
 	ctx := t.Context()
 	first, err := s.Put(ctx, "long", secret("the first value"), 0, "")
@@ -143,7 +147,7 @@ func TestManyVersions(t *testing.T) {
 // A destroying that ended after the states were written is finished by the same
 // call.
 func TestDestroyingIsFinished(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{})
 	ctx := t.Context()
 	ref, err := s.Put(ctx, "cut", secret("a value to destroy"), 0, "")
@@ -155,14 +159,14 @@ func TestDestroyingIsFinished(t *testing.T) {
 	_, _, err = s.Get(ctx, ref)
 	require.ErrorIs(t, err, credential.ErrDestroyed)
 	require.NoError(t, s.SetState(ctx, ref, credential.StateRevoked, credential.StateDestroyed))
-	answer := v.admin(t, http.MethodGet, "secret/metadata/"+s.opts.Folder+"/cut", nil)
+	answer := v.Admin(t, http.MethodGet, "secret/metadata/"+s.opts.Folder+"/cut", nil)
 	require.Equal(t, true, answer["versions"].(map[string]any)["1"].(map[string]any)["destroyed"])
 	require.ErrorIs(t, s.SetState(ctx, ref, credential.StateRevoked, credential.StateDestroyed), credential.ErrConflict)
 }
 
 // Of many who promote at once, each move is done by exactly one.
 func TestPromotionsRace(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	one := open(t, v, Options{})
 	two := open(t, v, Options{Folder: one.opts.Folder})
 	ctx := t.Context()
@@ -198,8 +202,57 @@ func TestPromotionsRace(t *testing.T) {
 	}
 }
 
+// Two hosts with a broker each: what one rotates or revokes, the other leases or
+// refuses a moment later, and what is leased goes on while the server is sealed.
+func TestTwoBrokers(t *testing.T) {
+	v := vaulttest.Start(t)
+	ctx := t.Context()
+	by := audit.Change{By: "ann", Reason: "a test"}
+	shared := Options{Folder: folder(), Poll: 20 * time.Millisecond}
+	brokers := make([]*credential.Broker, 2)
+	for i := range brokers {
+		b, err := credential.NewBroker(open(t, v, shared), audittest.NewLog(t), nil)
+		require.NoError(t, err)
+		defer b.Close()
+		brokers[i] = b
+	}
+	put := func(text string) credential.Ref {
+		ref, err := brokers[0].Put(ctx, "github", secret(text), "", by)
+		require.NoError(t, err)
+		require.NoError(t, brokers[0].Promote(ctx, ref, by))
+		return ref
+	}
+	lease := func() (credential.Ref, error) {
+		l, err := brokers[1].Lease(ctx, credential.LeaseRequest{
+			Actor: audit.Actor{Agent: "bot", Issuer: "session"}, Credential: "github", Origin: "https://api.github.com",
+		})
+		if err != nil {
+			return credential.Ref{}, err
+		}
+		defer l.Release()
+		return l.Ref(), nil
+	}
+	first := put("the first value of all")
+	require.NoError(t, brokers[1].Bind(ctx, "github", credential.Binding{Origin: "https://api.github.com"}, by))
+	got, err := lease()
+	require.NoError(t, err)
+	require.Equal(t, first, got)
+	second := put("the second value of all")
+	require.Eventually(t, func() bool { got, err := lease(); return err == nil && got == second }, 30*time.Second, 10*time.Millisecond)
+
+	v.Seal(t)
+	got, err = lease()
+	require.NoError(t, err)
+	require.Equal(t, second, got)
+	_, err = brokers[0].Put(ctx, "github", secret("a value for later"), "", by)
+	require.ErrorIs(t, err, ErrSealed)
+	v.Unseal(t)
+	require.Eventually(t, func() bool { return brokers[0].Revoke(ctx, second, by) == nil }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := lease(); return errors.Is(err, credential.ErrNoCurrent) }, 30*time.Second, 10*time.Millisecond)
+}
+
 func TestWatchSeesOthers(t *testing.T) {
-	v := realVault(t)
+	v := vaulttest.Start(t)
 	s := open(t, v, Options{Poll: 20 * time.Millisecond})
 	other := open(t, v, Options{Folder: s.opts.Folder})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
