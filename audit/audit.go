@@ -202,7 +202,7 @@ const (
 	// agent asked for it; Detail: "audience", "ttl", "method" (how the client
 	// authenticated), "bound" (to a key or certificate) and "chain" (the agents
 	// that a user's authority came through, the latest first). "drop_token" has no
-	// Change either.
+	// Change either. "rotate_key" is about the token endpoint, and has one.
 	KindIdentity Kind = "identity"
 	// KindLeak is a secret that was found in something going back to the agent,
 	// and taken out. Detail: "credential" and "version" name it, "surface" is the

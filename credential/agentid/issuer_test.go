@@ -254,7 +254,7 @@ func TestIssuersKeysCannotBeHad(t *testing.T) {
 		"not a set":                 func(p *idp, _ *Issuer) { p.keys = []string{"x"} },
 		"empty set":                 func(p *idp, _ *Issuer) { p.keys = keySet() },
 		"one kid twice": func(p *idp, _ *Issuer) {
-			p.keys = keySet(jwk(t, k.ec.Public(), "ec", ""), jwk(t, k.ec2.Public(), "ec", ""))
+			p.keys = keySet(jwk(t, k.ec2.Public(), "ec", ""), jwk(t, k.ec.Public(), "ec", ""))
 		},
 		"too large": func(p *idp, _ *Issuer) { p.keys = with(p.keys.(obj), obj{"pad": strings.Repeat("a", maxDocument)}) },
 		"a shared secret": func(p *idp, _ *Issuer) {
