@@ -38,21 +38,25 @@ type batch struct {
 	err   error         // valid when done
 }
 
-// maxSpare is the largest buffer that is kept for the next batch but one.
+// maxSpare is the largest buffer that is always kept for the next batch but one. A
+// larger one is kept as long as batches are large.
 const maxSpare = 1 << 20
 
 // newBatch returns an empty batch. It takes over the memory of spare, which may
 // be nil.
 func newBatch(spare *batch) *batch {
 	b := &batch{lead: make(chan struct{}, 1), taken: make(chan struct{}), done: make(chan struct{})}
-	if spare != nil && cap(spare.buf) <= maxSpare {
+	if spare != nil && worthKeeping(spare.buf) {
 		b.buf, b.ends, b.leaves = spare.buf[:0], spare.ends[:0], spare.leaves[:0]
-		if cap(spare.sealed) <= maxSpare {
+		if worthKeeping(spare.sealed) {
 			b.sealed = spare.sealed[:0]
 		}
 	}
 	return b
 }
+
+// worthKeeping reports whether a buffer is small, or a good part of it was used.
+func worthKeeping(buf []byte) bool { return cap(buf) <= max(maxSpare, 4*len(buf)) }
 
 // An entry is what is put in line.
 type entry struct {
@@ -148,7 +152,7 @@ func (l *Log) waitTaken(ctx context.Context, b *batch) error {
 	case <-b.done: // it failed without being taken
 		return b.err
 	case <-lead:
-		l.commit(b)
+		l.commit(b) // it is full
 		return b.err
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
@@ -168,12 +172,30 @@ func (l *Log) waitOrLead(ctx context.Context, b *batch, lead <-chan struct{}) er
 			return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 		}
 	}
-	// Those whom the batch before has just woken are about to write again. Letting
-	// them go first makes batches twice as large, and takes no time if there are
-	// none.
-	runtime.Gosched()
+	l.gather(b)
 	l.commit(b)
 	return b.err
+}
+
+// maxGather is how often a leader steps back, where writers that wait for nothing
+// could go on for ever.
+const maxGather = 8
+
+// gather lets those go first whom the batch before has just woken and who are about
+// to write again, as long as the batch grows by it: batches are then about as large
+// as there are writers. It takes no time if there are none.
+func (l *Log) gather(b *batch) {
+	n := 0
+	for range maxGather {
+		runtime.Gosched()
+		l.mu.Lock()
+		before := n
+		n = len(b.ends)
+		l.mu.Unlock()
+		if n == before {
+			return
+		}
+	}
 }
 
 // commit writes the open batch and hands the token on. The caller has received

@@ -232,6 +232,9 @@ func (op memoryOp) apply(data []byte) []byte {
 		return append(data, make([]byte, op.off-int64(len(data)))...)
 	}
 	if end := op.off + int64(len(op.data)); end > int64(len(data)) {
+		if end > int64(cap(data)) {
+			data = slices.Grow(data, int(max(end, 2*int64(len(data)))-int64(len(data))))
+		}
 		data = append(data, make([]byte, end-int64(len(data)))...)
 	}
 	copy(data[op.off:], op.data)
