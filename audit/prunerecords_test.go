@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -349,4 +352,63 @@ func TestPruneRecordsInterrupted(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The tools of transparency logs read what is left: all hashes, and the entries that
+// are there. What the writer keeps beside the log can be made anew from it.
+func TestPruneRecordsTiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	now := longAgo
+	opts := &audit.Options{Clock: func() time.Time { return now }, SegmentSize: 6000, NoValues: true}
+	log := openLog(t, dir, opts)
+	for range 1100 {
+		now = now.Add(12 * time.Hour)
+		require.NoError(t, log.Append(ctx, probe("a", "b")))
+	}
+	p := must(log.PruneRecords(ctx, audit.Retention{}, officer))
+	require.Greater(t, p.Next, uint64(256))
+	require.NoError(t, log.Close())
+	for _, remake := range []bool{false, true} {
+		if remake {
+			names := must(filepath.Glob(filepath.Join(dir, "tree.*")))
+			require.NotEmpty(t, names)
+			for _, name := range names {
+				require.NoError(t, os.Remove(name))
+			}
+			log = openLog(t, dir, opts)
+			require.NoError(t, log.Close())
+			require.FileExists(t, names[0])
+		}
+		tiles := audit.Tiles(os.DirFS(dir))
+		cp := must(audit.ParseCheckpoint(must(fs.ReadFile(tiles, "checkpoint")), log.VerifierKey()))
+		first := must(fs.ReadFile(tiles, "tile/0/000"))
+		require.Len(t, first, 256*tlog.HashSize)
+		_, err := fs.ReadFile(tiles, "tile/entries/000")
+		assert.ErrorIs(t, err, fs.ErrNotExist)
+		assert.NotEmpty(t, must(fs.ReadFile(tiles, "tile/entries/003")))
+		// A client that has nothing but the tiles checks a hash of a pruned record.
+		reader := tlog.TileHashReader(tlog.Tree{N: int64(cp.Size), Hash: cp.Root}, tileFiles{tiles, int64(cp.Size)})
+		hashes, err := reader.ReadHashes([]int64{tlog.StoredHashIndex(0, 3), tlog.StoredHashIndex(8, 0)})
+		require.NoError(t, err)
+		assert.Equal(t, tlog.Hash(first[3*tlog.HashSize:]), hashes[0])
+	}
+}
+
+// tileFiles reads tiles by their path.
+type tileFiles struct {
+	fs.FS
+	size int64
+}
+
+func (tileFiles) Height() int                     { return 8 }
+func (tileFiles) SaveTiles([]tlog.Tile, [][]byte) {}
+func (f tileFiles) ReadTiles(tiles []tlog.Tile) (data [][]byte, err error) {
+	for _, t := range tiles {
+		b, err := fs.ReadFile(f.FS, strings.Replace(t.Path(), "tile/8/", "tile/", 1))
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, b)
+	}
+	return data, nil
 }
