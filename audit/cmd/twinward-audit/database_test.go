@@ -68,6 +68,13 @@ func TestLogInADatabase(t *testing.T) {
 	assert.Equal(t, exitOK, <-done, failed.String())
 	require.NoError(t, log.Close())
 
+	// One report of a log here and a log there.
+	d := workday(t)
+	code, out, errs = cli("report", "-json", "-key", vkey, "-key", d.key, name, d.dir)
+	require.Equal(t, exitOK, code, errs)
+	assert.Contains(t, out, `"origin": "audit.example/host7"`)
+	assert.Contains(t, out, `"origin": "host7"`)
+
 	base, _, _ := strings.Cut(name, "#")
 	for _, bad := range []string{base, base + "#", "postgres://%zz#x"} {
 		code, _, _ = cli("verify", "-key", vkey, bad)
