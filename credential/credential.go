@@ -35,6 +35,33 @@
 // encrypted, compressed or reordered; the transport therefore refuses
 // responses in a content coding that it cannot look into.
 //
+// # Where the search stands
+//
+// Everything that goes back towards an agent, or into a log, is one of these:
+//
+//	surface                                        searched by               test
+//	MCP: results, structured content, embedded     mcpx.Gateway              mcpx TestLeakPolicy,
+//	resources and blobs, links, _meta, errors                                TestSecretInBrokenBase64
+//	MCP: headers, progress and log notifications   not passed on             mcpx TestLeakPolicy
+//	of an upstream
+//	MCP: stderr of a child process                 [Scrubber.Writer]         TestScrubWriterOfAChild
+//	models: answers, streams, errors, headers      inference.Router          inference TestTheKeyNeverComesBack,
+//	                                                                         TestLeakPolicy
+//	HTTP APIs: status, headers, trailers, bodies,  [Proxy]                   TestProxySearchesAnswers
+//	streams
+//	errors of transports, stores, token servers    the lease and the broker  TestNoLeakThroughErrors
+//	the host's log                                 [Scrubber.Writer]         TestScrubWriterOfALog
+//	all of it at once, from inside a session       all of these              examples/credzero
+//
+// What a session reaches without a handler of the host's, the sandbox passes on
+// as it is: there no secret of the vault goes out that could come back. Nor is
+// what mcpx.Govern guards searched, a server in the host's own process that has
+// secrets only if it leases them.
+//
+// What was found is taken out and recorded, see [LeakPolicy], which can also
+// withhold the answer, revoke and rotate; a [Broker.Canary] is laid out to be
+// found.
+//
 // A secret is bytes behind a callback, [Secret.Use]. Printing, logging,
 // marshalling or comparing a [Secret] by accident shows "[redacted]" or does
 // not compile. What this promises is that the vault's own copies are zeroed by

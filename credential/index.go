@@ -64,6 +64,7 @@ func (x *index) add(p *pattern) {
 	at, ok := slices.BinarySearchFunc(x.sorted, p, compare)
 	if ok {
 		x.sorted[at].known++
+		clear(p.bytes)
 		return
 	}
 	p.known = 1

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"strings"
+	"slices"
 )
 
 // A pattern is one form in which a secret may appear.
@@ -21,26 +21,33 @@ type pattern struct {
 // alignments. What escaping does on top of that, to any character, is undone
 // by the views of view.go before these are looked for.
 func patternsOf(secret []byte, add func(form string, b []byte)) {
-	seen := make(map[string]bool)
+	var forms [][]byte
+	// form keeps b, or zeroes it if it is too short or there already.
 	form := func(name string, b []byte) {
-		if len(b) >= MinLength && !seen[string(b)] {
-			seen[string(b)] = true
-			add(name, b)
+		if len(b) < MinLength || slices.ContainsFunc(forms, func(f []byte) bool { return bytes.Equal(f, b) }) {
+			clear(b)
+			return
 		}
+		forms = append(forms, b)
+		add(name, b)
 	}
 	form("raw", bytes.Clone(secret))
 	form("raw", bytes.ReplaceAll(secret, []byte(" "), []byte("+")))
-	lower := hex.EncodeToString(secret)
-	form("hex", []byte(lower))
-	form("hex", []byte(strings.ToUpper(lower)))
+	lower := hex.AppendEncode(nil, secret)
+	upper := bytes.ToUpper(lower)
+	form("hex", lower)
+	form("hex", upper)
 	for lead := range 3 {
 		// With lead bytes before it, the characters that the secret alone
 		// determines are those that start at or after its first bit and end at
 		// or before its last. What follows and the padding fall outside.
 		src := append(make([]byte, lead, lead+len(secret)), secret...)
 		from, to := (8*lead+5)/6, 8*len(src)/6
-		form("base64", []byte(base64.RawStdEncoding.EncodeToString(src)[from:to]))
-		form("base64", []byte(base64.RawURLEncoding.EncodeToString(src)[from:to]))
+		for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			all := e.AppendEncode(nil, src)
+			form("base64", bytes.Clone(all[from:to]))
+			clear(all)
+		}
 		clear(src)
 	}
 }

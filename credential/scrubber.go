@@ -27,7 +27,7 @@ import (
 // was revoked and still comes back.
 //
 // Searching costs little, whether one secret is known or a thousand: see
-// BENCHMARKS below. Secrets of 8 to 11 bytes, and what of them fits into so few
+// the benchmarks. Secrets of 8 to 11 bytes, and what of them fits into so few
 // in base64, take a second pass of the same speed.
 type Scrubber struct {
 	mu      sync.RWMutex
@@ -178,4 +178,55 @@ func (s *ScrubReader) Found() Found {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.found)
+}
+
+// Writer returns a writer that passes on to w what is written to it, with every
+// known secret replaced: for what a child process writes to its stderr, and
+// under the handler of a log.
+//
+//	cmd.Stderr = vault.Scrubber().Writer(os.Stderr)
+//	logger := slog.New(slog.NewJSONHandler(vault.Scrubber().Writer(os.Stderr), nil))
+//
+// Only what could be the beginning of a secret is held back, until more is
+// written or the writer is closed.
+func (s *Scrubber) Writer(w io.Writer) *ScrubWriter {
+	return &ScrubWriter{dst: w, filter: filter{scrubber: s}}
+}
+
+// A ScrubWriter is made by [Scrubber.Writer]. It is safe for concurrent use.
+type ScrubWriter struct {
+	dst    io.Writer
+	mu     sync.Mutex
+	filter filter
+	out    []byte
+}
+
+// Write implements io.Writer. The length is that of p, unless the writer below
+// fails.
+func (s *ScrubWriter) Write(p []byte) (int, error) {
+	if err := s.push(p, false); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Close passes on what was held back. It does not close the writer below.
+func (s *ScrubWriter) Close() error { return s.push(nil, true) }
+
+func (s *ScrubWriter) push(p []byte, final bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out = s.filter.push(s.out[:0], p, final)
+	if len(s.out) == 0 {
+		return nil
+	}
+	_, err := s.dst.Write(s.out)
+	return err
+}
+
+// Found returns what was found in what has been written so far.
+func (s *ScrubWriter) Found() Found {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.filter.found)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,6 +20,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	yamlv3 "go.yaml.in/yaml/v3"
 
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/credentialtest"
@@ -142,7 +145,14 @@ func TestSecretIsNeverSeen(t *testing.T) {
 				fmt.Fprintf(&out, "%s %v\n", b, err)
 			}
 			fmt.Fprintln(&out, gob.NewEncoder(&out).Encode(v))
-			// testify's diff dumps with all methods disabled.
+			b, err := yamlv3.Marshal(map[string]any{"exported": secret, "pointer": &secret, "holder": struct{ S credential.Secret }{secret}})
+			fmt.Fprintf(&out, "%s %v\n", b, err)
+			attributes := attribute.NewSet(attribute.Stringer("secret", secret), attribute.String("formatted", fmt.Sprint(v)), attribute.StringSlice("all", []string{fmt.Sprintf("%+v", v)}))
+			fmt.Fprintln(&out, attributes.Encoded(attribute.DefaultEncoder()))
+			b, err = attributes.MarshalJSON()
+			fmt.Fprintf(&out, "%s %v\n", b, err)
+			fmt.Fprintln(&out, expvar.Func(func() any { return v }))
+			// testify's diff dumps with spew and all methods disabled.
 			mock := &recordT{}
 			assert.Equal(mock, v, "something else")
 			assert.Nil(mock, v)
