@@ -51,6 +51,10 @@ func TestSigV4Bodies(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "hello world", string(sent), name)
 	}
+	r := must(http.NewRequest("POST", "https://a.example/", strings.NewReader("hello world")))
+	r.Header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
+	require.NoError(t, sigV4("dynamodb", credential.SigV4Options{}).Apply(r, []byte(awsKey)))
+	assert.Empty(t, r.Header.Get("X-Amz-Content-Sha256"), "what a client says does not count")
 	large := must(http.NewRequest("PUT", "https://a.example/k", io.MultiReader(bytes.NewReader(make([]byte, 16<<20+1)))))
 	assert.ErrorIs(t, sigV4("s3", credential.SigV4Options{}).Apply(large, []byte(awsKey)), credential.ErrBody)
 	require.NoError(t, sigV4("s3", credential.SigV4Options{UnsignedPayload: true}).Apply(large, []byte(awsKey)))

@@ -59,7 +59,7 @@ func newServer(t *testing.T) *fakeServer {
 		f.metadata(m)
 		answer(w, 200, m)
 	})
-	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
 		f.asked.Add(1)
 		r.ParseForm()
 		f.mu.Lock()

@@ -198,6 +198,7 @@ func TestAnswers(t *testing.T) {
 		"more scopes":         {raw(200, "application/json", `{"access_token":"access-token-1","token_type":"bearer","scope":"read admin"}`), false},
 		"fewer scopes":        {raw(200, "application/json", `{"access_token":"access-token-1","token_type":"bearer","scope":""}`), true},
 		"too long":            {raw(200, "application/json", `{"a":"`+strings.Repeat("x", 1<<20)+`"}`), false},
+		"padded":              {raw(200, "application/json", good+strings.Repeat(" ", 1<<20)), false},
 		"201":                 {raw(201, "application/json", good), false},
 		"an echoing error":    {raw(400, "application/json", `{"error":"invalid_request","error_description":"`+secret+`","error_uri":"https://a.example/`+secret+`"}`), false},
 		"an error as a code":  {raw(400, "application/json", `{"error":"`+secret+`"}`), false},
@@ -215,6 +216,7 @@ func TestAnswers(t *testing.T) {
 				return
 			}
 			require.ErrorIs(t, err, credential.ErrExchange)
+			assert.NotContains(t, err.Error(), "/token", "URLs may hold secrets")
 			r.noLeak(err)
 		})
 	}
