@@ -23,6 +23,13 @@
 // process is restarted for that, and no call fails. The command twinward-vault
 // does it for people, and [VersionUses] says when the old version was last used.
 //
+// How a secret goes out is its [Scheme]: a header of any form, a query, a form, a
+// signature of AWS, the environment or a descriptor of a child process
+// ([ProcessScheme]). If it is traded for a token, the scheme is an [Exchanger],
+// and the vault keeps the token; if a user has to consent, it is a
+// [GrantExchanger], and what each user granted is stored apart. These are in the
+// sub-package oauth. A [BindingSpec] is a binding as data.
+//
 // Who may use a secret is not a question for this package. The door asks the
 // policy engine, as the action use_credential, before it asks for the lease;
 // the lease then names that decision. The vault answers only "is there such a
@@ -86,7 +93,7 @@ import (
 // lease ends with ctx, the context of the call that it is for, if not before.
 //
 // The errors that callers tell apart are [ErrUnknown], [ErrUnbound],
-// [ErrOrigin], [ErrNoCurrent] and [ErrStore].
+// [ErrOrigin], [ErrNoCurrent], [ErrStore], [ErrExchange] and [*GrantError].
 type Vault interface {
 	Lease(ctx context.Context, r LeaseRequest) (*Lease, error)
 }
