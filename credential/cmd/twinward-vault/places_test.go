@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,6 +38,9 @@ func TestVaultThatTheKeyringOpens(t *testing.T) {
 }
 
 func TestVaultThatAPassphraseOpens(t *testing.T) {
+	if os.Getenv("TWINWARD_FULL") == "" {
+		t.Skip("each opening takes a second, as it should: set TWINWARD_FULL=1")
+	}
 	d := newDesk(t)
 	d.write("phrase", "correct horse battery staple\n")
 	d.run(exitOK, "create -vault @vault -passphrase-file @phrase OFFICE")
