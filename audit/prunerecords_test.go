@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -84,6 +86,7 @@ func seqs(t testing.TB, dir fstest.MapFS) (list []uint64) {
 }
 
 func TestPruneRecords(t *testing.T) {
+	t.Parallel()
 	a := newAged(t, audit.Options{}, 600)
 	whole := a.st.FS()
 	proof := must(audit.Prove(ctx, whole, 7)).Text()
@@ -194,6 +197,7 @@ func hashesOf(t testing.TB, dir fstest.MapFS) tlog.HashReader {
 }
 
 func TestPruneRecordsKeeps(t *testing.T) {
+	t.Parallel()
 	a := newAged(t, audit.Options{}, 300)
 	for name, f := range map[string]func() error{
 		"nobody": func() error { _, err := a.PruneRecords(ctx, audit.Retention{}, audit.Change{}); return err },
@@ -315,16 +319,18 @@ func TestPruneRecordsNeedsRecord(t *testing.T) {
 // A crash or an error at any step of a pruning leaves a log that opens and verifies
 // and in which nothing is gone without record; doing it again does it.
 func TestPruneRecordsInterrupted(t *testing.T) {
-	base := newAged(t, audit.Options{}, 230)
+	t.Parallel()
+	base := newAged(t, audit.Options{}, 200)
 	require.NoError(t, base.Close())
 	for _, op := range []string{"create", "write", "truncate", "sync", "names", "rename", "remove"} {
-		for n := range 4 {
+		for n, failed := 0, true; failed && n < soak(2, 4, 20); n++ {
 			t.Run(fmt.Sprint(op, n), func(t *testing.T) {
 				k := *base.keeper
 				a := &aged{&k, base.now, base.first, base.anchors}
 				a.st, a.vs = base.st.PowerCut(0), base.vs.PowerCut(0)
 				a.open()
-				count, failed := 0, false
+				count := 0
+				failed = false
 				a.st.FailOn(func(o string) error {
 					if o == op {
 						if count++; count == n+1 {
@@ -340,12 +346,12 @@ func TestPruneRecordsInterrupted(t *testing.T) {
 				}
 				a.st.FailOn(nil)
 				a.st, a.vs = a.st.PowerCut(0), a.vs.PowerCut(0)
-				_, err = a.pinned(a.st.FS(), 4, 229)
+				_, err = a.pinned(a.st.FS(), 4, 199)
 				require.NoError(t, err)
 				a.open()
 				_, err = a.PruneRecords(ctx, audit.Retention{}, officer)
 				require.NoError(t, err)
-				rep, err := a.pinned(a.st.FS(), 4, 229)
+				rep, err := a.pinned(a.st.FS(), 4, 199)
 				require.NoError(t, err)
 				require.NotNil(t, rep.Pruned)
 				assert.NotContains(t, a.st.FS(), audit.SegmentName(1))
@@ -357,6 +363,7 @@ func TestPruneRecordsInterrupted(t *testing.T) {
 // The tools of transparency logs read what is left: all hashes, and the entries that
 // are there. What the writer keeps beside the log can be made anew from it.
 func TestPruneRecordsTiles(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "log")
 	now := longAgo
 	opts := &audit.Options{Clock: func() time.Time { return now }, SegmentSize: 6000, NoValues: true}
@@ -411,4 +418,82 @@ func (f tileFiles) ReadTiles(tiles []tlog.Tile) (data [][]byte, err error) {
 		data = append(data, b)
 	}
 	return data, nil
+}
+
+// Records are pruned while others are written, read and passed on: nothing that is
+// not old is missed, and a reader that was overtaken says so.
+func TestPruneRecordsUnderLoad(t *testing.T) {
+	t.Parallel()
+	var hours atomic.Int64
+	dir := filepath.Join(t.TempDir(), "log")
+	got := &countingSink{}
+	log := openLog(t, dir, &audit.Options{
+		Clock: func() time.Time { return longAgo.Add(time.Duration(hours.Load()) * time.Hour) }, SegmentSize: 5000, NoValues: true,
+		Sinks: []audit.Feed{{Sink: got}},
+	})
+	stop, pruned := make(chan struct{}), 0
+	var wg sync.WaitGroup
+	busy := func(f func()) {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					f()
+				}
+			}
+		})
+	}
+	for range 3 {
+		busy(func() {
+			c, err := log.Begin(ctx, intent("a", "b"))
+			if assert.NoError(t, err) {
+				assert.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK}))
+			}
+			hours.Add(1)
+		})
+	}
+	busy(func() {
+		var last uint64
+		for r, err := range log.Query(ctx, audit.Filter{}) {
+			if err != nil {
+				assert.ErrorIs(t, err, audit.ErrPruned)
+				return
+			}
+			assert.Greater(t, r.Seq, last)
+			last = r.Seq
+		}
+	})
+	keep := 20 * time.Hour
+	for range soak(5, 15, 100) {
+		for from := hours.Load(); hours.Load() < from+30; {
+			time.Sleep(time.Millisecond)
+		}
+		p, err := log.PruneRecords(ctx, audit.Retention{Read: keep, Write: keep, Destructive: keep, Denied: keep, Other: keep, ShorterThanSixMonths: true}, officer)
+		require.NoError(t, err)
+		pruned += p.Segments
+	}
+	close(stop)
+	wg.Wait()
+	key, size := log.VerifierKey(), log.Size()
+	require.NoError(t, log.Close())
+	assert.Positive(t, pruned)
+	rep, err := audit.Verify(ctx, os.DirFS(dir), &audit.VerifyOptions{Key: key})
+	require.NoError(t, err)
+	assert.Equal(t, size, rep.Records)
+	assert.Equal(t, pruned, rep.Pruned.Segments)
+	assert.Equal(t, size, got.n, "the sink was waited for")
+}
+
+// A countingSink takes records without a gap.
+type countingSink struct{ n uint64 }
+
+func (s *countingSink) Send(_ context.Context, records []audit.Record) error {
+	for _, r := range records {
+		if s.n++; r.Seq != s.n {
+			return fmt.Errorf("record %d comes as number %d", r.Seq, s.n)
+		}
+	}
+	return nil
 }
