@@ -77,6 +77,14 @@
 // another process, in a sandbox.
 //
 // Who the agent is, and until when, is the business of the sub-package agentid.
+//
+// # BENCHMARKS
+//
+// On two cores of an EPYC that had ten times as much to do: 64 KiB are searched
+// for a thousand secrets in 27 to 34 µs (2 GB/s) if nothing in them is escaped, in
+// 157 µs if every sixth byte begins an escape, and in 170 µs if they are JSON in a
+// JSON text, of which five forms are searched; nothing is allocated. To add a
+// secret and remove it takes 10 µs among 10 others and 40 µs among 1,000.
 package credential
 
 import (

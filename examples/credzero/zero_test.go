@@ -23,6 +23,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -221,7 +222,7 @@ func TestNoSecretReachesTheAgent(t *testing.T) {
 			secrets[name] = credentialtest.Canary()
 		}
 	}
-	for _, name := range []string{"mcp", "model", "unused"} {
+	for _, name := range []string{"mcp", "model", "unused", "env", "descriptor"} {
 		secrets[name] = credentialtest.Canary()
 	}
 	for name, value := range secrets {
@@ -310,6 +311,26 @@ func TestNoSecretReachesTheAgent(t *testing.T) {
 	upstream.Credential = "mcp"
 	require.NoError(t, gateway.AddUpstream(t.Context(), upstream))
 	h.served["tools.local"] = gateway
+
+	// Children of the host that were given theirs, as local MCP servers are.
+	for name, scheme := range map[string]credential.Scheme{"env": credential.Env("TOKEN"), "descriptor": credential.Descriptor("TOKEN_FILE")} {
+		origin := credential.ProcessOrigin("local")
+		require.NoError(t, h.vault.Bind(t.Context(), name, credential.Binding{Origin: origin, Scheme: scheme}, by))
+		lease, err := h.vault.Lease(t.Context(), credential.LeaseRequest{Actor: agent, Credential: name, Origin: origin})
+		require.NoError(t, err)
+		defer lease.Release()
+		child := exec.Command("sleep", "300")
+		child.Env = []string{}
+		handover, err := lease.Command(child)
+		require.NoError(t, err)
+		require.NoError(t, child.Start())
+		handover.Close()
+		defer child.Wait()
+		defer child.Process.Kill()
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", child.Process.Pid))
+		require.NoError(t, err)
+		assert.Equal(t, name == "env", known.Count(environ)[name] == 1, "it is there, for the host")
+	}
 
 	// What the search must find, or it proves nothing.
 	control := new(credential.Scrubber)
