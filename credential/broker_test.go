@@ -476,3 +476,48 @@ func TestRotationsUnderLoad(t *testing.T) {
 	t.Logf("%d rotations, %d calls, %d failed", rotations, made, failed.Load())
 	assert.Zero(t, failed.Load())
 }
+
+// remade is a store behind which names can be deleted and made anew, as people
+// do with other tools: the versions count from 1 again.
+type remade struct {
+	credential.Store
+	now *credential.MemoryStore
+}
+
+func (r *remade) Get(ctx context.Context, ref credential.Ref) (credential.Version, credential.Secret, error) {
+	return r.now.Get(ctx, ref)
+}
+
+func (r *remade) List(ctx context.Context, name string) ([]credential.Version, error) {
+	return r.now.List(ctx, name)
+}
+
+func TestNameMadeAnew(t *testing.T) {
+	for _, noticed := range []bool{true, false} { // that the name was away
+		now := time.Now()
+		store := &remade{now: credential.NewMemoryStore(map[string]credential.Secret{"k": secretOf("the first secret")})}
+		b, err := credential.NewBroker(store, audittest.NewLog(t), &credential.BrokerOptions{Now: func() time.Time { return now }})
+		require.NoError(t, err)
+		t.Cleanup(func() { b.Close() })
+		require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: origin}, by))
+		old, err := b.Lease(t.Context(), ask)
+		require.NoError(t, err)
+
+		if noticed {
+			now = now.Add(time.Hour)
+			store.now = credential.NewMemoryStore(nil)
+			_, err = b.Lease(t.Context(), ask)
+			require.ErrorIs(t, err, credential.ErrUnknown)
+		}
+		now = now.Add(time.Hour)
+		store.now = credential.NewMemoryStore(map[string]credential.Secret{"k": secretOf("quite another")})
+		l, err := b.Lease(t.Context(), ask)
+		require.NoError(t, err)
+		base := &noted{}
+		require.NoError(t, send(l, base))
+		assert.Equal(t, []string{"Bearer quite another"}, base.sent, "noticed %v", noticed)
+		assert.Equal(t, map[string]int{"k": 1}, b.Scrubber().Count([]byte("quite another")), "what is leased can be found")
+		assert.Equal(t, map[string]int{"k": 1}, b.Scrubber().Count([]byte("the first secret")), "and what was")
+		assert.ErrorIs(t, send(old, base), credential.ErrRevoked)
+	}
+}

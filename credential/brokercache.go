@@ -31,8 +31,8 @@ type entry struct {
 	flight  *flight // the reading that is under way, or nil
 	failed  time.Time
 	failure error
-	spec    *BindingSpec        // what binding was made of, if it is the store's
-	seen    map[uint64]struct{} // versions that the scrubber knows
+	spec    *BindingSpec         // what binding was made of, if it is the store's
+	seen    map[uint64]time.Time // when the versions were made that the scrubber knows
 }
 
 // known is what was read of the store at one time. It does not change.
@@ -45,6 +45,7 @@ type known struct {
 // live is a version that requests may carry.
 type live struct {
 	ref     Ref
+	made    time.Time
 	secret  Secret
 	revoked atomic.Bool             // leases look at it
 	divided atomic.Pointer[Binding] // for whose scheme the scrubber knows its parts
@@ -211,8 +212,11 @@ func (b *Broker) collect(ctx context.Context, e *entry, at time.Time, list []Ver
 			continue
 		}
 		l := old.find(v.Ref)
+		if l != nil && !l.made.Equal(v.Created) {
+			l = nil // the name was deleted and made anew: another value
+		}
 		if l == nil {
-			if _, ok := e.seen[v.Ref.Version]; ok && !v.State.Live() {
+			if made, ok := e.seen[v.Ref.Version]; ok && made.Equal(v.Created) && !v.State.Live() {
 				continue
 			}
 			now, secret, err := b.store.Get(ctx, v.Ref)
@@ -225,19 +229,18 @@ func (b *Broker) collect(ctx context.Context, e *entry, at time.Time, list []Ver
 			default:
 				return nil, b.storeError(err)
 			}
-			// A secret that cannot be scrubbed is refused by NewLease.
-			if _, ok := e.seen[v.Ref.Version]; !ok {
-				_ = b.scrubber.AddVersion(v.Ref, secret)
-				if e.seen == nil {
-					e.seen = make(map[uint64]struct{})
-				}
-				e.seen[v.Ref.Version] = struct{}{}
+			// A secret that cannot be scrubbed is refused by NewLease. To add one
+			// again costs nothing.
+			_ = b.scrubber.AddVersion(v.Ref, secret)
+			if e.seen == nil {
+				e.seen = make(map[uint64]time.Time)
 			}
+			e.seen[v.Ref.Version] = v.Created
 			if !v.State.Live() {
 				secret.Destroy()
 				continue
 			}
-			l = &live{ref: v.Ref, secret: secret}
+			l = &live{ref: v.Ref, made: v.Created, secret: secret}
 		}
 		switch v.State {
 		case StateCurrent:
@@ -303,7 +306,7 @@ func (e *entry) publish(k *known) {
 		return
 	}
 	for _, l := range []*live{old.current, old.previous} {
-		if l != nil && k.find(l.ref) == nil {
+		if l != nil && k.find(l.ref) != l {
 			l.revoked.Store(true)
 		}
 	}

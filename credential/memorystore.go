@@ -20,7 +20,6 @@ func NewMemory(secrets map[string]Secret) *Broker {
 	// them with an error that names them.
 	for name, s := range secrets {
 		_ = b.scrubber.AddVersion(Ref{name, 1}, s)
-		b.entry(name).seen = map[uint64]struct{}{1: {}}
 	}
 	return b
 }

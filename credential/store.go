@@ -55,7 +55,7 @@ func (s State) Live() bool { return s == StateCurrent || s == StatePrevious }
 type Version struct {
 	Ref     Ref       `json:"ref"`
 	State   State     `json:"state"`
-	Created time.Time `json:"created,omitzero"`
+	Created time.Time `json:"created,omitzero"` // does not change
 	Changed time.Time `json:"changed,omitzero"` // when the state did, or Created
 	Note    string    `json:"note,omitempty"`   // free words of whoever put it; never a secret
 }
@@ -65,7 +65,8 @@ type Version struct {
 // changes [Watcher].
 //
 // A store is safe for concurrent use and returns soon after the context is
-// done. The bytes of a version never change. No error and no list holds a
+// done. The bytes of a version never change; if a name can be deleted and made
+// anew, so that its versions count from 1 again, their Created tells them apart. No error and no list holds a
 // value. Run credentialtest.TestStore on your own.
 type Store interface {
 	// Get returns one version, or the current one if ref.Version is 0. The
