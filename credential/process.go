@@ -107,14 +107,15 @@ func validEnv(s string) bool {
 
 // Handover prepares the secret for a child process whose next free descriptor
 // is number fd; the first that is free has number 3. The lease must be one of
-// a [ProcessScheme].
+// a [ProcessScheme]. It counts as a use, and is refused as a request would be
+// when the lease has ended.
 func (l *Lease) Handover(fd int) (*Handover, error) {
-	if l.Released() {
-		return nil, ErrReleased
-	}
 	p, ok := l.scheme.(ProcessScheme)
 	if !ok || !strings.HasPrefix(l.origin, processScheme+"://") {
 		return nil, fmt.Errorf("%w: %q is not bound to a child process", ErrScheme, l.ref.Name)
+	}
+	if err := l.use(); err != nil {
+		return nil, err
 	}
 	var h *Handover
 	err := l.secret.Use(func(b []byte) (err error) {
@@ -122,9 +123,9 @@ func (l *Lease) Handover(fd int) (*Handover, error) {
 		return err
 	})
 	if err != nil {
+		l.uses.Add(-1)
 		return nil, l.Scrubber().err(err)
 	}
-	l.uses.Add(1)
 	return h, nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -95,4 +97,35 @@ func TestProcessAndRequestDoNotMix(t *testing.T) {
 	}
 	_, err = credential.Origin("stdio://files")
 	assert.ErrorIs(t, err, credential.ErrOrigin, "it is no URL")
+}
+
+// A lease that has ended hands nothing to a process, as it puts nothing on a
+// request.
+func TestHandoverOfEndedLease(t *testing.T) {
+	now := time.Now()
+	revoked := new(atomic.Bool)
+	origin := credential.ProcessOrigin("files")
+	lease := func() *credential.Lease {
+		l, err := credential.NewLease(
+			credential.LeaseRequest{Actor: actor, Credential: "files", Origin: origin, MaxUses: 1},
+			credential.Ref{Name: "files", Version: 1}, credential.NewSecret([]byte("some secret")),
+			credential.Binding{Origin: origin, Scheme: credential.Env("A")},
+			&credential.LeaseOptions{Expires: now.Add(time.Minute), Now: func() time.Time { return now }, Revoked: revoked})
+		require.NoError(t, err)
+		return l
+	}
+	used, l := lease(), lease()
+	_, err := used.Handover(3)
+	require.NoError(t, err)
+	_, err = used.Handover(3)
+	assert.ErrorIs(t, err, credential.ErrExpired, "it was for one use")
+	assert.EqualValues(t, 1, used.Uses())
+	revoked.Store(true)
+	_, err = l.Handover(3)
+	assert.ErrorIs(t, err, credential.ErrRevoked)
+	revoked.Store(false)
+	now = now.Add(time.Minute)
+	_, err = l.Handover(3)
+	assert.ErrorIs(t, err, credential.ErrExpired)
+	assert.Zero(t, l.Uses())
 }
