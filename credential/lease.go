@@ -138,13 +138,23 @@ func (l *Lease) Released() bool { return l.released.Load() || l.ctx.Err() != nil
 // Expires is when the lease ends by itself, or zero if it does not.
 func (l *Lease) Expires() time.Time { return l.expires }
 
-// use takes one of the uses of the lease, or says why there is none.
-func (l *Lease) use() error {
+// over returns why the lease's call is over, or nil.
+func (l *Lease) over() error {
 	switch {
 	case l.released.Load():
 		return ErrReleased
 	case l.ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrReleased, context.Cause(l.ctx))
+	}
+	return nil
+}
+
+// use takes one of the uses of the lease, or says why there is none.
+func (l *Lease) use() error {
+	if err := l.over(); err != nil {
+		return err
+	}
+	switch {
 	case l.revoked != nil && l.revoked.Load():
 		return fmt.Errorf("%w: %s", ErrRevoked, l.ref)
 	case !l.expires.IsZero() && !l.now().Before(l.expires):

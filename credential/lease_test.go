@@ -447,3 +447,79 @@ func TestTransportConcurrently(t *testing.T) {
 	wg.Wait()
 	assert.EqualValues(t, 16, lease.Uses())
 }
+
+// The codings of a body are one list, in however many lines they come.
+func TestCodingInASecondLine(t *testing.T) {
+	for _, first := range []string{"identity", ""} {
+		server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Content-Encoding"] = []string{first, "br"}
+			io.WriteString(w, "what a browser would decode")
+		})
+		l := leaseFor(t, server, "some secret bytes", nil)
+		resp, err := (&http.Client{Transport: l.Transport(nil)}).Get(server.URL)
+		if !assert.ErrorIs(t, err, credential.ErrCoding, "%q", first) {
+			resp.Body.Close()
+		}
+	}
+}
+
+// Headers in a spelling of their own do not get past the lease.
+func TestNoOtherCredentialInAnySpelling(t *testing.T) {
+	l, err := credential.NewLease(credential.LeaseRequest{Actor: actor, Credential: "k", Origin: "https://a.example"},
+		credential.Ref{Name: "k", Version: 1}, credential.NewSecret([]byte("some secret bytes")),
+		credential.Binding{Origin: "https://a.example", Scheme: credential.Header("X-Api-Key", "")}, nil)
+	require.NoError(t, err)
+	var sent http.Header
+	base := roundTripper(func(r *http.Request) (*http.Response, error) {
+		sent = r.Header
+		return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
+	})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://a.example", nil)
+	require.NoError(t, err)
+	for _, name := range []string{"authorization", "COOKIE", "proxy-Authorization", "accept-encoding"} {
+		req.Header[name] = []string{"another"}
+	}
+	resp, err := l.Transport(base).RoundTrip(req)
+	require.NoError(t, err)
+	resp.Body.Close()
+	assert.Equal(t, http.Header{"X-Api-Key": {"some secret bytes"}}, sent)
+}
+
+// Once the call is over, a request that was refused is not sent again.
+func TestNoSecondTryAfterTheCall(t *testing.T) {
+	for name, end := range map[string]func(*credential.Lease, context.CancelFunc){
+		"released":   func(l *credential.Lease, _ context.CancelFunc) { l.Release() },
+		"call ended": func(_ *credential.Lease, cancel context.CancelFunc) { cancel() },
+	} {
+		for _, late := range []bool{false, true} { // while the first is on its way, or while the other secret is had
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var l *credential.Lease
+			l, err := credential.NewLease(credential.LeaseRequest{Actor: actor, Credential: "k", Origin: "https://a.example"},
+				credential.Ref{Name: "k", Version: 1}, credential.NewSecret([]byte("some secret bytes")),
+				credential.Binding{Origin: "https://a.example"}, &credential.LeaseOptions{
+					Context: ctx,
+					Second: func(context.Context) (*credential.Other, error) {
+						end(l, cancel)
+						return &credential.Other{Secret: credential.NewSecret([]byte("another secret")), Done: func(int) error { return nil }}, nil
+					},
+				})
+			require.NoError(t, err)
+			sent := 0
+			base := roundTripper(func(r *http.Request) (*http.Response, error) {
+				if sent++; !late {
+					end(l, cancel)
+				}
+				return &http.Response{StatusCode: http.StatusUnauthorized, Body: http.NoBody}, nil
+			})
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://a.example", nil)
+			require.NoError(t, err)
+			resp, err := l.Transport(base).RoundTrip(req)
+			require.NoError(t, err)
+			resp.Body.Close()
+			assert.Equal(t, http.StatusUnauthorized, resp.StatusCode)
+			assert.Equal(t, 1, sent, "%s, late %v", name, late)
+			assert.EqualValues(t, 1, l.Uses())
+		}
+	}
+}

@@ -273,7 +273,7 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) {
 	case status == http.StatusSwitchingProtocols:
 		x.fail("upstream-broken", "The server speaks another protocol.")
 		return
-	case status >= 300 && status < 400 && header.Get("Location") != "":
+	case status >= 300 && status < 400 && len(header.Values("Location")) > 0:
 		to, err := resp.Request.URL.Parse(header.Get("Location"))
 		if err == nil {
 			var origin string
@@ -283,6 +283,13 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) {
 		}
 		if err != nil {
 			x.fail("upstream-redirect", "The server points elsewhere, and redirects to another server are not passed on.")
+			return
+		}
+		if to.Path == "" {
+			to.Path = "/" // an empty reference would be the page itself
+		}
+		if strings.HasPrefix(to.EscapedPath(), "//") {
+			x.fail("upstream-redirect", "The server points to a path that clients would take for the name of another server.")
 			return
 		}
 		to.Scheme, to.Host = "", ""

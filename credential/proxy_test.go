@@ -195,6 +195,8 @@ func TestProxyAnswers(t *testing.T) {
 	}{
 		"redirect within":    {302, map[string]string{"Location": "ORIGIN/new?a=b#c"}, 302, "", "/new?a=b#c"},
 		"relative redirect":  {307, map[string]string{"Location": "../x"}, 307, "", "/x"},
+		"redirect to root":   {302, map[string]string{"Location": "ORIGIN"}, 302, "", "/"},
+		"path like a host":   {302, map[string]string{"Location": "ORIGIN//evil.example/x"}, 502, "upstream-redirect", ""},
 		"redirect elsewhere": {302, map[string]string{"Location": "https://evil.example/"}, 502, "upstream-redirect", ""},
 		"redirect to a port": {302, map[string]string{"Location": "http://127.0.0.1:1/"}, 502, "upstream-redirect", ""},
 		"no scheme":          {302, map[string]string{"Location": "//evil.example/"}, 502, "upstream-redirect", ""},

@@ -41,7 +41,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // and the request can be repeated; else it returns the refusal.
 func (t *transport) again(req *http.Request, refusal *http.Response) (*http.Response, error) {
 	l := t.lease
-	if l.second == nil || req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
+	if l.second == nil || l.over() != nil || req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
 		return refusal, nil
 	}
 	other, err := l.second(req.Context())
@@ -54,7 +54,15 @@ func (t *transport) again(req *http.Request, refusal *http.Response) (*http.Resp
 			return refusal, nil
 		}
 	}
-	count := func() error { l.uses.Add(1); return nil } // the lease was for this request
+	// The lease was for this request: it may have run out meanwhile, but its call
+	// must not be over, for then nobody may send anything any more.
+	count := func() error {
+		err := l.over()
+		if err == nil {
+			l.uses.Add(1)
+		}
+		return err
+	}
 	out, err := t.prepare(&twin, other.Secret, count)
 	if err != nil {
 		if twin.Body != nil {
@@ -96,10 +104,12 @@ func (t *transport) prepare(req *http.Request, secret Secret, use func() error) 
 		out.Header = make(http.Header)
 	}
 	out.Host = out.URL.Host // another virtual host is another origin
-	for _, name := range carried {
-		out.Header.Del(name)
+	for name := range out.Header {
+		// Whoever wrote to the map may have spelled them in another way.
+		if c := http.CanonicalHeaderKey(name); c == "Accept-Encoding" || slices.Contains(carried[:], c) {
+			delete(out.Header, name)
+		}
 	}
-	out.Header.Del("Accept-Encoding")
 	err = secret.Use(func(b []byte) error { return l.scheme.Apply(out, b) })
 	if err != nil {
 		return nil, l.clean(err)
@@ -113,9 +123,11 @@ func (t *transport) prepare(req *http.Request, secret Secret, use func() error) 
 
 // clean removes what a response shows of the secret besides its body.
 func (t *transport) clean(resp *http.Response, req *http.Request) (*http.Response, error) {
-	if coding := resp.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		_ = resp.Body.Close()
-		return nil, ErrCoding
+	for _, coding := range resp.Header["Content-Encoding"] { // one list, in however many lines
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			_ = resp.Body.Close()
+			return nil, ErrCoding
+		}
 	}
 	s := t.lease.Scrubber()
 	resp.Request = req // base has set the copy that carries the secret
