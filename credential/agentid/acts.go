@@ -44,7 +44,8 @@ func (r *Registry) Register(ctx context.Context, a Agent, by audit.Change) (cred
 
 // Update replaces what an agent was registered with, all of it, once that is on
 // record. Its client secret, its state and its tokens stay as they are. If the
-// profile is another one, contexts under the old one end with [ErrActor].
+// profile is another one, or another issuer speaks for it, contexts from before
+// end with [ErrActor]; and all end when the registration, as it is now, expires.
 func (r *Registry) Update(ctx context.Context, a Agent, by audit.Change) error {
 	if err := a.validate(); err != nil {
 		return errors.Join(by.Validate(), err)

@@ -149,3 +149,41 @@ func TestExpiry(t *testing.T) {
 		assert.Equal(t, 401, ask(r, basic("temp", secret), grant(tools)).Code)
 	})
 }
+
+// What runs ends with the registration as it is now, not as it was when it began.
+func TestExpiryChanged(t *testing.T) {
+	ctx := context.Background()
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newRegistry(t, nil)
+		register(t, r, "standup")
+		temp := Agent{ID: "standup", Owner: "team-a", Profile: "standup"}
+		ends := func(in time.Duration) {
+			t.Helper()
+			temp.Expires = time.Now().Add(in)
+			require.NoError(t, r.Update(ctx, temp, by))
+		}
+		call := started(t, r, "standup") // when it had no end
+		ends(time.Minute)
+		time.Sleep(time.Minute - 1)
+		assert.NoError(t, call.Err())
+		ends(time.Minute)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.NoError(t, call.Err(), "it was put off")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.ErrorIs(t, context.Cause(call), ErrLapsed)
+
+		ends(time.Hour)
+		call = started(t, r, "standup")
+		ends(-time.Second)
+		assert.ErrorIs(t, context.Cause(call), ErrLapsed, "at once")
+
+		temp.Expires = time.Time{}
+		require.NoError(t, r.Update(ctx, temp, by))
+		call = started(t, r, "standup")
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		assert.NoError(t, call.Err(), "no end any more")
+	})
+}

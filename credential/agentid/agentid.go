@@ -123,7 +123,7 @@ var (
 	ErrStale = errors.New("agentid: the registry's store has not been reached for too long, so everything is denied: is Follow running, and the store up?")
 	// ErrActor is returned for an actor that names a registered agent but is
 	// not as registered.
-	ErrActor = errors.New("agentid: the actor's profile is not the one its agent is registered with")
+	ErrActor = errors.New("agentid: the actor's profile or issuer is not the one its agent is registered with")
 	// ErrToken is returned for what is not a live token of this registry.
 	ErrToken = errors.New("agentid: not a valid token: get a new one from the token endpoint")
 	// ErrExpired is returned for a token that was valid and is too old. Once

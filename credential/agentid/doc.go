@@ -47,7 +47,10 @@
 // agents whose [Agent.Issuer] they are. Signatures are by public keys of the
 // issuer's key set only, by algorithms that suit the key; where a token says its
 // key might be had from is not read. Issuer, audience, type and times have to be
-// right, and all JSON strict.
+// right, and all JSON strict. What such a token was found to be is remembered, but
+// not for longer than ten minutes, and keys are asked for anew as often: one that
+// the issuer withdraws is of no use after twenty minutes, or after another hour if
+// the issuer cannot be asked.
 //
 // Tokens can be bound, so that a stolen one is of no use: to a key that signs
 // each request (DPoP, RFC 9449) or to a client certificate (RFC 8705). A door

@@ -33,6 +33,7 @@ func (r *Registry) Follow(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return
 			}
+			r.lost()
 			r.logger.Warn("agentid: the store cannot be listened to, which leaves asking", "error", err)
 			pause(ctx, r.poll)
 		}
@@ -63,8 +64,8 @@ func pause(ctx context.Context, d time.Duration) {
 
 // Sync brings this host's copy of the store up to date once, for a program that
 // looks or changes something and ends. Servers use [Registry.Follow].
-func (r *Registry) Sync(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.maxStale/2)
+func (r *Registry) Sync(waiting context.Context) error {
+	ctx, cancel := context.WithTimeout(waiting, r.maxStale/2)
 	defer cancel()
 	select {
 	case r.syncing <- struct{}{}:
@@ -72,19 +73,90 @@ func (r *Registry) Sync(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("agentid: store: %w", ctx.Err())
 	}
-	r.mu.RLock()
-	seq := r.seq
-	r.mu.RUnlock()
+	r.mu.Lock()
+	seq, seen, rewound := r.seq, map[string]seenEntry(nil), r.rewound
+	if r.reread {
+		seen = r.seen()
+	}
+	r.mu.Unlock()
+	if rewound {
+		return fmt.Errorf("%w: it was seen before: start this host anew", ErrRewound)
+	}
+	after := seq
+	if seen != nil {
+		after = 0
+	}
 	asked := time.Now() // before: the answer may be as old as the question
-	c, err := r.store.Changes(ctx, seq)
+	c, err := r.store.Changes(ctx, after)
 	if err != nil {
+		if waiting.Err() == nil {
+			r.lost()
+		}
 		return fmt.Errorf("agentid: store: %w", err)
 	}
-	if c.Seq < seq {
+	if c.Seq < seq || !includes(c, seen) {
+		r.mu.Lock()
+		r.rewound = true
+		r.mu.Unlock()
 		return fmt.Errorf("%w: change %d is the last, and %d was seen", ErrRewound, c.Seq, seq)
+	}
+	if seen != nil {
+		r.mu.Lock()
+		r.reread = false
+		r.mu.Unlock()
 	}
 	r.apply(c, asked)
 	return nil
+}
+
+// lost has the next question be for everything: the store was out of sight, and a
+// backup that was put back meanwhile may have as many changes by now, and others.
+func (r *Registry) lost() {
+	r.mu.Lock()
+	r.reread = r.seq > 0
+	r.mu.Unlock()
+}
+
+// A seenEntry is what the store has held, as this host knows: it has that still,
+// or something later.
+type seenEntry struct {
+	version         uint64
+	state           State // empty if an end is not in the store yet
+	secret          Hash
+	profile, issuer string
+}
+
+func seenOf(e Entry) seenEntry {
+	return seenEntry{e.Version, e.State, e.Secret, e.Profile, e.Issuer}
+}
+
+// seen returns all that this host knows. The caller holds mu.
+func (r *Registry) seen() map[string]seenEntry {
+	all := make(map[string]seenEntry, len(r.agents))
+	for id, a := range r.agents {
+		s := seenOf(a.Entry)
+		if a.unstored {
+			s.state = ""
+		}
+		all[id] = s
+	}
+	return all
+}
+
+// includes reports whether a store's whole answer goes on from what was seen.
+func includes(c Changes, seen map[string]seenEntry) bool {
+	for _, e := range c.Agents {
+		was, ok := seen[e.ID]
+		delete(seen, e.ID)
+		is := seenOf(e)
+		if was.state == "" {
+			is.state = ""
+		}
+		if ok && (is.version < was.version || is.version == was.version && is != was) {
+			return false
+		}
+	}
+	return len(seen) == 0
 }
 
 // apply takes over changes. Nothing that has ended here comes back by an older
@@ -135,6 +207,9 @@ func (r *Registry) take(e Entry) (*agent, error) {
 	}
 	was := a.Entry
 	a.Entry = e
+	if !a.Expires.Equal(was.Expires) {
+		r.awaitLapse(a)
+	}
 	switch {
 	case e.State != Active:
 		a.unstored = false
@@ -150,7 +225,9 @@ func (r *Registry) take(e Entry) (*agent, error) {
 		return a, a.State.cause()
 	case a.Life != was.Life: // it was ended and reinstated since this host looked
 		return a, ErrRevoked
-	case a.Profile != was.Profile:
+	case r.ended(a) != nil: // it has another, earlier end of its registration
+		return a, ErrLapsed
+	case a.Profile != was.Profile, was.Issuer != "" && a.Issuer != was.Issuer:
 		return a, ErrActor
 	}
 	return a, nil

@@ -291,6 +291,76 @@ func TestRewound(t *testing.T) {
 	})
 }
 
+// A backup is put back, and others go on from there, before a host that was cut
+// off meanwhile asks again: it must not take their later changes for those that it
+// has not seen, for it would miss the earlier ones.
+func TestRewoundAndGoneOn(t *testing.T) {
+	for name, away := range map[string]bool{"seen rewound": false, "cut off meanwhile": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := context.Background()
+				h := newHost(t, NewMemoryStore(nil))
+				synctest.Wait()
+				register(t, h.Registry, "standup")
+				register(t, h.Registry, "other")
+				require.NoError(t, h.Assign(ctx, "other", "p", by)) // the backup has none of this
+				synctest.Wait()
+
+				backup := NewMemoryStore(nil)
+				there, _ := newRegistry(t, &Options{Store: backup})
+				register(t, there, "standup")
+				if away {
+					h.line.set(errors.New("cable"))
+				}
+				h.line.mu.Lock()
+				h.line.Store = backup
+				h.line.mu.Unlock()
+				time.Sleep(time.Second)
+				require.NoError(t, there.Revoke(ctx, "standup", by))
+				for _, id := range []string{"other", "c", "d", "e"} {
+					register(t, there, id)
+				}
+				h.line.set(nil)
+				time.Sleep(20 * time.Second)
+				_, err := h.Actor("standup")
+				assert.ErrorIs(t, err, ErrStale, "it cannot know what it has missed")
+				assert.ErrorIs(t, h.Sync(ctx), ErrRewound)
+			})
+		})
+	}
+}
+
+// A store that was away and is as it was is followed again.
+func TestBackAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		s := NewMemoryStore(nil)
+		a, b := newHost(t, s), newHost(t, s)
+		synctest.Wait()
+		for _, id := range []string{"standup", "other", "frozen"} {
+			register(t, a.Registry, id)
+		}
+		require.NoError(t, a.Freeze(ctx, "frozen", by))
+		synctest.Wait()
+		b.line.set(errors.New("cable"))
+		assert.ErrorIs(t, b.Revoke(ctx, "other", by), ErrNotShared)
+		require.NoError(t, a.Assign(ctx, "standup", "p", by))
+		time.Sleep(20 * time.Second)
+		b.line.set(nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for _, h := range []*host{a, b} {
+			actor, err := h.Actor("standup")
+			require.NoError(t, err)
+			assert.Equal(t, "p", actor.Profile)
+			_, err = h.Actor("other")
+			assert.ErrorIs(t, err, ErrRevoked)
+			_, err = h.Actor("frozen")
+			assert.ErrorIs(t, err, ErrFrozen)
+		}
+	})
+}
+
 func TestFollowEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newRegistry(t, &Options{Store: NewMemoryStore(nil)})

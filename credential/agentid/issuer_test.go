@@ -241,6 +241,60 @@ func TestIssuersKeys(t *testing.T) {
 	assert.NoError(t, ok(sign("new", k.ec2)))
 }
 
+// A token that was verified with a key that its issuer has withdrawn since does not
+// live on in memory.
+func TestWithdrawnKey(t *testing.T) {
+	ctx := context.Background()
+	p, c, k := newIDP(t), &clock{}, testKeys()
+	r := newForeignRegistry(t, p, c, nil)
+	forged := compact(t, text(t, goodHeader()), text(t, with(goodClaims(p, c.now()), obj{"exp": c.now().Add(time.Hour).Unix()})), k.ec)
+	ok := func() error { _, _, err := r.Verify(ctx, forged, tools); return err }
+	require.NoError(t, ok())
+	p.set(func() { p.down = true })
+	c.advance(recheck)
+	assert.NoError(t, ok(), "the issuer cannot be asked")
+	p.set(func() { p.down, p.keys = false, keySet(jwk(t, k.ec2.Public(), "new", "sig")) })
+	c.advance(recheck - 1)
+	assert.NoError(t, ok(), "remembered")
+	assert.Equal(t, 2, p.asked("/keys"))
+	c.advance(1)
+	for range 3 {
+		assert.ErrorIs(t, ok(), ErrToken)
+	}
+	assert.Equal(t, 3, p.asked("/keys"))
+}
+
+// An agent's running work ends when it is taken from the issuer it came by.
+func TestIssuerTakenWhileRunning(t *testing.T) {
+	ctx := context.Background()
+	p, c, k := newIDP(t), &clock{}, testKeys()
+	r := newForeignRegistry(t, p, c, nil)
+	actor, _, err := r.Verify(ctx, compact(t, text(t, goodHeader()), text(t, goodClaims(p, c.now())), k.ec), tools)
+	require.NoError(t, err)
+	call, cancel, err := r.Context(ctx, actor)
+	require.NoError(t, err)
+	defer cancel()
+	require.NoError(t, r.Update(ctx, Agent{ID: "standup", Owner: "team-a", Profile: "standup"}, by))
+	assert.ErrorIs(t, context.Cause(call), ErrActor)
+	_, _, err = r.Context(ctx, actor)
+	assert.ErrorIs(t, err, ErrActor, "it was verified a moment ago")
+}
+
+// An issuer that moves its keys is asked again where they are.
+func TestIssuersKeysMove(t *testing.T) {
+	ctx := context.Background()
+	p, c, k := newIDP(t), &clock{}, testKeys()
+	p.meta["jwks_uri"] = p.URL + "/old"
+	r := newForeignRegistry(t, p, c, nil)
+	sign := func() string { return compact(t, text(t, goodHeader()), text(t, goodClaims(p, c.now())), k.ec) }
+	_, _, err := r.Verify(ctx, sign(), tools)
+	require.Error(t, err)
+	p.set(func() { p.meta["jwks_uri"] = p.URL + "/keys" })
+	c.advance(fetchPause)
+	_, _, err = r.Verify(ctx, sign(), tools)
+	assert.NoError(t, err)
+}
+
 func TestIssuersKeysCannotBeHad(t *testing.T) {
 	ctx := context.Background()
 	k := testKeys()

@@ -28,11 +28,12 @@ var errKeys = errors.New("agentid: the issuer's keys cannot be had")
 
 // A keySource is the key set of one external issuer.
 type keySource struct {
-	issuer string // exact, empty without discovery
-	url    string // of the key set; empty until it was discovered
-	use    string // what keys may be for, besides "sig"
-	client *http.Client
-	now    func() time.Time
+	issuer     string // exact, empty without discovery
+	url        string // of the key set; empty until it was discovered
+	discovered bool   // url is from the issuer's metadata
+	use        string // what keys may be for, besides "sig"
+	client     *http.Client
+	now        func() time.Time
 
 	mu      sync.Mutex
 	keys    map[string]jose.JSONWebKey
@@ -98,6 +99,8 @@ func (s *keySource) fetch(ctx context.Context, flight chan struct{}) {
 	defer s.mu.Unlock()
 	if s.err = err; err == nil {
 		s.keys, s.fetched = keys, s.now()
+	} else if s.discovered {
+		s.url = "" // it may have moved
 	}
 	s.flight = nil
 	close(flight)
@@ -174,7 +177,7 @@ func (s *keySource) discover(ctx context.Context) (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.url = meta.JWKS
+	s.url, s.discovered = meta.JWKS, true
 	return meta.JWKS, nil
 }
 

@@ -40,6 +40,8 @@ type Registry struct {
 
 	mu       sync.RWMutex
 	seq      uint64
+	reread   bool      // the next question is for everything
+	rewound  bool      // the store has lost changes, and nothing is asked any more
 	fresh    time.Time // until when what follows may be relied on
 	watchdog *time.Timer
 	agents   map[string]*agent
@@ -57,6 +59,7 @@ type agent struct {
 	unstored bool // its end is not in the store yet
 	tokens   int
 	running  map[*running]struct{}
+	lapse    *time.Timer // ends what runs when the registration expires
 }
 
 // A running is a context that ends with the agent.
@@ -158,7 +161,7 @@ func (r *Registry) Actor(agentID string) (audit.Actor, error) {
 // Context returns a context that ends with the agent: it is cancelled, with
 // cause [ErrRevoked] or [ErrFrozen], before [Registry.Revoke] or
 // [Registry.Freeze] returns, when the agent's registration expires with
-// [ErrLapsed], when it is given another profile with [ErrActor], and when the
+// [ErrLapsed], when it is given another profile or issuer with [ErrActor], and when the
 // store is lost with [ErrStale]. Sessions, calls and streams run under it. The
 // error is one of these, or [ErrUnknown], and then nothing may start. The
 // CancelFunc must be called when the work is over; the context is nil when there
@@ -173,17 +176,22 @@ func (r *Registry) Context(ctx context.Context, actor audit.Actor) (context.Cont
 	if actor.Profile != a.Profile {
 		return nil, nil, fmt.Errorf("%w: %q, and agent %q has %q", ErrActor, actor.Profile, a.ID, a.Profile)
 	}
-	stopTimer := func() {}
-	if !a.Expires.IsZero() {
-		ctx, stopTimer = context.WithTimeoutCause(ctx, a.Expires.Sub(r.now()), ErrLapsed)
+	if r.foreign[actor.Issuer] != nil && actor.Issuer != a.Issuer {
+		return nil, nil, fmt.Errorf("%w: %q does not speak for agent %q", ErrActor, actor.Issuer, a.ID)
 	}
 	child, cancel := context.WithCancelCause(ctx)
 	c := &running{cancel}
 	a.running[c] = struct{}{}
+	if a.lapse == nil {
+		r.awaitLapse(a)
+	}
 	forget := func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(a.running, c)
+		if delete(a.running, c); len(a.running) == 0 && a.lapse != nil {
+			a.lapse.Stop()
+			a.lapse = nil
+		}
 	}
 	// Should the parent end and nobody call the CancelFunc.
 	stop := context.AfterFunc(child, forget)
@@ -192,8 +200,37 @@ func (r *Registry) Context(ctx context.Context, actor audit.Actor) (context.Cont
 			forget()
 		}
 		cancel(context.Canceled)
-		stopTimer()
 	}, nil
+}
+
+// awaitLapse has what runs under an agent end when its registration, as it is now,
+// expires. The caller holds mu.
+func (r *Registry) awaitLapse(a *agent) {
+	if a.lapse != nil {
+		a.lapse.Stop()
+		a.lapse = nil
+	}
+	if len(a.running) == 0 || a.Expires.IsZero() {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(max(a.Expires.Sub(r.now()), time.Millisecond), func() {
+		r.mu.Lock()
+		if a.lapse != timer { // there is a later one
+			r.mu.Unlock()
+			return
+		}
+		a.lapse = nil
+		if a.Expires.IsZero() || r.now().Before(a.Expires) {
+			r.awaitLapse(a) // by the registry's clock it is not time yet
+			r.mu.Unlock()
+			return
+		}
+		ending := a.stop()
+		r.mu.Unlock()
+		cancelAll(ending, ErrLapsed)
+	})
+	a.lapse = timer
 }
 
 // live returns the agent, and with it an error unless it may act. The caller

@@ -126,7 +126,8 @@ var (
 	// ErrReplay is returned for what is good for one use and was used before.
 	ErrReplay = errors.New("agentid: used before")
 	// ErrRewound is returned when a store's history is shorter than it was, as
-	// after a backup was put back. The registry denies everything.
+	// after a backup was put back, or another than it was. The registry denies
+	// everything, until there is another one: what is missing cannot be known.
 	ErrRewound = errors.New("agentid: the store has lost changes that were seen before: revocations may be missing in it")
 )
 

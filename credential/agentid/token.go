@@ -42,6 +42,16 @@ type token struct {
 	issuer string
 	// audiences are those of a token that may have several.
 	audiences []string
+	checked   time.Time // when its signature was verified
+}
+
+// recheck is for how long the verdict on an external issuer's signature is good:
+// its key may have been withdrawn since, because it was stolen.
+const recheck = 10 * time.Minute
+
+// again reports whether the token has to be verified anew for this audience.
+func (t *token) again(audience string, now time.Time) bool {
+	return t.audiences != nil && (!t.isFor(audience) || now.Sub(t.checked) >= recheck || now.Before(t.checked))
 }
 
 // Verify returns the actor that a bearer token of this request stands for, and
@@ -53,7 +63,7 @@ type token struct {
 // configured it, never as the request says.
 func (r *Registry) Verify(ctx context.Context, bearer, audience string) (audit.Actor, time.Time, error) {
 	t, err := r.known(bearer)
-	if errors.Is(err, errUnseen) || err == nil && !t.isFor(audience) && t.audiences != nil {
+	if errors.Is(err, errUnseen) || err == nil && t.again(audience, r.now()) {
 		t, err = r.find(ctx, bearer, audience)
 	}
 	if err != nil {
@@ -198,7 +208,7 @@ func (r *Registry) adopt(ctx context.Context, g Grant, issuer string, audiences 
 
 func (r *Registry) remember(g Grant, issuer string, audiences []string) (*token, error) {
 	r.forget()
-	t := &token{Grant: g, issuer: issuer, audiences: audiences, agent: r.agents[g.Agent]}
+	t := &token{Grant: g, issuer: issuer, audiences: audiences, agent: r.agents[g.Agent], checked: r.now()}
 	if t.agent == nil {
 		return nil, fmt.Errorf("%w: %q", ErrUnknown, g.Agent)
 	}
@@ -212,7 +222,9 @@ func (r *Registry) remember(g Grant, issuer string, audiences []string) (*token,
 	if err := r.good(t); err != nil {
 		return nil, err
 	}
-	if _, again := r.tokens[g.Token]; !again && t.agent.tokens < maxTokens {
+	if _, again := r.tokens[g.Token]; again {
+		r.tokens[g.Token] = t
+	} else if t.agent.tokens < maxTokens {
 		r.tokens[g.Token] = t
 		r.expiry.add(g.Token, g.Expires)
 		t.agent.tokens++
