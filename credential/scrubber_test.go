@@ -370,7 +370,7 @@ func FuzzScrubber(f *testing.F) {
 	f.Add([]byte(`\\\\\\\\\\`), []byte(`\`), []byte(`u0041%`), uint64(7))
 	f.Add([]byte(`%%%%25%25%25`), []byte(`%2`), []byte(`\ud83d\`), uint64(14))
 	f.Fuzz(func(t *testing.T, secret, before, after []byte, seed uint64) {
-		if len(secret) < 12 || len(secret) > 200 || len(before) > 2000 || len(after) > 2000 {
+		if len(secret) < MinLength || len(secret) > 200 || len(before) > 2000 || len(after) > 2000 {
 			return
 		}
 		s := new(Scrubber)
