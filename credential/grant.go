@@ -65,7 +65,7 @@ func (b *Broker) tradeGrant(ctx context.Context, r LeaseRequest, e, g *entry, bo
 		return Token{}, 0, err
 	}
 	if slot.unsaved != nil {
-		return b.saveGrant(ctx, store, g, slot)
+		return b.saveGrant(ctx, store, g, slot, r.Credential, r.Actor)
 	}
 	var used uint64
 	for {
@@ -97,15 +97,20 @@ func (b *Broker) tradeGrant(ctx context.Context, r LeaseRequest, e, g *entry, bo
 		}
 		ask.Learn(*t.Replace)
 		slot.unsaved, slot.after = &t, v.Ref.Version
-		return b.saveGrant(ctx, store, g, slot)
+		return b.saveGrant(ctx, store, g, slot, r.Credential, r.Actor)
 	}
 }
 
 // saveGrant stores a rotated grant. Until that has worked it is kept here, and
 // the token with it.
-func (b *Broker) saveGrant(ctx context.Context, store WritableStore, g *entry, slot *tokenSlot) (Token, uint64, error) {
+func (b *Broker) saveGrant(ctx context.Context, store WritableStore, g *entry, slot *tokenSlot, credential string, a audit.Actor) (Token, uint64, error) {
 	t := *slot.unsaved
-	ref, err := putGrant(ctx, store, g.name, *t.Replace, slot.after)
+	ref, err := rotateGrant(ctx, store, g.name, *t.Replace, slot.after)
+	if errors.Is(err, errWithdrawn) {
+		slot.unsaved = nil
+		_ = b.await(ctx, g)
+		return Token{}, slot.after, &GrantError{Credential: credential, Actor: a, Ended: true}
+	}
 	if errors.Is(err, ErrConflict) {
 		slot.unsaved = nil // a newer grant is there
 	}
@@ -142,7 +147,7 @@ func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant
 		if err := b.scrubber.AddVersion(Ref{Name: credential}, grant); err != nil {
 			return err
 		}
-		if _, err := putGrant(ctx, store, name, grant, newest); err != nil {
+		if err := putGrant(ctx, store, name, grant, newest); err != nil {
 			return b.clean(err)
 		}
 		return b.await(ctx, g)
@@ -225,25 +230,63 @@ func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, 
 	return nil
 }
 
-// putGrant stores a grant after the given version, and forgets those before.
-func putGrant(ctx context.Context, store WritableStore, name string, grant Secret, after uint64) (Ref, error) {
+// putGrant stores what a subject has granted anew, after the given version.
+func putGrant(ctx context.Context, store WritableStore, name string, grant Secret, after uint64) error {
 	ref, err := store.Put(ctx, name, grant, after, "grant")
+	if err == nil {
+		err = store.SetState(ctx, ref, StatePending, StateCurrent)
+	}
+	if err != nil {
+		return err
+	}
+	if list, err := store.List(ctx, name); err == nil {
+		forgetGrants(ctx, store, list, ref)
+	}
+	return nil
+}
+
+var errWithdrawn = errors.New("the grant was withdrawn while it was used")
+
+// rotateGrant stores a grant in place of the one that was used for it. Another
+// host may have withdrawn that one meanwhile; then the new one is withdrawn as
+// well: it must not bring the grant back to life.
+func rotateGrant(ctx context.Context, store WritableStore, name string, grant Secret, used uint64) (Ref, error) {
+	ref, err := store.Put(ctx, name, grant, used, "grant")
 	if err != nil {
 		return Ref{}, err
 	}
-	if err := store.SetState(ctx, ref, StatePending, StateCurrent); err != nil {
-		return ref, nil // it is durable: newestGrant finds it
-	}
+	// If this fails it is durable all the same: newestGrant finds it.
+	promoted := store.SetState(ctx, ref, StatePending, StateCurrent)
 	list, err := store.List(ctx, name)
 	if err != nil {
+		return Ref{}, err
+	}
+	n := len(list)
+	if n == 0 || list[n-1].Ref != ref {
+		return ref, nil // another host has gone on from it
+	}
+	if n > 1 && list[n-2].Ref.Version == used && list[n-2].State.Live() {
+		if promoted == nil {
+			forgetGrants(ctx, store, list, ref)
+		}
 		return ref, nil
 	}
-	for _, v := range list { // a refresh token that was used is of no use
-		if v.Ref.Version < ref.Version && v.State == StateRevoked {
+	if state := list[n-1].State; state.Live() || state == StatePending {
+		if err := store.SetState(ctx, ref, state, StateRevoked); err != nil {
+			return Ref{}, err
+		}
+	}
+	return Ref{}, errWithdrawn
+}
+
+// forgetGrants destroys those before the one that is current: a refresh token
+// that was used is of no use.
+func forgetGrants(ctx context.Context, store WritableStore, list []Version, current Ref) {
+	for _, v := range list {
+		if v.Ref.Version < current.Version && v.State == StateRevoked {
 			_ = store.SetState(ctx, v.Ref, StateRevoked, StateDestroyed)
 		}
 	}
-	return ref, nil
 }
 
 // newestGrant returns the newest version of a grant. One that is pending was
@@ -259,6 +302,9 @@ func newestGrant(ctx context.Context, store WritableStore, name string) (Version
 	v := list[len(list)-1]
 	switch v.State {
 	case StatePending:
+		if n := len(list); n > 1 && !list[n-2].State.Live() {
+			return Version{}, Secret{}, ErrUnknown // what it was had for was withdrawn
+		}
 		if err := store.SetState(ctx, v.Ref, StatePending, StateCurrent); err != nil && !errors.Is(err, ErrConflict) {
 			return Version{}, Secret{}, err
 		}

@@ -241,3 +241,24 @@ func TestGrantsAreNotMixedUp(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// A grant that one host withdraws while another one is using it stays
+// withdrawn, though the refresh token that comes back is new.
+func TestGrantWithdrawnWhileInUse(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	one, two := store.host(t, g), store.host(t, g)
+	require.NoError(t, one.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	g.exchange = func(ctx context.Context, x credential.Exchange) (credential.Token, error) {
+		assert.NoError(t, two.WithdrawGrant(t.Context(), "k", "alice", by))
+		return g.rotate(ctx, x)
+	}
+	require.ErrorIs(t, leaseOf(one, alice), credential.ErrNoGrant)
+	list, err := store.List(t.Context(), credential.GrantName("k", "alice"))
+	require.NoError(t, err)
+	for _, v := range list {
+		assert.False(t, v.State.Live() || v.State == credential.StatePending, "%+v", v)
+	}
+	g.exchange = g.rotate
+	require.NoError(t, two.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	assert.NoError(t, leaseOf(two, alice), "a new consent counts")
+}
