@@ -147,12 +147,14 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 			return Token{}, 0, err
 		}
 		ask := b.exchange(r, bound, ref.Version, slot)
-		ask.Secret = k.current.secret
+		ask.Secret, slot.traded = k.current.secret, &k.current.revoked
 		t, err := x.Exchange(ctx, ask)
 		if p := k.previous; errors.Is(err, ErrReauth) && p != nil && !p.revoked.Load() && b.divide(p, bound) == nil {
 			// The other side has not learned the new secret yet.
 			ask.Secret = p.secret
 			if second, e := x.Exchange(ctx, ask); e == nil {
+				// It is for the current version, and ends with the previous one.
+				slot.traded = &p.revoked
 				t, err = second, b.refused(ctx, r, ref.Version, p.ref.Version, http.StatusOK)
 			}
 		}
@@ -168,7 +170,7 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 	if err != nil {
 		return material{}, err
 	}
-	return material{ref: v.ref, secret: h.secret, ends: h.ends, revoked: &v.revoked, second: b.renewal(r, v.ref.Version, key, h, do)}, nil
+	return material{ref: v.ref, secret: h.secret, ends: h.ends, revoked: h.revoked, second: b.renewal(r, v.ref.Version, key, h, do)}, nil
 }
 
 // renewal asks once for a new token in place of one that was refused.

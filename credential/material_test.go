@@ -325,6 +325,31 @@ func TestExchangeWithPrevious(t *testing.T) {
 	assert.Equal(t, []map[string]string{{"version": "2", "tried": "1", "status": "200"}}, v.events())
 }
 
+// A token that was had for the previous version, because the other side did not
+// know the current one yet, ends when that version is revoked.
+func TestTokenOfPreviousEndsWithIt(t *testing.T) {
+	x := newTrader(nil)
+	x.exchange = func(_ context.Context, e credential.Exchange) (credential.Token, error) {
+		if text(t, e.Secret) != "the first secret" {
+			return credential.Token{}, credential.ErrReauth
+		}
+		return until(time.Hour, "token of the first"), nil
+	}
+	var sent atomic.Int64
+	server := serve(t, func(http.ResponseWriter, *http.Request) { sent.Add(1) })
+	v := newVault(t, server, x)
+	_, err := v.Rotate(t.Context(), "k", secret("the second secret"), by)
+	require.NoError(t, err)
+	l, err := v.lease(server, actor)
+	require.NoError(t, err)
+	require.NoError(t, v.Revoke(t.Context(), credential.Ref{Name: "k", Version: 1}, by))
+	_, err = (&http.Client{Transport: l.Transport(nil)}).Get(server.URL)
+	assert.ErrorIs(t, err, credential.ErrRevoked, "the lease that is out")
+	assert.Zero(t, sent.Load())
+	_, err = v.lease(server, actor)
+	assert.ErrorIs(t, err, credential.ErrReauth, "and no other is given")
+}
+
 // What the other side says about a secret goes no further.
 func TestExchangeErrorIsScrubbed(t *testing.T) {
 	server := serve(t, nil)

@@ -72,6 +72,7 @@ type tokenSlot struct {
 	unsaved *Token
 	after   uint64
 	learned []learned
+	traded  *atomic.Bool // set when the version that was traded is revoked; nil: cannot be
 }
 
 // token is the one that is held, or empty.
@@ -97,6 +98,12 @@ type heldToken struct {
 	renew    time.Time
 	unusable time.Time // shortly before it ends
 	ends     time.Time
+	revoked  *atomic.Bool // what it was traded for was; nil: cannot be
+}
+
+// good reports whether the token can be given out.
+func (h *heldToken) good(now time.Time) bool {
+	return h != nil && now.Before(h.unusable) && (h.revoked == nil || !h.revoked.Load())
 }
 
 // A tokenFlight is one exchange, which many wait for.
@@ -129,14 +136,15 @@ func (w wanted) met(version uint64) bool {
 	return version == w.version || w.orLater && version > w.version
 }
 
-// get returns a token that was traded for the version that is wanted. One that is valid is returned at once, and renewed in the background when it
-// is time. Else one exchange is in flight, whose end each caller awaits as long
+// get returns a token that was traded for the version that is wanted. One that
+// is good is returned at once, and renewed in the background when it is time.
+// Else one exchange is in flight, whose end each caller awaits as long
 // as its context allows; after a failure the answer is that failure until it
 // may be tried again.
 func (c *tokens) get(ctx context.Context, key tokenKey, want wanted, do trade) (*heldToken, error) {
 	s := c.slot(key)
 	now := c.now()
-	if h := s.held.Load(); h != nil && want.met(h.version) && now.Before(h.unusable) {
+	if h := s.held.Load(); h.good(now) && want.met(h.version) {
 		if now.Before(h.renew) {
 			return h, nil
 		}
@@ -149,7 +157,7 @@ func (c *tokens) get(ctx context.Context, key tokenKey, want wanted, do trade) (
 	}
 	s.mu.Lock()
 	f := s.flight
-	if h := s.held.Load(); f == nil && h != nil && want.met(h.version) && now.Before(h.unusable) {
+	if h := s.held.Load(); f == nil && h.good(now) && want.met(h.version) {
 		s.mu.Unlock()
 		return h, nil // it has come meanwhile
 	}
@@ -173,7 +181,7 @@ func (c *tokens) replace(ctx context.Context, key tokenKey, refused *heldToken, 
 	s.mu.Lock()
 	h, f := s.held.Load(), s.flight
 	switch {
-	case h != nil && h != refused && now.Before(h.unusable):
+	case h != refused && h.good(now):
 		s.mu.Unlock()
 		return h, nil // others have seen to it
 	case f != nil:
@@ -265,6 +273,9 @@ func (c *tokens) fly(s *tokenSlot, f *tokenFlight, key tokenKey, want wanted, do
 	var h *heldToken
 	if err == nil {
 		h, err = c.hold(t, traded, now)
+	}
+	if err == nil {
+		h.revoked = s.traded
 	}
 	s.mu.Lock()
 	s.flight = nil
