@@ -521,3 +521,31 @@ func TestNameMadeAnew(t *testing.T) {
 		assert.ErrorIs(t, send(old, base), credential.ErrRevoked)
 	}
 }
+
+// A store that is down, or that can only be read, does not keep a secret in use.
+func TestRevokeWithoutTheStore(t *testing.T) {
+	b, store, _ := newBroker(t, nil)
+	l, err := b.Lease(t.Context(), ask)
+	require.NoError(t, err)
+	down := errors.New("down")
+	store.Fail(down)
+	assert.ErrorIs(t, b.Revoke(t.Context(), l.Ref(), by), down)
+	base := &noted{}
+	assert.ErrorIs(t, send(l, base), credential.ErrRevoked)
+	_, err = b.Lease(t.Context(), ask)
+	assert.ErrorIs(t, err, credential.ErrRevoked)
+	store.Fail(nil)
+	require.NoError(t, b.Revoke(t.Context(), l.Ref(), by), "once the store is back")
+
+	readOnly, err := credential.NewBroker(struct{ credential.Store }{credential.NewMemoryStore(map[string]credential.Secret{"k": secretOf("secret-version-1")})}, audittest.NewLog(t), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { readOnly.Close() })
+	require.NoError(t, readOnly.Bind(t.Context(), "k", credential.Binding{Origin: origin}, by))
+	l, err = readOnly.Lease(t.Context(), ask)
+	require.NoError(t, err)
+	assert.ErrorIs(t, readOnly.Revoke(t.Context(), l.Ref(), by), credential.ErrReadOnly)
+	assert.ErrorIs(t, send(l, base), credential.ErrRevoked)
+	_, err = readOnly.Lease(t.Context(), ask)
+	assert.ErrorIs(t, err, credential.ErrRevoked)
+	assert.Empty(t, base.sent)
+}

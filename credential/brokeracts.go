@@ -138,8 +138,9 @@ func (b *Broker) Promote(ctx context.Context, ref Ref, by audit.Change) error {
 }
 
 // Revoke ends the use of a version: it is not leased any more, and leases of it
-// that are out refuse with [ErrRevoked]. If the store cannot be told, this
-// broker still does not use the version any more.
+// that are out refuse with [ErrRevoked]. If the store cannot be told, because it
+// is down or can only be read, the error says so, and this broker still does not
+// use the version any more if it has used it; others do.
 func (b *Broker) Revoke(ctx context.Context, ref Ref, by audit.Change) error {
 	return b.move(ctx, ref, StateRevoked, "revoke_credential", by)
 }
@@ -151,7 +152,16 @@ func (b *Broker) Destroy(ctx context.Context, ref Ref, by audit.Change) error {
 
 func (b *Broker) move(ctx context.Context, ref Ref, to State, action string, by audit.Change) error {
 	err := b.act(ctx, ref.Name, by, func(e *entry) error {
+		detail := map[string]string{"version": strconv.FormatUint(ref.Version, 10)}
 		store, versions, err := b.versions(ctx, ref.Name)
+		if l := e.known.Load().find(ref); err != nil && l != nil && to == StateRevoked {
+			// The store cannot be told. At least it ends here.
+			e := b.record(ctx, action, ref.Name, by, detail)
+			if e == nil {
+				l.revoked.Store(true)
+			}
+			return errors.Join(err, e)
+		}
 		if err != nil {
 			return err
 		}
@@ -167,7 +177,6 @@ func (b *Broker) move(ctx context.Context, ref Ref, to State, action string, by 
 		if err := CheckMove(from, to); err != nil {
 			return err
 		}
-		detail := map[string]string{"version": strconv.FormatUint(ref.Version, 10)}
 		if err := b.record(ctx, action, ref.Name, by, detail); err != nil {
 			return err
 		}

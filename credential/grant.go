@@ -127,11 +127,7 @@ func (b *Broker) saveGrant(ctx context.Context, store WritableStore, g *entry, s
 // [GrantExchanger] calls them.
 func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant Secret, by audit.Change) error {
 	name := GrantName(credential, subject)
-	err := b.act(ctx, name, by, func(g *entry) error {
-		if err := b.grants.lock(ctx, name); err != nil {
-			return err
-		}
-		defer b.grants.unlock(name)
+	err := b.actOnGrant(ctx, name, by, func(g *entry) error {
 		store, versions, err := b.versions(ctx, name)
 		if err != nil {
 			return err
@@ -195,16 +191,26 @@ func (b *Broker) Binding(credential string) (Binding, bool) {
 	return *p, true
 }
 
+// actOnGrant waits until nobody uses a grant and then does an act. It waits
+// first: a token endpoint that takes its time must not hold up other acts, such
+// as revoking a secret.
+func (b *Broker) actOnGrant(ctx context.Context, name string, by audit.Change, do func(*entry) error) error {
+	if err := by.Validate(); err != nil {
+		return err
+	}
+	if err := b.grants.lock(ctx, name); err != nil {
+		return err
+	}
+	defer b.grants.unlock(name)
+	return b.act(ctx, name, by, do)
+}
+
 // WithdrawGrant ends the use of what a subject granted. Later leases for them
 // fail with a [*GrantError]; tokens that the other side gave out live on there
 // until they expire. That there is no grant is [ErrUnknown].
 func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, by audit.Change) error {
 	name := GrantName(credential, subject)
-	err := b.act(ctx, name, by, func(g *entry) error {
-		if err := b.grants.lock(ctx, name); err != nil {
-			return err
-		}
-		defer b.grants.unlock(name)
+	err := b.actOnGrant(ctx, name, by, func(g *entry) error {
 		store, versions, err := b.versions(ctx, name)
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -261,4 +262,35 @@ func TestGrantWithdrawnWhileInUse(t *testing.T) {
 	g.exchange = g.rotate
 	require.NoError(t, two.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
 	assert.NoError(t, leaseOf(two, alice), "a new consent counts")
+}
+
+// A token endpoint that takes its time holds up consents for that grant, and
+// nothing else that people have to do.
+func TestSlowExchangeDoesNotHoldUpRevoking(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	b := store.host(t, g)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	asked, answer := make(chan struct{}), make(chan struct{})
+	g.exchange = func(ctx context.Context, x credential.Exchange) (credential.Token, error) {
+		close(asked)
+		<-answer
+		return credential.Token{}, errors.New("no")
+	}
+	var all sync.WaitGroup
+	all.Go(func() { assert.Error(t, leaseOf(b, alice)) })
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	all.Go(func() {
+		assert.ErrorIs(t, b.PutGrant(ctx, "k", "alice", secret("another consent"), by), context.Canceled)
+	})
+	for range 100 { // so that the consent comes to where it waits
+		runtime.Gosched()
+	}
+	time.Sleep(10 * time.Millisecond)
+	soon, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	assert.NoError(t, b.Revoke(soon, credential.Ref{Name: "k", Version: 1}, by))
+	cancel()
+	close(answer)
+	all.Wait()
 }
