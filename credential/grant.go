@@ -221,12 +221,8 @@ func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, 
 		if err := b.record(ctx, "withdraw_grant", credential, by, map[string]string{"grant": name}); err != nil {
 			return err
 		}
-		for _, v := range versions {
-			if v.State.Live() || v.State == StatePending {
-				if err := store.SetState(ctx, v.Ref, v.State, StateRevoked); err != nil {
-					return b.clean(err)
-				}
-			}
+		if err := revokeAll(ctx, store, name); err != nil {
+			return b.clean(err)
 		}
 		return b.await(ctx, g)
 	})
@@ -234,6 +230,30 @@ func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, 
 		return fmt.Errorf("withdrawal of a grant of %q: %w", credential, err)
 	}
 	return nil
+}
+
+// revokeAll revokes the versions of a grant until none is left: another host may be
+// storing a rotated one at the same time.
+func revokeAll(ctx context.Context, store WritableStore, name string) error {
+	for {
+		list, err := store.List(ctx, name)
+		if err != nil {
+			return err
+		}
+		left := false
+		for _, v := range list {
+			if !v.State.Live() && v.State != StatePending {
+				continue
+			}
+			left = true
+			if err := store.SetState(ctx, v.Ref, v.State, StateRevoked); err != nil && (!errors.Is(err, ErrConflict) || ctx.Err() != nil) {
+				return err
+			}
+		}
+		if !left {
+			return nil
+		}
+	}
 }
 
 // putGrant stores what a subject has granted anew, after the given version.

@@ -211,6 +211,44 @@ func TestGrantOfTwoHosts(t *testing.T) {
 	}
 }
 
+// A racing store stores a rotated grant, as another host would, at the worst moment
+// of a withdrawal.
+type racing struct {
+	*credential.MemoryStore
+	race func()
+}
+
+func (s *racing) SetState(ctx context.Context, ref credential.Ref, from, to credential.State) error {
+	if to == credential.StateRevoked && s.race != nil {
+		s.race()
+		s.race = nil
+	}
+	return s.MemoryStore.SetState(ctx, ref, from, to)
+}
+
+func TestWithdrawWhileAnotherHostStores(t *testing.T) {
+	store := &racing{MemoryStore: credential.NewMemoryStore(map[string]credential.Secret{"k": secret("the client's secret")})}
+	b, err := credential.NewBroker(store, audit.OrRefuse(newLog(t)), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	g := newGrantor()
+	require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example", Scheme: g}, by))
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	name := credential.GrantName("k", "alice")
+	store.race = func() {
+		ref, err := store.Put(t.Context(), name, g.consent("alice"), 1, "grant")
+		require.NoError(t, err)
+		require.NoError(t, store.MemoryStore.SetState(t.Context(), ref, credential.StatePending, credential.StateCurrent))
+	}
+	require.NoError(t, b.WithdrawGrant(t.Context(), "k", "alice", by))
+	versions, err := store.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Len(t, versions, 2)
+	for _, v := range versions {
+		assert.Equal(t, credential.StateRevoked, v.State, v.Ref)
+	}
+}
+
 // Agents of two users, at the same time, with tokens so short that each is
 // renewed all the time: each gets what its own user granted.
 func TestGrantsAreNotMixedUp(t *testing.T) {

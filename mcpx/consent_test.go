@@ -57,7 +57,7 @@ func newConsentWorld(t *testing.T) *consentWorld {
 		defer mu.Unlock()
 		switch r.URL.Path {
 		case "/.well-known/oauth-authorization-server":
-			reply(rw, map[string]any{"issuer": as.URL, "token_endpoint": as.URL + "/token", "authorization_endpoint": as.URL + "/authorize"})
+			reply(rw, map[string]any{"issuer": as.URL, "token_endpoint": as.URL + "/token", "authorization_endpoint": as.URL + "/authorize", "code_challenge_methods_supported": []string{"S256"}})
 		case "/authorize":
 			back := url.Values{"state": {r.FormValue("state")}, "iss": {as.URL}}
 			if w.refuse {

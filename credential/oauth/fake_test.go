@@ -55,7 +55,7 @@ func newServer(t *testing.T) *fakeServer {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", func(w http.ResponseWriter, r *http.Request) {
 		m := map[string]any{"issuer": f.URL, "token_endpoint": f.URL + "/token", "authorization_endpoint": f.URL + "/authorize",
-			"authorization_response_iss_parameter_supported": true}
+			"authorization_response_iss_parameter_supported": true, "code_challenge_methods_supported": []string{"S256"}}
 		f.metadata(m)
 		answer(w, 200, m)
 	})

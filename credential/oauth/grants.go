@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,8 +20,14 @@ import (
 )
 
 // Grants gets the consent of users: it is the host's http.Handler for the two
-// pages that a browser visits on the way, <base>/start and <base>/callback.
-// The redirect URI to register at authorization servers is <base>/callback.
+// pages that a browser visits on the way, <base>/start and <base>/callback/ with
+// the name of the credential. That is the redirect URI to register at its
+// authorization server: see [Grants.RedirectURI]. Each has its own, so that no
+// server can send users on to another one and be brought the code of that (RFC
+// 9700, 4.4).
+//
+// A server has to say in its metadata that it does PKCE with S256. For one that
+// does and does not say so, set the client's endpoints by hand.
 //
 // Who sits before the browser is for the host to say, by its own session: a
 // page that was begun for one user is refused to all others, or a user could be
@@ -53,6 +60,7 @@ type Consent struct {
 	ID string
 
 	credential string
+	issuer     string // whose answer is awaited, whatever the credential is bound to by then
 	actor      audit.Actor
 	verifier   string
 	expires    time.Time
@@ -99,8 +107,10 @@ func NewGrants(broker *credential.Broker, base string, user func(*http.Request) 
 	return g, nil
 }
 
-// RedirectURI is what to register at authorization servers.
-func (g *Grants) RedirectURI() string { return g.base + "/callback" }
+// RedirectURI is what to register at the authorization server of a credential.
+func (g *Grants) RedirectURI(credential string) string { return g.base + callback + credential }
+
+const callback = "/callback/"
 
 // Begin asks for the consent of the actor's user. Several may be asked for at
 // the same time; one is enough.
@@ -108,11 +118,12 @@ func (g *Grants) Begin(ctx context.Context, a audit.Actor, name string) (*Consen
 	if a.User == "" {
 		return nil, fmt.Errorf("%w: agent %q acts for no user", credential.ErrNoGrant, a.Agent)
 	}
-	if _, _, err := g.scheme(name); err != nil {
+	s, _, err := g.scheme(name)
+	if err != nil {
 		return nil, err
 	}
 	c := &Consent{
-		ID: random(), credential: name, actor: a, verifier: random(),
+		ID: random(), credential: name, issuer: s.Issuer, actor: a, verifier: random(),
 		expires: g.opts.Now().Add(g.opts.Life), done: make(chan struct{}),
 	}
 	c.URL = g.base + "/start?" + url.Values{"state": {c.ID}}.Encode()
@@ -200,13 +211,23 @@ func (g *Grants) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodGet:
 		say(w, http.StatusMethodNotAllowed, "Open this page in a browser.")
+	case g.calledBack(r) != "":
+		g.callback(w, r)
 	case strings.HasSuffix(r.URL.Path, "/start"):
 		g.start(w, r)
-	case strings.HasSuffix(r.URL.Path, "/callback"):
-		g.callback(w, r)
 	default:
 		say(w, http.StatusNotFound, "There is no such page.")
 	}
+}
+
+// calledBack returns the credential whose redirect URI a request is for, if any.
+func (g *Grants) calledBack(r *http.Request) string {
+	path := r.URL.Path
+	if u, err := url.Parse(g.base); err == nil {
+		path = strings.TrimPrefix(path, u.Path) // unless somebody has done that already
+	}
+	_, name, _ := strings.Cut(path, callback)
+	return name
 }
 
 func say(w http.ResponseWriter, status int, text string) {
@@ -267,15 +288,14 @@ func (g *Grants) start(w http.ResponseWriter, r *http.Request) {
 
 // authorize returns the authorization request (RFC 6749, 4.1.1).
 func (g *Grants) authorize(ctx context.Context, c *Consent) (string, error) {
-	s, b, err := g.scheme(c.credential)
+	s, b, m, err := g.server(ctx, c)
 	if err != nil {
 		return "", err
+	}
+	if s.TokenEndpoint == "" && !slices.Contains(m.PKCE, "S256") {
+		return "", fmt.Errorf("%w: %s does not say that it does PKCE with S256, without which codes can be stolen", ErrResponse, s.Issuer)
 	}
 	x := g.exchange(b)
-	m, err := s.metadata(ctx, x)
-	if err != nil {
-		return "", err
-	}
 	u, err := url.Parse(m.AuthorizationEndpoint)
 	if err != nil || m.AuthorizationEndpoint == "" {
 		return "", fmt.Errorf("%w: %s has no authorization endpoint", ErrResponse, s.Issuer)
@@ -283,7 +303,7 @@ func (g *Grants) authorize(ctx context.Context, c *Consent) (string, error) {
 	challenge := sha256.Sum256([]byte(c.verifier))
 	q := u.Query()
 	for name, v := range map[string]string{
-		"response_type": "code", "client_id": s.ID, "redirect_uri": g.RedirectURI(), "state": c.ID,
+		"response_type": "code", "client_id": s.ID, "redirect_uri": g.RedirectURI(c.credential), "state": c.ID,
 		"code_challenge": base64.RawURLEncoding.EncodeToString(challenge[:]), "code_challenge_method": "S256",
 		"scope": strings.Join(b.Scopes, " "), "resource": s.resource(x),
 	} {
@@ -293,6 +313,19 @@ func (g *Grants) authorize(ctx context.Context, c *Consent) (string, error) {
 	}
 	u.RawQuery = q.Encode()
 	return u.String(), nil
+}
+
+// server returns what there is to know of the server that a consent is asked of.
+func (g *Grants) server(ctx context.Context, c *Consent) (userGrant, credential.Binding, metadata, error) {
+	s, b, err := g.scheme(c.credential)
+	if err != nil {
+		return s, b, metadata{}, err
+	}
+	if s.Issuer != c.issuer {
+		return s, b, metadata{}, fmt.Errorf("%w: %q has been bound to another one meanwhile", ErrIssuer, c.credential)
+	}
+	m, err := s.metadata(ctx, g.exchange(b))
+	return s, b, m, err
 }
 
 // exchange is enough to find a server.
@@ -306,7 +339,7 @@ func (g *Grants) callback(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	err := g.finish(r.Context(), c, r.URL.Query())
+	err := g.finish(r, c)
 	c.err = err
 	close(c.done)
 	if err != nil {
@@ -317,17 +350,17 @@ func (g *Grants) callback(w http.ResponseWriter, r *http.Request) {
 	say(w, http.StatusOK, "Access is granted. You can close this page.")
 }
 
-func (g *Grants) finish(ctx context.Context, c *Consent, q url.Values) error {
-	s, b, err := g.scheme(c.credential)
-	if err != nil {
-		return err
-	}
-	m, err := s.metadata(ctx, g.exchange(b))
-	if err != nil {
-		return err
-	}
+func (g *Grants) finish(r *http.Request, c *Consent) error {
+	ctx, q := r.Context(), r.URL.Query()
 	// Whose answer it is comes first (RFC 9207, 2.4): the code of another
 	// server must not be sent anywhere.
+	if g.calledBack(r) != c.credential {
+		return fmt.Errorf("%w: the answer to the browser came to the redirect URI of %q", ErrIssuer, g.calledBack(r))
+	}
+	s, _, m, err := g.server(ctx, c)
+	if err != nil {
+		return err
+	}
 	if iss := q["iss"]; len(iss) > 1 || len(iss) == 1 && iss[0] != s.Issuer || len(iss) == 0 && m.IssParameter {
 		return fmt.Errorf("%w: the answer to the browser names another issuer, or none", ErrIssuer)
 	}
@@ -343,6 +376,6 @@ func (g *Grants) finish(ctx context.Context, c *Consent, q url.Values) error {
 	}
 	return g.broker.Redeem(ctx, c.credential, c.actor, func(ctx context.Context, x credential.Exchange) (credential.Secret, error) {
 		x.Learn(credential.NewSecret([]byte(q.Get("code"))))
-		return s.redeem(ctx, x, c.actor.User, q.Get("code"), c.verifier, g.RedirectURI())
+		return s.redeem(ctx, x, c.actor.User, q.Get("code"), c.verifier, g.RedirectURI(c.credential))
 	}, audit.Change{By: c.actor.User, Reason: "consent for agent " + c.actor.Agent + " at " + s.Issuer})
 }

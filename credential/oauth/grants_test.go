@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,7 +120,7 @@ func (c *consentRig) consent(a audit.Actor) {
 	resp := c.open(a.User, asked.URL)
 	require.Equal(c.t, http.StatusFound, resp.StatusCode, drain(resp.Body))
 	back := c.as.visit(a.User, resp.Header.Get("Location"))
-	resp = c.open(a.User, c.grants.RedirectURI()+"?"+back.Encode())
+	resp = c.open(a.User, c.grants.RedirectURI("k")+"?"+back.Encode())
 	require.Equal(c.t, http.StatusOK, resp.StatusCode, drain(resp.Body))
 	require.NoError(c.t, asked.Wait(c.t.Context()))
 }
@@ -258,7 +259,7 @@ func TestCallbackRefuses(t *testing.T) {
 		return asked, c.as.visit("alice", resp.Header.Get("Location"))
 	}
 	back := func(user string, q url.Values) int {
-		return c.open(user, c.grants.RedirectURI()+"?"+q.Encode()).StatusCode
+		return c.open(user, c.grants.RedirectURI("k")+"?"+q.Encode()).StatusCode
 	}
 	asked, q := begin()
 	assert.Equal(t, 403, c.open("bob", asked.URL).StatusCode, "bob would grant alice's agent his account")
@@ -301,6 +302,62 @@ func TestCallbackRefuses(t *testing.T) {
 	require.NoError(t, err)
 	assert.ErrorIs(t, late.Wait(t.Context()), oauth.ErrConsent)
 	assert.Equal(t, 404, c.open("alice", "https://host.example/connect/other").StatusCode)
+}
+
+// Two servers, of which one is evil and the other does not say in its answers who
+// it is: the evil one sends the user on to the other, and would be brought its code.
+func TestServersAreNotMixedUp(t *testing.T) {
+	c := newConsentRig(t) // of the evil one
+	var brought atomic.Int64
+	c.as.token = func(w http.ResponseWriter, r *http.Request) {
+		brought.Add(1)
+		answer(w, 400, map[string]any{"error": "invalid_grant"})
+	}
+	c.as.metadata = func(m map[string]any) { delete(m, "authorization_response_iss_parameter_supported") }
+	honest := newConsentServer(t)
+	honest.metadata = c.as.metadata
+	require.NoError(t, c.Bind(t.Context(), "honest", credential.Binding{Origin: c.resource.URL, Scheme: oauth.AuthorizationCode(oauth.Client{Issuer: honest.URL, ID: "me", Auth: oauth.None})}, by))
+	asked, err := c.grants.Begin(t.Context(), alice, "k")
+	require.NoError(t, err)
+	to, err := url.Parse(c.open("alice", asked.URL).Header.Get("Location"))
+	require.NoError(t, err)
+	q := to.Query()
+	q.Set("redirect_uri", c.grants.RedirectURI("honest")) // the only one that it takes for this client
+	back := honest.visit("alice", honest.URL+"/authorize?"+q.Encode())
+	back.Del("iss")
+	assert.Equal(t, 400, c.open("alice", c.grants.RedirectURI("honest")+"?"+back.Encode()).StatusCode)
+	assert.ErrorIs(t, asked.Wait(t.Context()), oauth.ErrIssuer)
+	assert.Zero(t, brought.Load())
+}
+
+// What a user has consented to at one server is not brought to another that the
+// credential was bound to meanwhile.
+func TestBoundToAnotherServerMeanwhile(t *testing.T) {
+	c := newConsentRig(t)
+	asked, err := c.grants.Begin(t.Context(), alice, "k")
+	require.NoError(t, err)
+	back := c.as.visit("alice", c.open("alice", asked.URL).Header.Get("Location"))
+	back.Del("iss")
+	other := newConsentServer(t)
+	other.metadata = func(m map[string]any) { delete(m, "authorization_response_iss_parameter_supported") }
+	require.NoError(t, c.Bind(t.Context(), "k", credential.Binding{Origin: c.resource.URL, Scheme: oauth.AuthorizationCode(oauth.Client{Issuer: other.URL, ID: "me", Auth: oauth.None})}, by))
+	assert.Equal(t, 400, c.open("alice", c.grants.RedirectURI("k")+"?"+back.Encode()).StatusCode)
+	assert.ErrorIs(t, asked.Wait(t.Context()), oauth.ErrIssuer)
+	assert.Zero(t, other.asked.Load())
+}
+
+// Without PKCE a stolen code could be brought in by anybody.
+func TestServersWithoutPKCE(t *testing.T) {
+	for name, methods := range map[string]any{"not said": nil, "plain": []string{"plain"}} {
+		c := newConsentRig(t)
+		c.as.metadata = func(m map[string]any) { m["code_challenge_methods_supported"] = methods }
+		asked, err := c.grants.Begin(t.Context(), alice, "k")
+		require.NoError(t, err)
+		assert.Equal(t, 502, c.open("alice", asked.URL).StatusCode, name)
+		require.NoError(t, c.Bind(t.Context(), "k", credential.Binding{Origin: c.resource.URL, Scheme: oauth.AuthorizationCode(oauth.Client{
+			Issuer: c.as.URL, ID: "me", Auth: oauth.None, TokenEndpoint: c.as.URL + "/token", AuthorizationEndpoint: c.as.URL + "/authorize"})}, by))
+		assert.Equal(t, 302, c.open("alice", asked.URL).StatusCode, "an operator says that it does")
+	}
 }
 
 func TestConsentsAreBounded(t *testing.T) {

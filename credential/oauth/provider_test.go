@@ -138,7 +138,7 @@ func (b *browser) consent(at, callback string) url.Values {
 // The whole way of a user's account with a real provider: consent with PKCE and
 // iss, calls, refresh tokens that it rotates, and one that was used twice.
 func TestRealProviderAuthorizationCode(t *testing.T) {
-	const callback = "https://host.example/connect/callback"
+	const callback = "https://host.example/connect/callback/k"
 	p := oidctest.Start(t, oidctest.Options{
 		Clients: []map[string]any{{"client_id": "host", "client_secret": "a secret that is long enough", "application_type": "web",
 			"grant_types": []string{"authorization_code", "refresh_token"}, "response_types": []string{"code"}, "redirect_uris": []string{callback}}},
