@@ -16,10 +16,12 @@ const (
 	viaPercent
 	viaJSONPercent
 	viaNestedPercent
+	twice // added to the three above: percent-encoded twice, as a URL in a URL is
 )
 
 // The suffixes of [Sight.Encoding].
-var vias = [...]string{"", "/json", "/json/json", "/percent", "/percent/json", "/percent/json/json"}
+var vias = [...]string{"", "/json", "/json/json", "/percent", "/percent/json", "/percent/json/json",
+	viaPercent + twice: "/percent/percent", viaJSONPercent + twice: "/percent/percent/json", viaNestedPercent + twice: "/percent/percent/json/json"}
 
 // A filter scrubs a text that comes in pieces. Its result does not depend on
 // how the text was cut.
@@ -34,6 +36,7 @@ type filter struct {
 	json      view           // of the text
 	nested    view           // JSON inside the strings of json
 	leaf      view           // scratch for percent-encoding
+	leafTwice view
 	spans     []span
 }
 
@@ -47,7 +50,7 @@ func (f *filter) reset() {
 	clear(f.spans[:cap(f.spans)])
 	*f = filter{
 		held: f.held[:0], spans: f.spans[:0],
-		json: f.json, nested: f.nested, leaf: f.leaf,
+		json: f.json, nested: f.nested, leaf: f.leaf, leafTwice: f.leafTwice,
 	}
 }
 
@@ -174,8 +177,16 @@ func (f *filter) percent(x *index, text []byte, v via, hold func([]byte) int, fi
 	f.leaf.fill(text, '%', percent, final)
 	from := len(f.spans)
 	f.spans = x.find(f.leaf.bytes, v, f.spans)
+	certain := hold(f.leaf.bytes)
+	if bytes.IndexByte(f.leaf.bytes, '%') >= 0 {
+		f.leafTwice.fill(f.leaf.bytes, '%', percent, final)
+		from := len(f.spans)
+		f.spans = x.find(f.leafTwice.bytes, v+twice, f.spans)
+		f.toSource(&f.leafTwice, from)
+		certain = min(certain, f.leafTwice.start(hold(f.leafTwice.bytes)))
+	}
 	f.toSource(&f.leaf, from)
-	return f.leaf.start(hold(f.leaf.bytes))
+	return f.leaf.start(certain)
 }
 
 // toSource maps the spans from one on from a view to its text.

@@ -13,10 +13,11 @@ import (
 //
 // A secret is found as it is, in hexadecimal (all lower or all upper case), in
 // both base64 alphabets, padded or not, at any alignment; and each of these
-// also percent-encoded, JSON-escaped, JSON-escaped twice (a JSON text inside a
-// JSON string), or percent-encoded inside either, whichever characters are
-// escaped. Not found is what was encrypted, compressed, split or reordered
-// by whoever wrote it, or base64 broken into lines.
+// also percent-encoded once or twice (as a URL in a URL's query is),
+// JSON-escaped, JSON-escaped twice (a JSON text inside a JSON string), or
+// percent-encoded inside either, whichever characters are escaped. Not found is
+// what was encrypted, compressed, split or reordered by whoever wrote it, base64
+// broken into lines, characters written as HTML's entities, and UTF-16.
 //
 // The replacement has no character that needs escaping, and takes the place of
 // whole escape sequences, so that a JSON text which held a secret inside a

@@ -29,6 +29,11 @@ var encodings = []struct {
 	{"path", url.PathEscape},
 	{"percent all, lower", func(s string) string { return each(s, "%%%02x") }},
 	{"percent all, upper", func(s string) string { return each(s, "%%%02X") }},
+	{"query in query", func(s string) string { return url.QueryEscape(url.QueryEscape(s)) }},
+	{"percent all twice", func(s string) string { return each(each(s, "%%%02x"), "%%%02X") }},
+	{"query in query in json", func(s string) string {
+		return strings.ReplaceAll(jsonEscape(url.QueryEscape(url.QueryEscape(s))), "%", `\u0025`)
+	}},
 	{"hex", func(s string) string { return hex.EncodeToString([]byte(s)) }},
 	{"HEX", func(s string) string { return strings.ToUpper(hex.EncodeToString([]byte(s))) }},
 	{"base64", lead(base64.StdEncoding, "")},
@@ -368,6 +373,7 @@ func TestScrubberConcurrently(t *testing.T) {
 func FuzzScrubber(f *testing.F) {
 	f.Add([]byte("secret-0123456789"), []byte(`{"a":"`), []byte(`"}`), uint64(0))
 	f.Add([]byte(`\\\\\\\\\\`), []byte(`\`), []byte(`u0041%`), uint64(7))
+	f.Add([]byte(`a/b+c=%25%d`), []byte(`%25`), []byte(`252`), uint64(5))
 	f.Add([]byte(`%%%%25%25%25`), []byte(`%2`), []byte(`\ud83d\`), uint64(14))
 	f.Fuzz(func(t *testing.T, secret, before, after []byte, seed uint64) {
 		if len(secret) < MinLength || len(secret) > 200 || len(before) > 2000 || len(after) > 2000 {
