@@ -31,7 +31,9 @@
 // A file that others than its owner can read or write, that belongs to somebody
 // else, or that is a symbolic link, in a folder that everybody can write to; and
 // a file that is damaged or was made with another KEK. None of these is ever
-// overwritten. On Windows, where the mode says nothing, set the folder's rights.
+// overwritten. A file that somebody made who knows only the public key of the
+// identity is one of another KEK; that holds for [LoadIdentity] and
+// [CreateIdentity], and not for an [Age] KEK of your own recipients. On Windows, where the mode says nothing, set the folder's rights.
 //
 // # Old files put back
 //
@@ -42,10 +44,13 @@
 // log. Open then refuses a file that is older than the newest save which the
 // witness knows of, or another one of the same generation.
 //
-// The witness also hears of saves that others made, as soon as this process reads
-// them, and once a day of what it has. An operator who restores a backup says so, with Options.Restored.
+// The witness also hears of saves that others made, as soon as this process
+// reads them, and once a day of what it has. An operator who restores a backup
+// says so, with Options.Restored.
 //
 // Not detected is an old file put back together with an old log (an anchor of
 // the log detects that), nor one that is not older than what this witness was
-// told of: what others saved after the last reading of this process.
+// told of: what others saved after the last reading of this process. Nor is
+// another vault of the same KEK in the place of this one: give each a KEK of its
+// own.
 package filevault

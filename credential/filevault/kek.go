@@ -3,6 +3,8 @@ package filevault
 import (
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -28,6 +30,10 @@ const rootSize = 32
 
 // Age returns a KEK that wraps for all of the recipients and unwraps with any
 // of the identities. Those of age's plugins are not for this: they run programs.
+//
+// Recipients are public keys: whoever knows them can make a vault that this KEK
+// opens, and put it in the place of yours, if they can write there. The KEK of
+// [LoadIdentity] takes only what was wrapped with the identity itself.
 func Age(recipients []age.Recipient, identities []age.Identity) (KEK, error) {
 	if len(recipients) == 0 {
 		return nil, fmt.Errorf("%w: age needs a recipient", ErrKEK)
@@ -41,12 +47,13 @@ func Age(recipients []age.Recipient, identities []age.Identity) (KEK, error) {
 		names = append(names, name)
 	}
 	sum := sha256.Sum256([]byte(strings.Join(names, "\n")))
-	return &ageKEK{"age:" + hex.EncodeToString(sum[:8]), recipients, identities}, nil
+	return &ageKEK{id: "age:" + hex.EncodeToString(sum[:8]), recipients: recipients, identities: identities}, nil
 }
 
 // LoadIdentity returns the [Age] KEK of an identity file, as age-keygen makes
 // it (with -pq for one that a quantum computer does not break). It refuses a
-// file that others can read.
+// file that others can read. It opens only vaults that were made with it: to
+// know the public key is not enough.
 func LoadIdentity(path string) (KEK, error) {
 	text, err := readFile(path, 64<<10)
 	if err != nil {
@@ -59,15 +66,28 @@ func LoadIdentity(path string) (KEK, error) {
 		return nil, fmt.Errorf("%w: %s is not an age identity file", ErrKEK, path)
 	}
 	var recipients []age.Recipient
+	var private []byte
+	defer func() { clear(private) }()
 	for _, i := range identities {
 		switch i := i.(type) {
 		case *age.X25519Identity:
 			recipients = append(recipients, i.Recipient())
+			private = append(private, i.String()...)
 		case *age.HybridIdentity:
 			recipients = append(recipients, i.Recipient())
+			private = append(private, i.String()...)
 		}
 	}
-	return Age(recipients, identities)
+	kek, err := Age(recipients, identities)
+	if err != nil {
+		return nil, err
+	}
+	k := kek.(*ageKEK)
+	k.id = "identity:" + strings.TrimPrefix(k.id, "age:")
+	if k.mac, err = hkdf.Key(sha256.New, private, nil, "twinward filevault v1 wrapped by this identity", sha256.Size); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKEK, err)
+	}
+	return k, nil
 }
 
 // CreateIdentity makes an identity file, which must not exist yet, for
@@ -131,6 +151,18 @@ type ageKEK struct {
 	id         string
 	recipients []age.Recipient
 	identities []age.Identity
+	mac        []byte // if set, the digest is one that only the identity's owner can make
+}
+
+func (k *ageKEK) digest(key, bound []byte) []byte {
+	sum := sha256.Sum256(bound)
+	if k.mac == nil {
+		return sum[:]
+	}
+	h := hmac.New(sha256.New, k.mac)
+	h.Write(sum[:])
+	h.Write(key)
+	return h.Sum(nil)
 }
 
 func (k *ageKEK) ID() string { return k.id }
@@ -142,8 +174,7 @@ func (k *ageKEK) Wrap(ctx context.Context, key, bound []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, k.recipients...)
 	if err == nil {
-		sum := sha256.Sum256(bound)
-		text := append(sum[:], key...)
+		text := append(k.digest(key, bound), key...)
 		_, err = w.Write(text)
 		clear(text)
 		err = errors.Join(err, w.Close())
@@ -167,9 +198,8 @@ func (k *ageKEK) Unwrap(ctx context.Context, wrapped, bound []byte) ([]byte, err
 	}
 	text := make([]byte, sha256.Size+rootSize+1)
 	n, err := io.ReadFull(r, text)
-	sum := sha256.Sum256(bound)
-	if err != io.ErrUnexpectedEOF || n <= sha256.Size || subtle.ConstantTimeCompare(sum[:], text[:sha256.Size]) != 1 {
-		return nil, fmt.Errorf("%w: the wrapped key belongs elsewhere", ErrKEK)
+	if err != io.ErrUnexpectedEOF || n <= sha256.Size || subtle.ConstantTimeCompare(k.digest(text[sha256.Size:n], bound), text[:sha256.Size]) != 1 {
+		return nil, fmt.Errorf("%w: the wrapped key belongs elsewhere, or somebody else has wrapped it", ErrKEK)
 	}
 	return text[sha256.Size:n], nil
 }

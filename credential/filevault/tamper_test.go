@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -186,6 +187,40 @@ func TestIdentityFile(t *testing.T) {
 	_, err = LoadIdentity(path + ".bad")
 	require.ErrorIs(t, err, ErrKEK)
 	assert.NotContains(t, err.Error(), "canary")
+}
+
+// Whoever knows the public key of an identity, and can write where the vault is,
+// cannot put one of their own there.
+func TestForgedWithThePublicKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vault.key")
+	kek, err := CreateIdentity(path)
+	require.NoError(t, err)
+	s, vault := newVault(t, kek, nil)
+	credentialtest.Seed(t, s, map[string]string{"github": "the-token-of-the-host"})
+
+	_, text, ok := strings.Cut(string(readRaw(t, path)), "# public key: ")
+	require.True(t, ok)
+	public, _, _ := strings.Cut(text, "\n")
+	recipient, err := age.ParseHybridRecipient(public)
+	require.NoError(t, err)
+	wrapper, err := Age([]age.Recipient{recipient}, nil)
+	require.NoError(t, err)
+	root := bytes.Repeat([]byte("r"), rootSize)
+	h := s.last.header // the same vault's id, and any generation
+	h.Generation += 100
+	h.Root, err = wrapper.Wrap(t.Context(), root, boundRoot(h.ID))
+	require.NoError(t, err)
+	forged := &Store{}
+	forged.keys, err = newKeys(root, h.ID)
+	require.NoError(t, err)
+	v := version{Number: 1, State: credential.StateCurrent, Created: time.Now(), Changed: time.Now()}
+	require.NoError(t, forged.keys.seal("github", &v, h.Generation, []byte("the-token-of-somebody-else")))
+	file, err := forged.keys.join(h, body{Secrets: []secret{{Name: "github", Versions: []version{v}}}})
+	require.NoError(t, err)
+	put(t, vault, file)
+	again, err := Open(t.Context(), vault, kek, &Options{Witness: LogWitness(audittest.NewLog(t))})
+	assert.ErrorIs(t, err, ErrKEK)
+	assert.Nil(t, again)
 }
 
 // Whatever happens to a byte of the file, it is found, and the file is left as
