@@ -31,19 +31,19 @@
 //
 //	text                            asks for                                    record kinds and fields
 //	SOC 2 CC6.1 (logical access)    access is decided by rules                  intent and denial: decision (policies, policy_hash, reason)
-//	SOC 2 CC6.2, CC6.3              who is registered, authorised, removed      identity: register_agent, revoke_agent, reinstate_agent, with change
+//	SOC 2 CC6.2, CC6.3              who is registered, authorised, removed      identity: register_, freeze_, revoke_, reinstate_agent, assign_profile, with change
 //	                                changes of rights                           policy.load with change; credential: bind, rotate, with change
 //	SOC 2 CC6.6 (boundaries)        what crosses the boundary                   compute door: connect (intents and denials), sandbox.launch
 //	SOC 2 CC6.7 (transmission)      what secrets went where                     intent: credential; outcome: credential_version; credential.leak
 //	SOC 2 CC7.1 (configuration)     changes that introduce weakness             policy.load; list: drift; denial: pin-drift
-//	SOC 2 CC7.2 (monitoring)        anomalies are seen                          denial, probe, credential.leak; outcome: status, checks
-//	SOC 2 CC7.3, CC7.4 (incidents)  events are evaluated and contained          identity: revoke_agent (cancelled), outcome: cancelled, open calls
+//	SOC 2 CC7.2 (monitoring)        anomalies are seen                          denial, probe, credential.leak, credential.canary; outcome: status, checks
+//	SOC 2 CC7.3, CC7.4 (incidents)  events are evaluated and contained          identity: revoke_agent, freeze_agent (cancelled), outcome: cancelled, open calls
 //	ISO/IEC 42001 A.6.2.6           operation of AI systems is monitored        outcome: status, latency, usage; denial
 //	ISO/IEC 42001 A.6.2.8           event logs of AI systems                    all; gap says where a log was repaired
 //	ISO/IEC 42001 A.3.2, A.4        roles; resources in use                     identity: owner; change.by; model calls: usage, credential
 //	AI Act Art. 12(1)               events are recorded automatically           all, durable before the act
 //	AI Act Art. 12(2)               risks, monitoring, oversight can be traced  denial, decision.would, approval, policy.load
-//	AI Act Art. 19, 26(6)           logs are kept at least six months           a matter of how the log's folder is kept; verifying shows a cut
+//	AI Act Art. 19, 26(6)           logs are kept at least six months           prune: what was removed on record, by whom; verifying shows every other cut
 package report
 
 import (

@@ -271,3 +271,10 @@ func TestWitnessesAreNamed(t *testing.T) {
 		Cosignatures: []audit.Cosignature{{Witness: "witness.example/w1", Records: 8, Time: monday}}}
 	assert.Contains(t, section(page(t, log, &report.Options{Verified: &rep}), "integrity"), "witness.example/w1 signed records 1 to 8 on 2026-11-16 08:00:00.000 UTC")
 }
+
+func TestRemovedRecordsAreNamed(t *testing.T) {
+	rep := audit.VerifyReport{Origin: "host7", Records: 9, Signed: 9,
+		Pruned: &audit.Pruned{Records: 4, Kept: 1, Record: 8, Time: monday, Change: audit.Change{By: "olga", Reason: "half a year <b>"}}}
+	assert.Contains(t, section(page(t, sampleLog(t), &report.Options{Verified: &rep}), "integrity"),
+		"Removed on record records 1 to 4 but for 1 administrative acts, by olga on 2026-11-16 08:00:00.000 UTC for half a year &lt;b&gt; (record 8)")
+}
