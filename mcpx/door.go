@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/auth"
 	"github.com/modelcontextprotocol/go-sdk/oauthex"
@@ -29,7 +30,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(withoutLocalAddr{r.Context()})
 	r.Header = r.Header.Clone()
 	r.Header.Del("Authorization")
-	g.serve(w, r, audit.ActorFrom(r.Context()))
+	g.serve(w, r, audit.ActorFrom(r.Context()), time.Time{})
 }
 
 // Handler is the endpoint for agents elsewhere, who present bearer tokens that
@@ -37,6 +38,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answered 401 with the place of the protected-resource metadata (RFC 9728),
 // which the same handler serves: mount it at the resource's path and at
 // "/.well-known/oauth-protected-resource" followed by that path, or at "/".
+//
+// A stream ends with the token that it was asked for with, and the client comes
+// again with another one. A call that has begun goes on.
 //
 // A request that also comes through a session's door must name the same actor.
 func (g *Gateway) Handler(v Verifier) http.Handler {
@@ -56,7 +60,7 @@ func (g *Gateway) Handler(v Verifier) http.Handler {
 			g.turnAway(w, r, audit.Actor{}, no)
 			return
 		}
-		actor, no := g.bearer(r, v)
+		actor, until, no := g.bearer(r, v)
 		if no != nil {
 			if no.status == http.StatusUnauthorized {
 				w.Header().Set("WWW-Authenticate", g.challenge(no.guard))
@@ -64,28 +68,28 @@ func (g *Gateway) Handler(v Verifier) http.Handler {
 			g.turnAway(w, r, audit.ActorFrom(r.Context()), no)
 			return
 		}
-		g.serve(w, r, actor)
+		g.serve(w, r, actor, until)
 	})
 }
 
-// bearer returns the actor of a request with a token.
-func (g *Gateway) bearer(r *http.Request, v Verifier) (audit.Actor, *httpRefusal) {
+// bearer returns the actor of a request with a token, and until when that is good.
+func (g *Gateway) bearer(r *http.Request, v Verifier) (audit.Actor, time.Time, *httpRefusal) {
 	if v == nil || g.opts.Resource == "" {
 		no := deny(http.StatusInternalServerError, audit.GuardToken, "this endpoint is not set up")
 		no.detail = "Handler needs a Verifier, and GatewayOptions.Resource must be the endpoint's canonical URL"
 		g.gov.logger.Error("mcpx: " + no.detail)
-		return audit.Actor{}, no
+		return audit.Actor{}, time.Time{}, no
 	}
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		return audit.Actor{}, deny(http.StatusUnauthorized, audit.GuardNoActor, "a bearer token is required")
+		return audit.Actor{}, time.Time{}, deny(http.StatusUnauthorized, audit.GuardNoActor, "a bearer token is required")
 	}
 	scheme, token, ok := strings.Cut(header, " ")
 	token = strings.TrimSpace(token)
 	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsAny(token, " ,\t") {
-		return audit.Actor{}, deny(http.StatusUnauthorized, audit.GuardToken, "the token is not valid here")
+		return audit.Actor{}, time.Time{}, deny(http.StatusUnauthorized, audit.GuardToken, "the token is not valid here")
 	}
-	actor, _, err := v.Verify(r.Context(), token, g.opts.Resource)
+	actor, until, err := v.Verify(r.Context(), token, g.opts.Resource)
 	if err != nil {
 		guard := audit.GuardToken
 		if errors.Is(err, audit.ErrRevoked) {
@@ -93,15 +97,15 @@ func (g *Gateway) bearer(r *http.Request, v Verifier) (audit.Actor, *httpRefusal
 		}
 		no := deny(http.StatusUnauthorized, guard, "the token is not valid here")
 		no.detail = strings.ReplaceAll(err.Error(), token, "[token]")
-		return audit.Actor{}, no
+		return audit.Actor{}, time.Time{}, no
 	}
 	both, err := audit.Reconcile(audit.ActorFrom(r.Context()), actor)
 	if err != nil {
 		no := deny(http.StatusForbidden, audit.GuardActor, "the token and the session name different agents")
 		no.detail = err.Error()
-		return audit.Actor{}, no
+		return audit.Actor{}, time.Time{}, no
 	}
-	return both, nil
+	return both, until, nil
 }
 
 // challenge is the WWW-Authenticate header of RFC 6750 and RFC 9728. A request

@@ -1,6 +1,7 @@
 package mcpx_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -182,4 +183,102 @@ func TestStreamEndsWithRevocation(t *testing.T) {
 	require.NoError(t, err, "the stream has ended")
 	code, _, _ := fire(t, url, shot{method: http.MethodGet, header: [][2]string{session}})
 	assert.Equal(t, 403, code)
+}
+
+// A timed verifier's tokens are bot's, for as long as it says.
+type timed time.Duration
+
+func (d timed) Verify(context.Context, string, string) (audit.Actor, time.Time, error) {
+	return bot, time.Now().Add(time.Duration(d)), nil
+}
+
+// tokenDoor serves a world's gateway to the holders of tokens.
+func tokenDoor(t *testing.T, v mcpx.Verifier) (*world, string) {
+	w := newWorld(t, &setup{options: func(o *mcpx.GatewayOptions) { o.Resource = "https://gw.example/mcp" }})
+	srv := httptest.NewServer(w.gateway.Handler(v))
+	t.Cleanup(func() {
+		srv.CloseClientConnections() // of streams that do not end by themselves
+		srv.Close()
+	})
+	return w, srv.URL
+}
+
+// Who has held a token once does not hang on a stream for ever.
+func TestStreamEndsWithItsToken(t *testing.T) {
+	_, url := tokenDoor(t, timed(time.Second))
+	session := legacySession(t, url)
+	listen := shot{header: [][2]string{{"Mcp-Protocol-Version", modern}, {"Mcp-Method", "subscriptions/listen"}},
+		body: `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{` + modernMeta + `,"notifications":{"toolsListChanged":true}}}`}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, s := range []shot{{method: http.MethodGet, header: [][2]string{session}}, listen} {
+		r, err := http.NewRequestWithContext(ctx, cmp.Or(s.method, http.MethodPost), url, strings.NewReader(s.body))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Accept", "application/json, text/event-stream")
+		r.Header.Set("Authorization", "Bearer bot")
+		for _, h := range s.header {
+			r.Header.Set(h[0], h[1])
+		}
+		resp, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		assert.Equal(t, 200, resp.StatusCode)
+		_, err = io.Copy(io.Discard, resp.Body)
+		assert.NoError(t, err, "it has outlived its token")
+	}
+}
+
+// slowly sends a call whose body ends only after the door was asked for it.
+func slowly(t *testing.T, url string, meanwhile func()) (int, string) {
+	s := modernCall("slack__post_message", `{"channel":"#engineering","text":"x"}`)
+	half := len(s.body) / 2
+	body, write := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(write, s.body[:half])
+		meanwhile()
+		_, _ = io.WriteString(write, s.body[half:])
+		write.Close()
+	}()
+	r, err := http.NewRequest(http.MethodPost, url, body)
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	r.Header.Set("Authorization", "Bearer bot")
+	for _, h := range s.header {
+		r.Header.Set(h[0], h[1])
+	}
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(b)
+}
+
+// A request that was let in before its agent was revoked, and that its sender ends
+// after the agent was reinstated, is one of the life that has ended.
+func TestRequestOfAnEarlierLife(t *testing.T) {
+	w, url := tokenDoor(t, botToken{})
+	_, body := slowly(t, url, func() {})
+	require.Contains(t, body, "posted")
+	_, body = slowly(t, url, func() {
+		assert.Eventually(t, func() bool {
+			w.agents.mu.Lock()
+			defer w.agents.mu.Unlock()
+			return w.agents.live > 0
+		}, 10*time.Second, time.Millisecond, "it was let in")
+		w.agents.revoke("bot")
+		w.agents.reinstate("bot")
+	})
+	assert.Contains(t, body, `"reason":"`+audit.GuardRevoked+`"`)
+	assert.Len(t, w.slack.Calls(), 1)
+}
+
+// A token that has expired before the whole request is there begins nothing.
+func TestRequestThatOutlivesItsToken(t *testing.T) {
+	w, url := tokenDoor(t, timed(50*time.Millisecond))
+	code, _ := slowly(t, url, func() { time.Sleep(100 * time.Millisecond) })
+	assert.Equal(t, 401, code)
+	assert.Empty(t, w.slack.Calls())
 }

@@ -137,6 +137,7 @@ type query struct {
 	method string
 	req    mcp.Request
 	outer  context.Context // of the request, before revocation is attached
+	visit  *visit          // nil if it came through no door of a gateway
 	actor  audit.Actor
 	name   string // what is asked for: a tool, a prompt, a URI
 	args   []byte
@@ -146,12 +147,13 @@ type query struct {
 
 func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (res mcp.Result, err error) {
+		q := &query{next: next, method: method, req: req, outer: ctx}
 		if extra := req.GetExtra(); extra != nil && extra.TokenInfo != nil {
 			if v, ok := extra.TokenInfo.Extra[visitKey].(*visit); ok {
 				v.handled.Store(true)
+				q.visit = v
 			}
 		}
-		q := &query{next: next, method: method, req: req, outer: ctx}
 		defer func() {
 			if p := recover(); p != nil {
 				g.logger.Error("mcpx: panic", "method", method, "panic", p, "stack", string(debug.Stack()))
@@ -185,6 +187,10 @@ func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 	q.actor = actor
 	if g.agents != nil {
 		inner, cancel, err := g.agents.Context(ctx, actor)
+		if err == nil && q.visit.ended() {
+			cancel()
+			err = audit.ErrRevoked
+		}
 		if err != nil {
 			r := refused(audit.GuardRevoked)
 			r.text = "This agent may not act any more."

@@ -71,26 +71,41 @@ var eras = map[string]struct{ legacy, modern bool }{
 
 // serve is the way of an HTTP request: refuse on the cheapest evidence, and put
 // each refusal on record, since the middleware will never see it.
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Actor) {
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Actor, until time.Time) {
+	v := &visit{actor: actor}
+	if g.gov.agents != nil {
+		// From here on, and not when all of the request is there, which its sender
+		// decides: an end of the agent in between counts, although it be reinstated.
+		life, cancel, err := g.gov.agents.Context(r.Context(), actor)
+		if err == nil {
+			defer cancel()
+		}
+		v.life, v.dead = life, err != nil
+	}
 	m, no := g.admit(w, r, actor)
+	if no == nil && !until.IsZero() && !time.Now().Before(until) {
+		no = deny(http.StatusUnauthorized, audit.GuardToken, "the token has expired")
+	}
 	if no != nil {
 		no.m = m
 		g.turnAway(w, r, actor, no)
 		return
 	}
-	v := &visit{actor: actor}
 	if modern(r) && m.method == methodCallTool {
 		v.hidden = g.hidden(r.Context(), actor, m.name)
 	}
 	ctx := context.WithValue(r.Context(), doorKey{}, v)
 	if r.Method == http.MethodGet && g.gov.agents != nil {
-		inner, cancel, err := g.gov.agents.Context(ctx, actor)
-		if err != nil {
+		if v.ended() {
 			g.turnAway(w, r, actor, deny(http.StatusForbidden, audit.GuardRevoked, "this agent may not act any more"))
 			return
 		}
-		defer cancel() // a stream ends when the agent is revoked
-		ctx = inner
+		ctx = context.WithValue(v.life, doorKey{}, v) // a stream ends when the agent is revoked
+	}
+	if (r.Method == http.MethodGet || m.method == methodListen) && !until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until) // and with its token
+		defer cancel()
 	}
 	r = r.Clone(ctx)
 	for name := range r.Header {
@@ -338,6 +353,23 @@ type visit struct {
 	actor   audit.Actor
 	hidden  bool        // it calls a tool that the actor must not know about
 	handled atomic.Bool // the middleware saw it; if not, the SDK turned it away
+	// life is a context of the actor's agent that began with the request, nil if
+	// there is no registry, and dead says that the agent was not live then.
+	life context.Context
+	dead bool
+}
+
+// ended reports whether the agent was not live when the request began, or has not
+// been at some time since.
+func (v *visit) ended() bool {
+	switch {
+	case v == nil:
+		return false
+	case v.life == nil:
+		return v.dead
+	}
+	cause := context.Cause(v.life)
+	return cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded)
 }
 
 func visitOf(ctx context.Context) *visit {

@@ -217,6 +217,7 @@ type agents struct {
 	mu      sync.Mutex
 	revoked map[string]bool
 	cancel  map[string][]context.CancelCauseFunc
+	live    int // contexts that have not ended
 }
 
 func newAgents() *agents {
@@ -233,7 +234,19 @@ func (a *agents) Context(ctx context.Context, who audit.Actor) (context.Context,
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	a.cancel[who.Agent] = append(a.cancel[who.Agent], cancel)
-	return ctx, func() { cancel(nil) }, nil
+	a.live++
+	return ctx, sync.OnceFunc(func() {
+		cancel(nil)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.live--
+	}), nil
+}
+
+func (a *agents) reinstate(agent string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.revoked, agent)
 }
 
 func (a *agents) revoke(agent string) {
