@@ -25,6 +25,11 @@ import (
 // act claim (RFC 8693) the outermost actor is the agent and sub the user; with a
 // client_id or azp that is not sub, that is the agent and sub the user;
 // otherwise sub is the agent.
+//
+// Users have one name space, whoever names them: an issuer that is trusted for one
+// agent can have that agent act for any user, and so use what that user has granted
+// to agents (oauth.AuthorizationCode), also without [Issuer.Users]. So name only
+// issuers that may speak for all users.
 type Issuer struct {
 	// URL is the token's iss, exactly; https, or http on a loopback address. Or it
 	// is a trust domain, as in "spiffe://example.org": the tokens are JWT-SVIDs,
