@@ -21,8 +21,8 @@ type LeakPolicy struct {
 	Block bool
 	// Act is called for each secret once its leak is on record, before the
 	// answer goes on: to revoke it, to have it rotated, to wake somebody when
-	// [Leak.Canary]. It may be called from many calls at once. An error withholds
-	// the answer. Nil does nothing.
+	// [Leak.Canary]. It may be called from many calls at once. An error or a panic
+	// withholds the answer. Nil does nothing.
 	Act func(ctx context.Context, l Leak) error
 }
 
@@ -69,7 +69,7 @@ func (p LeakPolicy) Report(ctx context.Context, log audit.Recorder, at audit.Eve
 			errs = append(errs, err)
 		}
 		if p.Act != nil {
-			if err := p.Act(ctx, l); err != nil {
+			if err := p.act(ctx, l); err != nil {
 				errs = append(errs, fmt.Errorf("%w: %s: %w", ErrLeak, l.Ref, err))
 			}
 		}
@@ -78,6 +78,16 @@ func (p LeakPolicy) Report(ctx context.Context, log audit.Recorder, at audit.Eve
 		return ErrLeak
 	}
 	return errors.Join(errs...)
+}
+
+// act calls Act. Its panic withholds the answer, as an error does.
+func (p LeakPolicy) act(ctx context.Context, l Leak) (err error) {
+	defer func() {
+		if recover() != nil { // what it says may hold a secret
+			err = errors.New("the policy's Act has panicked")
+		}
+	}()
+	return p.Act(ctx, l)
 }
 
 // leaks returns what was found of each version, in the order of names and

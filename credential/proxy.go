@@ -162,6 +162,7 @@ func (p *ProxyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if use.Context != nil {
 		defer context.AfterFunc(use.Context, cancel)()
 	}
+	defer x.panicked()
 	x.serve(ctx)
 }
 
@@ -187,6 +188,27 @@ type exchange struct {
 	lease *Lease
 	out   audit.Outcome
 	ended bool
+}
+
+// panicked makes durable how a request ended whose vault, scheme or transport
+// has panicked, and lets the panic go on.
+func (x *exchange) panicked() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if !x.ended {
+		x.out.Status, x.out.ErrorCode = audit.StatusFailed, audit.GuardPanic
+		if err := x.end(nil); err != nil {
+			x.log("an outcome could not be recorded", err)
+		}
+	}
+	if p != http.ErrAbortHandler {
+		// Whoever prints it must not print a secret.
+		x.log("a request has panicked", fmt.Errorf("%T", p))
+		p = http.ErrAbortHandler
+	}
+	panic(p)
 }
 
 func (x *exchange) serve(ctx context.Context) {

@@ -1,17 +1,20 @@
 package credential_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -100,7 +103,11 @@ func (p *proxied) do(method, path string, edit func(*http.Request)) (*http.Respo
 // outcome returns the one outcome so far.
 func (p *proxied) outcome() audit.Outcome {
 	p.t.Helper()
-	<-p.ended
+	select {
+	case <-p.ended:
+	case <-time.After(10 * time.Second):
+		require.FailNow(p.t, "no outcome")
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	require.Len(p.t, p.outcomes, 1)
@@ -399,4 +406,26 @@ func TestProxyDuringRotation(t *testing.T) {
 	assert.Equal(t, 200, resp.StatusCode)
 	assert.Equal(t, "hello", body)
 	assert.Len(t, p.seen, 2)
+}
+
+// A panic on the way is an outcome, too, and what it says goes nowhere.
+func TestProxyPanics(t *testing.T) {
+	p := newProxied(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Authorization")) })
+	var said bytes.Buffer
+	p.proxy.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	p.proxy.Transport = roundTripper(func(r *http.Request) (*http.Response, error) { panic(r.Header.Get("Authorization")) })
+	_, err := p.door.Client().Get(p.door.URL + "/")
+	require.Error(t, err)
+	out := p.outcome()
+	assert.Equal(t, audit.StatusFailed, out.Status)
+	assert.Equal(t, audit.GuardPanic, out.ErrorCode)
+	credentialtest.AssertNoLeak(t, p.vault.Scrubber(), said.Bytes())
+
+	p = newProxied(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Authorization")) })
+	p.proxy.Leaks.Act = func(context.Context, credential.Leak) error { panic(p.secret) }
+	resp, body, err := p.do("GET", "/", nil)
+	require.NoError(t, err)
+	assert.Equal(t, http.StatusBadGateway, resp.StatusCode)
+	assert.Contains(t, body, "withheld")
+	assert.Equal(t, "withheld", p.outcome().ErrorCode)
 }

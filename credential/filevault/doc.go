@@ -29,7 +29,8 @@
 // # What is refused
 //
 // A file that others than its owner can read or write, that belongs to somebody
-// else, or that is a symbolic link, in a folder that everybody can write to; and
+// else, or that is a symbolic link; a folder that everybody can write to, or that
+// belongs to another user than this one and root; and
 // a file that is damaged or was made with another KEK. None of these is ever
 // overwritten. A file that somebody made who knows only the public key of the
 // identity is one of another KEK; that holds for [LoadIdentity] and

@@ -16,6 +16,11 @@ func mine(st os.FileInfo) bool {
 	return ok && int(sys.Uid) == os.Geteuid()
 }
 
+func roots(st os.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && sys.Uid == 0
+}
+
 func tryLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {

@@ -12,6 +12,8 @@ const noFollow = 0
 // mine cannot tell: the folder's rights have to.
 func mine(os.FileInfo) bool { return true }
 
+func roots(os.FileInfo) bool { return true }
+
 const errSharingViolation = syscall.Errno(32)
 
 // tryLock opens a file in a way that nobody else can.

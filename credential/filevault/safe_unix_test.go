@@ -63,5 +63,9 @@ func TestUnsafe(t *testing.T) {
 		require.NoError(t, os.Chown(path, 65534, -1))
 		_, err := Open(t.Context(), path, kek, nil)
 		assert.ErrorIs(t, err, ErrUnsafe)
+		require.NoError(t, os.Chown(path, 0, -1))
+		require.NoError(t, os.Chown(filepath.Dir(path), 65534, -1))
+		_, err = Open(t.Context(), path, kek, nil)
+		assert.ErrorIs(t, err, ErrUnsafe, "the folder's owner can put an old file there")
 	})
 }
