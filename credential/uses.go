@@ -25,6 +25,10 @@ type VersionUse struct {
 // VersionUses counts the uses of each version of a secret in the records of an
 // audit log, such as [audit.Scan] yields, ordered by version. Before the
 // previous version is revoked, its last use should be some time ago.
+//
+// For a credential that is used with grants ([GrantExchanger]) the log has the
+// version of the user's grant, and so has this: it does not say which version of
+// the client's own secret was used.
 func VersionUses(records iter.Seq2[audit.Record, error], name string) ([]VersionUse, error) {
 	uses := make(map[uint64]*VersionUse)
 	open := make(map[uint64]audit.Record) // calls without an outcome so far
