@@ -133,7 +133,7 @@ func ExampleOptions_issuers() {
 	defer idp.Close()
 
 	agents, err := agentid.NewRegistry(memoryLog{}, &agentid.Options{
-		Issuers: []agentid.Issuer{{URL: idp.URL, JWKS: idp.URL + "/keys"}},
+		Issuers: []agentid.Issuer{{URL: idp.URL, JWKS: idp.URL + "/keys", Users: true}},
 	})
 	if err != nil {
 		panic(err)

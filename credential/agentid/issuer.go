@@ -26,10 +26,9 @@ import (
 // client_id or azp that is not sub, that is the agent and sub the user;
 // otherwise sub is the agent.
 //
-// Users have one name space, whoever names them: an issuer that is trusted for one
-// agent can have that agent act for any user, and so use what that user has granted
-// to agents (oauth.AuthorizationCode), also without [Issuer.Users]. So name only
-// issuers that may speak for all users.
+// Users have one name space, whoever names them. So an issuer names them only if
+// [Issuer.Users] says that it may: it can then have its agents act for any user,
+// and use what that user has granted to agents (oauth.AuthorizationCode).
 type Issuer struct {
 	// URL is the token's iss, exactly; https, or http on a loopback address. Or it
 	// is a trust domain, as in "spiffe://example.org": the tokens are JWT-SVIDs,
@@ -50,9 +49,11 @@ type Issuer struct {
 	// UserClaim is the claim that names users, in the words of the policies. Empty
 	// means sub. An "email" counts only with email_verified.
 	UserClaim string
-	// Users says that its tokens may be exchanged at the token endpoint for ones
-	// with which an agent acts for the user (RFC 8693). Their audience has to be
-	// this registry's issuer.
+	// Users says that it may speak for all users: its tokens may name the user whom
+	// the agent acts for, and its users' tokens may be exchanged at the token
+	// endpoint for ones with which an agent acts for them (RFC 8693; their audience
+	// has to be this registry's issuer). Without it, a token that names a user
+	// besides the agent is refused.
 	Users bool
 }
 
@@ -182,6 +183,9 @@ func (f *foreign) parties(t *jwt) (agent, user string, err error) {
 		return c.Subject, "", nil
 	default:
 		agent = client
+	}
+	if !f.Users {
+		return "", "", fmt.Errorf("%w: it names a user, which its issuer may not (Issuer.Users)", ErrToken)
 	}
 	user, err = f.user(t)
 	return agent, user, err

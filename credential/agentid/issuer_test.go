@@ -171,6 +171,24 @@ func TestUserClaim(t *testing.T) {
 	}
 }
 
+// An issuer that may not speak for users speaks for its agents all the same.
+func TestIssuerThatMayNotNameUsers(t *testing.T) {
+	ctx := context.Background()
+	p, c, k := newIDP(t), &clock{}, testKeys()
+	r := newForeignRegistry(t, p, c, func(i *Issuer) { i.Users = false })
+	sign := func(change obj) string {
+		return compact(t, text(t, goodHeader()), text(t, with(goodClaims(p, c.now()), change)), k.ec)
+	}
+	actor, _, err := r.Verify(ctx, sign(nil), tools)
+	require.NoError(t, err)
+	assert.Equal(t, "standup", actor.Agent)
+	for _, claims := range []obj{{"sub": "alice"}, {"sub": "alice", "client_id": nil, "azp": "standup"}, {"sub": "alice", "act": obj{"sub": "standup"}}} {
+		_, _, err := r.Verify(ctx, sign(claims), tools)
+		assert.ErrorIs(t, err, ErrToken, "%v", claims)
+		assert.ErrorContains(t, err, "Issuer.Users")
+	}
+}
+
 func TestSPIFFE(t *testing.T) {
 	ctx := context.Background()
 	p, c, k := newIDP(t), &clock{}, testKeys()
