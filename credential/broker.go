@@ -116,7 +116,7 @@ func newBroker(store Store, log audit.Recorder, opts *BrokerOptions) *Broker {
 	b.bindings, _ = store.(BindingStore)
 	b.life, b.end = context.WithCancel(context.Background())
 	b.tokens, b.grants = newTokens(b.life, b.background, o.Now), newGate()
-	b.tokens.forget = func(name string, h *heldToken) { _ = b.scrubber.Remove(Ref{name, h.version}, h.secret) }
+	b.tokens.forget = func(ref Ref, token Secret) { _ = b.scrubber.Remove(ref, token) }
 	return b
 }
 
@@ -165,7 +165,8 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 		expires = m.ends
 	}
 	return NewLease(r, m.ref, m.secret, *bound, &LeaseOptions{
-		Scrubber: b.scrubber, Context: ctx, Expires: expires, Now: b.opts.Now, Revoked: m.revoked, Second: m.second,
+		Scrubber: b.scrubber, Context: ctx, Expires: expires, Now: b.opts.Now,
+		Revoked: m.revoked, Second: m.second, Grant: m.grant,
 	})
 }
 

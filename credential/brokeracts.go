@@ -156,11 +156,11 @@ func (b *Broker) move(ctx context.Context, ref Ref, to State, action string, by 
 		store, versions, err := b.versions(ctx, ref.Name)
 		if l := e.known.Load().find(ref); err != nil && l != nil && to == StateRevoked {
 			// The store cannot be told. At least it ends here.
-			e := b.record(ctx, action, ref.Name, by, detail)
-			if e == nil {
-				l.revoked.Store(true)
+			unrecorded := b.record(ctx, action, ref.Name, by, detail)
+			if unrecorded == nil {
+				e.revoke(l)
 			}
-			return errors.Join(err, e)
+			return errors.Join(err, unrecorded)
 		}
 		if err != nil {
 			return err
@@ -181,7 +181,7 @@ func (b *Broker) move(ctx context.Context, ref Ref, to State, action string, by 
 			return err
 		}
 		if l := e.known.Load().find(ref); l != nil && to == StateRevoked {
-			l.revoked.Store(true)
+			e.revoke(l)
 		}
 		if err := store.SetState(ctx, ref, from, to); err != nil {
 			return b.clean(err)

@@ -33,6 +33,7 @@ type entry struct {
 	failure error
 	spec    *BindingSpec         // what binding was made of, if it is the store's
 	seen    map[uint64]time.Time // when the versions were made that the scrubber knows
+	given   *atomic.Bool         // of a grant: see consent
 }
 
 // known is what was read of the store at one time. It does not change.
@@ -95,6 +96,12 @@ func (b *Broker) fresh(ctx context.Context, e *entry) (*known, error) {
 	if k != nil && k.unknown {
 		k = nil
 	}
+	return b.recent(ctx, e, k)
+}
+
+// recent is fresh, where k is what is known of the entry: also that it is
+// unknown, if that will do.
+func (b *Broker) recent(ctx context.Context, e *entry, k *known) (*known, error) {
 	now := b.opts.Now()
 	if k != nil && now.Sub(k.at) < b.opts.Refresh {
 		return k, nil
@@ -302,6 +309,9 @@ func (k *known) find(ref Ref) *live {
 // more.
 func (e *entry) publish(k *known) {
 	old := e.known.Swap(k)
+	if k.current == nil {
+		e.withdraw()
+	}
 	if old == nil {
 		return
 	}
@@ -309,6 +319,35 @@ func (e *entry) publish(k *known) {
 		if l != nil && k.find(l.ref) != l {
 			l.revoked.Store(true)
 		}
+	}
+}
+
+// consent returns what is set when the grant is withdrawn that there is now. A
+// version of a grant that was only rotated ends nothing.
+func (e *entry) consent() *atomic.Bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.given == nil {
+		e.given = new(atomic.Bool)
+	}
+	return e.given
+}
+
+// withdraw ends what was had for the grant that there was until now.
+func (e *entry) withdraw() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.given != nil {
+		e.given.Store(true)
+		e.given = nil
+	}
+}
+
+// revoke ends the leases of a version before the store says so.
+func (e *entry) revoke(l *live) {
+	l.revoked.Store(true)
+	if e.known.Load().current == l {
+		e.withdraw()
 	}
 }
 

@@ -26,13 +26,15 @@ func (b *Broker) granted(ctx context.Context, r LeaseRequest, e *entry, bound *B
 	if v.revoked.Load() {
 		return material{}, &GrantError{Credential: r.Credential, Actor: r.Actor, Ended: true}
 	}
-	ref := Ref{r.Credential, v.ref.Version}
-	key := tokenKey{name: r.Credential, binding: bound, subject: subject}
+	if _, err := b.client(ctx, e); err != nil {
+		return material{}, err
+	}
+	key := tokenKey{name: r.Credential, grant: name, binding: bound, subject: subject}
 	do := func(ctx context.Context, slot *tokenSlot) (Token, uint64, error) {
 		defer b.forgetLearned(slot)
 		t, version, err := b.tradeGrant(ctx, r, e, g, bound, x, slot)
 		if err == nil {
-			err = b.scrubber.AddVersion(Ref{r.Credential, version}, t.Value)
+			err = b.scrubber.AddVersion(key.of(version), t.Value)
 		}
 		return t, version, b.exchangeError(r.Credential, err)
 	}
@@ -40,7 +42,23 @@ func (b *Broker) granted(ctx context.Context, r LeaseRequest, e *entry, bound *B
 	if err != nil {
 		return material{}, err
 	}
-	return material{ref: ref, secret: h.secret, ends: h.ends, second: b.renewal(r, ref.Version, key, h, do)}, nil
+	return material{
+		ref: Ref{r.Credential, h.client}, grant: key.of(h.version), secret: h.secret,
+		ends: h.ends, revoked: h.revoked.any, second: b.renewal(r, h.version, key, h, do),
+	}, nil
+}
+
+// client returns the current secret of the client that grants are traded with,
+// or nil for a public client, which has none.
+func (b *Broker) client(ctx context.Context, e *entry) (*live, error) {
+	k, err := b.recent(ctx, e, e.known.Load())
+	switch {
+	case errors.Is(err, ErrUnknown), err == nil && k.unknown:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return k.use(e.name)
 }
 
 // tradeGrant trades a grant for a token, one at a time for each grant. If that
@@ -57,15 +75,17 @@ func (b *Broker) tradeGrant(ctx context.Context, r LeaseRequest, e, g *entry, bo
 	}
 	defer b.grants.unlock(g.name)
 	ask := b.exchange(r, bound, 0, slot)
-	k, err := b.usable(ctx, e)
-	switch {
-	case err == nil:
-		ask.Secret = k.current.secret
-	case !errors.Is(err, ErrUnknown): // a public client has none
+	c, err := b.client(ctx, e)
+	if err != nil {
 		return Token{}, 0, err
 	}
 	if slot.unsaved != nil {
 		return b.saveGrant(ctx, store, g, slot, r.Credential, r.Actor)
+	}
+	slot.traded, slot.client = ends{g.consent()}, 0
+	if c != nil {
+		ask.Secret = c.secret
+		slot.traded, slot.client = append(slot.traded, &c.revoked), c.ref.Version
 	}
 	var used uint64
 	for {
@@ -168,12 +188,12 @@ func (b *Broker) Redeem(ctx context.Context, credential string, a audit.Actor, r
 		return fmt.Errorf("%w: %q needs no grant", ErrScheme, credential)
 	}
 	ask := b.exchange(LeaseRequest{Credential: credential, Actor: a}, bound, 0, new(tokenSlot))
-	k, err := b.usable(ctx, e)
-	switch {
-	case err == nil:
-		ask.Secret = k.current.secret
-	case !errors.Is(err, ErrUnknown): // a public client has none
+	c, err := b.client(ctx, e)
+	if err != nil {
 		return err
+	}
+	if c != nil {
+		ask.Secret = c.secret
 	}
 	grant, err := redeem(ctx, ask)
 	if err != nil {
@@ -205,9 +225,10 @@ func (b *Broker) actOnGrant(ctx context.Context, name string, by audit.Change, d
 	return b.act(ctx, name, by, do)
 }
 
-// WithdrawGrant ends the use of what a subject granted. Later leases for them
-// fail with a [*GrantError]; tokens that the other side gave out live on there
-// until they expire. That there is no grant is [ErrUnknown].
+// WithdrawGrant ends the use of what a subject granted. Leases that are out
+// refuse with [ErrRevoked], and later ones fail with a [*GrantError]; tokens that
+// the other side gave out live on there until they expire. That there is no grant
+// is [ErrUnknown].
 func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, by audit.Change) error {
 	name := GrantName(credential, subject)
 	err := b.actOnGrant(ctx, name, by, func(g *entry) error {
@@ -221,6 +242,7 @@ func (b *Broker) WithdrawGrant(ctx context.Context, credential, subject string, 
 		if err := b.record(ctx, "withdraw_grant", credential, by, map[string]string{"grant": name}); err != nil {
 			return err
 		}
+		g.withdraw()
 		if err := revokeAll(ctx, store, name); err != nil {
 			return b.clean(err)
 		}

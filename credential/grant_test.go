@@ -302,6 +302,158 @@ func TestGrantWithdrawnWhileInUse(t *testing.T) {
 	assert.NoError(t, leaseOf(two, alice), "a new consent counts")
 }
 
+// sentBy tries to use a lease, and returns the token that went out.
+func sentBy(l *credential.Lease) (token string, err error) {
+	resp, err := l.Transport(catch(func(t string) { token = t })).RoundTrip(get("https://a.example"))
+	if err == nil {
+		resp.Body.Close()
+	}
+	return token, err
+}
+
+func (f *faulty) lease(t *testing.T, b *credential.Broker, a audit.Actor) *credential.Lease {
+	l, err := b.Lease(t.Context(), credential.LeaseRequest{Actor: a, Credential: "k", Origin: "https://a.example"})
+	require.NoError(t, err)
+	return l
+}
+
+// Revoking the client's secret ends what users' grants were traded for with it:
+// the leases that are out, and the tokens that are kept. They get others when
+// there is another secret.
+func TestGrantedTokenEndsWithTheClientSecret(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	b := store.host(t, g)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	l := store.lease(t, b, alice)
+	_, err := b.Rotate(t.Context(), "k", secret("the client's second secret"), by)
+	require.NoError(t, err)
+	require.NoError(t, leaseOf(b, alice))
+	assert.EqualValues(t, 1, g.asked.Load(), "to rotate it ends nothing")
+	require.NoError(t, b.Revoke(t.Context(), credential.Ref{Name: "k", Version: 1}, by))
+	token, err := sentBy(l)
+	assert.ErrorIs(t, err, credential.ErrRevoked, "the lease that is out")
+	assert.Empty(t, token)
+	require.NoError(t, leaseOf(b, alice))
+	assert.EqualValues(t, 2, g.asked.Load(), "the token that was kept is not used any more")
+	require.NoError(t, b.Revoke(t.Context(), credential.Ref{Name: "k", Version: 2}, by))
+	assert.ErrorIs(t, leaseOf(b, alice), credential.ErrNoCurrent)
+	assert.EqualValues(t, 2, g.asked.Load())
+}
+
+// The same when another host has revoked it, and this one is not told.
+func TestClientSecretRevokedElsewhere(t *testing.T) {
+	g := newGrantor()
+	store := &untold{credential.NewMemoryStore(map[string]credential.Secret{"k": secret("the client's secret")})}
+	var later atomic.Int64
+	b, err := credential.NewBroker(store, audit.OrRefuse(newLog(t)), &credential.BrokerOptions{
+		Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example", Scheme: g}, by))
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	require.NoError(t, leaseOf(b, alice))
+	require.NoError(t, store.SetState(t.Context(), credential.Ref{Name: "k", Version: 1}, credential.StateCurrent, credential.StateRevoked))
+	later.Store(int64(time.Minute))
+	assert.ErrorIs(t, leaseOf(b, alice), credential.ErrNoCurrent)
+}
+
+// An untold store tells nobody of changes.
+type untold struct{ store credential.WritableStore }
+
+func (s *untold) Get(ctx context.Context, ref credential.Ref) (credential.Version, credential.Secret, error) {
+	return s.store.Get(ctx, ref)
+}
+
+func (s *untold) List(ctx context.Context, name string) ([]credential.Version, error) {
+	return s.store.List(ctx, name)
+}
+
+func (s *untold) Put(ctx context.Context, name string, v credential.Secret, after uint64, note string) (credential.Ref, error) {
+	return s.store.Put(ctx, name, v, after, note)
+}
+
+func (s *untold) SetState(ctx context.Context, ref credential.Ref, from, to credential.State) error {
+	return s.store.SetState(ctx, ref, from, to)
+}
+
+// Withdrawing a grant, here or on another host, ends the leases that are out,
+// and a new consent does not bring them back. That the grant is rotated ends none.
+func TestWithdrawalEndsLeases(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	here, there := store.host(t, g), store.host(t, g)
+	for _, by2 := range []*credential.Broker{here, there} {
+		require.NoError(t, here.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+		require.NoError(t, here.PutGrant(t.Context(), "k", "bob", g.consent("bob"), by))
+		l, other := store.lease(t, here, alice), store.lease(t, here, bob)
+		for range 3 { // another host uses the grant, and so rotates it
+			require.NoError(t, leaseOf(there, alice))
+			require.NoError(t, leaseOf(here, alice))
+		}
+		_, err := sentBy(l)
+		require.NoError(t, err)
+		require.NoError(t, by2.WithdrawGrant(t.Context(), "k", "alice", by))
+		ended := func() bool {
+			_, err := sentBy(l)
+			return errors.Is(err, credential.ErrRevoked)
+		}
+		if by2 == here {
+			assert.True(t, ended())
+		} else {
+			require.Eventually(t, ended, 10*time.Second, time.Millisecond)
+		}
+		assert.ErrorIs(t, leaseOf(here, alice), credential.ErrNoGrant)
+		require.NoError(t, here.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+		require.NoError(t, leaseOf(here, alice))
+		assert.True(t, ended())
+		_, err = sentBy(other)
+		assert.NoError(t, err, "it is bob's")
+	}
+}
+
+// Leases here end also if the store does not take the withdrawal.
+func TestWithdrawalThatIsNotStored(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	b := store.host(t, g)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	l := store.lease(t, b, alice)
+	down := errors.New("disk full")
+	store.fail(&store.setState, down)
+	require.ErrorIs(t, b.WithdrawGrant(t.Context(), "k", "alice", by), down)
+	_, err := sentBy(l)
+	assert.ErrorIs(t, err, credential.ErrRevoked)
+}
+
+// The client's secret is what a lease names, and its grant apart; a token that
+// comes back is the grant's.
+func TestGrantedLeaseNamesBoth(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	b := store.host(t, g)
+	name := credential.GrantName("k", "alice")
+	for range 3 {
+		require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	}
+	l := store.lease(t, b, alice)
+	assert.Equal(t, credential.Ref{Name: "k", Version: 1}, l.Ref())
+	assert.Equal(t, credential.Ref{Name: name, Version: 4}, l.Grant())
+	_, found := b.Scrubber().Redact([]byte("access-alice-3"))
+	assert.Equal(t, credential.Found{{Ref: l.Grant(), Encoding: "raw"}: 1}, found)
+
+	// What a leak policy does with it ends the grant, and nobody else's.
+	require.NoError(t, b.Revoke(t.Context(), l.Grant(), by))
+	_, err := sentBy(l)
+	assert.ErrorIs(t, err, credential.ErrRevoked)
+	assert.ErrorIs(t, leaseOf(b, alice), credential.ErrNoGrant)
+
+	public := newFaulty()
+	public.MemoryStore = credential.NewMemoryStore(nil)
+	b = public.host(t, g)
+	require.NoError(t, b.PutGrant(t.Context(), "k", "bob", g.consent("bob"), by))
+	l = public.lease(t, b, bob)
+	assert.Equal(t, credential.Ref{Name: "k"}, l.Ref(), "it has no secret")
+	assert.Equal(t, credential.Ref{Name: credential.GrantName("k", "bob"), Version: 2}, l.Grant())
+}
+
 // A token endpoint that takes its time holds up consents for that grant, and
 // nothing else that people have to do.
 func TestSlowExchangeDoesNotHoldUpRevoking(t *testing.T) {

@@ -19,9 +19,10 @@ type Lease struct {
 	scheme   Scheme
 	scrubber func() *Scrubber
 	now      func() time.Time
-	expires  time.Time // zero: never
-	maxUses  int64     // zero: any number
-	revoked  *atomic.Bool
+	expires  time.Time   // zero: never
+	maxUses  int64       // zero: any number
+	revoked  func() bool // may be nil
+	grant    Ref
 	ctx      context.Context // of the call that the lease is for
 	second   Second          // may be nil
 	released atomic.Bool
@@ -42,9 +43,11 @@ type LeaseOptions struct {
 	Expires time.Time
 	// Now is the clock for Expires. Nil means [time.Now].
 	Now func() time.Time
-	// Revoked, when set to true, makes the lease refuse. Nil means that its
-	// version is never revoked.
-	Revoked *atomic.Bool
+	// Revoked is asked before each use whether what the lease carries, or what
+	// that was traded for, has been revoked. Nil means that it never is.
+	Revoked func() bool
+	// Grant is what [Lease.Grant] returns.
+	Grant Ref
 	// Second says what to try when the origin refuses the secret. Nil means
 	// nothing.
 	Second Second
@@ -105,7 +108,7 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 		l.scheme = Bearer()
 	}
 	if opts != nil {
-		l.expires, l.revoked, l.second = opts.Expires, opts.Revoked, opts.Second
+		l.expires, l.revoked, l.second, l.grant = opts.Expires, opts.Revoked, opts.Second, opts.Grant
 		if opts.Context != nil {
 			l.ctx = opts.Context
 		}
@@ -129,8 +132,14 @@ func NewLease(r LeaseRequest, ref Ref, s Secret, b Binding, opts *LeaseOptions) 
 	return l, nil
 }
 
-// Ref names the secret and its version, for the record.
+// Ref names the secret and its version, for the record. If a grant was traded
+// ([GrantExchanger]), that is the version of the client's secret that it was
+// traded with, and 0 for a public client, which has none.
 func (l *Lease) Ref() Ref { return l.ref }
+
+// Grant names the user's grant, and its version, that was traded for what the
+// lease carries. It is zero if none was.
+func (l *Lease) Grant() Ref { return l.grant }
 
 // Released reports whether the lease has ended.
 func (l *Lease) Released() bool { return l.released.Load() || l.ctx.Err() != nil }
@@ -155,7 +164,7 @@ func (l *Lease) use() error {
 		return err
 	}
 	switch {
-	case l.revoked != nil && l.revoked.Load():
+	case l.revoked != nil && l.revoked():
 		return fmt.Errorf("%w: %s", ErrRevoked, l.ref)
 	case !l.expires.IsZero() && !l.now().Before(l.expires):
 		return fmt.Errorf("%w: %s", ErrExpired, l.ref)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -17,15 +16,17 @@ import (
 // ActionRefusedCredential is the action of the event that a broker records when
 // an origin has refused a credential and was asked again with another version
 // or a new token. Detail: "version" was refused, "tried" is the other version,
-// "status" the answer to it.
+// "status" the answer to it. With "grant", the name of a user's grant, they are
+// versions of that.
 const ActionRefusedCredential = "refused_credential"
 
 // material is what a lease carries.
 type material struct {
 	ref     Ref
 	secret  Secret
-	ends    time.Time    // zero: does not end
-	revoked *atomic.Bool // nil: cannot be
+	ends    time.Time // zero: does not end
+	revoked func() bool
+	grant   Ref // zero: none was traded
 	second  Second
 }
 
@@ -60,18 +61,27 @@ func (b *Broker) material(ctx context.Context, r LeaseRequest, e *entry, bound *
 	return b.traded(ctx, r, e, bound, x)
 }
 
-// usable returns the current version of a secret.
+// usable returns what may be used of a secret, which has a current version.
 func (b *Broker) usable(ctx context.Context, e *entry) (*known, error) {
 	k, err := b.fresh(ctx, e)
-	switch {
-	case err != nil:
+	if err == nil {
+		_, err = k.use(e.name)
+	}
+	if err != nil {
 		return nil, err
+	}
+	return k, nil
+}
+
+// use returns the current version.
+func (k *known) use(name string) (*live, error) {
+	switch {
 	case k.current == nil:
-		return nil, fmt.Errorf("%w: %q", ErrNoCurrent, e.name)
+		return nil, fmt.Errorf("%w: %q", ErrNoCurrent, name)
 	case k.current.revoked.Load(): // and the store could not be told yet
 		return nil, fmt.Errorf("%w: %s", ErrRevoked, k.current.ref)
 	}
-	return k, nil
+	return k.current, nil
 }
 
 // plain is the stored secret itself.
@@ -84,7 +94,7 @@ func (b *Broker) plain(ctx context.Context, r LeaseRequest, e *entry, bound *Bin
 	if err := b.divide(v, bound); err != nil {
 		return material{}, err
 	}
-	return material{ref: v.ref, secret: v.secret, revoked: &v.revoked, second: func(ctx context.Context) (*Other, error) {
+	return material{ref: v.ref, secret: v.secret, revoked: v.revoked.Load, second: func(ctx context.Context) (*Other, error) {
 		k := e.known.Load() // no way to the store in the middle of a call
 		o := k.current
 		if o == nil || o.ref == v.ref {
@@ -96,7 +106,7 @@ func (b *Broker) plain(ctx context.Context, r LeaseRequest, e *entry, bound *Bin
 		if err := b.divide(o, bound); err != nil {
 			return nil, err
 		}
-		return &Other{Secret: o.secret, Done: func(status int) error { return b.refused(ctx, r, v.ref.Version, o.ref.Version, status) }}, nil
+		return &Other{Secret: o.secret, Done: func(status int) error { return b.refused(ctx, r, "", v.ref.Version, o.ref.Version, status) }}, nil
 	}}, nil
 }
 
@@ -147,15 +157,15 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 			return Token{}, 0, err
 		}
 		ask := b.exchange(r, bound, ref.Version, slot)
-		ask.Secret, slot.traded = k.current.secret, &k.current.revoked
+		ask.Secret, slot.traded = k.current.secret, ends{&k.current.revoked}
 		t, err := x.Exchange(ctx, ask)
 		if p := k.previous; errors.Is(err, ErrReauth) && p != nil && !p.revoked.Load() && b.divide(p, bound) == nil {
 			// The other side has not learned the new secret yet.
 			ask.Secret = p.secret
 			if second, e := x.Exchange(ctx, ask); e == nil {
 				// It is for the current version, and ends with the previous one.
-				slot.traded = &p.revoked
-				t, err = second, b.refused(ctx, r, ref.Version, p.ref.Version, http.StatusOK)
+				slot.traded = ends{&p.revoked}
+				t, err = second, b.refused(ctx, r, "", ref.Version, p.ref.Version, http.StatusOK)
 			}
 		}
 		if err == nil && t.Replace != nil {
@@ -170,7 +180,7 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 	if err != nil {
 		return material{}, err
 	}
-	return material{ref: v.ref, secret: h.secret, ends: h.ends, revoked: h.revoked, second: b.renewal(r, v.ref.Version, key, h, do)}, nil
+	return material{ref: v.ref, secret: h.secret, ends: h.ends, revoked: h.revoked.any, second: b.renewal(r, v.ref.Version, key, h, do)}, nil
 }
 
 // renewal asks once for a new token in place of one that was refused.
@@ -180,7 +190,7 @@ func (b *Broker) renewal(r LeaseRequest, version uint64, key tokenKey, h *heldTo
 		if err != nil || fresh == nil {
 			return nil, err
 		}
-		return &Other{Secret: fresh.secret, Done: func(status int) error { return b.refused(ctx, r, version, fresh.version, status) }}, nil
+		return &Other{Secret: fresh.secret, Done: func(status int) error { return b.refused(ctx, r, key.grant, version, fresh.version, status) }}, nil
 	}
 }
 
@@ -231,7 +241,7 @@ func (b *Broker) exchangeError(name string, err error) error {
 
 // refused records that an origin did not take a credential, and what came of
 // trying another. It must be on record before the answer is used.
-func (b *Broker) refused(ctx context.Context, r LeaseRequest, version, tried uint64, status int) error {
+func (b *Broker) refused(ctx context.Context, r LeaseRequest, grant string, version, tried uint64, status int) error {
 	b.opts.Logger.Warn("credential: refused, and tried again with another version or token",
 		"credential", r.Credential, "version", version, "tried", tried, "status", status)
 	if b.log == nil {
@@ -241,11 +251,15 @@ func (b *Broker) refused(ctx context.Context, r LeaseRequest, version, tried uin
 	if r.Purpose == "model" {
 		door = audit.DoorModel
 	}
+	detail := map[string]string{
+		"version": strconv.FormatUint(version, 10), "tried": strconv.FormatUint(tried, 10), "status": strconv.Itoa(status),
+	}
+	if grant != "" {
+		detail["grant"] = grant
+	}
 	return b.log.Append(context.WithoutCancel(ctx), audit.Event{
 		Kind: audit.KindCredential, Door: door, Action: ActionRefusedCredential,
 		Resource: "Credential::" + strconv.Quote(r.Credential), Actor: r.Actor,
-		Detail: map[string]string{
-			"version": strconv.FormatUint(version, 10), "tried": strconv.FormatUint(tried, 10), "status": strconv.Itoa(status),
-		},
+		Detail: detail,
 	})
 }

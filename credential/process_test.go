@@ -110,7 +110,7 @@ func TestHandoverOfEndedLease(t *testing.T) {
 			credential.LeaseRequest{Actor: actor, Credential: "files", Origin: origin, MaxUses: 1},
 			credential.Ref{Name: "files", Version: 1}, credential.NewSecret([]byte("some secret")),
 			credential.Binding{Origin: origin, Scheme: credential.Env("A")},
-			&credential.LeaseOptions{Expires: now.Add(time.Minute), Now: func() time.Time { return now }, Revoked: revoked})
+			&credential.LeaseOptions{Expires: now.Add(time.Minute), Now: func() time.Time { return now }, Revoked: revoked.Load})
 		require.NoError(t, err)
 		return l
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,10 +38,10 @@ const (
 // tokens is the cache of what secrets were traded for.
 type tokens struct {
 	now    func() time.Time
-	jitter func() float64                  // 0 ≤ x < 1
-	run    func(func()) bool               // in the background; false: no more
-	life   context.Context                 // of what runs there
-	forget func(name string, h *heldToken) // called for tokens that have ended
+	jitter func() float64              // 0 ≤ x < 1
+	run    func(func()) bool           // in the background; false: no more
+	life   context.Context             // of what runs there
+	forget func(ref Ref, token Secret) // called for tokens that have ended
 
 	mu    sync.Mutex
 	slots map[tokenKey]*tokenSlot
@@ -50,9 +51,22 @@ type tokens struct {
 // name has tokens of its own.
 type tokenKey struct {
 	name    string
+	grant   string // the name of the grant that is traded; "": it is the secret
 	binding *Binding
 	subject string
 	scopes  string // those that a lease asked for; "" for the binding's
+}
+
+// of names a version of what a token is traded for. The scrubber knows the token
+// as that.
+func (k tokenKey) of(version uint64) Ref { return Ref{cmp.Or(k.grant, k.name), version} }
+
+// ends are set when what a token was traded for is revoked or withdrawn: each of
+// them ends it.
+type ends []*atomic.Bool
+
+func (e ends) any() bool {
+	return slices.ContainsFunc(e, (*atomic.Bool).Load)
 }
 
 // A tokenSlot is the place of one token.
@@ -72,7 +86,8 @@ type tokenSlot struct {
 	unsaved *Token
 	after   uint64
 	learned []learned
-	traded  *atomic.Bool // set when the version that was traded is revoked; nil: cannot be
+	traded  ends   // of what was traded
+	client  uint64 // with which version of the client's secret, if it was a grant
 }
 
 // token is the one that is held, or empty.
@@ -94,16 +109,17 @@ type learned struct {
 type heldToken struct {
 	secret   Secret
 	version  uint64 // of what it was traded for
+	client   uint64 // see tokenSlot
 	had      time.Time
 	renew    time.Time
 	unusable time.Time // shortly before it ends
 	ends     time.Time
-	revoked  *atomic.Bool // what it was traded for was; nil: cannot be
+	revoked  ends
 }
 
 // good reports whether the token can be given out.
 func (h *heldToken) good(now time.Time) bool {
-	return h != nil && now.Before(h.unusable) && (h.revoked == nil || !h.revoked.Load())
+	return h != nil && now.Before(h.unusable) && !h.revoked.any()
 }
 
 // A tokenFlight is one exchange, which many wait for.
@@ -120,7 +136,7 @@ type trade func(ctx context.Context, slot *tokenSlot) (Token, uint64, error)
 func newTokens(life context.Context, run func(func()) bool, now func() time.Time) *tokens {
 	return &tokens{
 		now: now, jitter: rand.Float64, run: run, life: life,
-		forget: func(string, *heldToken) {},
+		forget: func(Ref, Secret) {},
 		slots:  make(map[tokenKey]*tokenSlot),
 	}
 }
@@ -245,7 +261,7 @@ func (c *tokens) drop(key tokenKey, s *tokenSlot) {
 	now := c.now()
 	for _, h := range append(s.old, s.held.Load()) {
 		if h != nil && !now.Before(h.ends) { // the others must be found if they come back
-			c.forget(key.name, h)
+			c.forget(key.of(h.version), h.secret)
 		}
 	}
 	delete(c.slots, key)
@@ -275,7 +291,7 @@ func (c *tokens) fly(s *tokenSlot, f *tokenFlight, key tokenKey, want wanted, do
 		h, err = c.hold(t, traded, now)
 	}
 	if err == nil {
-		h.revoked = s.traded
+		h.revoked, h.client = s.traded, s.client
 	}
 	s.mu.Lock()
 	s.flight = nil
@@ -294,7 +310,7 @@ func (c *tokens) fly(s *tokenSlot, f *tokenFlight, key tokenKey, want wanted, do
 			if now.Before(old.ends) {
 				kept = append(kept, old)
 			} else {
-				c.forget(key.name, old)
+				c.forget(key.of(old.version), old.secret)
 			}
 		}
 		s.old = kept

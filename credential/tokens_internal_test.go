@@ -36,7 +36,7 @@ func newTokenRig(t *testing.T) *tokenRig {
 		return true
 	}, func() time.Time { return time.Unix(0, r.clock.Load()) })
 	r.jitter = func() float64 { return 0.5 }
-	r.forget = func(string, *heldToken) { r.forgot.Add(1) }
+	r.forget = func(Ref, Secret) { r.forgot.Add(1) }
 	r.answer = func() (Token, uint64, error) { return r.token(time.Hour), 0, nil }
 	t.Cleanup(func() { end(); r.running.Wait() })
 	return r

@@ -12,7 +12,8 @@ import (
 // A VersionUse is how one version of a secret was used, as the audit log has it.
 type VersionUse struct {
 	// Version is 0 for calls of which the log does not say what they used: those
-	// that are under way, were cut off, or ended before the secret was sent.
+	// that are under way, were cut off, or ended before the secret was sent; and
+	// for those of a public client.
 	Version uint64 `json:"version"`
 	Calls   uint64 `json:"calls"`
 	// Last is when the newest of them began, Record is its number in the log, and
@@ -26,9 +27,9 @@ type VersionUse struct {
 // audit log, such as [audit.Scan] yields, ordered by version. Before the
 // previous version is revoked, its last use should be some time ago.
 //
-// For a credential that is used with grants ([GrantExchanger]) the log has the
-// version of the user's grant, and so has this: it does not say which version of
-// the client's own secret was used.
+// For a credential that is used with grants ([GrantExchanger]) these are the
+// versions of the client's secret. A public client has none: all its uses are
+// under version 0.
 func VersionUses(records iter.Seq2[audit.Record, error], name string) ([]VersionUse, error) {
 	uses := make(map[uint64]*VersionUse)
 	open := make(map[uint64]audit.Record) // calls without an outcome so far
