@@ -51,7 +51,9 @@
 //
 // Not detected is an old file put back together with an old log (an anchor of
 // the log detects that), nor one that is not older than what this witness was
-// told of: what others saved after the last reading of this process. Nor is
-// another vault of the same KEK in the place of this one: give each a KEK of its
-// own.
+// told of: what others saved after the last reading of this process.
+//
+// Another vault of the same KEK in the place of this one has a history of its
+// own, which may be as good. Say which one is meant, by Options.ID ([ErrOther]),
+// or give each a KEK of its own.
 package filevault

@@ -12,6 +12,8 @@ var (
 	ErrUnsafe = errors.New("filevault: the file is not safe from others")
 	// ErrRollback is returned for a file that is older than what was saved.
 	ErrRollback = errors.New("filevault: an old file has been put back: find out who did it and what was lost, then bring back the newest")
+	// ErrOther is returned for a vault that is not the one of Options.ID.
+	ErrOther = errors.New("filevault: another vault is in the place of the one that is wanted: find out who put it there")
 	// ErrTooLarge is returned for what goes beyond the limits of a vault: 64
 	// MiB, 10,000 names, 256 versions of a name, notes of 1 KiB.
 	ErrTooLarge = errors.New("filevault: more than a vault can hold")

@@ -19,6 +19,7 @@ import (
 // may have the same file open. Nothing has to be closed.
 type Store struct {
 	path     string
+	id       string // of the vault
 	keys     *keys
 	witness  Witness
 	restored bool
@@ -49,6 +50,10 @@ type generation struct {
 
 // Options are what can be changed about a [Store].
 type Options struct {
+	// ID is the id of the vault that the file has to be: see [Store.ID]. Another
+	// one is refused with [ErrOther], also if the same KEK opens it. Empty means
+	// that any vault of the KEK will do.
+	ID string
 	// Witness remembers each save, so that an old file that is put back while
 	// the vault is not open is detected. Nil means that it is not.
 	Witness Witness
@@ -65,7 +70,7 @@ type Options struct {
 func newStore(path string, opts *Options) *Store {
 	s := &Store{path: path, poll: time.Second, now: time.Now, change: make(chan struct{}, 1)}
 	if opts != nil {
-		s.witness, s.restored = opts.Witness, opts.Restored
+		s.id, s.witness, s.restored = opts.ID, opts.Witness, opts.Restored
 		if opts.Poll > 0 {
 			s.poll = opts.Poll
 		}
@@ -76,7 +81,12 @@ func newStore(path string, opts *Options) *Store {
 	return s
 }
 
-// Create makes an empty vault and opens it. There must be no file yet.
+// ID returns the id of the vault, which was made with it and does not change. It
+// is no secret: keep it where the host's configuration is, for [Options].ID.
+func (s *Store) ID() string { return s.id }
+
+// Create makes an empty vault and opens it. There must be no file yet, and no
+// Options.ID: the new vault is another one.
 func Create(ctx context.Context, path string, kek KEK, opts *Options) (*Store, error) {
 	if kek == nil {
 		return nil, fmt.Errorf("%w: there is none", ErrKEK)
@@ -84,7 +94,11 @@ func Create(ctx context.Context, path string, kek KEK, opts *Options) (*Store, e
 	s := newStore(path, opts)
 	var id [16]byte
 	rand.Read(id[:])
-	h := header{ID: hex.EncodeToString(id[:]), KEK: kek.ID(), Generation: 1}
+	if s.id != "" {
+		return nil, fmt.Errorf("%w: a new one has an id of its own, not %.80q", ErrOther, s.id)
+	}
+	s.id = hex.EncodeToString(id[:])
+	h := header{ID: s.id, KEK: kek.ID(), Generation: 1}
 	root := make([]byte, rootSize)
 	rand.Read(root)
 	var err error
@@ -149,6 +163,10 @@ func Open(ctx context.Context, path string, kek KEK, opts *Options) (*Store, err
 	if h.KEK != kek.ID() {
 		return nil, fmt.Errorf("%w: %s is opened by %.80q, not by %.80q", ErrKEK, path, h.KEK, kek.ID())
 	}
+	if s.id != "" && s.id != h.ID { // the one of the options
+		return nil, fmt.Errorf("%w: %s is %q, and not %.80q", ErrOther, path, h.ID, s.id)
+	}
+	s.id = h.ID
 	root, err := kek.Unwrap(ctx, h.Root, boundRoot(h.ID))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrKEK, path, err)

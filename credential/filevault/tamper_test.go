@@ -325,6 +325,33 @@ func TestSwapped(t *testing.T) {
 	})
 }
 
+// Another vault of the same KEK in the place of this one, with a history that the
+// witness knows as well.
+func TestAnotherVaultInItsPlace(t *testing.T) {
+	kek, log := newKEK(t), audittest.NewLog(t)
+	opts := func(id string) *Options { return &Options{Witness: LogWitness(log), ID: id} }
+	s, path := seeded(t, kek, opts(""))
+	_, other := seeded(t, kek, opts(""))
+	require.Regexp(t, "^[0-9a-f]{32}$", s.ID())
+	again, err := Open(t.Context(), path, kek, opts(s.ID()))
+	require.NoError(t, err)
+	require.Equal(t, s.ID(), again.ID())
+	put(t, path, readRaw(t, other))
+	_, err = again.List(t.Context(), "")
+	assert.ErrorIs(t, err, ErrCorrupt, "the seal does not fit a vault that is open")
+	there := opts(s.ID())
+	there.Restored = true
+	for _, o := range []*Options{opts(s.ID()), there} {
+		_, err = Open(t.Context(), path, kek, o)
+		assert.ErrorIs(t, err, ErrOther)
+	}
+	_, err = Open(t.Context(), path, kek, opts(""))
+	assert.NoError(t, err, "nobody said which one")
+	_, err = Create(t.Context(), path+"-new", kek, opts(s.ID()))
+	assert.ErrorIs(t, err, ErrOther)
+	assert.NoFileExists(t, path+"-new")
+}
+
 func TestRollback(t *testing.T) {
 	kek := newKEK(t)
 	log := audittest.NewLog(t)

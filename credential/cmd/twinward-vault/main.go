@@ -12,7 +12,7 @@
 //	twinward-vault last-use  -log DIR [-json] NAME
 //	twinward-vault revoke    STORE OFFICE NAME@VERSION
 //	twinward-vault destroy   STORE OFFICE NAME@VERSION
-//	twinward-vault restored  -vault FILE KEY OFFICE
+//	twinward-vault restored  -vault FILE [-vault-id ID] KEY OFFICE
 //
 //	twinward-vault import -from dotenv|nemoclaw [-prefix P] [-only NAME,NAME] [-promote] [-dry-run] STORE OFFICE FILE
 //
@@ -27,7 +27,7 @@
 //
 // STORE is where the secrets are:
 //
-//	-vault FILE KEY       a vault in a file
+//	-vault FILE KEY       a vault in a file; with -vault-id ID, that one and no other
 //	-keyring SERVICE      the keyring of this user, such as -keyring twinward
 //	-openbao URL LOGIN    OpenBao or HashiCorp Vault, with [-mount M] [-folder F] [-namespace N]
 //
@@ -79,7 +79,9 @@
 // A vault in a file that is older than the newest save in the log of this command
 // is refused, because somebody may have put it back to have a revoked secret
 // again. restored accepts a backup. The log of a running host, which knows what
-// the host saw, is another one: see filevault.Options.Restored.
+// the host saw, is another one: see filevault.Options.Restored. Another vault of
+// the same key is refused only if -vault-id says which one is meant, as create
+// and list print it.
 //
 // put, bind, test, promote, revoke and destroy print JSON with -json.
 //

@@ -52,6 +52,7 @@ func (o *office) do(f func(log *audit.Log, by audit.Change) error) error {
 // A place is the flags that say where secrets are.
 type place struct {
 	vault   string
+	id      string
 	key     keyFlags
 	keyring string
 	openbao string
@@ -62,6 +63,7 @@ type place struct {
 
 func (p *place) register(fs *flag.FlagSet) {
 	fs.StringVar(&p.vault, "vault", "", "a vault in this file")
+	registerID(fs, &p.id)
 	p.key.register(fs)
 	fs.StringVar(&p.keyring, "keyring", "", "the keyring of this user, under this service")
 	fs.StringVar(&p.openbao, "openbao", "", "the URL of OpenBao or HashiCorp Vault")
@@ -71,6 +73,10 @@ func (p *place) register(fs *flag.FlagSet) {
 	fs.StringVar(&p.options.Mount, "mount", "", "where the key-value engine is mounted")
 	fs.StringVar(&p.options.Folder, "folder", "", "the folder of the secrets in it")
 	fs.StringVar(&p.options.Namespace, "namespace", "", "the namespace")
+}
+
+func registerID(fs *flag.FlagSet, id *string) {
+	fs.StringVar(id, "vault-id", "", "the id that the vault in the file has to have, as create and list say it")
 }
 
 // open returns the store, and what closes it.
@@ -85,6 +91,8 @@ func (p *place) open(ctx context.Context, log *audit.Log) (credential.WritableSt
 	switch {
 	case given != 1:
 		return nil, nil, fmt.Errorf("%w: want one of -vault, -keyring and -openbao", errUsage)
+	case p.id != "" && p.vault == "":
+		return nil, nil, fmt.Errorf("%w: -vault-id is for -vault", errUsage)
 	case p.keyring != "":
 		s, err := keyring.New(&keyring.Options{Service: p.keyring})
 		return s, nothing, err
@@ -103,16 +111,17 @@ func (p *place) open(ctx context.Context, log *audit.Log) (credential.WritableSt
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := filevault.Open(ctx, p.vault, kek, vaultOptions(log))
+	s, err := filevault.Open(ctx, p.vault, kek, vaultOptions(log, p.id))
 	return s, nothing, err
 }
 
 // vaultOptions make the log the witness of a vault's saves.
-func vaultOptions(log *audit.Log) *filevault.Options {
-	if log == nil {
-		return nil
+func vaultOptions(log *audit.Log, id string) *filevault.Options {
+	o := &filevault.Options{ID: id}
+	if log != nil {
+		o.Witness = filevault.LogWitness(log)
 	}
-	return &filevault.Options{Witness: filevault.LogWitness(log)}
+	return o
 }
 
 func (p *place) login() (openbao.Login, error) {
@@ -189,10 +198,12 @@ var createCommand = command{
 				}); err != nil {
 					return err
 				}
-				if _, err := filevault.Create(ctx, *path, kek, vaultOptions(log)); err != nil {
+				s, err := filevault.Create(ctx, *path, kek, vaultOptions(log, ""))
+				if err != nil {
 					return err
 				}
 				fmt.Fprintf(std.out, "made %s, which %s opens: keep the two apart, and a copy of each\n", *path, kek.ID())
+				fmt.Fprintf(std.out, "its id is %s: keep it for -vault-id, so that no other vault is taken for it\n", s.ID())
 				return nil
 			})
 		}

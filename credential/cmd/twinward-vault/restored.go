@@ -11,12 +11,14 @@ import (
 )
 
 var restoredCommand = command{
-	name: "restored", args: "-vault FILE KEY OFFICE",
+	name: "restored", args: "-vault FILE [-vault-id ID] KEY OFFICE",
 	prepare: func(flags *flag.FlagSet) func(context.Context, []string, streams) error {
 		var o office
 		var key keyFlags
 		o.register(flags)
 		key.register(flags)
+		var id string
+		registerID(flags, &id)
 		path := flags.String("vault", "", "the file that was restored from a backup")
 		return func(ctx context.Context, args []string, std streams) error {
 			if *path == "" || len(args) > 0 {
@@ -32,7 +34,7 @@ var restoredCommand = command{
 				}); err != nil {
 					return err
 				}
-				options := vaultOptions(log)
+				options := vaultOptions(log, id)
 				options.Restored = true
 				if _, err := filevault.Open(ctx, *path, kek, options); err != nil {
 					return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/filevault"
 	"github.com/twinward-dev/twinward/credential/oauth"
 )
 
@@ -313,6 +314,9 @@ var listCommand = look("list", "[-json] STORE [-log DIR]", func(ctx context.Cont
 	if len(args) > 0 {
 		return fmt.Errorf("%w: nothing follows the flags", errUsage)
 	}
+	if v, ok := t.store.(*filevault.Store); ok && !t.json {
+		fmt.Fprintf(t.std.out, "vault %s\n", v.ID())
+	}
 	return t.print(ctx, "")
 })
 
@@ -395,7 +399,7 @@ var lastUseCommand = command{name: "last-use", args: "-log DIR [-json] NAME", pr
 		w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "VERSION\tCALLS\tLAST\tAGENT\tRECORD")
 		for _, u := range uses {
-			version := "unknown" // under way, or cut off
+			version := "unknown" // under way, cut off, or of a public client
 			if u.Version > 0 {
 				version = strconv.FormatUint(u.Version, 10)
 			}

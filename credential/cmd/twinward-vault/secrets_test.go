@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -157,6 +159,25 @@ func TestRestored(t *testing.T) {
 	d.run(exitOK, "restored VAULT OFFICE")
 	d.run(exitOK, "put VAULT OFFICE github")
 	require.Contains(t, d.acts(), `restore_vault Vault::"`+d.path("vault")+`" ann`)
+}
+
+// Another vault in the place of this one, of the same key, is refused if somebody
+// says which one is meant.
+func TestVaultID(t *testing.T) {
+	d := newDesk(t)
+	out, _ := d.run(exitOK, "create VAULT OFFICE")
+	id := regexp.MustCompile("its id is ([0-9a-f]{32}):").FindStringSubmatch(out)[1]
+	out, _ = d.run(exitOK, "list VAULT -vault-id "+id)
+	require.True(t, strings.HasPrefix(out, "vault "+id+"\n"), out)
+	require.NoError(t, os.Rename(d.path("vault"), d.path("first")))
+	d.run(exitOK, "create VAULT OFFICE")
+	d.in = credentialtest.Canary()
+	for _, line := range []string{"put VAULT OFFICE github", "list VAULT", "restored VAULT OFFICE"} {
+		_, errs := d.run(exitFailed, strings.Replace(line, "VAULT", "VAULT -vault-id "+id, 1))
+		require.Contains(t, errs, "another vault is in the place")
+		d.run(exitOK, line)
+	}
+	d.run(exitUsage, "list -keyring x -vault-id "+id)
 }
 
 func TestSecretIsNotTaken(t *testing.T) {
