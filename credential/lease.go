@@ -196,8 +196,10 @@ func (l *Lease) Release() { l.released.Store(true) }
 // Proxy-Authorization and Cookie headers that it carried are removed, and Host
 // is the bound one. What comes back, apart from the body, is scrubbed: status,
 // headers, trailers and errors. The body is the caller's, to read through
-// [Lease.Scrubber]; so that it can be read, Accept-Encoding is left to base,
-// and a response that is still coded is refused with [ErrCoding].
+// [Lease.Scrubber]; so that it can be read, gzip is the only content coding
+// that is asked for, and is undone; with Accept-Encoding "identity" on the request
+// there is none. A response in any other coding, or in several, is refused with
+// [ErrCoding].
 func (l *Lease) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport

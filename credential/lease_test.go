@@ -359,14 +359,14 @@ func TestNoLeakThroughResponseHeads(t *testing.T) {
 	credentialtest.AssertNoLeak(t, lease.Scrubber(), fmt.Appendf(nil, "%+v", resp))
 }
 
-// A compressed body cannot be searched: net/http undoes the coding it asked
-// for, and any other is refused.
+// A compressed body cannot be searched: gzip, which was asked for, is undone, and
+// any other is refused, also when gzip is around it.
 func TestContentCoding(t *testing.T) {
 	canary := credentialtest.Canary()
 	var coding atomic.Value
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		coding.Store(r.Header.Get("Accept-Encoding"))
-		w.Header().Set("Content-Encoding", r.URL.Query().Get("as"))
+		w.Header()["Content-Encoding"] = r.URL.Query()["as"]
 		if r.URL.Query().Get("as") == "identity" {
 			fmt.Fprint(w, canary)
 			return
@@ -377,7 +377,7 @@ func TestContentCoding(t *testing.T) {
 	})
 	lease := leaseFor(t, server, canary, nil)
 	client := http.Client{Transport: lease.Transport(nil)}
-	for _, as := range []string{"gzip", "identity"} {
+	for _, as := range []string{"gzip", "identity", "x-gzip", "GZIP", "gzip&as=identity", "gzip,%20identity"} {
 		req, err := http.NewRequest("GET", server.URL+"?as="+as, nil)
 		require.NoError(t, err)
 		req.Header.Set("Accept-Encoding", "br, zstd")
@@ -389,7 +389,32 @@ func TestContentCoding(t *testing.T) {
 		assert.Equal(t, "[redacted:github]", string(body))
 		assert.Equal(t, "gzip", coding.Load())
 	}
-	_, err := client.Get(server.URL + "?as=br")
+	for _, as := range []string{"br", "gzip&as=br", "gzip,%20br", "br&as=gzip", "gzip&as=gzip", "deflate"} {
+		_, err := client.Get(server.URL + "?as=" + as)
+		assert.ErrorIs(t, err, credential.ErrCoding, as)
+	}
+	for name, set := range map[string]func(*http.Request){
+		"it has no body":        func(r *http.Request) { r.Method = http.MethodHead },
+		"a part of gzip":        func(r *http.Request) { r.Header.Set("Range", "bytes=0-9") },
+		"the caller wants none": func(r *http.Request) { r.Header.Set("Accept-Encoding", "identity") },
+	} {
+		req, err := http.NewRequest("GET", server.URL+"?as=identity", nil)
+		require.NoError(t, err)
+		set(req)
+		resp, err := client.Do(req)
+		require.NoError(t, err, name)
+		resp.Body.Close()
+		assert.Equal(t, "identity", coding.Load(), name)
+		req.URL.RawQuery = "as=gzip"
+		_, err = client.Do(req)
+		assert.ErrorIs(t, err, credential.ErrCoding, name)
+	}
+
+	// Whoever undoes a coding below may not say which others are left.
+	undone := roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody, Uncompressed: true}, nil
+	})
+	_, err := (&http.Client{Transport: lease.Transport(undone)}).Get(server.URL)
 	assert.ErrorIs(t, err, credential.ErrCoding)
 }
 
@@ -482,7 +507,7 @@ func TestNoOtherCredentialInAnySpelling(t *testing.T) {
 	resp, err := l.Transport(base).RoundTrip(req)
 	require.NoError(t, err)
 	resp.Body.Close()
-	assert.Equal(t, http.Header{"X-Api-Key": {"some secret bytes"}}, sent)
+	assert.Equal(t, http.Header{"X-Api-Key": {"some secret bytes"}, "Accept-Encoding": {"gzip"}}, sent)
 }
 
 // Once the call is over, a request that was refused is not sent again.

@@ -36,8 +36,8 @@ import (
 // The answer comes without cookies, challenges and advice to go elsewhere. A
 // redirect within origin is passed on as a path; any other is refused, for what
 // it leads to is another name to serve. 401 becomes 502, because the agent has
-// no token that could be wrong. Compressed answers are asked for by the
-// transport, which decodes them; a coding that it cannot decode is refused.
+// no token that could be wrong. Answers in gzip are asked for and
+// decoded; any other coding, and several at once, are refused.
 // What is compressed inside the body, such as the objects of a git pack, is not
 // searched.
 //

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 )
 
 // carried are the headers by which a request could name somebody else than the
@@ -118,16 +117,17 @@ func (t *transport) prepare(req *http.Request, secret Secret, use func() error) 
 	if now, err := originOf(out.URL); err != nil || now != l.origin || out.Host != out.URL.Host {
 		return nil, &OriginError{Credential: l.ref.Name, Bound: l.origin, Got: now}
 	}
+	// Said by us, or net/http would ask for gzip and, when it has undone that, not
+	// say which codings are left.
+	out.Header.Set("Accept-Encoding", codingFor(req))
 	return out, nil
 }
 
 // clean removes what a response shows of the secret besides its body.
 func (t *transport) clean(resp *http.Response, req *http.Request) (*http.Response, error) {
-	for _, coding := range resp.Header["Content-Encoding"] { // one list, in however many lines
-		if coding != "" && !strings.EqualFold(coding, "identity") {
-			_ = resp.Body.Close()
-			return nil, ErrCoding
-		}
+	if err := decode(resp, codingFor(req)); err != nil {
+		_ = resp.Body.Close()
+		return nil, err
 	}
 	s := t.lease.Scrubber()
 	resp.Request = req // base has set the copy that carries the secret
