@@ -42,6 +42,29 @@
 // encrypted, compressed or reordered; the transport therefore refuses
 // responses in a content coding that it cannot look into.
 //
+// # Without an SDK, and without a network
+//
+// A program that speaks plain HTTP needs no token either: a [Proxy] serves an API
+// inside a session under the API's own name, asks the host about every request,
+// puts the secret on it and searches the answer. That is how git, gh and npm work
+// in there.
+//
+// A child process that wants a secret of its own, such as an MCP server on stdio,
+// gets it by a [ProcessScheme] when it is started: in its environment ([Env]), or
+// through a pipe that can be read once ([Descriptor]). It is bound to a
+// [ProcessOrigin], which no request can go to. The process has the secret from
+// then on: run it where the agent is not, search what it says, and end it when
+// the secret is rotated.
+//
+// # When a secret comes back
+//
+// What was found is taken out and recorded always. A [LeakPolicy] of the door says
+// what happens besides: to withhold the whole answer, and to act on each secret,
+// for example to revoke [Leak].Ref, which is the version of the secret, or of the
+// user's grant, that came back or was traded for what did. A [Broker.Canary] is a
+// secret that nobody uses and no lease is given of, laid out where only a thief
+// looks: its sight is recorded as [audit.KindCanary], an alarm.
+//
 // # Where the search stands
 //
 // Everything that goes back towards an agent, or into a log, is one of these:
@@ -64,10 +87,6 @@
 // as it is: there no secret of the vault goes out that could come back. Nor is
 // what mcpx.Govern guards searched, a server in the host's own process that has
 // secrets only if it leases them.
-//
-// What was found is taken out and recorded, see [LeakPolicy], which can also
-// withhold the answer, revoke and rotate; a [Broker.Canary] is laid out to be
-// found.
 //
 // A secret is bytes behind a callback, [Secret.Use]. Printing, logging,
 // marshalling or comparing a [Secret] by accident shows "[redacted]" or does

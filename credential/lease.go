@@ -11,7 +11,21 @@ import (
 
 // A Lease is the permission to use one version of one secret for one call, on
 // one origin. It is safe for concurrent use. [Lease.Release] it when the call
-// is over.
+// is over. It ends for good with the first of these, and every further use is
+// refused with the error; what is on its way is not cut off:
+//
+//	Release                                             [ErrReleased]
+//	the context of the call is done                     [ErrReleased], and its cause
+//	its time is over, or that of the token it carries   [ErrExpired]
+//	its uses are spent                                  [ErrExpired]
+//	the version of the secret is revoked, by whomever,  [ErrRevoked]
+//	or is gone, or two newer ones were promoted
+//	what its token was traded for is: the version of    [ErrRevoked]
+//	the secret, or of the client's, or the user's grant
+//	was withdrawn
+//
+// What others did is known when the broker learns of it: see [Broker]. A new
+// version alone, a renewed token, a rotated grant and a new binding end no lease.
 type Lease struct {
 	ref      Ref
 	secret   Secret

@@ -32,6 +32,10 @@ import (
 // Who sits before the browser is for the host to say, by its own session: a
 // page that was begun for one user is refused to all others, or a user could be
 // led to grant another's agent the use of their account.
+//
+// A grant is its user's by the name alone ([audit.Actor].User), whoever has named
+// the user: so every agentid.Issuer that the host lets name users (Issuer.Users)
+// must mean the same person by a name as the host's own session does.
 type Grants struct {
 	broker *credential.Broker
 	base   string
