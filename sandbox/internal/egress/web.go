@@ -106,8 +106,11 @@ func (c *webConn) Read(p []byte) (int, error) {
 }
 
 func (c *webConn) Write(p []byte) (int, error) {
+	// Counted before the other side can have them, so that the record of a
+	// connection which ends in this moment does not say too little.
+	c.out.Add(int64(len(p)))
 	n, err := c.Conn.Write(p)
-	c.out.Add(int64(n))
+	c.out.Add(int64(n - len(p)))
 	return n, err
 }
 
