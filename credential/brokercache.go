@@ -25,6 +25,7 @@ type entry struct {
 	name    string
 	binding atomic.Pointer[Binding]
 	bound   atomic.Bool // by Bind, whatever the store says
+	grant   atomic.Bool // it is one
 	known   atomic.Pointer[known]
 
 	mu      sync.Mutex
@@ -75,6 +76,13 @@ func (b *Broker) entry(name string) *entry {
 		e = &entry{name: name}
 		b.names[name] = e
 	}
+	return e
+}
+
+// grantEntry is entry for the name of a grant.
+func (b *Broker) grantEntry(name string) *entry {
+	e := b.entry(name)
+	e.grant.Store(true)
 	return e
 }
 
@@ -205,10 +213,28 @@ func (b *Broker) load(e *entry) error {
 		if err != nil {
 			return err
 		}
+		old := e.known.Load()
 		e.publish(k)
+		if e.grant.Load() {
+			b.fadeRotated(old, k)
+		}
 		return nil
 	}
 	return b.storeError(ErrConflict)
+}
+
+// fadeRotated makes the scrubber forget, in an hour, the versions of a grant that
+// newer ones have taken the place of: there is one with every token. What was
+// withdrawn it goes on to know.
+func (b *Broker) fadeRotated(old, now *known) {
+	if old == nil || now.current == nil {
+		return
+	}
+	for _, l := range []*live{old.current, old.previous} {
+		if l != nil && now.find(l.ref) != l && l.ref.Version < now.current.ref.Version {
+			b.tokens.fade(l.ref, l.secret, now.at.Add(time.Hour))
+		}
+	}
 }
 
 // collect reads the versions of a list that are not known yet.

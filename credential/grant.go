@@ -14,7 +14,7 @@ import (
 func (b *Broker) granted(ctx context.Context, r LeaseRequest, e *entry, bound *Binding, x GrantExchanger) (material, error) {
 	subject := x.Subject(r.Actor)
 	name := GrantName(r.Credential, subject)
-	g := b.entry(name)
+	g := b.grantEntry(name)
 	k, err := b.fresh(ctx, g)
 	if errors.Is(err, ErrUnknown) || err == nil && k.current == nil {
 		return material{}, &GrantError{Credential: r.Credential, Actor: r.Actor}
@@ -31,7 +31,6 @@ func (b *Broker) granted(ctx context.Context, r LeaseRequest, e *entry, bound *B
 	}
 	key := tokenKey{name: r.Credential, grant: name, binding: bound, subject: subject}
 	do := func(ctx context.Context, slot *tokenSlot) (Token, uint64, error) {
-		defer b.forgetLearned(slot)
 		t, version, err := b.tradeGrant(ctx, r, e, g, bound, x, slot)
 		if err == nil {
 			err = b.scrubber.AddVersion(key.of(version), t.Value)
@@ -74,7 +73,7 @@ func (b *Broker) tradeGrant(ctx context.Context, r LeaseRequest, e, g *entry, bo
 		return Token{}, 0, err
 	}
 	defer b.grants.unlock(g.name)
-	ask := b.exchange(r, bound, 0, slot)
+	ask := b.exchange(r, bound, 0, slot.token())
 	c, err := b.client(ctx, e)
 	if err != nil {
 		return Token{}, 0, err
@@ -160,7 +159,7 @@ func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant
 		if err := b.record(ctx, "grant_credential", credential, by, detail); err != nil {
 			return err
 		}
-		if err := b.scrubber.AddVersion(Ref{Name: credential}, grant); err != nil {
+		if err := b.learn(Ref{Name: credential}, grant); err != nil {
 			return err
 		}
 		if err := putGrant(ctx, store, name, grant, newest); err != nil {
@@ -187,7 +186,7 @@ func (b *Broker) Redeem(ctx context.Context, credential string, a audit.Actor, r
 	if !ok {
 		return fmt.Errorf("%w: %q needs no grant", ErrScheme, credential)
 	}
-	ask := b.exchange(LeaseRequest{Credential: credential, Actor: a}, bound, 0, new(tokenSlot))
+	ask := b.exchange(LeaseRequest{Credential: credential, Actor: a}, bound, 0, Secret{})
 	c, err := b.client(ctx, e)
 	if err != nil {
 		return err
@@ -222,6 +221,7 @@ func (b *Broker) actOnGrant(ctx context.Context, name string, by audit.Change, d
 		return err
 	}
 	defer b.grants.unlock(name)
+	b.grantEntry(name)
 	return b.act(ctx, name, by, do)
 }
 

@@ -424,6 +424,44 @@ func TestWithdrawalThatIsNotStored(t *testing.T) {
 	assert.ErrorIs(t, err, credential.ErrRevoked)
 }
 
+// Every token brings a new grant: those that are over are not searched for for
+// ever.
+func TestRotatedGrantsAreForgotten(t *testing.T) {
+	g, store := newGrantor(), newFaulty()
+	g.life = 30 * 24 * time.Hour
+	var later atomic.Int64
+	b, err := credential.NewBroker(store, audit.OrRefuse(newLog(t)), &credential.BrokerOptions{
+		Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example", Scheme: g}, by))
+	grant := func() {
+		t.Helper()
+		require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+		require.NoError(t, leaseOf(b, alice))
+	}
+	known := func(s string) bool { return len(b.Scrubber().Count([]byte(s))) > 0 }
+	grant() // 1, which becomes 2
+	grant() // 3, which becomes 4
+	redeemed := secret("a grant that was redeemed")
+	require.NoError(t, b.Redeem(t.Context(), "k", bob, func(_ context.Context, x credential.Exchange) (credential.Secret, error) {
+		x.Learn(secret("a code on the way"))
+		return redeemed, nil
+	}, by))
+	for _, s := range []string{"refresh-alice-1", "refresh-alice-2", "refresh-alice-3", "refresh-alice-4", "a code on the way"} {
+		assert.True(t, known(s), s)
+	}
+	later.Store(int64(2 * time.Hour))
+	grant() // 5, which becomes 6
+	for _, s := range []string{"refresh-alice-1", "refresh-alice-2", "a code on the way"} {
+		require.Eventually(t, func() bool { return !known(s) }, 10*time.Second, time.Millisecond, s)
+	}
+	for _, s := range []string{"refresh-alice-5", "refresh-alice-6", "access-alice-1", "access-alice-5", "a grant that was redeemed"} {
+		assert.True(t, known(s), s)
+	}
+}
+
 // The client's secret is what a lease names, and its grant apart; a token that
 // comes back is the grant's.
 func TestGrantedLeaseNamesBoth(t *testing.T) {

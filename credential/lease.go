@@ -14,13 +14,13 @@ import (
 // is over. It ends for good with the first of these, and every further use is
 // refused with the error; what is on its way is not cut off:
 //
-//	Release                                             [ErrReleased]
-//	the context of the call is done                     [ErrReleased], and its cause
-//	its time is over, or that of the token it carries   [ErrExpired]
-//	its uses are spent                                  [ErrExpired]
-//	the version of the secret is revoked, by whomever,  [ErrRevoked]
+//	Release                                             ErrReleased
+//	the context of the call is done                     ErrReleased, and its cause
+//	its time is over, or that of the token it carries   ErrExpired
+//	its uses are spent                                  ErrExpired
+//	the version of the secret is revoked, by whomever,  ErrRevoked
 //	or is gone, or two newer ones were promoted
-//	what its token was traded for is: the version of    [ErrRevoked]
+//	what its token was traded for is: the version of    ErrRevoked
 //	the secret, or of the client's, or the user's grant
 //	was withdrawn
 //

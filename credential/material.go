@@ -147,7 +147,6 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 	v := k.current
 	key := tokenKey{name: r.Credential, binding: bound, subject: x.Subject(r.Actor), scopes: strings.Join(r.Scopes, " ")}
 	do := func(ctx context.Context, slot *tokenSlot) (Token, uint64, error) {
-		defer b.forgetLearned(slot)
 		k, err := b.usable(ctx, e)
 		if err != nil {
 			return Token{}, 0, err
@@ -156,7 +155,7 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 		if err := b.divide(k.current, bound); err != nil {
 			return Token{}, 0, err
 		}
-		ask := b.exchange(r, bound, ref.Version, slot)
+		ask := b.exchange(r, bound, ref.Version, slot.token())
 		ask.Secret, slot.traded = k.current.secret, ends{&k.current.revoked}
 		t, err := x.Exchange(ctx, ask)
 		if p := k.previous; errors.Is(err, ErrReauth) && p != nil && !p.revoked.Load() && b.divide(p, bound) == nil {
@@ -195,38 +194,26 @@ func (b *Broker) renewal(r LeaseRequest, version uint64, key tokenKey, h *heldTo
 }
 
 // exchange is what an [Exchanger] gets, but for the secret.
-func (b *Broker) exchange(r LeaseRequest, bound *Binding, version uint64, slot *tokenSlot) Exchange {
+func (b *Broker) exchange(r LeaseRequest, bound *Binding, version uint64, held Secret) Exchange {
 	scopes := r.Scopes
 	if len(scopes) == 0 {
 		scopes = bound.Scopes
 	}
 	return Exchange{
 		Credential: r.Credential, Actor: r.Actor, Origin: bound.Origin,
-		Scopes: slices.Clone(scopes), Bound: slices.Clone(bound.Scopes), Held: slot.token(), Client: b.opts.Client, Now: b.opts.Now(),
-		Learn: func(s Secret) { b.learn(slot, Ref{r.Credential, version}, s) },
+		Scopes: slices.Clone(scopes), Bound: slices.Clone(bound.Scopes), Held: held, Client: b.opts.Client, Now: b.opts.Now(),
+		Learn: func(s Secret) { _ = b.learn(Ref{r.Credential, version}, s) }, // too short to be found is too short to be of use
 	}
 }
 
-// learn makes what was met in an exchange known to the scrubber until it is an
-// hour old and another exchange is done.
-func (b *Broker) learn(slot *tokenSlot, ref Ref, s Secret) {
-	if b.scrubber.AddVersion(ref, s) == nil { // what is too short to be found is too short to be of use
-		slot.learned = append(slot.learned, learned{ref, s, b.opts.Now()})
+// learn makes what was met in an exchange, or was used up by it, known to the
+// scrubber for an hour.
+func (b *Broker) learn(ref Ref, s Secret) error {
+	err := b.scrubber.AddVersion(ref, s)
+	if err == nil {
+		b.tokens.fade(ref, s, b.opts.Now().Add(time.Hour))
 	}
-}
-
-// forgetLearned is called at the end of an exchange.
-func (b *Broker) forgetLearned(slot *tokenSlot) {
-	const most = time.Hour
-	kept := slot.learned[:0]
-	for _, l := range slot.learned {
-		if b.opts.Now().Sub(l.at) < most {
-			kept = append(kept, l)
-		} else {
-			_ = b.scrubber.Remove(l.ref, l.secret)
-		}
-	}
-	slot.learned = kept
+	return err
 }
 
 // exchangeError is an error of an exchange, scrubbed: the other side may have

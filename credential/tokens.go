@@ -43,8 +43,17 @@ type tokens struct {
 	life   context.Context             // of what runs there
 	forget func(ref Ref, token Secret) // called for tokens that have ended
 
-	mu    sync.Mutex
-	slots map[tokenKey]*tokenSlot
+	mu     sync.Mutex
+	slots  map[tokenKey]*tokenSlot
+	fading []fading
+}
+
+// A fading secret is one that the scrubber has to know until it can do no harm
+// any more.
+type fading struct {
+	ref    Ref
+	secret Secret
+	until  time.Time
 }
 
 // A tokenKey says whose token it is and for what. A new binding of the same
@@ -85,7 +94,6 @@ type tokenSlot struct {
 	// that it comes after.
 	unsaved *Token
 	after   uint64
-	learned []learned
 	traded  ends   // of what was traded
 	client  uint64 // with which version of the client's secret, if it was a grant
 }
@@ -96,13 +104,6 @@ func (s *tokenSlot) token() Secret {
 		return h.secret
 	}
 	return Secret{}
-}
-
-// learned is a secret that was met in an exchange.
-type learned struct {
-	ref    Ref
-	secret Secret
-	at     time.Time
 }
 
 // A heldToken is a token that leases carry. It does not change.
@@ -257,14 +258,47 @@ func (c *tokens) evict() {
 	}
 }
 
+// drop takes a slot away, unless somebody has begun to use it. Its tokens must be
+// found until they end.
 func (c *tokens) drop(key tokenKey, s *tokenSlot) {
-	now := c.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flight != nil || s.unsaved != nil {
+		return
+	}
 	for _, h := range append(s.old, s.held.Load()) {
-		if h != nil && !now.Before(h.ends) { // the others must be found if they come back
-			c.forget(key.of(h.version), h.secret)
+		if h != nil {
+			c.fading = append(c.fading, fading{key.of(h.version), h.secret, h.ends})
 		}
 	}
+	s.old = nil
 	delete(c.slots, key)
+}
+
+// fade makes the scrubber forget a secret that it knows, some time later: when
+// that is over and another exchange is done.
+func (c *tokens) fade(ref Ref, s Secret, until time.Time) {
+	c.mu.Lock()
+	c.fading = append(c.fading, fading{ref, s, until})
+	c.mu.Unlock()
+}
+
+// sweep forgets what has faded.
+func (c *tokens) sweep() {
+	now := c.now()
+	var over []fading
+	c.mu.Lock()
+	c.fading = slices.DeleteFunc(c.fading, func(f fading) bool {
+		if now.Before(f.until) {
+			return false
+		}
+		over = append(over, f)
+		return true
+	})
+	c.mu.Unlock()
+	for _, f := range over {
+		c.forget(f.ref, f.secret)
+	}
 }
 
 // start begins an exchange. The slot is locked.
@@ -281,6 +315,7 @@ func (c *tokens) start(s *tokenSlot, key tokenKey, want wanted, do trade) *token
 
 // fly does the exchange and ends the flight.
 func (c *tokens) fly(s *tokenSlot, f *tokenFlight, key tokenKey, want wanted, do trade) {
+	defer c.sweep()
 	ctx, cancel := context.WithTimeout(c.life, exchangeTimeout)
 	defer cancel()
 	t, traded, err := safely(ctx, s, do)
