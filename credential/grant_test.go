@@ -343,7 +343,7 @@ func TestGrantedTokenEndsWithTheClientSecret(t *testing.T) {
 // The same when another host has revoked it, and this one is not told.
 func TestClientSecretRevokedElsewhere(t *testing.T) {
 	g := newGrantor()
-	store := &untold{credential.NewMemoryStore(map[string]credential.Secret{"k": secret("the client's secret")})}
+	store := &untold{store: credential.NewMemoryStore(map[string]credential.Secret{"k": secret("the client's secret")})}
 	var later atomic.Int64
 	b, err := credential.NewBroker(store, audit.OrRefuse(newLog(t)), &credential.BrokerOptions{
 		Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) },
@@ -358,14 +358,47 @@ func TestClientSecretRevokedElsewhere(t *testing.T) {
 	assert.ErrorIs(t, leaseOf(b, alice), credential.ErrNoCurrent)
 }
 
-// An untold store tells nobody of changes.
-type untold struct{ store credential.WritableStore }
+// That a public client has no secret is known for as long as other things are:
+// the store is not asked for each lease, and may be down for a while.
+func TestPublicClient(t *testing.T) {
+	g := newGrantor()
+	store := &untold{store: credential.NewMemoryStore(nil)}
+	var later atomic.Int64
+	b, err := credential.NewBroker(store, audit.OrRefuse(newLog(t)), &credential.BrokerOptions{
+		Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example", Scheme: g}, by))
+	require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+	require.NoError(t, leaseOf(b, alice))
+	asked := store.asked.Load()
+	later.Store(int64(10 * time.Second))
+	require.NoError(t, leaseOf(b, alice))
+	assert.Equal(t, asked, store.asked.Load())
+	store.down.Store(true)
+	later.Store(int64(time.Minute))
+	require.NoError(t, leaseOf(b, alice))
+	later.Store(int64(10 * time.Minute))
+	assert.ErrorIs(t, leaseOf(b, alice), credential.ErrStore)
+}
+
+// An untold store tells nobody of changes, and may be down.
+type untold struct {
+	store credential.WritableStore
+	asked atomic.Int64
+	down  atomic.Bool
+}
 
 func (s *untold) Get(ctx context.Context, ref credential.Ref) (credential.Version, credential.Secret, error) {
 	return s.store.Get(ctx, ref)
 }
 
 func (s *untold) List(ctx context.Context, name string) ([]credential.Version, error) {
+	s.asked.Add(1)
+	if s.down.Load() {
+		return nil, errors.New("the store is down")
+	}
 	return s.store.List(ctx, name)
 }
 
