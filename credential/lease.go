@@ -158,6 +158,17 @@ func (l *Lease) Grant() Ref { return l.grant }
 // Released reports whether the lease has ended.
 func (l *Lease) Released() bool { return l.released.Load() || l.ctx.Err() != nil }
 
+// Revoked reports whether the version that the lease carries must not be used
+// any more, also after the lease was released: for those who gave it to a
+// process, which keeps it.
+func (l *Lease) Revoked() bool { return l.revoked != nil && l.revoked() }
+
+// Same reports whether both leases carry the same version with the same value.
+// A name that was deleted and made anew counts its versions from 1 again.
+func (l *Lease) Same(other *Lease) bool {
+	return l.ref == other.ref && l.grant == other.grant && l.secret.Equal(other.secret)
+}
+
 // Expires is when the lease ends by itself, or zero if it does not.
 func (l *Lease) Expires() time.Time { return l.expires }
 
@@ -178,7 +189,7 @@ func (l *Lease) use() error {
 		return err
 	}
 	switch {
-	case l.revoked != nil && l.revoked():
+	case l.Revoked():
 		return fmt.Errorf("%w: %s", ErrRevoked, l.ref)
 	case !l.expires.IsZero() && !l.now().Before(l.expires):
 		return fmt.Errorf("%w: %s", ErrExpired, l.ref)

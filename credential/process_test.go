@@ -129,3 +129,25 @@ func TestHandoverOfEndedLease(t *testing.T) {
 	assert.ErrorIs(t, err, credential.ErrExpired)
 	assert.Zero(t, l.Uses())
 }
+
+// Whoever gave a secret to a process can tell whether that has to end.
+func TestLeaseTellsOfAChildsSecret(t *testing.T) {
+	revoked := new(atomic.Bool)
+	lease := func(version uint64, value string) *credential.Lease {
+		l, err := credential.NewLease(
+			credential.LeaseRequest{Actor: actor, Credential: "k", Origin: credential.ProcessOrigin("s")},
+			credential.Ref{Name: "k", Version: version}, credential.NewSecret([]byte(value)),
+			credential.Binding{Origin: credential.ProcessOrigin("s"), Scheme: credential.Env("TOKEN")},
+			&credential.LeaseOptions{Revoked: revoked.Load})
+		require.NoError(t, err)
+		return l
+	}
+	l := lease(1, "the value of it")
+	assert.True(t, l.Same(lease(1, "the value of it")))
+	assert.False(t, l.Same(lease(2, "the value of it")))
+	assert.False(t, l.Same(lease(1, "another value")))
+	l.Release()
+	assert.False(t, l.Revoked())
+	revoked.Store(true)
+	assert.True(t, l.Revoked())
+}

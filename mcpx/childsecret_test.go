@@ -38,7 +38,22 @@ func (c *children) with(ctx context.Context, h *credential.Handover) *exec.Cmd {
 	return cmd
 }
 
+func secretVault(t *testing.T, value string) *credential.Broker {
+	t.Helper()
+	vault := credential.NewMemory(map[string]credential.Secret{"child": credential.NewSecret([]byte(value))})
+	t.Cleanup(func() { vault.Close() })
+	require.NoError(t, vault.Bind(t.Context(), "child", credential.Binding{Origin: credential.ProcessOrigin("child"), Scheme: credential.Env("TOKEN")}, admin))
+	return vault
+}
+
 func secretWorld(t *testing.T, c *children) (*credential.Broker, *audittest.Log, *mcptest.Agent) {
+	t.Helper()
+	vault := secretVault(t, "the secret number 0")
+	_, log, a := secretGateway(t, c, vault)
+	return vault, log, a
+}
+
+func secretGateway(t *testing.T, c *children, vault credential.Vault) (*mcpx.Gateway, *audittest.Log, *mcptest.Agent) {
 	t.Helper()
 	log := audittest.NewLog(t)
 	catalog, err := mcpx.Catalog(t.Context(), "child", childServer())
@@ -50,13 +65,10 @@ func secretWorld(t *testing.T, c *children) (*credential.Broker, *audittest.Log,
 		Catalog: []governance.Server{catalog},
 	}, admin)
 	require.NoError(t, err)
-	vault := credential.NewMemory(map[string]credential.Secret{"child": credential.NewSecret([]byte("the secret number 0"))})
-	t.Cleanup(func() { vault.Close() })
-	require.NoError(t, vault.Bind(t.Context(), "child", credential.Binding{Origin: credential.ProcessOrigin("child"), Scheme: credential.Env("TOKEN")}, admin))
 	gw := mcpx.NewGateway(engine, log, &mcpx.GatewayOptions{Vault: vault})
 	t.Cleanup(func() { gw.Close() })
 	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.StdioWith("child", "child", c.with)))
-	return vault, log, mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
+	return gw, log, mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
 }
 
 func ask(t *testing.T, a *mcptest.Agent, tool, args string) string {

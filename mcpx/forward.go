@@ -35,7 +35,8 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 	defer cancel()
 	c := &carriage{told: make(chan struct{})}
 	f.asks = false
-	var secret credential.Ref
+	var started *credential.Lease // what a child must have been started with
+	var ask credential.LeaseRequest
 	if u.Credential != "" {
 		lease, err := g.lease(ctx, f, u)
 		var missing *credential.GrantError
@@ -58,18 +59,34 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 		c.lease = lease
 		f.out.CredentialVersion = lease.Ref().Version
 		if u.child {
-			secret = lease.Ref()
+			started, ask = lease, leaseRequest(f, u)
 		}
 	}
 	out := carried{ctx, c}
 	key := poolKey{u.Name, owner(f.actor)}
-	s, done, err := g.pool.use(ctx, key, secret,
-		func() (*session, error) { return g.connect(out, u) },
-		func(s *session) error { return listLive(out, s) })
+	s, done, err := g.pool.use(ctx, key, started, opener{
+		open: func(ctx context.Context) (*session, error) {
+			own := c
+			if u.child { // may go on after this call, see pool.replacement
+				own = &carriage{lease: started, told: make(chan struct{})}
+			}
+			return g.connect(carried{ctx, own}, u)
+		},
+		list:  func(s *session) error { return listLive(out, s) },
+		lease: func(ctx context.Context) (*credential.Lease, error) { return g.opts.Vault.Lease(ctx, ask) },
+		spare: func(why error) {
+			g.gov.logger.Error("mcpx: the server does not start with the new version of its secret, so the process with the old one goes on",
+				"server", u.Name, "credential", u.Credential, "error", g.redactText(c, why.Error()))
+		},
+	})
 	if err != nil {
 		return nil, g.explain(outer, ctx, u, f, c, nil, err)
 	}
 	defer done()
+	if u.child { // it may have the version before
+		c.lease = s.wire.lease
+		f.out.CredentialVersion = c.lease.Ref().Version
+	}
 	c.begin()
 	if guard := g.pool.check(g.gov.engine, s, u.Name, f.tool); guard != "" {
 		g.gov.logger.Warn("mcpx: a live tool is not the approved one", "server", u.Name, "tool", f.tool)
@@ -103,10 +120,7 @@ func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credentia
 	// after a cancelled call: the upstream has to be told.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, end)
-	lease, err := g.opts.Vault.Lease(life, credential.LeaseRequest{
-		Actor: f.actor, Credential: u.Credential, Origin: u.origin,
-		Tool: f.server + "__" + f.tool, Purpose: "tool", Decision: f.credential.Decision.ID,
-	})
+	lease, err := g.opts.Vault.Lease(life, leaseRequest(f, u))
 	stop()
 	var missing *credential.GrantError
 	if errors.As(err, &missing) {
@@ -115,10 +129,20 @@ func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credentia
 	}
 	if err != nil || lease == nil {
 		end()
+		if u.child && refusedLease(err) {
+			g.pool.drop(poolKey{u.Name, owner(f.actor)})
+		}
 		g.gov.logger.Error("mcpx: no lease", "credential", u.Credential, "server", u.Name, "error", err)
 		return nil, failed(audit.GuardCredential, fmt.Sprintf("The credential for the server %q cannot be had. An operator has to look.", u.Name), false)
 	}
 	return lease, nil
+}
+
+func leaseRequest(f *flight, u *Upstream) credential.LeaseRequest {
+	return credential.LeaseRequest{
+		Actor: f.actor, Credential: u.Credential, Origin: u.origin,
+		Tool: f.server + "__" + f.tool, Purpose: "tool", Decision: f.credential.Decision.ID,
+	}
 }
 
 // explain turns what went wrong into one failure that tells the agent what to

@@ -37,7 +37,11 @@ type pool struct {
 	links  map[poolKey]*link
 	uses   uint64 // counts uses, to find the oldest
 	closed bool
-	ending sync.WaitGroup // sessions that are being closed
+	ending sync.WaitGroup // sessions that are being closed, and what runs for children
+
+	life  context.Context // until close
+	end   context.CancelFunc
+	times childTimes
 }
 
 // A link is the place of one session, which may be opened anew.
@@ -46,6 +50,7 @@ type link struct {
 	users int           // under pool.mu
 	used  uint64        // under pool.mu: order of use
 	now   *session      // under pool.mu
+	stuck time.Time     // when now could not be replaced; under pool.mu
 }
 
 // A session is a live MCP session with an upstream.
@@ -61,13 +66,26 @@ func (s *session) fresh() bool {
 	return s != nil && !s.wire.dead.Load() && !s.wire.changed.Load() && time.Since(s.listed) < listedFor
 }
 
-func newPool() *pool { return &pool{links: make(map[poolKey]*link)} }
+func newPool() *pool {
+	p := &pool{links: make(map[poolKey]*link), times: usualTimes}
+	p.life, p.end = context.WithCancel(context.Background())
+	return p
+}
+
+// An opener is how a session is had, for the call that needs it.
+type opener struct {
+	open  func(context.Context) (*session, error)
+	list  func(*session) error                             // anew, in a session that is open
+	lease func(context.Context) (*credential.Lease, error) // what a child would be started with now
+	spare func(why error)                                  // is told that a child with an old version has to do
+}
 
 // use returns the session of key, opened or listed anew if need be, and a
-// function to call after use. A session whose process was started with another
-// secret is replaced, and ends when its other users are done. It waits for
-// nobody but the connect of the same actor's other calls.
-func (p *pool) use(ctx context.Context, key poolKey, secret credential.Ref, open func() (*session, error), list func(*session) error) (*session, func(), error) {
+// function to call after use. With a lease, the session is that of a child
+// process which was started with that secret; one with another is replaced, see
+// [pool.replacement]. It waits for nobody but the connect of the same actor's
+// other calls.
+func (p *pool) use(ctx context.Context, key poolKey, lease *credential.Lease, o opener) (*session, func(), error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -89,63 +107,87 @@ func (p *pool) use(ctx context.Context, key poolKey, secret credential.Ref, open
 		p.uses++
 		l.used = p.uses
 	}
-	select {
-	case <-l.gate:
-	case <-ctx.Done():
-		done()
-		return nil, nil, ctx.Err()
-	}
-	defer func() { l.gate <- struct{}{} }()
-	// enter counts the users of a session besides those of its place.
-	enter := func(s *session) (*session, func(), error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+	// enterLocked counts the users of a session besides those of its place.
+	enterLocked := func(s *session) (*session, func(), error) {
 		s.wire.users++
 		return s, func() {
 			done()
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if s.wire.users--; s.wire.users == 0 && s.wire.retired {
+			if s.wire.users--; s.wire.users == 0 && s.wire.retired && !p.closed {
 				p.endLocked(s)
 			}
 		}, nil
 	}
-	p.mu.Lock()
-	s := l.now
-	if s != nil && s.wire.secret != secret {
-		if s.wire.retired = true; s.wire.users == 0 {
-			p.endLocked(s)
+	select {
+	case <-l.gate:
+	default:
+		p.mu.Lock()
+		if s := l.now; s.fresh() && s.behind(lease) && !s.wire.lease.Revoked() {
+			defer p.mu.Unlock()
+			return enterLocked(s) // while another call opens the next one
 		}
-		l.now, s = nil, nil
-	}
-	p.mu.Unlock()
-	if s.fresh() {
-		return enter(s)
-	}
-	var err error
-	if s != nil && !s.wire.dead.Load() {
-		next := &session{cs: s.cs, wire: s.wire} // readers of s keep their view
-		if err = list(next); err == nil {
-			s = next
-		} else {
-			s.wire.dead.Store(true)
+		p.mu.Unlock()
+		select {
+		case <-l.gate:
+		case <-ctx.Done():
+			done()
+			return nil, nil, ctx.Err()
 		}
 	}
-	if s == nil || s.wire.dead.Load() {
-		p.replace(l, nil)
-		if err == nil {
-			s, err = open()
-		}
-	}
+	defer func() { l.gate <- struct{}{} }()
+	s, err := p.current(ctx, l, lease, o)
 	if err != nil {
 		done()
 		return nil, nil, err
 	}
-	if !p.replace(l, s) {
-		done()
-		return nil, nil, ErrClosed
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return enterLocked(s)
+}
+
+// current returns the session that is to be used, and makes it l's. The caller
+// holds l's gate.
+func (p *pool) current(ctx context.Context, l *link, lease *credential.Lease, o opener) (*session, error) {
+	p.mu.Lock()
+	s := l.now
+	p.mu.Unlock()
+	if s != nil && s.behind(lease) {
+		next, err := p.replacement(ctx, l, s, o)
+		if err != nil {
+			return nil, err
+		}
+		if next != s {
+			if !p.replace(l, next) {
+				return nil, ErrClosed
+			}
+			p.watch(l, next, o.lease)
+			return next, nil
+		}
 	}
-	return enter(s)
+	if s.fresh() {
+		return s, nil
+	}
+	if s != nil && !s.wire.dead.Load() {
+		next := &session{cs: s.cs, wire: s.wire} // readers of s keep their view
+		if err := o.list(next); err != nil {
+			s.wire.dead.Store(true)
+			p.replace(l, nil)
+			return nil, err
+		}
+		s = next
+	} else {
+		p.replace(l, nil)
+		var err error
+		if s, err = o.safely(ctx); err != nil {
+			return nil, err
+		}
+		defer p.watch(l, s, o.lease)
+	}
+	if !p.replace(l, s) {
+		return nil, ErrClosed
+	}
+	return s, nil
 }
 
 // replace puts s into l and closes what was there, unless it is the same
@@ -154,7 +196,11 @@ func (p *pool) replace(l *link, s *session) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := l.now
-	if old != nil && (s == nil || old.cs != s.cs) {
+	switch {
+	case old == nil || s != nil && old.cs == s.cs:
+	case s != nil && !old.wire.dead.Load() && old.wire.users > 0:
+		old.wire.retired = true // the calls under way go on
+	default:
 		p.endLocked(old)
 	}
 	l.now = s
@@ -228,6 +274,7 @@ func (p *pool) check(engine *governance.Engine, s *session, server, tool string)
 func (p *pool) close() error {
 	p.mu.Lock()
 	p.closed = true
+	p.end()
 	for key, l := range p.links {
 		if l.now != nil {
 			p.endLocked(l.now)
@@ -261,7 +308,7 @@ func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
 	w.version.Store(cs.InitializeResult().ProtocolVersion)
 	s := &session{cs: cs, wire: w}
 	if c := carriageOf(ctx); u.child && c != nil && c.lease != nil {
-		w.secret = c.lease.Ref()
+		w.lease = c.lease
 	}
 	if err := listLive(ctx, s); err != nil {
 		cs.Close()

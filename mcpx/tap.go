@@ -68,9 +68,11 @@ type wire struct {
 	dead    atomic.Bool  // nothing will come any more
 	changed atomic.Bool  // the upstream said that its tools changed
 
-	secret  credential.Ref // that the process was started with; zero if none
-	users   int            // calls under way; under the pool's lock
-	retired bool           // ends with its last user; under the pool's lock
+	cut func() error // ends the connection at once; the SDK's Close waits for calls
+
+	lease   *credential.Lease // that the process was started with, or nil
+	users   int               // calls under way; under the pool's lock
+	retired bool              // ends with its last user; under the pool's lock
 }
 
 func (w *wire) agreed() string {
@@ -91,7 +93,9 @@ func (t *tap) Connect(ctx context.Context) (mcp.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tapConn{Connection: conn, wire: t.wire, stop: t.stop, waiting: make(map[jsonrpc.ID]*carriage)}, nil
+	tc := &tapConn{Connection: conn, wire: t.wire, stop: t.stop, waiting: make(map[jsonrpc.ID]*carriage)}
+	t.wire.cut = tc.Close
+	return tc, nil
 }
 
 // tapConn hides the connection's private hooks from the SDK, of which one

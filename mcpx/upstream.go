@@ -122,7 +122,11 @@ func Stdio[C Command](name string, command func(ctx context.Context) C) *Upstrea
 //	}
 //
 // When the secret is rotated, the next call starts a new process with the new
-// value, and the old process ends as soon as its last call is done.
+// value, and the old process ends as soon as its last call is done, or after a
+// minute without calls. If the new process does not start, the old one serves
+// as long as its version may be used. When no version may be used any more, the
+// processes end within about a second of the vault's knowing it, and calls under
+// way in them fail.
 func StdioWith[C Command](name, secret string, command func(ctx context.Context, h *credential.Handover) C) *Upstream {
 	u := &Upstream{Name: name, Credential: secret, origin: credential.ProcessOrigin(name), child: true}
 	if command == nil {

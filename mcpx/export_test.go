@@ -1,0 +1,9 @@
+package mcpx
+
+import "time"
+
+// SetChildTimes changes how soon child processes are ended and replaced. Call it
+// before the first call.
+func SetChildTimes(g *Gateway, check, start, pause, spare time.Duration) {
+	g.pool.times = childTimes{check: check, start: start, pause: pause, spare: spare}
+}
