@@ -43,7 +43,7 @@ type Grants struct {
 	opts   GrantsOptions
 
 	mu      sync.Mutex
-	pending map[string]*Consent // by state
+	pending map[string]*Consent // by state, until they expire
 }
 
 // GrantsOptions are what can be changed about [Grants].
@@ -69,6 +69,7 @@ type Consent struct {
 	verifier   string
 	expires    time.Time
 	sent       bool // to the authorization server
+	taken      bool // its answer has come, or is too late
 	done       chan struct{}
 	err        error // before done is closed
 }
@@ -135,9 +136,19 @@ func (g *Grants) Begin(ctx context.Context, a audit.Actor, name string) (*Consen
 	defer g.mu.Unlock()
 	mine := 0
 	for state, old := range g.pending {
-		if !g.opts.Now().Before(old.expires) {
-			g.endLocked(state, old, fmt.Errorf("%w: it took too long", ErrConsent))
-		} else if old.actor.User == a.User {
+		switch {
+		case !g.opts.Now().Before(old.expires):
+			delete(g.pending, state)
+			if !old.taken {
+				old.taken, old.err = true, fmt.Errorf("%w: it took too long", ErrConsent)
+				close(old.done)
+			}
+		case old.taken:
+			// Of use only to who has not asked yet how it ended.
+			if len(g.pending) >= maxConsents {
+				delete(g.pending, state)
+			}
+		case old.actor.User == a.User:
 			mine++
 		}
 	}
@@ -158,7 +169,8 @@ func (g *Grants) Ask(ctx context.Context, a audit.Actor, credential string) (id,
 }
 
 // Await waits as [Consent.Wait] does for the consent of that id, which must have
-// been begun for that very actor. One that has ended already is [ErrConsent].
+// been begun for that very actor. How it ended is remembered for as long as the
+// user might have taken, for the browser may be back before the call is.
 func (g *Grants) Await(ctx context.Context, a audit.Actor, id string) error {
 	g.mu.Lock()
 	c := g.pending[id]
@@ -199,12 +211,6 @@ func (g *Grants) scheme(name string) (userGrant, credential.Binding, error) {
 	return s, b, nil
 }
 
-func (g *Grants) endLocked(state string, c *Consent, err error) {
-	delete(g.pending, state)
-	c.err = err
-	close(c.done)
-}
-
 // ServeHTTP implements http.Handler.
 func (g *Grants) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -243,7 +249,7 @@ func say(w http.ResponseWriter, status int, text string) {
 const stale = "This page has expired or was used already. Ask your agent again."
 
 // of returns the pending consent that a request is about, if the request comes
-// from its user, and whether there is one. With take, nobody finds it again.
+// from its user, and whether there is one. With take, no request finds it again.
 func (g *Grants) of(w http.ResponseWriter, r *http.Request, take bool) (*Consent, bool) {
 	states := r.URL.Query()["state"]
 	user, err := g.user(r)
@@ -258,7 +264,7 @@ func (g *Grants) of(w http.ResponseWriter, r *http.Request, take bool) (*Consent
 		c = g.pending[states[0]]
 	}
 	switch {
-	case c == nil || !g.opts.Now().Before(c.expires) || take && !c.sent:
+	case c == nil || c.taken || !g.opts.Now().Before(c.expires) || take && !c.sent:
 		say(w, http.StatusBadRequest, stale)
 		return nil, false
 	case user != c.actor.User:
@@ -268,7 +274,7 @@ func (g *Grants) of(w http.ResponseWriter, r *http.Request, take bool) (*Consent
 		return nil, false
 	}
 	if take {
-		delete(g.pending, c.ID)
+		c.taken = true
 	} else {
 		c.sent = true
 	}

@@ -205,6 +205,24 @@ func TestGrantsOfUsersInterleaved(t *testing.T) {
 	assert.EqualValues(t, 3+3*9, c.as.asked.Load(), "three consents, and one renewal for each user and round")
 }
 
+// The browser may be back before the agent's call is. The page is used up all the
+// same, and how it ended is told to the actor that asked and to nobody else.
+func TestConsentBeforeTheCall(t *testing.T) {
+	c := newConsentRig(t)
+	a := audit.Actor{Agent: "standup", User: "alice"}
+	id, page, err := c.grants.Ask(t.Context(), a, "k")
+	require.NoError(t, err)
+	back := c.as.visit("alice", c.open("alice", page).Header.Get("Location"))
+	answer := c.grants.RedirectURI("k") + "?" + back.Encode()
+	require.Equal(t, http.StatusOK, c.open("alice", answer).StatusCode)
+	for range 2 {
+		require.NoError(t, c.grants.Await(t.Context(), a, id))
+	}
+	assert.ErrorIs(t, c.grants.Await(t.Context(), audit.Actor{Agent: "other", User: "alice"}, id), oauth.ErrConsent)
+	assert.Equal(t, http.StatusBadRequest, c.open("alice", answer).StatusCode)
+	assert.Equal(t, http.StatusBadRequest, c.open("alice", page).StatusCode)
+}
+
 // A grant that was moved to another user's place, or another server's, is of no
 // use there.
 func TestGrantOfAnotherUserIsRefused(t *testing.T) {
