@@ -419,6 +419,7 @@ func TestProxyPanics(t *testing.T) {
 	out := p.outcome()
 	assert.Equal(t, audit.StatusFailed, out.Status)
 	assert.Equal(t, audit.GuardPanic, out.ErrorCode)
+	p.door.Close() // waits for what is still being said
 	credentialtest.AssertNoLeak(t, p.vault.Scrubber(), said.Bytes())
 
 	p = newProxied(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Authorization")) })
