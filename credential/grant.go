@@ -24,6 +24,9 @@ func (b *Broker) granted(ctx context.Context, r LeaseRequest, e *entry, bound *B
 	}
 	v := k.current
 	if v.revoked.Load() {
+		if g.known.Load() != k {
+			return b.granted(ctx, r, e, bound, x) // rotated meanwhile, and more than once
+		}
 		return material{}, &GrantError{Credential: r.Credential, Actor: r.Actor, Ended: true}
 	}
 	if _, err := b.client(ctx, e); err != nil {

@@ -66,6 +66,9 @@ func (b *Broker) usable(ctx context.Context, e *entry) (*known, error) {
 	k, err := b.fresh(ctx, e)
 	if err == nil {
 		_, err = k.use(e.name)
+		if errors.Is(err, ErrRevoked) && e.known.Load() != k {
+			return b.usable(ctx, e) // rotated meanwhile, and more than once
+		}
 	}
 	if err != nil {
 		return nil, err
