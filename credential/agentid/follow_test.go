@@ -35,6 +35,12 @@ func (f *flaky) err() error {
 	return f.down
 }
 
+func (f *flaky) forgot() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
+}
+
 func (f *flaky) Put(ctx context.Context, e Entry) error {
 	if err := f.err(); err != nil {
 		return err
@@ -46,9 +52,7 @@ func (f *flaky) Changes(ctx context.Context, seq uint64) (Changes, error) {
 	if err := f.err(); err != nil {
 		return Changes{}, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.lost {
+	if f.forgot() {
 		return Changes{}, nil
 	}
 	return f.Store.Changes(ctx, seq)
