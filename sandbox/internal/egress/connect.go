@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
@@ -15,28 +14,6 @@ import (
 
 // helloTimeout is how long a program may take to say which name its TLS is for.
 const helloTimeout = 10 * time.Second
-
-// listed reports whether a rule allows name on some port.
-func (d *Door) listed(name string) bool {
-	return slices.ContainsFunc(d.conf.Rules, func(r Rule) bool { return r.Host.Match(name) })
-}
-
-// rule returns what the rules say together about a name and port: the first one
-// gives its pattern, and each adds its words.
-func (d *Door) rule(name string, port uint16) (sum Rule, ok bool) {
-	for _, r := range d.conf.Rules {
-		if !r.Host.Match(name) || !slices.Contains(r.Ports, port) {
-			continue
-		}
-		if !ok {
-			sum, ok = r, true
-			continue
-		}
-		sum.Private = sum.Private || r.Private
-		sum.Served = sum.Served || r.Served
-	}
-	return sum, ok
-}
 
 // A grant is a decision and the words in which it goes on record.
 type grant struct {
@@ -94,11 +71,12 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		refuse(CauseAddress)
 		return
 	}
-	rule, ok := d.rule(name, port)
-	if !ok {
+	rules := d.rules.find(name, port)
+	if rules == nil {
 		refuse(CausePort)
 		return
 	}
+	rule := rules[0]
 	g := d.decide(t, rule)
 	if !g.Allowed() {
 		deny(g.Decision)

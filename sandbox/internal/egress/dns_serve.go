@@ -20,7 +20,7 @@ const (
 func (d *Door) resolve(query []byte) []byte {
 	full := false
 	reply, refused := answer(query, func(name string) (netip.Addr, bool) {
-		if !d.listed(name) {
+		if !d.rules.listed(name) {
 			return netip.Addr{}, false
 		}
 		a, ok := d.names.address(name)

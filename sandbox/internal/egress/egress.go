@@ -34,17 +34,6 @@ import (
 	"github.com/twinward-dev/twinward/governance"
 )
 
-// A Rule allows connections to the names of a pattern on some ports.
-type Rule struct {
-	Host  Pattern
-	Ports []uint16
-	// Private allows real destinations at private addresses.
-	Private bool
-	// Served says that a handler of this process must serve the names: they are
-	// never dialled, not even before the handler is there.
-	Served bool
-}
-
 // A Decider decides what the rules allow once more: a *governance.Engine.
 type Decider interface {
 	Decide(context.Context, governance.Request) (governance.Decision, error)
@@ -100,6 +89,7 @@ var ErrNotAllowed = errors.New("no rule allows the name")
 // A Door is the way out of one session. Its methods may be called concurrently.
 type Door struct {
 	conf   Config
+	rules  ruleSet
 	names  *names
 	rec    *recorder
 	ctx    context.Context
@@ -137,8 +127,13 @@ func New(c Config) (*Door, error) {
 			return d.DialContext(ctx, "tcp", to.String())
 		}
 	}
+	rules, err := newRuleSet(c.Rules)
+	if err != nil {
+		return nil, fmt.Errorf("egress: %w", err)
+	}
 	d := &Door{
 		conf:     c,
+		rules:    rules,
 		names:    newNames(),
 		rec:      newRecorder(c),
 		slots:    make(chan struct{}, c.MaxConns),
@@ -282,9 +277,7 @@ func (d *Door) Handle(name string, h http.Handler) error {
 	if h == nil {
 		return fmt.Errorf("%s: the handler is nil", host)
 	}
-	_, on443 := d.rule(host, 443)
-	_, on80 := d.rule(host, 80)
-	if !on443 && !on80 {
+	if d.rules.find(host, 443) == nil && d.rules.find(host, 80) == nil {
 		return fmt.Errorf("%w: %s", ErrNotAllowed, host)
 	}
 	d.mu.Lock()
