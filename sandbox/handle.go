@@ -73,7 +73,7 @@ func newDoor(n *Policy, actor audit.Actor, log audit.Recorder, engine *governanc
 	if engine != nil {
 		c.Decider = engine
 	}
-	for _, r := range n.Network.Allow {
+	for _, r := range n.rules() {
 		p, err := egress.ParsePattern(r.Host)
 		if err != nil {
 			return nil, fmt.Errorf("sandbox: policy: %q: %w", r.Host, err)

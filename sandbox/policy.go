@@ -1,11 +1,7 @@
 package sandbox
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -23,6 +19,15 @@ type Policy struct {
 	Process     Process     `json:"process"`
 	Environment Environment `json:"environment,omitempty"`
 	Network     Network     `json:"network"`
+	// Devices are device nodes of the host: names of sets ("gpu": NVIDIA's nodes
+	// and what CUDA needs), or paths under /dev. Besides them a session has the six
+	// harmless ones (null, zero, full, random, urandom, tty).
+	Devices []string `json:"devices,omitempty"`
+	// Inference says that a handler serves models; nil: none does.
+	Inference *Inference `json:"inference,omitempty"`
+	// Services are names that handlers serve ([Session.Handle]): each is short for
+	// a rule with Served and ports 443 and 80.
+	Services []string `json:"services,omitempty"`
 }
 
 // Filesystem lists the host paths that exist inside, at the same place. Besides
@@ -37,11 +42,18 @@ type Filesystem struct {
 	// ReadWrite are files and folders that can be changed as well. A path may
 	// lie under one of ReadOnly, and the reverse; the longer path decides.
 	ReadWrite []string `json:"read_write,omitempty"`
+	// Protect are places that programs outside trust, and that an agent could
+	// plant something in: an absolute path under a writable one, or a relative one
+	// such as ".git/hooks" or ".mcp.json", which stands for that path in any folder
+	// of the workspace. Those that exist at Start can only be read inside. One that
+	// does not exist yet cannot be protected from being made: what is made there
+	// stays in the workspace, and [Session.Export] refuses to carry it out.
+	Protect []string `json:"protect,omitempty"`
 	// TmpSize bounds /tmp in bytes. Zero means 256 MiB.
 	TmpSize int64 `json:"tmp_size"`
 }
 
-// Process holds limits that the kernel keeps for every process inside.
+// Process holds what the kernel keeps for every process inside.
 type Process struct {
 	// MaxProcesses bounds the processes and threads of the whole session. Zero
 	// means 512.
@@ -56,51 +68,42 @@ type Process struct {
 	// process lives under it too. Zero means no limit: runtimes such as Bun reserve
 	// far more than they use.
 	MaxMemory int64 `json:"max_memory,omitempty"`
+	// MaxTotalMemory bounds the memory of the whole session in bytes, at least 16
+	// MiB, and MaxCPU its processor time, in thousandths of a processor: 1500 is
+	// one and a half. Both take a cgroup that is delegated to this process; Start
+	// fails where there is none. Zero means no limit.
+	MaxTotalMemory int64 `json:"max_total_memory,omitempty"`
+	MaxCPU         int64 `json:"max_cpu,omitempty"`
+	// Exec is empty or [ExecStrict].
+	Exec ExecMode `json:"exec,omitempty"`
+	// Programs are the only ones that may be executed inside, scripts and dynamic
+	// linkers included. Nil means any that can be read; an empty list is an error.
+	Programs []Program `json:"programs,omitempty"`
+}
+
+// An ExecMode says what may become executable code inside.
+type ExecMode string
+
+// ExecStrict refuses code that was not a file of the session when it began:
+// memory that is writable and executable, and programs in writable places.
+// Runtimes that compile while they run (Node, Java, WebAssembly) do not work
+// under it.
+const ExecStrict ExecMode = "strict"
+
+// A Program is an executable file, by its path inside, with every symbolic link
+// resolved: what /proc/<pid>/exe shows. A path in a place that the session can
+// write needs SHA256, as its content can be changed.
+type Program struct {
+	Path string `json:"path"`
+	// SHA256 is the digest of the file in 64 lower-case hexadecimal digits; empty
+	// means that the content does not matter.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // Environment holds the variables of every process inside, beside those that
 // the session itself sets (HOME, PATH, the trust store). Nothing is inherited
 // from the host: a value is text, and "${NAME}" in one is an error.
 type Environment map[string]string
-
-// Network holds the allow-list of destinations. Everything else is refused and
-// recorded: other names, other ports, bare addresses, UDP.
-type Network struct {
-	Allow []Rule `json:"allow,omitempty"`
-}
-
-// A Rule allows TCP connections to the hosts that a pattern matches. On port
-// 443, and wherever a program begins with TLS, the name that TLS asks for must be
-// the host's, and must not be hidden (ECH). What is said inside TLS is not seen:
-// a host that answers for many names, such as a content network, can lead to the
-// others. To see requests, serve the name with [Session.Handle].
-type Rule struct {
-	// Host is a name in lower-case ASCII, or a pattern:
-	//
-	//	api.example.com     that name
-	//	*.example.com       one label in place of the star
-	//	*-eu.example.com    the same, for a part of the first label
-	//	**.example.com      one label or more
-	//	a.*.example.com     one whole label in the middle
-	//
-	// Two labels at least must follow the last star, and together they must be
-	// a name that somebody owns: "*", "*.com" and "*.co.uk" are errors.
-	Host string `json:"host"`
-	// Ports are TCP ports. Empty means 443. Port 53 is the session's own DNS.
-	Ports []uint16 `json:"ports"`
-	// Private allows the name to resolve to a loopback, private or otherwise
-	// shared address of the host's network, or to the host itself. Link-local
-	// addresses and the metadata services of clouds stay refused. Names that a
-	// handler serves ([Session.Handle]) do not need it, as nothing is resolved
-	// for them.
-	Private bool `json:"private,omitempty"`
-	// Served says that a handler of the host serves the names ([Session.Handle])
-	// and that they are never dialled, not even before the handler is there.
-	// Names under .local are always meant so. A public name that the host
-	// governs, such as api.github.com behind a handler that adds the credential,
-	// wants this word.
-	Served bool `json:"served,omitempty"`
-}
 
 // Defaults and bounds of a policy.
 const (
@@ -111,13 +114,19 @@ const (
 	minMemory           = 256 << 20
 
 	maxPolicyFile = 64 << 10
-	maxPaths      = 256
+	maxPaths      = 256 // of each list
 	maxPathLength = 4096 - 1
 	maxVariables  = 128
 	maxValue      = 32 << 10
 	maxRules      = 1024
 	maxPorts      = 64   // of one rule
 	maxAllPorts   = 1024 // of a policy: one listener each
+	maxPrograms   = 256  // of one list
+	maxRequests   = 256  // of one rule: Rules and Deny together
+	maxMethods    = 32
+	maxGlob       = 2048
+	maxDevices    = 64
+	minTotal      = 16 << 20
 )
 
 // SystemPaths returns the paths that a nil ReadOnly stands for, whether or not
@@ -156,100 +165,4 @@ func (e *PolicyError) Error() string {
 		fmt.Fprintf(&b, ": %s", e.Fix)
 	}
 	return b.String()
-}
-
-// Hash identifies what the policy allows: "sha256:" and 64 hexadecimal digits.
-// Defaults are filled in first, and order, repetition and letter case of what
-// is a set do not matter, so two policies with one hash allow the same.
-func (p *Policy) Hash() string {
-	text, err := json.Marshal(p.normal())
-	if err != nil {
-		panic(err) // strings and numbers only
-	}
-	sum := sha256.Sum256(text)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
-
-// normal returns a deep copy of p with defaults filled in, in the one order and
-// spelling that [Policy.Hash] sees and that a session works from.
-func (p *Policy) normal() *Policy {
-	if p == nil {
-		p = &Policy{}
-	}
-	n := Policy{
-		Version: 1,
-		Filesystem: Filesystem{
-			ReadOnly:  set(p.Filesystem.ReadOnly),
-			ReadWrite: set(p.Filesystem.ReadWrite),
-			TmpSize:   or(p.Filesystem.TmpSize, defaultTmpSize),
-		},
-		Process: Process{
-			MaxProcesses: or(p.Process.MaxProcesses, defaultMaxProcesses),
-			MaxOpenFiles: or(p.Process.MaxOpenFiles, defaultMaxOpenFiles),
-			MaxFileSize:  or(p.Process.MaxFileSize, defaultMaxFileSize),
-			MaxMemory:    p.Process.MaxMemory,
-		},
-	}
-	if p.Version != 0 {
-		n.Version = p.Version
-	}
-	if len(p.Environment) > 0 {
-		n.Environment = make(Environment, len(p.Environment))
-		for k, v := range p.Environment {
-			n.Environment[k] = v
-		}
-	}
-	for _, r := range p.Network.Allow {
-		r.Host = strings.ToLower(r.Host)
-		if r.Ports = set(r.Ports); len(r.Ports) == 0 {
-			r.Ports = []uint16{443}
-		}
-		n.Network.Allow = append(n.Network.Allow, r)
-	}
-	slices.SortFunc(n.Network.Allow, compareRules)
-	n.Network.Allow = slices.CompactFunc(n.Network.Allow, func(a, b Rule) bool { return compareRules(a, b) == 0 })
-	return &n
-}
-
-func compareRules(a, b Rule) int {
-	if c := strings.Compare(a.Host, b.Host); c != 0 {
-		return c
-	}
-	if c := slices.Compare(a.Ports, b.Ports); c != 0 {
-		return c
-	}
-	words := func(r Rule) (n int) {
-		if r.Private {
-			n |= 1
-		}
-		if r.Served {
-			n |= 2
-		}
-		return n
-	}
-	return words(a) - words(b)
-}
-
-// ports returns the TCP ports that the policy names, sorted: the ports that a
-// session listens on inside, and that its programs therefore cannot.
-func (p *Policy) ports() []uint16 {
-	var all []uint16
-	for _, r := range p.normal().Network.Allow {
-		all = append(all, r.Ports...)
-	}
-	return set(all)
-}
-
-// set sorts a copy and drops repetitions; nil stays nil.
-func set[T interface{ ~string | ~uint16 }](in []T) []T {
-	out := slices.Clone(in)
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-func or(v, def int64) int64 {
-	if v == 0 {
-		return def
-	}
-	return v
 }

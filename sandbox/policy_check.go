@@ -8,8 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/twinward-dev/twinward/sandbox/internal/egress"
 )
 
 // Validate returns every [*PolicyError] of the policy, joined, or nil. It looks
@@ -18,13 +16,18 @@ func (p *Policy) Validate() error {
 	var errs []error
 	p.check(func(field, problem, fix string) {
 		errs = append(errs, &PolicyError{Field: field, Problem: problem, Fix: fix})
-	})
+	}, func(field string) string { return field })
 	return errors.Join(errs...)
 }
 
-// check reports what is wrong, field by field. The names of fields are those of
-// the file, from which [LoadPolicy] finds their place.
-func (p *Policy) check(bad func(field, problem, fix string)) {
+// A report takes one thing that is wrong: where, what, and what to write. The
+// names of fields are those of the file, from which [LoadPolicy] finds their
+// place.
+type report func(field, problem, fix string)
+
+// check reports what is wrong, field by field. where puts into words where
+// another field stands.
+func (p *Policy) check(bad report, where func(field string) string) {
 	if p == nil {
 		return
 	}
@@ -32,16 +35,19 @@ func (p *Policy) check(bad func(field, problem, fix string)) {
 		bad("version", fmt.Sprintf("%d is not a version of this format", p.Version), "write version: 1")
 	}
 	p.Filesystem.check(bad)
-	p.Process.check(bad)
+	p.Process.check(bad, &p.Filesystem)
 	p.Environment.check(bad)
-	p.Network.check(bad)
+	p.Network.check(bad, &p.Filesystem)
+	checkDevices(p.Devices, bad)
+	p.checkServed(bad)
+	p.checkOverlaps(bad, where)
 }
 
 // reserved are folders that the session makes itself, or that would hand it
 // control over the host.
 var reserved = []string{"/proc", "/sys", "/dev", "/run", "/sandbox"}
 
-func (f *Filesystem) check(bad func(field, problem, fix string)) {
+func (f *Filesystem) check(bad report) {
 	if len(f.ReadOnly)+len(f.ReadWrite) > maxPaths {
 		bad("filesystem", fmt.Sprintf("%d paths", len(f.ReadOnly)+len(f.ReadWrite)), fmt.Sprintf("list at most %d; a folder stands for all that is in it", maxPaths))
 	}
@@ -66,6 +72,7 @@ func (f *Filesystem) check(bad func(field, problem, fix string)) {
 			}
 		}
 	}
+	f.checkProtect(bad)
 	if f.TmpSize < 0 || f.TmpSize > 0 && f.TmpSize < 1<<16 {
 		bad("filesystem.tmp_size", fmt.Sprintf("%d bytes is no size for /tmp", f.TmpSize), "write a size such as 256MiB, at least 64KiB")
 	}
@@ -100,27 +107,61 @@ func checkPath(p string) (problem, fix string) {
 	return "", ""
 }
 
-func (l *Process) check(bad func(field, problem, fix string)) {
-	for _, v := range []struct {
-		name      string
-		n         int64
-		low, high int64
-		fix       string
-	}{
-		{"max_processes", l.MaxProcesses, 1, 1 << 22, "write a number such as 512"},
-		{"max_open_files", l.MaxOpenFiles, 16, 1 << 20, "write a number such as 4096, at least 16"},
-		{"max_file_size", l.MaxFileSize, 1, 1 << 60, "write a size such as 4GiB"},
-		{"max_memory", l.MaxMemory, minMemory, 1 << 60, "write a size such as 8GiB, at least 256MiB, or leave it out"},
-	} {
-		if v.n != 0 && (v.n < v.low || v.n > v.high) {
-			bad("process."+v.name, fmt.Sprintf("%d is out of bounds", v.n), v.fix)
+// within reports whether p is dir or lies under it; both are clean.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, dir+"/")
+}
+
+// writable reports whether programs inside can change what is at p: the longest
+// path that holds it decides.
+func (f *Filesystem) writable(p string) bool {
+	best, write := "", false
+	for _, w := range append([]string{"/sandbox", "/tmp"}, f.ReadWrite...) {
+		if within(p, w) && len(w) > len(best) {
+			best, write = w, true
 		}
+	}
+	for _, r := range f.ReadOnly {
+		if within(p, r) && len(r) > len(best) {
+			best, write = r, false
+		}
+	}
+	return write
+}
+
+// checkProtect reports places that could never be protected.
+func (f *Filesystem) checkProtect(bad report) {
+	if len(f.Protect) > maxPaths {
+		bad("filesystem.protect", fmt.Sprintf("%d paths", len(f.Protect)), fmt.Sprintf("list at most %d", maxPaths))
+	}
+	seen := make(map[string]bool)
+	for i, p := range f.Protect {
+		field := fmt.Sprintf("filesystem.protect[%d]", i)
+		switch {
+		case p == "" || len(p) > maxPathLength || strings.ContainsRune(p, 0):
+			bad(field, "it is empty, too long or has a NUL byte", "write a path such as .git/hooks")
+		case strings.ContainsAny(p, "*$") || strings.HasPrefix(p, "~"):
+			bad(field, fmt.Sprintf("%q would have to be expanded", p), "write a plain path; a relative one stands for any folder of the workspace")
+		case slices.Contains(strings.Split(p, "/"), ".."):
+			bad(field, fmt.Sprintf("%q contains ..", p), "write where it leads to")
+		case path.Clean(p) != p:
+			bad(field, fmt.Sprintf("%q is not in its shortest form", p), fmt.Sprintf("write %q", path.Clean(p)))
+		case p == "." || p == "/" || p == "/sandbox":
+			bad(field, fmt.Sprintf("%q is everything", p), "list a folder in read_only instead")
+		case within(p, "/tmp"):
+			bad(field, fmt.Sprintf("%q is gone when the session ends", p), "leave it out")
+		case p[0] == '/' && !f.writable(p):
+			bad(field, fmt.Sprintf("%q cannot be written anyway", p), "leave it out, or list what is writable")
+		case seen[p]:
+			bad(field, fmt.Sprintf("%q is listed twice", p), "remove one")
+		}
+		seen[p] = true
 	}
 }
 
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 
-func (e Environment) check(bad func(field, problem, fix string)) {
+func (e Environment) check(bad report) {
 	if len(e) > maxVariables {
 		bad("environment", fmt.Sprintf("%d variables", len(e)), fmt.Sprintf("list at most %d", maxVariables))
 	}
@@ -135,59 +176,6 @@ func (e Environment) check(bad func(field, problem, fix string)) {
 			bad(field, "its value is too long or contains a NUL byte", fmt.Sprintf("write text of at most %d KiB", maxValue>>10))
 		case strings.Contains(v, "${"):
 			bad(field, "nothing is taken from the host's environment", "write the value itself; a secret does not belong inside, serve its API with Session.Handle instead")
-		}
-	}
-}
-
-func (n *Network) check(bad func(field, problem, fix string)) {
-	if len(n.Allow) > maxRules {
-		bad("network.allow", fmt.Sprintf("%d rules", len(n.Allow)), fmt.Sprintf("list at most %d", maxRules))
-		return
-	}
-	all := make(map[uint16]bool)
-	for i, r := range n.Allow {
-		field := fmt.Sprintf("network.allow[%d]", i)
-		r.check(field, bad)
-		for _, p := range r.Ports {
-			all[p] = true
-		}
-	}
-	if len(all) > maxAllPorts {
-		bad("network.allow", fmt.Sprintf("%d different ports", len(all)), fmt.Sprintf("allow at most %d: each is a listener inside", maxAllPorts))
-	}
-}
-
-func (r *Rule) check(field string, bad func(field, problem, fix string)) {
-	host := field + ".host"
-	switch p, err := egress.ParsePattern(r.Host); {
-	case r.Host == "":
-		bad(host, "it is missing", "write the name of a host")
-	case strings.Contains(r.Host, "/"):
-		bad(host, fmt.Sprintf("%q is a URL or has a path", r.Host), "write the host's name only")
-	case strings.Count(r.Host, ":") == 1:
-		name, port, _ := strings.Cut(r.Host, ":")
-		bad(host, fmt.Sprintf("%q has a port", r.Host), fmt.Sprintf("write host: %q and ports: [%s]", name, port))
-	case err != nil:
-		bad(host, fmt.Sprintf("%q: %v", r.Host, err), "write a name such as api.example.com, or *.example.com; addresses are not reachable, names are")
-	case strings.HasSuffix(r.Host, "."):
-		bad(host, fmt.Sprintf("%q ends with a dot", r.Host), "write it without")
-	case p.Match("localhost") || strings.HasSuffix(p.String(), ".localhost"):
-		bad(host, "localhost is the session itself", "give the host's service a name and serve it with Session.Handle")
-	case r.Private && r.Served:
-		bad(field+".private", "a name that is served is never dialled", "write private or served, not both")
-	}
-	if len(r.Ports) > maxPorts {
-		bad(field+".ports", fmt.Sprintf("%d ports", len(r.Ports)), fmt.Sprintf("list at most %d", maxPorts))
-	}
-	for i, p := range r.Ports {
-		at := fmt.Sprintf("%s.ports[%d]", field, i)
-		switch {
-		case p == 0:
-			bad(at, "0 is not a port", "write 1 to 65535")
-		case p == 53:
-			bad(at, "port 53 is the session's own DNS", "leave it out; names are resolved for every rule")
-		case r.Served && p != 443 && p != 80:
-			bad(at, fmt.Sprintf("%d is not served", p), "names are served on 443 (TLS) and 80 (plain HTTP)")
 		}
 	}
 }

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
 func TestLoadPolicy(t *testing.T) {
@@ -19,8 +23,17 @@ filesystem:
   read_only: [/usr, "/opt/tool box"]
   read_write:
     - /srv/cache
+  protect: [.git/hooks, /srv/cache/.mcp.json]
   tmp_size: 64MiB
-process: {max_processes: 10, max_open_files: 100, max_file_size: 1 GiB, max_memory: 1073741824}
+process:
+  max_processes: 10
+  max_open_files: 100
+  max_file_size: 1 GiB
+  max_memory: 1073741824
+  max_total_memory: 2GiB
+  max_cpu: 1.5
+  exec: strict
+  programs: [/usr/bin/git, {path: /sandbox/tool, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]
 environment:
   LANG: C.UTF-8
   GREETING: |
@@ -32,21 +45,53 @@ network:
     - host: "*.Example.com"
     - {host: db.corp.example, ports: [5432], private: true}
     - {host: api.github.com, served: true}
+    - host: api.example.org
+      protocol: https
+      access: read-write
+      deny:
+        - {methods: [POST, PUT], path: "/repos/*/hooks/**"}
+        - path: /user
+      programs: [{path: /usr/bin/git}]
+    - {host: api.example.net, protocol: http, rules: [{methods: [GET]}]}
+devices: [gpu, /dev/kvm]
+inference: {host: models.local, programs: [/usr/bin/node]}
+services: [Tools.local]
 `))
 	require.NoError(t, err)
+	const emptyDigest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	assert.Equal(t, &Policy{
-		Version:     1,
-		Filesystem:  Filesystem{ReadOnly: []string{"/usr", "/opt/tool box"}, ReadWrite: []string{"/srv/cache"}, TmpSize: 64 << 20},
-		Process:     Process{MaxProcesses: 10, MaxOpenFiles: 100, MaxFileSize: 1 << 30, MaxMemory: 1 << 30},
+		Version: 1,
+		Filesystem: Filesystem{
+			ReadOnly: []string{"/usr", "/opt/tool box"}, ReadWrite: []string{"/srv/cache"},
+			Protect: []string{".git/hooks", "/srv/cache/.mcp.json"}, TmpSize: 64 << 20,
+		},
+		Process: Process{
+			MaxProcesses: 10, MaxOpenFiles: 100, MaxFileSize: 1 << 30, MaxMemory: 1 << 30, MaxTotalMemory: 2 << 30, MaxCPU: 1500,
+			Exec: ExecStrict, Programs: []Program{{Path: "/usr/bin/git"}, {Path: "/sandbox/tool", SHA256: emptyDigest}},
+		},
 		Environment: Environment{"LANG": "C.UTF-8", "GREETING": "two\nlines\n"},
 		Network: Network{Allow: []Rule{
 			{Host: "inference.local", Ports: []uint16{443, 80}},
 			{Host: "*.Example.com"},
 			{Host: "db.corp.example", Ports: []uint16{5432}, Private: true},
 			{Host: "api.github.com", Served: true},
+			{
+				Host: "api.example.org", Protocol: ProtocolHTTPS, Access: AccessReadWrite, Programs: []Program{{Path: "/usr/bin/git"}},
+				Deny: []HTTPRule{{Methods: []string{"POST", "PUT"}, Path: "/repos/*/hooks/**"}, {Path: "/user"}},
+			},
+			{Host: "api.example.net", Protocol: ProtocolHTTP, Rules: []HTTPRule{{Methods: []string{"GET"}}}},
 		}},
+		Devices:   []string{"gpu", "/dev/kvm"},
+		Inference: &Inference{Host: "models.local", Programs: []Program{{Path: "/usr/bin/node"}}},
+		Services:  []string{"Tools.local"},
 	}, p)
 	assert.Equal(t, []uint16{80, 443, 5432}, p.ports())
+	rules := p.normal().rules()
+	assert.Equal(t, []Rule{
+		{Host: "tools.local", Ports: []uint16{80, 443}, Served: true},
+		{Host: "models.local", Ports: []uint16{80, 443}, Served: true, Programs: []Program{{Path: "/usr/bin/node"}}},
+	}, rules[len(rules)-2:])
+	assert.Equal(t, []uint16{80}, rules[slices.IndexFunc(rules, func(r Rule) bool { return r.Host == "api.example.net" })].Ports, "the port of http")
 
 	p, err = LoadPolicy("p.yaml", []byte("version: 1\nfilesystem: {read_only: []}\n"))
 	require.NoError(t, err)
@@ -138,10 +183,33 @@ func TestPolicyHash(t *testing.T) {
 		"network: {allow: [{host: a.example.com}]}", "network: {allow: [{host: a.example.com, private: true}]}",
 		"network: {allow: [{host: a.example.com, served: true}]}", "network: {allow: [{host: a.example.com, ports: [80]}]}",
 		`network: {allow: [{host: "*.example.com"}]}`,
+		"filesystem: {protect: [a]}", "process: {max_total_memory: 1GiB}", "process: {max_cpu: 1}", "process: {exec: strict}",
+		"process: {programs: [/usr/bin/git]}", "devices: [gpu]", "inference: {}", "inference: {host: a.local.example}", "services: [inference.local]",
+		"inference: {programs: [/usr/bin/git]}",
+		"network: {allow: [{host: a.example.com, protocol: https, access: full}]}",
+		"network: {allow: [{host: a.example.com, protocol: http, access: full}]}",
+		"network: {allow: [{host: a.example.com, protocol: https, access: read-only}]}",
+		"network: {allow: [{host: a.example.com, protocol: https, access: full, deny: [{path: /a}]}]}",
+		"network: {allow: [{host: a.example.com, protocol: https, rules: [{path: /a}]}]}",
+		"network: {allow: [{host: a.example.com, protocol: https, rules: [{path: /a, methods: [GET]}]}]}",
+		"network: {allow: [{host: a.example.com, programs: [/usr/bin/git]}]}",
+		"network: {allow: [{host: a.example.com, programs: [{path: /usr/bin/git, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]}]}",
 	} {
 		h := load(s).Hash()
 		assert.Empty(t, seen[h], "%q and %q", s, seen[h])
 		seen[h] = s + " "
+	}
+	for _, pair := range [][2]string{
+		{"inference: {}", "inference: {host: Inference.local}"},
+		{"services: [b.local, A.local]", "services: [a.local, b.local]"},
+		{"network: {allow: [{host: a.example.com, protocol: tcp}]}", "network: {allow: [{host: a.example.com}]}"},
+		{"process: {programs: [/b, /a]}", "process: {programs: [{path: /a}, {path: /b}]}"},
+		{
+			`network: {allow: [{host: a.example.com, protocol: https, rules: [{path: /b, methods: ["*"]}, {methods: [PUT, GET]}]}]}`,
+			"network: {allow: [{host: a.example.com, protocol: https, rules: [{methods: [GET, PUT]}, {path: /b}, {path: /b}]}]}",
+		},
+	} {
+		assert.Equal(t, load(pair[0]).Hash(), load(pair[1]).Hash(), "%q", pair)
 	}
 	p := same[0]
 	n := p.normal()
@@ -186,5 +254,32 @@ func TestLittleMemoryIsRefused(t *testing.T) {
 	for size, ok := range map[int64]bool{0: true, minMemory: true, minMemory - 1: false, 1 << 20: false} {
 		err := (&Policy{Process: Process{MaxMemory: size}}).Validate()
 		assert.Equal(t, ok, err == nil, "%d: %v", size, err)
+	}
+}
+
+// TestNothingIsTakenAndIgnored starts sessions with each part that this version
+// cannot keep.
+func TestNothingIsTakenAndIgnored(t *testing.T) {
+	for _, part := range pending {
+		assert.False(t, part.used((&Policy{}).normal()), part.field)
+	}
+	full := &Policy{
+		Filesystem: Filesystem{Protect: []string{".git/hooks"}},
+		Process:    Process{MaxTotalMemory: 1 << 30, MaxCPU: 1000, Exec: ExecStrict, Programs: []Program{{Path: "/usr/bin/true"}}},
+		Network: Network{Allow: []Rule{
+			{Host: "a.example.com", Protocol: ProtocolHTTPS, Access: AccessFull, Programs: []Program{{Path: "/usr/bin/true"}}},
+			{Host: "b.example.com", Protocol: ProtocolHTTPS, Access: AccessFull, Served: true},
+		}},
+		Devices: []string{"gpu"},
+	}
+	require.NoError(t, full.Validate())
+	err := full.normal().checkKept()
+	for _, part := range pending {
+		assert.ErrorContains(t, err, part.field)
+	}
+	if len(pending) > 0 {
+		_, err = Start(t.Context(), full, audit.Actor{Agent: "a", Issuer: "test"}, audittest.NewLog(t), nil)
+		_, ok := errors.AsType[*PolicyError](err)
+		assert.True(t, ok, "%v", err)
 	}
 }

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -21,12 +19,17 @@ import (
 //	filesystem:
 //	  read_only: [/usr, /bin, /lib, /lib64]   # absent: the system's own; [] : none
 //	  read_write: [/srv/cache]                # besides /sandbox and /tmp
+//	  protect: [.git/hooks, .mcp.json]        # of the writable ones
 //	  tmp_size: 256MiB
 //	process:
 //	  max_processes: 512
 //	  max_open_files: 4096
 //	  max_file_size: 4GiB
 //	  max_memory: 8GiB                        # of one process; absent: no limit
+//	  max_total_memory: 16GiB                 # of the session; absent: no limit
+//	  max_cpu: 1.5                            # processors; absent: no limit
+//	  exec: strict                            # absent: anything that can be read
+//	  programs: [/usr/bin/git]                # absent: any
 //	environment:
 //	  LANG: C.UTF-8
 //	network:
@@ -34,7 +37,15 @@ import (
 //	    - {host: inference.local, ports: [443, 80]}
 //	    - host: "*.example.com"               # ports: [443]
 //	    - {host: db.corp.example, ports: [5432], private: true}
-//	    - {host: api.github.com, served: true}
+//	    - {host: github.example.com, served: true}
+//	    - host: api.github.com
+//	      protocol: https                     # or http, tcp
+//	      access: read-only                   # or read-write, full, or rules:
+//	      deny: [{methods: [GET], path: /user/**}]
+//	      programs: [{path: /usr/bin/git, sha256: 64 digits}]
+//	devices: [gpu]
+//	inference: {host: inference.local}        # as a served rule
+//	services: [tools.local]                   # each as a served rule
 //
 // All but version can be left out; what each means is at the fields of
 // [Policy]. The reading is strict: an unknown or repeated key, an empty value, a
@@ -44,11 +55,18 @@ func LoadPolicy(name string, text []byte) (*Policy, error) {
 	r := &policyReader{file: name, places: make(map[string]*token.Position)}
 	p := r.read(text)
 	if p != nil {
+		unread := slices.Clone(r.errs)
 		p.check(func(field, problem, fix string) {
-			// A value that could not be read is not judged as well.
-			if !slices.ContainsFunc(r.errs, func(e *PolicyError) bool { return e.Field == field }) {
+			// What could not be read is not judged as well, nor what lies around it.
+			if !slices.ContainsFunc(unread, func(e *PolicyError) bool { return inside(e.Field, field) || inside(field, e.Field) }) {
 				r.bad(r.place(field), field, problem, fix)
 			}
+		}, func(field string) string {
+			at := r.place(field)
+			if at == nil {
+				return field
+			}
+			return fmt.Sprintf("%s (line %d)", field, at.Line)
 		})
 	}
 	if len(r.errs) == 0 {
@@ -62,6 +80,12 @@ func LoadPolicy(name string, text []byte) (*Policy, error) {
 		errs[i] = e
 	}
 	return nil, errors.Join(errs...)
+}
+
+// inside reports whether field is outer or a part of it.
+func inside(field, outer string) bool {
+	rest, ok := strings.CutPrefix(field, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // A policyReader walks the syntax tree and remembers where each field stands.
@@ -124,15 +148,20 @@ func (r *policyReader) policy(n ast.Node, p *Policy) {
 			r.object(n, f, map[string]setter{
 				"read_only":  r.texts(&p.Filesystem.ReadOnly),
 				"read_write": r.texts(&p.Filesystem.ReadWrite),
+				"protect":    r.texts(&p.Filesystem.Protect),
 				"tmp_size":   r.size(&p.Filesystem.TmpSize),
 			})
 		},
 		"process": func(n ast.Node, f string) {
 			r.object(n, f, map[string]setter{
-				"max_processes":  r.integer(&p.Process.MaxProcesses),
-				"max_open_files": r.integer(&p.Process.MaxOpenFiles),
-				"max_file_size":  r.size(&p.Process.MaxFileSize),
-				"max_memory":     r.size(&p.Process.MaxMemory),
+				"max_processes":    r.integer(&p.Process.MaxProcesses),
+				"max_open_files":   r.integer(&p.Process.MaxOpenFiles),
+				"max_file_size":    r.size(&p.Process.MaxFileSize),
+				"max_memory":       r.size(&p.Process.MaxMemory),
+				"max_total_memory": r.size(&p.Process.MaxTotalMemory),
+				"max_cpu":          r.thousandths(&p.Process.MaxCPU),
+				"exec":             word(r, &p.Process.Exec),
+				"programs":         r.programs(&p.Process.Programs),
 			})
 		},
 		"environment": func(n ast.Node, f string) {
@@ -144,6 +173,15 @@ func (r *policyReader) policy(n ast.Node, p *Policy) {
 			})
 		},
 		"network": func(n ast.Node, f string) { r.network(n, f, &p.Network) },
+		"devices": r.texts(&p.Devices),
+		"inference": func(n ast.Node, f string) {
+			p.Inference = &Inference{}
+			r.object(n, f, map[string]setter{
+				"host":     r.text(&p.Inference.Host),
+				"programs": r.programs(&p.Inference.Programs),
+			})
+		},
+		"services": r.texts(&p.Services),
 	})
 	if r.places["version"] == nil && pairs(n) != nil {
 		r.bad(position(n), "version", "it is missing", "write version: 1")
@@ -156,15 +194,48 @@ func (r *policyReader) network(n ast.Node, field string, net *Network) {
 			r.list(n, f, func(n ast.Node, f string) {
 				var rule Rule
 				r.object(n, f, map[string]setter{
-					"host":    r.text(&rule.Host),
-					"ports":   r.ports(&rule.Ports),
-					"private": r.truth(&rule.Private),
-					"served":  r.truth(&rule.Served),
+					"host":     r.text(&rule.Host),
+					"ports":    r.ports(&rule.Ports),
+					"private":  r.truth(&rule.Private),
+					"served":   r.truth(&rule.Served),
+					"protocol": word(r, &rule.Protocol),
+					"access":   word(r, &rule.Access),
+					"rules":    r.requests(&rule.Rules),
+					"deny":     r.requests(&rule.Deny),
+					"programs": r.programs(&rule.Programs),
 				})
 				net.Allow = append(net.Allow, rule)
 			})
 		},
 	})
+}
+
+// requests reads a list of rules about requests.
+func (r *policyReader) requests(to *[]HTTPRule) setter {
+	return func(n ast.Node, field string) {
+		*to = []HTTPRule{}
+		r.list(n, field, func(n ast.Node, f string) {
+			var h HTTPRule
+			r.object(n, f, map[string]setter{"methods": r.texts(&h.Methods), "path": r.text(&h.Path)})
+			*to = append(*to, h)
+		})
+	}
+}
+
+// programs reads a list of programs, each a mapping or its path alone.
+func (r *policyReader) programs(to *[]Program) setter {
+	return func(n ast.Node, field string) {
+		*to = []Program{}
+		r.list(n, field, func(n ast.Node, f string) {
+			var p Program
+			if pairs(n) == nil {
+				r.text(&p.Path)(n, f)
+			} else {
+				r.object(n, f, map[string]setter{"path": r.text(&p.Path), "sha256": r.text(&p.SHA256)})
+			}
+			*to = append(*to, p)
+		})
+	}
 }
 
 // allowForm is what an "egress" list of another project means here.
@@ -182,187 +253,4 @@ func allowForm(n ast.Node) string {
 		}
 	}
 	return fmt.Sprintf("network:\n  allow:\n    - host: %q\n      ports: [%s]", host, port)
-}
-
-// object reads a mapping whose keys are known.
-func (r *policyReader) object(n ast.Node, field string, keys map[string]setter) {
-	r.entries(n, field, func(key string, n ast.Node, f string) {
-		if set, ok := keys[key]; ok {
-			set(n, f)
-			return
-		}
-		problem, fix := "an unknown key", "the keys here are "+strings.Join(slices.Sorted(maps.Keys(keys)), ", ")
-		if f == "network.egress" { // a form that is written about elsewhere
-			problem, fix = "an unknown key; what is allowed is a list of hosts with ports, and the rest is denied", "write\n"+allowForm(n)
-		}
-		r.bad(r.key, f, problem, fix)
-	})
-}
-
-// entries reads a mapping with any keys.
-func (r *policyReader) entries(n ast.Node, field string, each func(key string, n ast.Node, field string)) {
-	switch n.(type) {
-	case *ast.MappingNode, *ast.MappingValueNode:
-	default:
-		r.wrong(n, field, "a mapping", "keys with values")
-		return
-	}
-	seen := make(map[string]bool)
-	for _, v := range pairs(n) {
-		k, ok := v.Key.(*ast.StringNode)
-		if !ok {
-			r.bad(v.Key.GetToken().Position, field, fmt.Sprintf("%q is not a plain key", v.Key.GetToken().Value), "write a word")
-			continue
-		}
-		f := k.Value
-		if field != "" {
-			f = field + "." + k.Value
-		}
-		if seen[k.Value] {
-			r.bad(k.Token.Position, f, "the key is there twice", "keep one of them")
-			continue
-		}
-		seen[k.Value] = true
-		r.key, r.places[f] = k.Token.Position, position(v.Value)
-		each(k.Value, v.Value, f)
-	}
-}
-
-func pairs(n ast.Node) []*ast.MappingValueNode {
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		return n.Values
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{n}
-	}
-	return nil
-}
-
-func (r *policyReader) list(n ast.Node, field string, each setter) {
-	seq, ok := n.(*ast.SequenceNode)
-	if !ok {
-		r.wrong(n, field, "a list", "a list, such as [a, b]")
-		return
-	}
-	for i, v := range seq.Values {
-		f := fmt.Sprintf("%s[%d]", field, i)
-		r.places[f] = position(v)
-		each(v, f)
-	}
-}
-
-func (r *policyReader) texts(to *[]string) setter {
-	return func(n ast.Node, field string) {
-		*to = []string{} // an empty list is not an absent one
-		r.list(n, field, func(n ast.Node, f string) {
-			var s string
-			r.text(&s)(n, f)
-			*to = append(*to, s)
-		})
-	}
-}
-
-func (r *policyReader) ports(to *[]uint16) setter {
-	return func(n ast.Node, field string) {
-		r.list(n, field, func(n ast.Node, f string) {
-			var p int64
-			r.integer(&p)(n, f)
-			if p > 65535 {
-				r.bad(position(n), f, fmt.Sprintf("%d is not a port", p), "write 1 to 65535")
-				return
-			}
-			*to = append(*to, uint16(p))
-		})
-		if seq, ok := n.(*ast.SequenceNode); ok && len(seq.Values) == 0 {
-			r.bad(position(n), field, "no port is listed", "list some, or leave ports out for 443")
-		}
-	}
-}
-
-func (r *policyReader) text(to *string) setter {
-	return func(n ast.Node, field string) {
-		switch n := n.(type) {
-		case *ast.StringNode:
-			*to = n.Value
-		case *ast.LiteralNode:
-			*to = n.Value.Value
-		default:
-			r.wrong(n, field, "text", "text, in quotes")
-		}
-	}
-}
-
-func (r *policyReader) truth(to *bool) setter {
-	return func(n ast.Node, field string) {
-		b, ok := n.(*ast.BoolNode)
-		if !ok {
-			r.wrong(n, field, "true or false", "true, or leave it out")
-			return
-		}
-		*to = b.Value
-	}
-}
-
-// integer reads a number above zero; zero means "default" in Go and nothing in
-// a file.
-func (r *policyReader) integer(to *int64) setter {
-	return func(n ast.Node, field string) {
-		v, err := strconv.ParseInt(n.GetToken().Value, 10, 64)
-		if _, ok := n.(*ast.IntegerNode); !ok || err != nil || v <= 0 {
-			r.wrong(n, field, "a number above zero", "it in decimal digits")
-			return
-		}
-		*to = v
-	}
-}
-
-// size reads a number of bytes, with or without a binary unit.
-func (r *policyReader) size(to *int64) setter {
-	return func(n ast.Node, field string) {
-		text := n.GetToken().Value
-		shift := 0
-		for i, unit := range []string{"KiB", "MiB", "GiB", "TiB"} {
-			if t, ok := strings.CutSuffix(text, unit); ok {
-				text, shift = strings.TrimSpace(t), 10*(i+1)
-			}
-		}
-		v, err := strconv.ParseInt(text, 10, 64)
-		switch n.(type) {
-		case *ast.IntegerNode, *ast.StringNode:
-		default:
-			err = errors.New("not a scalar")
-		}
-		if err != nil || v <= 0 || v > (1<<60)>>shift {
-			r.wrong(n, field, "a size", "one such as 256MiB (the units are KiB, MiB, GiB, TiB)")
-			return
-		}
-		*to = v << shift
-	}
-}
-
-// wrong reports a value of another type than the field has.
-func (r *policyReader) wrong(n ast.Node, field, want, form string) {
-	problem, fix := "the value is not "+want, "write "+form
-	switch n := n.(type) {
-	case *ast.NullNode:
-		problem, fix = "the value is empty", "leave the key out, or write "+form
-	case *ast.AliasNode:
-		problem, fix = "YAML reads a leading * as a reference", fmt.Sprintf("put it in quotes: %q", "*"+n.Value.GetToken().Value)
-	case *ast.AnchorNode, *ast.TagNode, *ast.MergeKeyNode:
-		problem, fix = "anchors, tags and merges are not part of this format", "write the value out"
-	}
-	r.bad(position(n), field, problem, fix)
-}
-
-// position is where a value begins.
-func position(n ast.Node) *token.Position {
-	if p := pairs(n); len(p) > 0 {
-		if m, ok := n.(*ast.MappingNode); !ok || !m.IsFlowStyle {
-			return p[0].Key.GetToken().Position
-		}
-	}
-	if l, ok := n.(*ast.LiteralNode); ok {
-		return l.Start.Position
-	}
-	return n.GetToken().Position
 }

@@ -112,6 +112,9 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 		return nil, context.Cause(ctx)
 	}
 	s := &Session{policy: p.normal(), hash: p.Hash(), actor: actor, log: log, done: make(chan struct{})}
+	if err := s.policy.checkKept(); err != nil {
+		return nil, err
+	}
 	if opts != nil {
 		s.opts = *opts
 	}

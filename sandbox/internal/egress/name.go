@@ -149,3 +149,49 @@ func matchLabel(want, have string) bool {
 	}
 	return len(have) > len(before)+len(after) && strings.HasPrefix(have, before) && strings.HasSuffix(have, after)
 }
+
+// Overlaps reports whether some name could be matched by both patterns.
+func (p Pattern) Overlaps(q Pattern) bool {
+	if p.text == "" || q.text == "" {
+		return false
+	}
+	a, b := strings.Split(p.text, "."), strings.Split(q.text, ".")
+	if b[0] == "**" {
+		a, b = b, a
+	}
+	if a[0] != "**" {
+		return len(a) == len(b) && labelsOverlap(a, b)
+	}
+	// What follows ** must fit the end of the other, and leave a label to it.
+	a = a[1:]
+	if b[0] == "**" {
+		b = b[1:]
+		n := min(len(a), len(b))
+		return labelsOverlap(a[len(a)-n:], b[len(b)-n:])
+	}
+	return len(b) > len(a) && labelsOverlap(a, b[len(b)-len(a):])
+}
+
+func labelsOverlap(a, b []string) bool {
+	for i := range a {
+		if !labelOverlap(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// labelOverlap reports whether some label is matched by both, each of which has
+// at most one star.
+func labelOverlap(a, b string) bool {
+	pa, sa, starA := strings.Cut(a, "*")
+	pb, sb, starB := strings.Cut(b, "*")
+	switch {
+	case !starA:
+		return matchLabel(b, a)
+	case !starB:
+		return matchLabel(a, b)
+	}
+	// A label that is long enough has both beginnings and both ends.
+	return (strings.HasPrefix(pa, pb) || strings.HasPrefix(pb, pa)) && (strings.HasSuffix(sa, sb) || strings.HasSuffix(sb, sa))
+}

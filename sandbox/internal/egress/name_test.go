@@ -3,6 +3,7 @@ package egress
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,4 +154,38 @@ func TestAddressClasses(t *testing.T) {
 		assert.Equal(t, want, classify(netip.MustParseAddr(text)), text)
 	}
 	assert.Equal(t, special, classify(netip.Addr{}))
+}
+
+// TestPatternOverlap compares Overlaps with what the two patterns match among
+// all names of a small world.
+func TestPatternOverlap(t *testing.T) {
+	var names []string
+	labels := []string{"a", "b", "aa", "ab", "ba", "bb", "aaa", "aab", "aba", "abb", "baa", "bab", "bba", "bbb"}
+	for _, x := range labels {
+		names = append(names, x+".ex.org", x+".ax.org")
+		for _, y := range labels {
+			names = append(names, x+"."+y+".ex.org", x+"."+y+".b.ex.org")
+		}
+	}
+	names = append(names, "ex.org", "a.b.a.b.ex.org")
+	texts := []string{
+		"ex.org", "a.ex.org", "ab.ex.org", "*.ex.org", "a*.ex.org", "*a.ex.org", "*b.ex.org", "a*b.ex.org", "b*a.ex.org", "**.ex.org", "**.b.ex.org",
+		"*.b.ex.org", "a.*.ex.org", "b.*.ex.org", "a*.*.ex.org", "*.*.ex.org", "**.ax.org", "*.ax.org", "a.b.ex.org", "a.*.b.ex.org", "**.a.b.ex.org",
+	}
+	both := 0
+	for _, a := range texts {
+		for _, b := range texts {
+			p, err := ParsePattern(a)
+			require.NoError(t, err)
+			q, err := ParsePattern(b)
+			require.NoError(t, err)
+			want := slices.ContainsFunc(names, func(n string) bool { return p.Match(n) && q.Match(n) })
+			assert.Equal(t, want, p.Overlaps(q), "%q and %q", a, b)
+			if want {
+				both++
+			}
+		}
+	}
+	assert.Greater(t, both, 60)
+	assert.False(t, Pattern{}.Overlaps(Pattern{}))
 }
