@@ -48,7 +48,7 @@ type Filesystem struct {
 	// of the workspace. Those that exist at Start can only be read inside. One that
 	// does not exist yet cannot be protected from being made: what is made there
 	// stays in the workspace, and [Session.Export] refuses to carry it out.
-	Protect []string `json:"protect,omitempty"`
+	Protect []string `json:"protect"`
 	// TmpSize bounds /tmp in bytes. Zero means 256 MiB.
 	TmpSize int64 `json:"tmp_size"`
 }

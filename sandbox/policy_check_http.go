@@ -69,7 +69,7 @@ func checkMethods(field string, list []string, bad report) {
 			if len(list) > 1 {
 				bad(at, "* is every method already", "keep it alone")
 			}
-		case !methodToken(m):
+		case !isMethod(m):
 			bad(at, fmt.Sprintf("%q is not a method", m), "write one such as GET")
 		case strings.ToUpper(m) != m:
 			bad(at, fmt.Sprintf("%q is not GET, POST or the like: letter case counts", m), fmt.Sprintf("write %s", strings.ToUpper(m)))
@@ -81,10 +81,9 @@ func checkMethods(field string, list []string, bad report) {
 	}
 }
 
-// methodToken reports whether s is a token of RFC 9110, section 5.6.2, without
-// the star and of at most 32 bytes.
-func methodToken(s string) bool {
-	return s != "" && len(s) <= 32 && strings.Trim(s, "!#$%&'+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == ""
+// isMethod reports whether s is made of what the names of methods are made of.
+func isMethod(s string) bool {
+	return s != "" && len(s) <= 32 && strings.Trim(strings.ToUpper(s), "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_") == ""
 }
 
 // checkGlob reports why a path glob could never match, or not what is meant:

@@ -89,55 +89,80 @@ func (p *Policy) checkServed(bad report) {
 	}
 }
 
-// checkOverlaps reports rules that can match one connection and do not say the
-// same about its requests.
+// checkOverlaps reports rules between which the door would have to guess: of all
+// that match a connection, those of the most specific pattern decide, and the
+// first of them whose programs fit.
 func (p *Policy) checkOverlaps(bad report, where func(field string) string) {
 	if len(p.Network.Allow) > maxRules || len(p.Services) > maxRules {
 		return // said already
 	}
-	type side struct {
-		Rule
-		field, words string
-		pattern      egress.Pattern
-	}
-	var all []side
+	var all []claim
 	add := func(field string, r Rule) {
-		r = r.normal()
-		pattern, err := egress.ParsePattern(r.Host)
+		c, err := newClaim(field, r)
 		if err != nil {
 			return // said already
 		}
-		words := fmt.Sprintf("%q %q %q %q", r.Protocol, r.Access, r.Rules, r.Deny)
-		s := side{Rule: r, field: field, words: words, pattern: pattern}
 		for _, o := range all {
-			if s.words != o.words && s.pattern.Overlaps(o.pattern) && samePort(s.Ports, o.Ports) && sameProgram(s.Programs, o.Programs) {
-				bad(field, fmt.Sprintf("%q can be the same connection as %q in %s, which says otherwise about its requests", r.Host, o.Host, where(o.field)),
-					"write the same protocol, access, rules and deny for both, or let their hosts, ports or programs differ")
+			if problem := c.disputes(o); problem != "" {
+				bad(field, fmt.Sprintf(problem, c.Host, o.Host, where(o.field)), "let both say the same, or let their hosts, ports or programs differ")
 				break
 			}
 		}
-		all = append(all, s)
+		all = append(all, c)
 	}
 	for i, r := range p.Network.Allow {
 		add(fmt.Sprintf("network.allow[%d]", i), r)
 	}
 	for i, s := range p.Services {
-		add(fmt.Sprintf("services[%d]", i), served(s, nil))
+		add(fmt.Sprintf("services[%d]", i), servedRule(s, nil))
 	}
 	if p.Inference != nil {
-		add("inference", served(cmp.Or(p.Inference.Host, InferenceHost), p.Inference.Programs))
+		add("inference", servedRule(cmp.Or(p.Inference.Host, InferenceHost), p.Inference.Programs))
 	}
+}
+
+// A claim is what a rule says, and of which connections.
+type claim struct {
+	Rule
+	field       string
+	pattern     egress.Pattern
+	words, with string // without and with the programs
+}
+
+func newClaim(field string, r Rule) (claim, error) {
+	r = r.normal()
+	pattern, err := egress.ParsePattern(r.Host)
+	words := fmt.Sprintf("%t %t %q %q %q %q", r.Private, r.served(), r.Protocol, r.Access, r.Rules, r.Deny)
+	return claim{Rule: r, field: field, pattern: pattern, words: words, with: fmt.Sprintf("%s %q", words, r.Programs)}, err
+}
+
+// disputes returns how two rules disagree about one connection, or "".
+func (c claim) disputes(o claim) string {
+	switch {
+	case c.with == o.with || !samePort(c.Ports, o.Ports) || !c.pattern.Overlaps(o.pattern):
+		return ""
+	case c.pattern.String() == o.pattern.String():
+		if c.words != o.words && sameProgram(c.Programs, o.Programs) {
+			return "%q can be the same connection as %q in %s, which says otherwise"
+		}
+		return ""
+	case c.pattern.Covers(o.pattern) || o.pattern.Covers(c.pattern):
+		return "" // the narrower one decides
+	}
+	return "some names match both %q and %q in %s, which says otherwise, and neither is the narrower one"
 }
 
 func samePort(a, b []uint16) bool {
 	return slices.ContainsFunc(a, func(p uint16) bool { return slices.Contains(b, p) })
 }
 
-// sameProgram reports whether a program can be on both lists.
+// sameProgram reports whether two lists can decide about the same program. One
+// that names it comes before one for any.
 func sameProgram(a, b []Program) bool {
-	return a == nil || b == nil || slices.ContainsFunc(a, func(p Program) bool {
-		return slices.ContainsFunc(b, func(o Program) bool {
-			return p.Path == o.Path && (p.SHA256 == o.SHA256 || p.SHA256 == "" || o.SHA256 == "")
-		})
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return slices.ContainsFunc(a, func(p Program) bool {
+		return slices.ContainsFunc(b, func(o Program) bool { return p.Path == o.Path })
 	})
 }

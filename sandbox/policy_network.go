@@ -13,8 +13,12 @@ type Network struct {
 // others. To judge requests, write a Protocol; to answer them, serve the name
 // with [Session.Handle].
 //
-// Two rules that can match one connection must say the same about its requests,
-// or the policy is refused.
+// Of all rules that match a name and port, those of the most specific pattern
+// decide, and nothing is added to them: a rule for api.example.com is the whole
+// truth about it, whatever a rule for **.example.com says. Of several rules of
+// one pattern, the one that names the program decides, or else the one for any.
+// Rules between which this does not decide must say the same, or the policy is
+// refused.
 type Rule struct {
 	// Host is a name in lower-case ASCII, or a pattern:
 	//

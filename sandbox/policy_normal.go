@@ -126,15 +126,15 @@ func compareRules(a, b Rule) int {
 func (p *Policy) rules() []Rule {
 	all := slices.Clone(p.Network.Allow)
 	for _, s := range p.Services {
-		all = append(all, served(s, nil))
+		all = append(all, servedRule(s, nil))
 	}
 	if p.Inference != nil {
-		all = append(all, served(p.Inference.Host, p.Inference.Programs))
+		all = append(all, servedRule(p.Inference.Host, p.Inference.Programs))
 	}
 	return all
 }
 
-func served(host string, by []Program) Rule {
+func servedRule(host string, by []Program) Rule {
 	return Rule{Host: host, Ports: []uint16{80, 443}, Served: true, Programs: by}
 }
 

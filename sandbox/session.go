@@ -41,6 +41,14 @@ type Options struct {
 	// A layer that is left out of it is still used where it can be had. The
 	// namespaces and the network are always required.
 	Require []Layer
+	// Governed are hosts that the host program governs through its tool door:
+	// names, patterns or addresses, with or without a port, or origins such as
+	// https://api.github.com. A policy by which a program could dial one of them
+	// itself is an error at Start and at every reload. Of an address, only names
+	// that spell it out are known (10.0.0.7.nip.io).
+	Governed []string
+	// AllowUngoverned lets such a policy pass all the same.
+	AllowUngoverned bool
 	// Resolver finds the addresses of real hosts that policy allows; nil means
 	// this machine's own. What it answers is checked before it is dialled.
 	Resolver Resolver
@@ -114,6 +122,11 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	s := &Session{policy: p.normal(), hash: p.Hash(), actor: actor, log: log, done: make(chan struct{})}
 	if err := s.policy.checkKept(); err != nil {
 		return nil, err
+	}
+	if opts != nil && !opts.AllowUngoverned {
+		if err := p.checkGoverned(opts.Governed); err != nil {
+			return nil, err
+		}
 	}
 	if opts != nil {
 		s.opts = *opts

@@ -181,6 +181,41 @@ func labelsOverlap(a, b []string) bool {
 	return true
 }
 
+// Covers reports whether p matches every name that q matches.
+func (p Pattern) Covers(q Pattern) bool {
+	if p.text == "" || q.text == "" {
+		return false
+	}
+	a, b := strings.Split(p.text, "."), strings.Split(q.text, ".")
+	switch {
+	case a[0] == "**" && b[0] == "**":
+		a, b = a[1:], b[1:]
+		if len(b) < len(a) {
+			return false
+		}
+		b = b[len(b)-len(a):]
+	case a[0] == "**":
+		a = a[1:]
+		if len(b) <= len(a) {
+			return false
+		}
+		b = b[len(b)-len(a):]
+	case b[0] == "**" || len(a) != len(b):
+		return false
+	}
+	for i := range a {
+		pa, sa, starA := strings.Cut(a[i], "*")
+		pb, sb, starB := strings.Cut(b[i], "*")
+		switch {
+		case !starB && !matchLabel(a[i], b[i]):
+			return false
+		case starB && !(starA && strings.HasPrefix(pb, pa) && strings.HasSuffix(sb, sa)):
+			return false
+		}
+	}
+	return true
+}
+
 // labelOverlap reports whether some label is matched by both, each of which has
 // at most one star.
 func labelOverlap(a, b string) bool {

@@ -156,7 +156,7 @@ func TestAddressClasses(t *testing.T) {
 	assert.Equal(t, special, classify(netip.Addr{}))
 }
 
-// TestPatternOverlap compares Overlaps with what the two patterns match among
+// TestPatternOverlap compares Overlaps and Covers with what the two patterns match among
 // all names of a small world.
 func TestPatternOverlap(t *testing.T) {
 	var names []string
@@ -167,7 +167,7 @@ func TestPatternOverlap(t *testing.T) {
 			names = append(names, x+"."+y+".ex.org", x+"."+y+".b.ex.org")
 		}
 	}
-	names = append(names, "ex.org", "a.b.a.b.ex.org")
+	names = append(names, "ex.org", "a.b.a.b.ex.org", "a.b.ax.org")
 	texts := []string{
 		"ex.org", "a.ex.org", "ab.ex.org", "*.ex.org", "a*.ex.org", "*a.ex.org", "*b.ex.org", "a*b.ex.org", "b*a.ex.org", "**.ex.org", "**.b.ex.org",
 		"*.b.ex.org", "a.*.ex.org", "b.*.ex.org", "a*.*.ex.org", "*.*.ex.org", "**.ax.org", "*.ax.org", "a.b.ex.org", "a.*.b.ex.org", "**.a.b.ex.org",
@@ -181,6 +181,8 @@ func TestPatternOverlap(t *testing.T) {
 			require.NoError(t, err)
 			want := slices.ContainsFunc(names, func(n string) bool { return p.Match(n) && q.Match(n) })
 			assert.Equal(t, want, p.Overlaps(q), "%q and %q", a, b)
+			all := !slices.ContainsFunc(names, func(n string) bool { return q.Match(n) && !p.Match(n) })
+			assert.Equal(t, all, p.Covers(q), "%q covers %q", a, b)
 			if want {
 				both++
 			}
