@@ -3,7 +3,6 @@ package egress
 import (
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
@@ -23,12 +22,12 @@ type grant struct {
 }
 
 // decide asks the engine, if there is one, about what a rule has allowed.
-func (d *Door) decide(t target, r Rule) grant {
+func (d *Door) decide(s *snapshot, t target, r Rule) grant {
 	g := grant{action: "connect", resource: t.resource()}
 	byRule := audit.Policy{ID: "network.allow:" + r.Host.String()}
 	if d.conf.Decider == nil {
 		g.Decision = audit.Decision{
-			ID: audit.NewID(), Effect: audit.Allow, Policies: []audit.Policy{byRule}, PolicyHash: d.conf.PolicyHash,
+			ID: audit.NewID(), Effect: audit.Allow, Policies: []audit.Policy{byRule}, PolicyHash: s.hash,
 		}
 		return g
 	}
@@ -55,7 +54,7 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		d.rec.deny(d.ctx, t, decision, denialsEach, detail...)
 		reset(c)
 	}
-	refuse := func(cause string, detail ...string) { deny(d.rec.refusal(cause), detail...) }
+	refuse := func(cause string, detail ...string) { deny(d.now().refusal(cause), detail...) }
 
 	local := localAddr(c)
 	name, known := d.names.name(local)
@@ -71,20 +70,31 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		refuse(CauseAddress)
 		return
 	}
-	rules := d.rules.find(name, port)
-	if rules == nil {
-		refuse(CausePort)
-		return
+	var f *flow
+	var g grant
+	for f == nil {
+		s := d.now()
+		rules := s.rules.find(name, port)
+		if rules == nil {
+			deny(s.refusal(CausePort))
+			return
+		}
+		if g = d.decide(s, t, rules[0]); !g.Allowed() {
+			deny(g.Decision)
+			return
+		}
+		var ok bool
+		if f, ok = d.admit(c, s, t, rules[0]); !ok {
+			g.asked.Settle(governance.Result{})
+			if d.ctx.Err() != nil {
+				reset(c)
+				return
+			}
+		}
 	}
-	rule := rules[0]
-	g := d.decide(t, rule)
-	if !g.Allowed() {
-		deny(g.Decision)
-		return
-	}
+	defer f.cancel()
 	defer g.asked.Settle(governance.Result{}) // unless it is settled below
-	handler := d.claim(c, name)
-	if handler == nil && rule.Served || handler != nil && port != 443 && port != 80 {
+	if f.handler == nil && f.rule.Served || f.handler != nil && port != 443 && port != 80 {
 		refuse(CauseNotServed)
 		return
 	}
@@ -93,11 +103,13 @@ func (d *Door) connection(c net.Conn, port uint16) {
 		c.SetReadDeadline(time.Now().Add(helloTimeout))
 		raw, h, err := readHello(c)
 		c.SetReadDeadline(time.Time{})
-		if handler != nil {
+		if f.handler != nil {
 			h.ech = false // what crypto/tls sees is compared again, and it sees no other hello
 		}
 		if cause := wrongName(h, name, err); cause != "" {
-			refuse(cause, "sni", short(h.name))
+			if d.cutCode(f) == "" { // the hello did not come because of that
+				refuse(cause, "sni", short(h.name))
+			}
 			return
 		}
 		first = raw
@@ -110,10 +122,13 @@ func (d *Door) connection(c net.Conn, port uint16) {
 	}
 	var out audit.Outcome
 	var sent int64
-	if handler != nil {
-		out, sent = d.web.serve(c, first, t, handler)
+	if f.handler != nil {
+		out, sent = d.web.serve(c, first, f)
 	} else {
-		out, sent = d.relay(c, first, t, rule)
+		out, sent = d.relay(c, first, f)
+	}
+	if code := d.cutCode(f); code != "" {
+		out.Status, out.ErrorCode = audit.StatusFailed, code
 	}
 	d.rec.end(d.ctx, call, t, out, sent)
 	g.asked.Settle(governance.ResultOf(out))
@@ -134,18 +149,6 @@ func wrongName(h hello, name string, err error) (cause string) {
 		return CauseSNI
 	}
 	return ""
-}
-
-// claim returns the handler of name. When there is none yet, it notes that c
-// leads to the real host, so that [Door.Handle] can cut it.
-func (d *Door) claim(c net.Conn, name string) http.Handler {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if h := d.handlers[name]; h != nil {
-		return h
-	}
-	d.open[c] = name
-	return nil
 }
 
 func (d *Door) slot() bool {

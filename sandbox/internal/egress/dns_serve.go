@@ -18,9 +18,9 @@ const (
 
 // resolve answers a query and records a refusal.
 func (d *Door) resolve(query []byte) []byte {
-	full := false
+	full, snap := false, d.now()
 	reply, refused := answer(query, func(name string) (netip.Addr, bool) {
-		if !d.rules.listed(name) {
+		if !snap.rules.listed(name) {
 			return netip.Addr{}, false
 		}
 		a, ok := d.names.address(name)
@@ -32,7 +32,7 @@ func (d *Door) resolve(query []byte) []byte {
 		if full {
 			cause = CauseNames
 		}
-		d.rec.deny(d.ctx, target{host: refused.name, proto: "dns"}, d.rec.refusal(cause), dnsEach,
+		d.rec.deny(d.ctx, target{host: refused.name, proto: "dns"}, snap.refusal(cause), dnsEach,
 			"type", refused.kind.String())
 	}
 	return reply

@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -89,7 +90,7 @@ var ErrNotAllowed = errors.New("no rule allows the name")
 // A Door is the way out of one session. Its methods may be called concurrently.
 type Door struct {
 	conf   Config
-	rules  ruleSet
+	snap   atomic.Pointer[snapshot] // replaced under mu only
 	names  *names
 	rec    *recorder
 	ctx    context.Context
@@ -100,7 +101,7 @@ type Door struct {
 	tasks    sync.WaitGroup // goroutines of listeners and connections
 	mu       sync.Mutex
 	closed   bool
-	open     map[io.Closer]string // everything to close, and for which name
+	open     map[io.Closer]*flow // everything to close; nil is what is not decided
 	handlers map[string]http.Handler
 }
 
@@ -127,19 +128,19 @@ func New(c Config) (*Door, error) {
 			return d.DialContext(ctx, "tcp", to.String())
 		}
 	}
-	rules, err := newRuleSet(c.Rules)
-	if err != nil {
-		return nil, fmt.Errorf("egress: %w", err)
-	}
 	d := &Door{
 		conf:     c,
-		rules:    rules,
 		names:    newNames(),
 		rec:      newRecorder(c),
 		slots:    make(chan struct{}, c.MaxConns),
-		open:     make(map[io.Closer]string),
+		open:     make(map[io.Closer]*flow),
 		handlers: make(map[string]http.Handler),
 	}
+	rules, err := d.Compile(c.Rules, c.PolicyHash)
+	if err != nil {
+		return nil, err
+	}
+	d.snap.Store(rules.snap)
 	d.ctx, d.cancel = context.WithCancel(audit.WithActor(context.Background(), c.Actor))
 	d.web = newWeb(d)
 	return d, nil
@@ -178,7 +179,7 @@ func (d *Door) Serve(l Listeners) error {
 		return err
 	}
 	for _, c := range all {
-		d.open[c] = ""
+		d.open[c] = nil
 	}
 	start := func(f func()) {
 		d.tasks.Add(1)
@@ -209,7 +210,7 @@ func (d *Door) acceptAll(l net.Listener, f func(net.Conn)) {
 			}
 			continue
 		}
-		if !d.hold(c, "") {
+		if !d.hold(c) {
 			reset(c)
 			continue
 		}
@@ -246,13 +247,13 @@ func (d *Door) survive() {
 
 // hold notes something that Close must close, and a goroutine that it must wait
 // for. It is false when the door is closed.
-func (d *Door) hold(c io.Closer, name string) bool {
+func (d *Door) hold(c io.Closer) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return false
 	}
-	d.open[c] = name
+	d.open[c] = nil
 	d.tasks.Add(1)
 	return true
 }
@@ -277,7 +278,7 @@ func (d *Door) Handle(name string, h http.Handler) error {
 	if h == nil {
 		return fmt.Errorf("%s: the handler is nil", host)
 	}
-	if d.rules.find(host, 443) == nil && d.rules.find(host, 80) == nil {
+	if rules := d.now().rules; rules.find(host, 443) == nil && rules.find(host, 80) == nil {
 		return fmt.Errorf("%w: %s", ErrNotAllowed, host)
 	}
 	d.mu.Lock()
@@ -289,8 +290,9 @@ func (d *Door) Handle(name string, h http.Handler) error {
 		return fmt.Errorf("%w: %s", ErrHandled, host)
 	}
 	d.handlers[host] = h
-	for c, of := range d.open {
-		if of == host {
+	for c, f := range d.open {
+		if f != nil && f.host == host && f.handler == nil {
+			f.cutOff(outHandler)
 			reset(c)
 		}
 	}
@@ -316,6 +318,6 @@ func (d *Door) Close() error {
 	d.mu.Unlock()
 	d.tasks.Wait()
 	err := d.web.close()
-	d.rec.flush(context.Background())
+	d.rec.flush(context.Background(), d.now())
 	return err
 }

@@ -70,7 +70,6 @@ func (t target) args() json.RawMessage {
 type recorder struct {
 	log    audit.Recorder
 	actor  audit.Actor
-	hash   string
 	logger *slog.Logger
 
 	mu     sync.Mutex
@@ -87,7 +86,7 @@ type denialKey struct {
 
 func newRecorder(c Config) *recorder {
 	return &recorder{
-		log: audit.OrRefuse(c.Log), actor: c.Actor, hash: c.PolicyHash, logger: c.Logger,
+		log: audit.OrRefuse(c.Log), actor: c.Actor, logger: c.Logger,
 		total: make(map[denialKey]int), seen: make(map[denialKey]int), unsaid: make(map[denialKey]int),
 	}
 }
@@ -138,15 +137,8 @@ func (r *recorder) append(ctx context.Context, t target, d audit.Decision, detai
 	}
 }
 
-// refusal is the decision of a guard of this door.
-func (r *recorder) refusal(cause string) audit.Decision {
-	d := audit.Refusal(audit.NewID(), cause)
-	d.PolicyHash = r.hash
-	return d
-}
-
 // flush records the counts of what was not recorded one by one.
-func (r *recorder) flush(ctx context.Context) {
+func (r *recorder) flush(ctx context.Context, s *snapshot) {
 	r.mu.Lock()
 	unsaid := r.unsaid
 	r.unsaid = make(map[denialKey]int)
@@ -164,7 +156,7 @@ func (r *recorder) flush(ctx context.Context) {
 		return strings.Compare(a.proto, b.proto)
 	})
 	for _, k := range keys {
-		r.append(ctx, k.target, r.refusal(k.cause), "repeated", strconv.Itoa(unsaid[k]))
+		r.append(ctx, k.target, s.refusal(k.cause), "repeated", strconv.Itoa(unsaid[k]))
 	}
 }
 

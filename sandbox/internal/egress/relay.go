@@ -20,19 +20,19 @@ const (
 	maxDials = 4
 )
 
-// relay dials the real host of t and copies bytes both ways until either side
+// relay dials the real host of f and copies bytes both ways until either side
 // is done. first are bytes of the program that were read already.
-func (d *Door) relay(c net.Conn, first []byte, t target, r Rule) (out audit.Outcome, sent int64) {
-	up, code := d.dial(t, r)
+func (d *Door) relay(c net.Conn, first []byte, f *flow) (out audit.Outcome, sent int64) {
+	up, private, code := d.dial(f)
 	if code != "" {
 		if code == CausePrivate {
-			d.rec.deny(d.ctx, t, d.rec.refusal(CausePrivate), denialsEach)
+			d.rec.deny(d.ctx, f.target, d.now().refusal(CausePrivate), denialsEach)
 		}
 		return d.failed(code), 0
 	}
-	if !d.holdRelay(up, t.host) {
+	if !d.holdReal(up, f, private) {
 		reset(up)
-		return d.failed("handler-registered"), 0
+		return d.failed("broken"), 0
 	}
 	defer d.release(up)
 	down := make(chan error, 1)
@@ -42,7 +42,7 @@ func (d *Door) relay(c net.Conn, first []byte, t target, r Rule) (out audit.Outc
 		received = n
 		down <- err
 	}()
-	sent, code, err := d.forth(up, c, first, t)
+	sent, code, err := d.forth(up, c, first, f.target)
 	err = errors.Join(err, <-down)
 	switch {
 	case code != "":
@@ -71,7 +71,7 @@ func (d *Door) forth(up, c net.Conn, first []byte, t target) (sent int64, code s
 			c.SetReadDeadline(time.Time{})
 			cause := wrongName(h, t.host, err)
 			if cause != "" {
-				d.rec.deny(d.ctx, t, d.rec.refusal(cause), denialsEach, "sni", short(h.name))
+				d.rec.deny(d.ctx, t, d.now().refusal(cause), denialsEach, "sni", short(h.name))
 				reset(up)
 				reset(c)
 				return 0, cause, nil
@@ -124,45 +124,52 @@ func pipe(dst, src net.Conn) (int64, error) {
 	return n, err
 }
 
-// dial connects to the first address of t that may be dialled and answers. The
+// dial connects to the first address of f that may be dialled and answers. The
 // address that was checked is the one that is dialled: no name is resolved
-// twice. code is "" or says why there is no connection.
-func (d *Door) dial(t target, r Rule) (up net.Conn, code string) {
-	ctx, cancel := context.WithTimeout(d.ctx, resolveTimeout)
-	host := t.host
+// twice. private says what kind of address it is; code is "" or says why there
+// is no connection.
+func (d *Door) dial(f *flow) (up net.Conn, private bool, code string) {
+	ctx, cancel := context.WithTimeout(f.ctx, resolveTimeout)
+	host := f.host
 	if strings.Contains(host, ".") {
 		host += "." // as it is: the host's search list is not the agent's business
 	}
 	addrs, err := d.conf.Resolver.LookupNetIP(ctx, "ip", host)
 	cancel()
 	if err != nil || len(addrs) == 0 {
-		return nil, "name-not-found"
+		return nil, false, "name-not-found"
 	}
-	allowed, err := permitted(addrs, r.Private)
+	allowed, err := permitted(addrs, f.rule.Private)
 	if err != nil {
-		return nil, CausePrivate
+		return nil, false, CausePrivate
 	}
 	for _, a := range allowed[:min(len(allowed), maxDials)] {
-		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
-		up, err = d.conf.Dial(ctx, netip.AddrPortFrom(a, t.port))
+		ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
+		up, err = d.conf.Dial(ctx, netip.AddrPortFrom(a.Addr, f.port))
 		cancel()
 		if err == nil {
-			return up, ""
+			return up, a.private, ""
 		}
 	}
-	return nil, "unreachable"
+	return nil, false, "unreachable"
 }
 
 var errNoAddress = errors.New("no address that may be dialled")
 
+// A destination is an address that may be dialled.
+type destination struct {
+	netip.Addr
+	private bool
+}
+
 // permitted returns the addresses that may be dialled, in order. An address of
 // this machine is as private as loopback, whatever range it is in.
-func permitted(addrs []netip.Addr, privateToo bool) ([]netip.Addr, error) {
+func permitted(addrs []netip.Addr, privateToo bool) ([]destination, error) {
 	own, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, err
 	}
-	var out []netip.Addr
+	var out []destination
 	for _, a := range addrs {
 		a = a.Unmap()
 		k := classify(a)
@@ -170,7 +177,7 @@ func permitted(addrs []netip.Addr, privateToo bool) ([]netip.Addr, error) {
 			k = private
 		}
 		if k == public || k == private && privateToo {
-			out = append(out, a)
+			out = append(out, destination{a, k == private})
 		}
 	}
 	if len(out) == 0 {
@@ -188,17 +195,4 @@ func isOwn(own []net.Addr, a netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// holdRelay is [Door.hold] for the real side of a relay, unless the name got a
-// handler in the meantime.
-func (d *Door) holdRelay(up net.Conn, name string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || d.handlers[name] != nil {
-		return false
-	}
-	d.open[up] = name
-	d.tasks.Add(1)
-	return true
 }

@@ -59,11 +59,14 @@ func newWeb(d *Door) *web {
 		Protocols:         &p,
 		ErrorLog:          log.New(io.Discard, "", 0), // what agents do wrong is not the host's news
 		BaseContext:       func(net.Listener) context.Context { return d.ctx },
+		// Requests end with the flow of their connection, at once.
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {
 				c = t.NetConn()
 			}
-			return context.WithValue(ctx, connKey{}, c)
+			wc := c.(*webConn)
+			ctx = context.WithValue(wc.flow.ctx, http.ServerContextKey, ctx.Value(http.ServerContextKey))
+			return context.WithValue(ctx, connKey{}, wc)
 		},
 		ConnState: func(_ net.Conn, s http.ConnState) {
 			switch s {
@@ -84,9 +87,8 @@ type connKey struct{}
 // A webConn is a connection to a name that is served.
 type webConn struct {
 	net.Conn
-	first   []byte // read already
-	target  target
-	handler http.Handler
+	first []byte // read already
+	flow  *flow
 
 	in, out atomic.Int64
 	once    sync.Once
@@ -121,21 +123,21 @@ func (c *webConn) Close() error {
 }
 
 // serve hands c to the HTTP server and returns when the connection is over.
-func (w *web) serve(c net.Conn, first []byte, t target, h http.Handler) (out audit.Outcome, received int64) {
-	wc := &webConn{Conn: c, first: first, target: t, handler: h, gone: make(chan struct{})}
+func (w *web) serve(c net.Conn, first []byte, f *flow) (out audit.Outcome, received int64) {
+	wc := &webConn{Conn: c, first: first, flow: f, gone: make(chan struct{})}
 	var front net.Conn = wc
 	var secure *tls.Conn
-	if t.port == 443 {
-		secure = tls.Server(wc, w.tlsConfig(t.host))
+	if f.port == 443 {
+		secure = tls.Server(wc, w.tlsConfig(f.host))
 		front = secure
 	}
 	select {
 	case w.conns <- front:
 		select {
 		case <-wc.gone:
-		case <-w.door.ctx.Done():
+		case <-f.ctx.Done():
 		}
-	case <-w.door.ctx.Done():
+	case <-f.ctx.Done():
 	}
 	wc.Close()
 	out = audit.Outcome{Status: audit.StatusOK, Bytes: wc.out.Load()}
@@ -169,13 +171,16 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.work(1)
 	defer w.work(-1)
 	c := r.Context().Value(connKey{}).(*webConn)
+	if _, ok := w.door.current(c.flow); !ok {
+		panic(http.ErrAbortHandler) // read before the connection was cut
+	}
 	if asked, ok := c.misdirected(r); !ok {
-		w.door.rec.deny(r.Context(), c.target, w.door.rec.refusal(CauseHost), denialsEach, "asked", short(asked))
+		w.door.rec.deny(r.Context(), c.flow.target, w.door.now().refusal(CauseHost), denialsEach, "asked", short(asked))
 		rw.Header().Set("Connection", "close")
-		http.Error(rw, "this connection is for "+c.target.host, http.StatusMisdirectedRequest)
+		http.Error(rw, "this connection is for "+c.flow.host, http.StatusMisdirectedRequest)
 		return
 	}
-	c.handler.ServeHTTP(rw, r)
+	c.flow.handler.ServeHTTP(rw, r)
 }
 
 // misdirected compares all that a request says about its host with the name of
@@ -201,7 +206,7 @@ func (c *webConn) names(hostport string) bool {
 		host, port = hostport[:i], hostport[i+1:]
 	}
 	name, err := Canonical(host)
-	return err == nil && name == c.target.host && (port == "" || port == strconv.Itoa(int(c.target.port)))
+	return err == nil && name == c.flow.host && (port == "" || port == strconv.Itoa(int(c.flow.port)))
 }
 
 // Accept, Addr and Close make web the listener of its own server.
