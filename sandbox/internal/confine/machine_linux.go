@@ -331,6 +331,8 @@ func (p *prog) failed(base uintptr, at, result uint64) error {
 func spawn(flags, block uintptr, mask *[2]uint64) (pid uintptr)
 
 // imageText is the machine as the text of a program of its own: see image_linux.go.
+//
+//lint:ignore U1000 vet wants the declaration of what only assembly uses
 func imageText()
 
 func imageTextAddr() uintptr

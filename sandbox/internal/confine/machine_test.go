@@ -36,6 +36,20 @@ func exercise(fail bool) (p *prog, seen func(b *block) []byte) {
 	p.call("not reached", callValue, 99).to(value)
 	p.mark(out)
 	p.call("", callValue, 7).to(value)
+	skip := p.label()
+	p.call("", callValue, 8).then(skip)
+	p.call("not reached", callValue, 99).to(value)
+	p.mark(skip)
+	vector := p.reserve(16) // an iovec
+	p.point(vector, buf)
+	p.data[vector+8] = 3
+	p.call("write nothing but zeros", unix.SYS_WRITEV, dup, vector, 1)
+	p.expect(func(mem func(ref, int) []byte) error {
+		if binary.NativeEndian.Uint64(mem(ref(n), 8)) != 5 {
+			return unix.EIO
+		}
+		return nil
+	})
 	end := p.label()
 	p.call("read an end", unix.SYS_READ, w, buf, 16).to(zero).ifZero(end)
 	p.call("not reached", callValue, 99).to(value)

@@ -5,6 +5,7 @@ package confine
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"syscall"
@@ -33,10 +34,13 @@ func Probe() (map[Layer]error, int) {
 	return missing, 0
 }
 
-func (b *Box) Report() Report                              { return Report{} }
-func (b *Box) Done() <-chan struct{}                       { c := make(chan struct{}); close(c); return c }
-func (b *Box) Close()                                      {}
-func (b *Box) Pipe() (r, w *os.File, err error)            { return nil, nil, errHere() }
-func (b *Box) Exec(Exec, []*os.File) (*Process, error)     { return nil, errHere() }
-func (p *Process) Wait() Exit                              { return Exit{Code: -1, Lost: true} }
-func (p *Process) Signal(sig syscall.Signal, g bool) error { return errHere() }
+func (b *Box) Listen([]uint16) (map[uint16]net.Listener, error) { return nil, errHere() }
+func (b *Box) Packets() (*os.File, error)                       { return nil, errHere() }
+func (b *Box) InitPID() int                                     { return 0 }
+func (b *Box) Report() Report                                   { return Report{} }
+func (b *Box) Done() <-chan struct{}                            { c := make(chan struct{}); close(c); return c }
+func (b *Box) Close()                                           {}
+func (b *Box) Pipe() (r, w *os.File, err error)                 { return nil, nil, errHere() }
+func (b *Box) Exec(Exec, []*os.File) (*Process, error)          { return nil, errHere() }
+func (p *Process) Wait() Exit                                   { return Exit{Code: -1, Lost: true} }
+func (p *Process) Signal(sig syscall.Signal, g bool) error      { return errHere() }
