@@ -12,9 +12,11 @@ var archCalls = []uintptr{
 }
 
 var archRules = []callRule{
-	{unix.SYS_OPEN, []test{createMode(1, 2)}},
-	{unix.SYS_CREAT, []test{anyBit(1, setID)}},
-	{unix.SYS_CHMOD, []test{anyBit(1, setID)}},
-	{unix.SYS_MKDIR, []test{anyBit(1, setID)}},
-	{unix.SYS_MKNOD, []test{anyBit(1, setID)}},
+	{unix.SYS_OPEN, []test{createMode(1, 2)}, false},
+	{unix.SYS_CREAT, []test{anyBit(1, setID)}, false},
+	{unix.SYS_CHMOD, []test{anyBit(1, setID)}, false},
+	{unix.SYS_MKDIR, []test{anyBit(1, setID)}, false},
+	{unix.SYS_MKNOD, nodeTests(1), false},
 }
+
+var archAttacks = []uintptr{unix.SYS_IOPL, unix.SYS_IOPERM}

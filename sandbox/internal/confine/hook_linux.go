@@ -32,6 +32,7 @@ type order struct {
 	Places         []place
 	WorkspaceMount int
 	SelfMount      int
+	Runnable       []runnable // when programs are listed
 	KUID           int
 	Sizes          []int // of the data of each file
 	Inherited      int   // how many mounts there are

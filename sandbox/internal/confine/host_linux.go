@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,13 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	if d.order.Workspace, _, err = resolve(spec.Workspace); err != nil {
 		return nil, &LayerError{Layer: LayerMount, Step: "find the workspace", Err: err}
 	}
+	if err := checkStrict(spec, d.order.Workspace, d.order.Places); err != nil {
+		return nil, err
+	}
+	if d.order.Runnable, err = findPrograms(spec, d.order.Places); err != nil {
+		return nil, err
+	}
+	d.order.Optional = slices.DeleteFunc(slices.Clone(spec.Optional), func(l Layer) bool { return slices.Contains(spec.required(), l) })
 	if !id.root {
 		return d, nil
 	}
@@ -118,7 +126,7 @@ func (d *delivery) tree(real string, id identity, writable bool) (int, error) {
 		return -1, err
 	}
 	d.mounts = append(d.mounts, fd)
-	if err := harden(fd, writable); err != nil {
+	if err := harden(fd, writable, &d.order.Spec); err != nil {
 		return -1, err
 	}
 	var st unix.Stat_t

@@ -77,7 +77,7 @@ func (s *initState) confine() (err error) {
 	if err != nil {
 		return err
 	}
-	s.rules = landlockRules(&s.ord.Spec, targets)
+	s.rules = append(landlockRules(&s.ord.Spec, targets), programRules(s.ord.Runnable)...)
 	if err := s.network(); err != nil {
 		return err
 	}
@@ -262,7 +262,10 @@ func (s *initState) restrict() error {
 	}); err != nil {
 		return err
 	}
-	return s.layer(LayerSeccomp, seccompRestrict)
+	return s.layer(LayerSeccomp, func() error {
+		_, err := seccompRestrict(filterKind{strict: s.ord.strict()})
+		return err
+	})
 }
 
 // verify reads back what the kernel says about the calling thread, so that a

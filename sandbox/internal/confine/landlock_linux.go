@@ -51,6 +51,11 @@ func handledFS(abi int) uint64 {
 	if abi >= 5 {
 		all |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 	}
+	if abi >= 9 {
+		// Granted nowhere: sockets that the room's own programs have made are
+		// always open to them, those of the host's services never.
+		all |= unix.LANDLOCK_ACCESS_FS_RESOLVE_UNIX
+	}
 	return all
 }
 
@@ -62,33 +67,43 @@ const minLandlock = 3
 type rule struct {
 	path   string
 	access uint64
+	id     *fileID // when it must be this file and no other
 }
 
-// landlockRules returns what the workload may do, path by path.
+// landlockRules returns what the workload may do, path by path. In a strict room
+// nothing beneath a writable path may be run, and where programs are listed,
+// nothing else.
 func landlockRules(s *Spec, targets map[string]bool) []rule {
+	read, write := uint64(accessRead), uint64(accessRead|accessWrite)
+	if s.strict() {
+		write &^= unix.LANDLOCK_ACCESS_FS_EXECUTE
+	}
+	if s.Programs != nil {
+		read &^= unix.LANDLOCK_ACCESS_FS_EXECUTE
+	}
 	rules := []rule{
 		// The names in the room's own root are no secret; what is in files is.
-		{"/", unix.LANDLOCK_ACCESS_FS_READ_DIR},
-		{"/etc", accessRead}, {"/proc", unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR},
-		{"/tmp", accessRead | accessWrite}, {"/dev/shm", accessRead | accessWrite}, {Home, accessRead | accessWrite},
-		{"/dev/pts", accessTTY},
+		{path: "/", access: unix.LANDLOCK_ACCESS_FS_READ_DIR},
+		{path: "/etc", access: read}, {path: "/proc", access: unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR},
+		{path: "/tmp", access: write}, {path: "/dev/shm", access: write}, {path: Home, access: write},
+		{path: "/dev/pts", access: accessTTY},
 	}
 	for _, d := range devices {
 		access := uint64(accessDev)
 		if d == "tty" {
 			access = accessTTY
 		}
-		rules = append(rules, rule{"/dev/" + d, access})
+		rules = append(rules, rule{path: "/dev/" + d, access: access})
 	}
 	if s.Self {
-		rules = append(rules, rule{SelfPath, accessRead})
+		rules = append(rules, rule{path: SelfPath, access: read})
 	}
 	for target, writable := range targets {
-		access := uint64(accessRead)
+		access := read
 		if writable {
-			access |= accessWrite
+			access = write
 		}
-		rules = append(rules, rule{target, access})
+		rules = append(rules, rule{path: target, access: access})
 	}
 	return rules
 }
@@ -128,18 +143,23 @@ func landlockRestrict(rules []rule) (int, error) {
 	return abi, nil
 }
 
+var errReplaced = errors.New("the file was replaced or written to since it was checked")
+
 func addRule(set int, r rule, handled uint64) error {
 	fd, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) && r.id == nil {
 		return nil // nothing there, nothing to grant
 	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	id, st, err := identify(fd)
+	if err != nil {
 		return err
+	}
+	if r.id != nil && id != *r.id {
+		return errReplaced
 	}
 	access := r.access & handled
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {

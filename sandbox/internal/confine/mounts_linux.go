@@ -69,7 +69,7 @@ type source struct {
 }
 
 // openSources detaches every place before anything of the new root exists.
-func openSources(places []place) ([]source, error) {
+func openSources(places []place, spec *Spec) ([]source, error) {
 	var out []source
 	for i, p := range places {
 		s := source{place: p, target: strings.TrimPrefix(p.Real, "/"), tree: p.Mount}
@@ -82,7 +82,7 @@ func openSources(places []place) ([]source, error) {
 			if s.tree, err = detach(p.Real); err != nil {
 				return nil, &LayerError{Layer: LayerMount, Step: "detach " + p.Source, Err: err}
 			}
-			if err := harden(s.tree, p.Writable); err != nil {
+			if err := harden(s.tree, p.Writable, spec); err != nil {
 				return nil, &LayerError{Layer: LayerMount, Step: "restrict " + p.Source, Err: err}
 			}
 		}
@@ -172,11 +172,12 @@ func detachFD(fd int) (int, error) {
 }
 
 // harden makes a detached tree private, without set-id and devices, and
-// read-only unless it is to be writable.
-func harden(tree int, writable bool) error {
-	attr := &unix.MountAttr{Attr_set: mountSafe, Propagation: unix.MS_PRIVATE}
-	if !writable {
-		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+// read-only unless it is to be writable. What can be written is not run when
+// spec is strict.
+func harden(tree int, writable bool, spec *Spec) error {
+	attr := &unix.MountAttr{Attr_set: mountSafe | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}
+	if writable {
+		attr.Attr_set = spec.writableAttrs()
 	}
 	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
 }

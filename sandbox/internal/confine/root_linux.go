@@ -54,14 +54,14 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources, err := openSources(append(ord.Places, more...))
+	sources, err := openSources(append(ord.Places, more...), &ord.Spec)
 	if err != nil {
 		return nil, err
 	}
 	workspace := ord.WorkspaceMount
 	if workspace < 0 {
 		if workspace, err = detach(ord.Workspace); err == nil {
-			err = harden(workspace, true)
+			err = harden(workspace, true, &ord.Spec)
 		}
 		if err != nil {
 			return nil, step("open the workspace "+ord.Workspace, err)
@@ -113,7 +113,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 			return nil, step("make /"+d, err)
 		}
 	}
-	if err := r.tmpfs("tmp", or(ord.TmpSize, defaultTmp), 0); err != nil {
+	if err := r.tmpfs("tmp", or(ord.TmpSize, defaultTmp), ord.writableAttrs()); err != nil {
 		return nil, step("mount /tmp", err)
 	}
 	if err := r.attach(workspace, "sandbox", true); err != nil {
@@ -173,8 +173,8 @@ func or(v, def uint64) uint64 {
 	return v
 }
 
-func (r *root) tmpfs(target string, size uint64, extra int) error {
-	fd, err := newFS("tmpfs", mountSafe|extra, fmt.Sprintf("size=%d", size), "mode=01777")
+func (r *root) tmpfs(target string, size, attrs uint64) error {
+	fd, err := newFS("tmpfs", int(attrs), fmt.Sprintf("size=%d", size), "mode=01777")
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (r *root) devices(nodes []int, size uint64) error {
 	if err := r.attach(pts, "dev/pts", true); err != nil {
 		return fmt.Errorf("pts: %w", err)
 	}
-	if err := r.tmpfs("dev/shm", size, unix.MOUNT_ATTR_NOEXEC); err != nil {
+	if err := r.tmpfs("dev/shm", size, mountSafe|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return fmt.Errorf("shm: %w", err)
 	}
 	for from, to := range map[string]string{
@@ -233,7 +233,7 @@ func (r *root) proc(proc int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		err = harden(tree, false)
+		err = harden(tree, false, nil)
 		if err == nil {
 			err = r.attach(tree, "proc/"+name, true)
 		}
@@ -299,7 +299,7 @@ func detachExecutable(running *os.File) (int, error) {
 		err = errors.New("the executable was replaced")
 	}
 	if err == nil {
-		err = harden(tree, false)
+		err = harden(tree, false, nil)
 	}
 	if err != nil {
 		unix.Close(tree)

@@ -29,8 +29,9 @@ const (
 
 // Return values of a filter (linux/seccomp.h).
 const (
-	retAllow = 0x7fff0000
-	retErrno = 0x00050000
+	retAllow  = 0x7fff0000
+	retNotify = uint32(0x7fc00000)
+	retErrno  = 0x00050000
 )
 
 var (
@@ -50,19 +51,6 @@ type test struct {
 	onlyArg  int
 	onlyMask uint32
 }
-
-// A callRule is a call that is allowed when it passes all tests.
-type callRule struct {
-	number uintptr
-	tests  []test
-}
-
-const (
-	namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
-	newTime    = 0x80 // CLONE_NEWTIME; in clone(2) these bits are the exit signal
-	setID      = unix.S_ISUID | unix.S_ISGID
-	creates    = unix.O_CREAT | 0x400000 // and __O_TMPFILE
-)
 
 // anyBit refuses when an argument has a bit of mask.
 func anyBit(arg int, mask uint32) test {
@@ -86,38 +74,6 @@ func createMode(flags, mode int) test {
 	return t
 }
 
-// commonRules are the calls that both architectures have and that depend on
-// their arguments. socket is apart: its arguments depend on each other.
-var commonRules = []callRule{
-	{unix.SYS_CLONE, []test{anyBit(0, namespaces)}},
-	{unix.SYS_UNSHARE, []test{anyBit(0, namespaces|newTime)}},
-	{unix.SYS_SOCKETPAIR, []test{oneOf(0, ^uint32(0), unix.AF_UNIX)}},
-	// Typing into the terminal, Linux consoles, line disciplines, taking the console.
-	{unix.SYS_IOCTL, []test{noneOf(1, unix.TIOCSTI, 0x541c, unix.TIOCSETD, 0x541d)}},
-	{unix.SYS_PRCTL, []test{noneOf(0, unix.PR_SET_MM, unix.PR_SET_SECUREBITS)}},
-	{unix.SYS_SECCOMP, []test{anyBit(1, 0x8)}}, // SECCOMP_FILTER_FLAG_NEW_LISTENER
-	{unix.SYS_PERSONALITY, []test{oneOf(0, ^uint32(0), 0, 0xffffffff)}},
-	{unix.SYS_FCHMOD, []test{anyBit(1, setID)}},
-	{unix.SYS_FCHMODAT, []test{anyBit(2, setID)}},
-	{unix.SYS_FCHMODAT2, []test{anyBit(2, setID)}},
-	{unix.SYS_OPENAT, []test{createMode(2, 3)}},
-	{unix.SYS_MKDIRAT, []test{anyBit(2, setID)}},
-	{unix.SYS_MKNODAT, []test{anyBit(2, setID)}},
-	// A lease on a file of the workspace makes the host wait when it opens it.
-	{unix.SYS_FCNTL, []test{noneOf(1, unix.F_SETLEASE)}},
-	// It leaves a character device behind, and Landlock does not ask about that one.
-	{unix.SYS_RENAMEAT2, []test{anyBit(4, unix.RENAME_WHITEOUT)}},
-}
-
-// newest is the highest call number that the lists were written with.
-const newest = 462
-
-// missing answers ENOSYS although the number is known.
-var missing = []uintptr{
-	unix.SYS_CLONE3, unix.SYS_OPENAT2,
-	unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER,
-}
-
 // A program is a filter being written.
 type program []unix.SockFilter
 
@@ -133,8 +89,23 @@ func (p *program) jump(code uint16, k uint32, yes, no int) {
 func (p *program) load(off uint32) { p.stmt(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, off) }
 func (p *program) ret(v uint32)    { p.stmt(unix.BPF_RET|unix.BPF_K, v) }
 
+// A filterKind says which of the filter's variants a room has.
+type filterKind struct {
+	strict bool // Spec.ExecStrict: nothing that was written inside becomes a program
+	shared bool // the room shares namespaces with the host: what they would keep apart is refused
+	notify bool // the host is told of attacks, see notify_linux.go
+}
+
+// refusal is what the filter answers to a call that no honest program makes.
+func (k filterKind) refusal() uint32 {
+	if k.notify {
+		return retNotify
+	}
+	return retEPERM
+}
+
 // filter assembles the whole list for this architecture.
-func filter() []unix.SockFilter {
+func filter(k filterKind) []unix.SockFilter {
 	var p program
 	p.load(offArch)
 	p.jump(unix.BPF_JEQ, auditArch, 1, 0)
@@ -147,30 +118,42 @@ func filter() []unix.SockFilter {
 		p.jump(unix.BPF_JEQ, uint32(nr), 0, 1)
 		p.ret(retENOSYS)
 	}
-	for _, r := range append(slices.Clone(commonRules), archRules...) {
-		block := r.assemble()
+	for _, r := range rulesOf(k) {
+		verdict := retEPERM
+		if r.attack {
+			verdict = k.refusal()
+		}
+		block := r.assemble(verdict)
 		p.jump(unix.BPF_JEQ, uint32(r.number), 0, len(block))
 		p = append(p, block...)
 	}
-	block := socketBlock()
+	block := socketBlock(k)
 	p.jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(block))
 	p = append(p, block...)
-	for _, r := range ranges(append(slices.Clone(commonCalls), archCalls...)) {
+	for _, r := range ranges(callsOf(k)) {
 		p.jump(unix.BPF_JGE, r[0], 0, 2)
 		p.jump(unix.BPF_JGT, r[1], 1, 0)
 		p.ret(retAllow)
+	}
+	if k.notify {
+		for _, nr := range slices.Concat(attacks, archAttacks) {
+			p.jump(unix.BPF_JEQ, uint32(nr), 0, 1)
+			p.ret(retNotify)
+		}
 	}
 	p.ret(retEPERM)
 	return p
 }
 
 // assemble returns instructions that always end in a return.
-func (r callRule) assemble() program {
+func (r callRule) assemble(refusal uint32) program {
 	var p program
 	for _, t := range r.tests {
 		var body program
 		body.load(uint32(offArgs + 8*t.arg))
-		body.stmt(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, t.mask)
+		if t.mask != ^uint32(0) {
+			body.stmt(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, t.mask)
+		}
 		// A list of equalities; what lies behind it is the refusal, or the
 		// refusal lies behind a jump over it.
 		n := len(t.values)
@@ -186,7 +169,7 @@ func (r callRule) assemble() program {
 				body.jump(unix.BPF_JEQ, v, n-1-i, no) // found: to the refusal
 			}
 		}
-		body.ret(retEPERM)
+		body.ret(refusal)
 		if t.onlyMask != 0 {
 			p.load(uint32(offArgs + 8*t.onlyArg))
 			p.jump(unix.BPF_JSET, t.onlyMask, 0, len(body))
@@ -199,11 +182,26 @@ func (r callRule) assemble() program {
 
 // socketBlock allows Unix sockets, TCP and UDP over IP, and routing netlink:
 // no raw or packet sockets, no MPTCP (which Landlock and proxies do not see),
-// and none of the forty other families.
-func socketBlock() program {
+// and none of the forty other families. A room in the host's network has TCP
+// alone, as Landlock can hold that to one port.
+func socketBlock(k filterKind) program {
 	const kind = 0xf // without SOCK_CLOEXEC and SOCK_NONBLOCK
-	inet := callRule{tests: []test{oneOf(1, kind, unix.SOCK_STREAM, unix.SOCK_DGRAM), oneOf(2, ^uint32(0), 0, unix.IPPROTO_TCP, unix.IPPROTO_UDP)}}.assemble()
-	route := callRule{tests: []test{oneOf(2, ^uint32(0), unix.NETLINK_ROUTE)}}.assemble()
+	kinds, protocols := []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM}, []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP}
+	if k.shared {
+		kinds, protocols = kinds[:1], protocols[:2]
+	}
+	// Ping and MPTCP are asked for by honest programs, and are refused quietly.
+	stream := callRule{tests: []test{
+		{arg: 1, mask: kind, values: []uint32{unix.SOCK_RAW, unix.SOCK_PACKET, unix.SOCK_RDM, unix.SOCK_DCCP}},
+	}}.assemble(k.refusal())
+	inet := append(stream[:len(stream)-1], callRule{tests: []test{
+		oneOf(1, kind, kinds...), oneOf(2, ^uint32(0), protocols...),
+	}}.assemble(retEPERM)...)
+	route := callRule{tests: []test{oneOf(2, ^uint32(0), unix.NETLINK_ROUTE)}}.assemble(k.refusal())
+	if k.shared {
+		route = program{}
+		route.ret(retEPERM)
+	}
 	var p program
 	p.load(offArgs)
 	p.jump(unix.BPF_JEQ, unix.AF_UNIX, 0, 1)
@@ -213,7 +211,7 @@ func socketBlock() program {
 	p.jump(unix.BPF_JEQ, unix.AF_INET, 1, 0)
 	p.jump(unix.BPF_JEQ, unix.AF_INET6, 0, len(inet))
 	p = append(p, inet...)
-	p.ret(retEPERM)
+	p.ret(k.refusal())
 	return p
 }
 
@@ -233,20 +231,29 @@ func ranges(numbers []uintptr) [][2]uint32 {
 
 const (
 	seccompSetModeFilter = 1
-	seccompTSYNC         = 1
+	seccompTSYNC         = 1 << 0
+	seccompNewListener   = 1 << 3
+	seccompTSYNCESRCH    = 1 << 4 // fail by ESRCH, as the result is a descriptor
 )
 
 // seccompRestrict installs the filter on every thread of this process. The
-// calling thread must have no_new_privs; the others get it.
-func seccompRestrict() error {
-	f := filter()
+// calling thread must have no_new_privs; the others get it. The descriptor that
+// it returns receives attacks, -1 when the kind has none.
+func seccompRestrict(k filterKind) (listener int, err error) {
+	f := filter(k)
 	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
-	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, seccompSetModeFilter, seccompTSYNC, uintptr(unsafe.Pointer(&prog)))
-	if errno != 0 {
-		return errno
+	flags := uintptr(seccompTSYNC)
+	if k.notify {
+		flags |= seccompNewListener | seccompTSYNCESRCH
 	}
-	if r != 0 {
-		return fmt.Errorf("thread %d could not be filtered", r)
+	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, seccompSetModeFilter, flags, uintptr(unsafe.Pointer(&prog)))
+	switch {
+	case errno != 0:
+		return -1, errno
+	case k.notify:
+		return int(r), nil // close-on-exec
+	case r != 0:
+		return -1, fmt.Errorf("thread %d could not be filtered", r)
 	}
-	return nil
+	return -1, nil
 }

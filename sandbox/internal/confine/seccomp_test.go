@@ -56,7 +56,7 @@ func judge(t testing.TB, f []unix.SockFilter, arch, nr uint32, args ...uint64) u
 // TestFilterMatchesLists judges every number twice over: the verdict is what
 // the lists say, and nothing is on two lists.
 func TestFilterMatchesLists(t *testing.T) {
-	f := filter()
+	f := filter(filterKind{})
 	t.Logf("%d instructions", len(f))
 	require.Less(t, len(f), 4096)
 	want := map[uint32]uint32{}
@@ -94,7 +94,7 @@ func TestFilterMatchesLists(t *testing.T) {
 }
 
 func TestFilterJudgesArguments(t *testing.T) {
-	f := filter()
+	f := filter(filterKind{})
 	const high = 1 << 40 // bits that the kernel does not look at
 	for _, c := range []struct {
 		name  string
@@ -145,7 +145,7 @@ func TestFilterJudgesArguments(t *testing.T) {
 
 // FuzzFilter checks that no arguments lead the program astray.
 func FuzzFilter(f *testing.F) {
-	prog := filter()
+	prog := filter(filterKind{})
 	f.Add(uint32(auditArch), uint32(unix.SYS_SOCKET), uint64(2), uint64(1), uint64(0), uint64(0))
 	f.Fuzz(func(t *testing.T, arch, nr uint32, a, b, c, d uint64) {
 		v := judge(t, prog, arch, nr, a, b, c, d)

@@ -135,6 +135,11 @@ type Spec struct {
 	Env []string
 	// Self shows the host's own executable at [SelfPath].
 	Self bool
+	// ExecStrict refuses to run, or to map as code, what was written inside: see
+	// hardening.go.
+	ExecStrict bool `json:",omitempty"`
+	// Programs, unless nil, are the only files that may be run. Implies ExecStrict.
+	Programs []Program
 	// Optional names the layers that may be missing.
 	Optional []Layer
 	// Without names layers to leave out. It exists for the tests that prove
