@@ -20,6 +20,17 @@ const (
 	reasonProfilePrefix = "profile:"
 )
 
+// The guards of that door where it looks into HTTP.
+const (
+	GuardHTTPMethod    = "http-method"     // no rule of the host allows the method
+	GuardHTTPPath      = "http-path"       // no rule allows the method on this path
+	GuardHTTPDeny      = "http-deny"       // a rule denies what others may allow
+	GuardAmbiguousPath = "ambiguous-path"  // servers could take the path for another one
+	GuardBadRequest    = "bad-request"     // not a request that all servers read alike
+	GuardOverride      = "method-override" // a header or parameter names another method or path than the request
+	GuardUpgrade       = "upgrade"         // to a protocol in which requests could not be seen any more
+)
+
 // GuardStale is for a host that could not confirm its policy in time.
 const GuardStale = "stale-policy"
 
@@ -34,6 +45,7 @@ var guards = []string{
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
 	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames,
+	GuardHTTPMethod, GuardHTTPPath, GuardHTTPDeny, GuardAmbiguousPath, GuardBadRequest, GuardOverride, GuardUpgrade,
 }
 
 // IsGuard reports whether a text is, or begins like, a reason that is not about

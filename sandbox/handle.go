@@ -36,6 +36,18 @@ const (
 	CauseNames     = egress.CauseNames     // too many names
 )
 
+// The causes where a rule says protocol http or https, so that each request is
+// looked at.
+const (
+	CauseMethod   = egress.CauseMethod   // no rule of the host allows the method
+	CausePath     = egress.CausePath     // no rule allows the method on this path
+	CauseDeny     = egress.CauseDeny     // a deny rule covers the request
+	CauseSpelling = egress.CauseSpelling // servers could take the path for another one
+	CauseRequest  = egress.CauseRequest  // not a request that all servers read alike
+	CauseOverride = egress.CauseOverride // a header or parameter names another method or path
+	CauseUpgrade  = egress.CauseUpgrade  // to a protocol in which requests could not be seen
+)
+
 // Handle serves name with h: over TLS on port 443, with a certificate that the
 // session's trust store holds, and over plain HTTP on port 80. HTTP/1.1, HTTP/2
 // and WebSocket work, and responses may stream. Each request carries the

@@ -84,4 +84,12 @@ var guardTexts = map[string]string{
 	audit.GuardHost:         "the request was for another host",
 	audit.GuardConnections:  "too many connections",
 	audit.GuardNames:        "too many names",
+
+	audit.GuardHTTPMethod:    "no rule allows the HTTP method",
+	audit.GuardHTTPPath:      "no rule allows the path",
+	audit.GuardHTTPDeny:      "a rule denies the request",
+	audit.GuardAmbiguousPath: "the path can be read in two ways",
+	audit.GuardBadRequest:    "the HTTP request can be read in two ways",
+	audit.GuardOverride:      "the request named a second method or path",
+	audit.GuardUpgrade:       "the protocol asked for hides requests",
 }
