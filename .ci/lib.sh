@@ -40,6 +40,10 @@ prepare() {
 	need dbus-run-session dbus
 	need dbus-send dbus-bin
 	need gnome-keyring-daemon gnome-keyring
+	# Of what must work inside a sandbox.
+	need ps procps
+	need ssh-keygen openssh-client
+	need gpg gnupg
 	id "$uid_name" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$uid_name" || die "cannot make the ordinary uid $uid_name"
 	work=$(mktemp -d /tmp/twinward-gate.XXXXXX)
 	chmod 755 "$work"
