@@ -45,7 +45,7 @@ func tryAll() {
 	for _, what := range os.Args[1:] {
 		verb, rest, _ := strings.Cut(what, " ")
 		how := map[string]func(string) string{
-			"get": tryGet, "h1": tryRequest, "tls": tryTLS, "tcp": tryTCP, "udp": tryUDP, "dns": tryDNS, "dnstcp": tryDNS, "lookup": tryLookup,
+			"get": tryGet, "h1": tryRequest, "tls": tryTLS, "tcp": tryTCP, "udp": tryUDP, "talk": tryTalk, "dns": tryDNS, "dnstcp": tryDNS, "lookup": tryLookup,
 		}[verb]
 		if verb == "dnstcp" {
 			rest = "tcp " + rest
@@ -400,4 +400,22 @@ func TestRealHosts(t *testing.T) {
 	assert.Contains(t, allowed, `failed Host::"gone.example.com"`)
 	assert.True(t, slices.ContainsFunc(allowed, func(a string) bool { return strings.HasSuffix(a, ` Host::"yes.example.com"`) }))
 	assert.Equal(t, []string{`private-address Host::"no.example.com"`}, denied)
+}
+
+// tryTalk says something and returns what comes back first.
+func tryTalk(addr string) string {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return ending(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, "hello"); err != nil {
+		return ending(err)
+	}
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(c, b); err != nil {
+		return ending(err)
+	}
+	return string(b)
 }

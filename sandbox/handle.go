@@ -85,13 +85,9 @@ func newDoor(n *Policy, actor audit.Actor, log audit.Recorder, engine *governanc
 	if engine != nil {
 		c.Decider = engine
 	}
-	for _, r := range n.rules() {
-		p, err := egress.ParsePattern(r.Host)
-		if err != nil {
-			return nil, fmt.Errorf("sandbox: policy: %q: %w", r.Host, err)
-		}
-		served := r.Served || strings.HasSuffix(p.String(), ".local")
-		c.Rules = append(c.Rules, egress.Rule{Host: p, Ports: r.Ports, Private: r.Private, Served: served})
+	var err error
+	if c.Rules, err = egressRules(n); err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	return egress.New(c)
 }

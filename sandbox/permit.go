@@ -33,7 +33,7 @@ func (s *Session) permit(ctx context.Context, c *Cmd) (audit.Call, governance.De
 		Args    []string `json:"args"`
 		Dir     string   `json:"dir,omitempty"`
 	}{c.Path, c.Args, c.Dir})
-	decision := governance.Decision{Decision: audit.Decision{ID: audit.NewID(), Effect: audit.Allow, PolicyHash: s.hash}}
+	decision := governance.Decision{Decision: audit.Decision{ID: audit.NewID(), Effect: audit.Allow, PolicyHash: s.policyHash()}}
 	if err != nil {
 		return nil, decision, err
 	}
@@ -41,7 +41,7 @@ func (s *Session) permit(ctx context.Context, c *Cmd) (audit.Call, governance.De
 		digest := sha256.Sum256(args)
 		d, err := s.opts.Engine.Decide(ctx, governance.Request{
 			Actor: s.actor, Action: "exec", Name: s.opts.Name,
-			Attrs: map[string]any{"program": c.Path, "args_digest": "sha256:" + hex.EncodeToString(digest[:]), "policy_hash": s.hash},
+			Attrs: map[string]any{"program": c.Path, "args_digest": "sha256:" + hex.EncodeToString(digest[:]), "policy_hash": s.policyHash()},
 		})
 		decision = d
 		if err != nil || !decision.Allowed() {

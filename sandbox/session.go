@@ -64,8 +64,8 @@ type Options struct {
 // A Session is a living sandbox. Its methods may be called concurrently.
 type Session struct {
 	ctx    context.Context
-	policy *Policy // normal form, never changed
-	hash   string
+	policy *Policy // normal form, as at Start
+	live   network // what of it can change
 	actor  audit.Actor
 	log    audit.Recorder
 	opts   Options
@@ -119,7 +119,9 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	s := &Session{policy: p.normal(), hash: p.Hash(), actor: actor, log: log, done: make(chan struct{})}
+	s := &Session{policy: p.normal(), actor: actor, log: log, done: make(chan struct{})}
+	s.live.set(s.policy)
+	s.live.ports = s.policy.ports()
 	if err := s.policy.checkKept(); err != nil {
 		return nil, err
 	}
@@ -227,7 +229,7 @@ func (s *Session) launchEvent() audit.Event {
 	return audit.Event{
 		Kind: audit.KindLaunch, Door: audit.DoorCompute, Action: "launch", Resource: s.resource(), Actor: s.actor,
 		Detail: map[string]string{
-			"policy_hash": s.hash, "layers": strings.Join(layers, ","), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
+			"policy_hash": s.policyHash(), "layers": strings.Join(layers, ","), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
 		},
 	}
 }
@@ -258,7 +260,7 @@ func (s *Session) finish() {
 	s.mu.Unlock()
 	if logErr := s.log.Append(context.WithoutCancel(s.ctx), audit.Event{
 		Kind: audit.KindExit, Door: audit.DoorCompute, Action: "exit", Resource: s.resource(), Actor: s.actor,
-		Detail: map[string]string{"policy_hash": s.hash, "commands": strconv.Itoa(ran)},
+		Detail: map[string]string{"policy_hash": s.policyHash(), "commands": strconv.Itoa(ran)},
 	}); logErr != nil {
 		err = errors.Join(err, fmt.Errorf("record the exit: %w", logErr))
 	}

@@ -198,6 +198,14 @@ func (d *Door) Serve(l Listeners) error {
 	return nil
 }
 
+// Listen serves further ports. The door owns the listeners, also when it fails.
+func (d *Door) Listen(on map[uint16]net.Listener) error {
+	if len(on) == 0 {
+		return nil
+	}
+	return d.Serve(Listeners{TCP: on})
+}
+
 // acceptAll gives each connection to f, in its own goroutine, until the listener
 // is closed.
 func (d *Door) acceptAll(l net.Listener, f func(net.Conn)) {

@@ -1,0 +1,101 @@
+//go:build linux && (amd64 || arm64)
+
+package sandbox
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+)
+
+var byAlice = audit.Change{By: "alice", Reason: "OPS-7"}
+
+// echoServer sends back what it gets, on a loopback port.
+func echoServer(t *testing.T) (port uint16) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); io.Copy(c, c) }()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+// A living session gets another network: names and ports come and go, and what
+// is not allowed any more is cut.
+func TestSetNetwork(t *testing.T) {
+	log := audittest.NewLog(t)
+	port := echoServer(t)
+	real := Rule{Host: "real.example.com", Ports: []uint16{port}, Private: true}
+	tools := Rule{Host: "tools.local", Ports: []uint16{443}}
+	s := box(t, log, rules(tools), &Options{Self: true, Resolver: hosts{"real.example.com.": "127.0.0.1"}, Governed: []string{"api.github.com"}})
+	require.NoError(t, s.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "tools") })))
+	talk := fmt.Sprintf("talk real.example.com:%d", port)
+	assert.Equal(t, []string{"200 tools", "no such host"}, try(t, s, "get https://tools.local/", talk))
+
+	before := s.policyHash()
+	require.NoError(t, s.SetNetwork(t.Context(), Network{Allow: []Rule{real}}, byAlice))
+	after := s.policyHash()
+	assert.NotEqual(t, before, after)
+	assert.Equal(t, []string{"no such host", "hello"}, try(t, s, "get https://tools.local/", talk), "a new port has its listener")
+
+	// What cannot be put into force changes nothing.
+	bad := Network{Allow: []Rule{{Host: "*"}}}
+	var pe *PolicyError
+	assert.ErrorAs(t, s.SetNetwork(t.Context(), bad, byAlice), &pe)
+	assert.ErrorAs(t, s.SetNetwork(t.Context(), Network{Allow: []Rule{{Host: "api.github.com"}}}, byAlice), &pe, "governed")
+	assert.Error(t, s.SetNetwork(t.Context(), Network{}, audit.Change{By: "alice"}), "no reason")
+	var fixed *NewSessionError
+	p := rules(real)
+	p.Process.MaxProcesses = 7
+	require.ErrorAs(t, s.SetPolicy(t.Context(), p, byAlice), &fixed)
+	assert.Equal(t, "process", fixed.Part)
+	p = rules(real)
+	p.Environment = Environment{"A": "b"}
+	require.ErrorAs(t, s.SetPolicy(t.Context(), p, byAlice), &fixed)
+	assert.Equal(t, "environment", fixed.Part)
+	log.Fail(assert.AnError)
+	assert.ErrorIs(t, s.SetNetwork(t.Context(), Network{}, byAlice), assert.AnError)
+	log.Fail(nil)
+	assert.Equal(t, after, s.policyHash())
+	assert.Equal(t, []string{"no such host", "hello"}, try(t, s, "get https://tools.local/", talk))
+
+	p = rules(real)
+	p.Services = []string{"tools.local"}
+	require.NoError(t, s.SetPolicy(t.Context(), p, byAlice))
+	assert.Equal(t, []string{"200 tools", "hello"}, try(t, s, "get https://tools.local/", talk), "the handler is still there")
+
+	require.NoError(t, s.Close())
+	assert.ErrorIs(t, s.SetNetwork(t.Context(), Network{}, byAlice), ErrEnded)
+	var changes []*audit.Event
+	var exit *audit.Event
+	for _, r := range log.Records() {
+		if r.Event != nil && r.Event.Kind == audit.KindPolicy {
+			changes = append(changes, r.Event)
+		}
+		if r.Event != nil && r.Event.Kind == audit.KindExit {
+			exit = r.Event
+		}
+	}
+	require.Len(t, changes, 2)
+	assert.Equal(t, byAlice, *changes[0].Change)
+	assert.Equal(t, map[string]string{
+		audit.DetailPolicyHash: after, "replaces": before,
+		"added": text(real.normal()), "removed": text(tools.normal()),
+	}, changes[0].Detail)
+	assert.Equal(t, p.Hash(), exit.Detail["policy_hash"])
+}
