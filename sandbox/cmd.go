@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,6 +39,14 @@ type Cmd struct {
 	// directory would lead out of the session and is refused, and a socket or
 	// file of the host is given away for good.
 	ExtraFiles []*os.File
+	// Cancel is called when the context of the command ends before the program
+	// does; nil means Kill.
+	Cancel func() error
+	// WaitDelay bounds how long Wait goes on waiting for the pipes of Stdin,
+	// Stdout and Stderr once the program has ended, and how long a program has to
+	// end by itself once Cancel was called. Zero means no bound for the first, as
+	// in exec.Cmd, and a second for both when the context has ended.
+	WaitDelay time.Duration
 	// ProcessState is set once Wait has returned.
 	ProcessState *ProcessState
 
@@ -48,18 +57,11 @@ type Cmd struct {
 	exit   confine.Exit
 	endErr error // of the record of the outcome
 
-	childFiles  []*os.File // closed once the program has started
-	parentFiles []io.Closer
-	readers     []*os.File // of what the program writes
-	copiers     []func() error
-	copyErrs    chan error
-	waited      bool
-	stopKill    func() bool
+	slave    *os.File // the terminal that StartPty made
+	pipes    pipes
+	waited   bool
+	stopKill func() bool
 }
-
-// pipeGrace is how long output is still read when a command was cancelled and
-// has ended, but something that it started goes on holding its pipes.
-const pipeGrace = time.Second
 
 // Command returns a command to run in the session. Cancelling ctx kills the
 // program and its process group.
@@ -77,27 +79,37 @@ func (c *Cmd) Start() error {
 	if c.proc != nil || c.ended != nil {
 		return errors.New("sandbox: the command was started already")
 	}
-	c.ended = make(chan struct{})
+	c.ended, c.pipes.late = make(chan struct{}), make(chan struct{})
 	if err := c.start(); err != nil {
-		for _, f := range c.parentFiles {
-			f.Close()
-		}
-		closeFiles(c.childFiles)
+		c.pipes.close()
+		closeFiles(c.pipes.child)
 		return fmt.Errorf("sandbox: command %s: %w", c.Path, err)
 	}
-	closeFiles(c.childFiles)
-	c.copyErrs = make(chan error, len(c.copiers))
-	for _, f := range c.copiers {
-		go func() { c.copyErrs <- f() }()
-	}
-	c.stopKill = context.AfterFunc(c.ctx, func() {
-		_ = c.proc.Signal(syscall.SIGKILL, true)
-		<-c.ended
-		for _, r := range c.readers { // a process that left the group may hold the other end
-			_ = r.SetReadDeadline(time.Now().Add(pipeGrace))
-		}
-	})
+	closeFiles(c.pipes.child)
+	c.pipes.copy()
+	c.stopKill = context.AfterFunc(c.ctx, c.cancel)
 	return nil
+}
+
+// defaultDelay stands for a WaitDelay of zero once the context has ended.
+const defaultDelay = time.Second
+
+// cancel ends the program, by force if need be, and what holds its pipes loses
+// them: a process that left the group may live on.
+func (c *Cmd) cancel() {
+	delay := c.WaitDelay
+	if delay <= 0 {
+		delay = defaultDelay
+	}
+	end := c.Cancel
+	if end == nil {
+		end = c.Kill
+	}
+	_ = end()
+	force := time.AfterFunc(delay, func() { _ = c.Kill() })
+	<-c.ended
+	force.Stop()
+	c.pipes.giveUp(delay)
 }
 
 func (c *Cmd) start() error {
@@ -119,7 +131,7 @@ func (c *Cmd) start() error {
 		c.s.commands.Done()
 		return err
 	}
-	c.proc, err = c.s.box.Exec(confine.Exec{Path: c.Path, Args: c.Args, Dir: c.Dir, Env: c.Env}, files)
+	c.proc, err = c.s.box.Exec(confine.Exec{Path: c.Path, Args: c.Args, Dir: c.Dir, Env: c.env(), Terminal: c.slave != nil}, files)
 	if err != nil {
 		defer c.s.commands.Done()
 		var ee *confine.ExecError
@@ -140,6 +152,9 @@ func (c *Cmd) start() error {
 		c.endErr = call.End(context.WithoutCancel(c.ctx), out)
 		decision.Settle(governance.ResultOf(out))
 		close(c.ended)
+		if c.WaitDelay > 0 {
+			c.pipes.giveUp(c.WaitDelay)
+		}
 	}()
 	return nil
 }
@@ -147,8 +162,9 @@ func (c *Cmd) start() error {
 // Wait waits for the program to end and for what it wrote to be copied. A
 // program that fails is an [*ExitError]; one that was killed because its
 // context was cancelled is the context's error. Like exec.Cmd's, it waits as
-// long as any process holds the pipes that were given to Stdout and Stderr, but
-// no longer than a second beyond the end of the context.
+// long as any process holds the pipes that were given to Stdout and Stderr,
+// within the bounds of WaitDelay; when those are all that was wrong, its error
+// is [exec.ErrWaitDelay].
 func (c *Cmd) Wait() error {
 	if c.proc == nil {
 		return errors.New("sandbox: the command was not started")
@@ -158,16 +174,9 @@ func (c *Cmd) Wait() error {
 	}
 	c.waited = true
 	<-c.ended
-	var copyErr error
-	for range c.copiers {
-		if err := <-c.copyErrs; err != nil && copyErr == nil {
-			copyErr = err
-		}
-	}
+	copyErr := c.pipes.wait()
 	c.stopKill()
-	for _, f := range c.parentFiles {
-		f.Close()
-	}
+	c.pipes.close()
 	c.ProcessState = &ProcessState{pid: c.proc.PID, exit: c.exit}
 	switch {
 	case c.endErr != nil:
@@ -277,59 +286,35 @@ func (c *Cmd) Kill() error {
 	return c.proc.Signal(syscall.SIGKILL, true)
 }
 
-// StdinPipe returns a pipe to the program's standard input. Wait closes it.
-func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
-	if c.Stdin != nil || c.ended != nil {
-		return nil, errors.New("sandbox: Stdin is set already, or the command was started")
-	}
-	r, w, err := c.pipe()
-	if err != nil {
-		return nil, err
-	}
-	c.Stdin = r
-	c.childFiles = append(c.childFiles, r)
-	once := &onceFile{File: w}
-	c.parentFiles = append(c.parentFiles, once)
-	return once, nil
+// String returns the program and its arguments, for people.
+func (c *Cmd) String() string {
+	return strings.Join(append([]string{c.Path}, c.Args[min(1, len(c.Args)):]...), " ")
 }
 
-// StdoutPipe returns a pipe from the program's standard output. Read it to its
-// end before Wait, which closes it.
-func (c *Cmd) StdoutPipe() (io.ReadCloser, error) { return c.outPipe(&c.Stdout, "Stdout") }
-
-// StderrPipe returns a pipe from the program's standard error; see StdoutPipe.
-func (c *Cmd) StderrPipe() (io.ReadCloser, error) { return c.outPipe(&c.Stderr, "Stderr") }
-
-func (c *Cmd) outPipe(to *io.Writer, name string) (io.ReadCloser, error) {
-	if *to != nil || c.ended != nil {
-		return nil, fmt.Errorf("sandbox: %s is set already, or the command was started", name)
-	}
-	r, w, err := c.pipe()
-	if err != nil {
-		return nil, err
-	}
-	*to = w
-	c.childFiles = append(c.childFiles, w)
-	c.parentFiles = append(c.parentFiles, r)
-	c.readers = append(c.readers, r)
-	return r, nil
-}
-
-func (c *Cmd) pipe() (r, w *os.File, err error) {
+// Environ returns the environment that the program has: what the session and
+// its policy give, and Env.
+func (c *Cmd) Environ() []string {
 	if c.s == nil {
-		return nil, nil, errors.New("sandbox: a Cmd is made by Session.Command")
+		return slices.Clone(c.Env)
 	}
-	return c.s.box.Pipe()
+	var out []string
+	at := map[string]int{}
+	for _, kv := range append(c.s.environment(), c.env()...) {
+		k, _, ok := strings.Cut(kv, "=")
+		if i, seen := at[k]; seen {
+			out[i] = kv
+		} else if ok && k != "" {
+			at[k] = len(out)
+			out = append(out, kv)
+		}
+	}
+	return out
 }
 
-// A onceFile may be closed by its user and again by Wait.
-type onceFile struct {
-	*os.File
-	once sync.Once
-	err  error
-}
-
-func (f *onceFile) Close() error {
-	f.once.Do(func() { f.err = f.File.Close() })
-	return f.err
+// env returns what comes after the session's own environment.
+func (c *Cmd) env() []string {
+	if c.slave != nil && c.s.policy.Environment["TERM"] == "" {
+		return append([]string{"TERM=xterm-256color"}, c.Env...)
+	}
+	return c.Env
 }

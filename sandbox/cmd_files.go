@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,6 +45,9 @@ func (c *Cmd) files() ([]*os.File, error) {
 		if fi.IsDir() {
 			return nil, fmt.Errorf("descriptor %d is the directory %s, which would lead out of the sandbox", i, f.Name())
 		}
+		if f != c.slave && isTerminal(f) {
+			return nil, fmt.Errorf("descriptor %d is a terminal of the host, which is never handed in: give the program its own with StartPty and copy", i)
+		}
 	}
 	return files, nil
 }
@@ -54,58 +56,6 @@ func (c *Cmd) files() ([]*os.File, error) {
 func sameWriter(a, b io.Writer) bool {
 	defer func() { _ = recover() }()
 	return a == b
-}
-
-func (c *Cmd) input() (*os.File, error) {
-	if c.Stdin == nil {
-		return nil, nil
-	}
-	if f, ok := c.Stdin.(*os.File); ok {
-		return f, nil
-	}
-	r, w, err := c.s.box.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	c.childFiles = append(c.childFiles, r)
-	once := &onceFile{File: w}
-	c.parentFiles = append(c.parentFiles, once)
-	c.copiers = append(c.copiers, func() error {
-		_, err := io.Copy(w, c.Stdin)
-		if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
-			err = nil // the program did not want it all
-		}
-		return errors.Join(err, once.Close())
-	})
-	return r, nil
-}
-
-func (c *Cmd) output(to io.Writer) (*os.File, error) {
-	if to == nil {
-		return nil, nil
-	}
-	if f, ok := to.(*os.File); ok {
-		return f, nil
-	}
-	r, w, err := c.s.box.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	c.childFiles = append(c.childFiles, w)
-	c.parentFiles = append(c.parentFiles, r)
-	c.readers = append(c.readers, r)
-	c.copiers = append(c.copiers, func() error {
-		_, err := io.Copy(to, r)
-		r.Close() // a program that goes on writing gets SIGPIPE
-		return err
-	})
-	return w, nil
-}
-
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
 }
 
 // outcome is what goes on record about the end of the program.

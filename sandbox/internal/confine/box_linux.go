@@ -18,6 +18,7 @@ type Box struct {
 	Listeners Listeners
 
 	id     identity
+	pts    int // O_PATH descriptor of the room's /dev/pts
 	sock   *os.File
 	init   *os.Process
 	exited chan struct{} // init is reaped, and so everything inside is dead
@@ -159,6 +160,7 @@ func (b *Box) receive() {
 		p.exit <- Exit{Code: -1, Signal: int(unix.SIGKILL), Lost: true}
 	}
 	clear(b.procs)
+	closeAll([]int{b.pts})
 	b.mu.Unlock()
 	b.sock.Close()
 	close(b.done)

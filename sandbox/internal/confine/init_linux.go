@@ -77,6 +77,9 @@ func (s *initState) confine() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := s.terminals(); err != nil {
+		return &LayerError{Layer: LayerMount, Step: "hand out /dev/pts", Err: err}
+	}
 	s.rules = append(landlockRules(&s.ord.Spec, targets), programRules(s.ord.Runnable)...)
 	if err := s.network(); err != nil {
 		return err
@@ -208,6 +211,16 @@ func (s *initState) network() error {
 		}
 		return nil
 	})
+}
+
+// terminals sends the host the folder in which it makes the room's terminals.
+func (s *initState) terminals() error {
+	fd, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return send(fdSocket, &message{Kind: msgTerminals}, fd)
 }
 
 // checkNamespaces compares with the host's: a namespace that is shared is not a

@@ -39,7 +39,7 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 		return nil, err
 	}
 	defer d.close()
-	b := &Box{id: id, done: make(chan struct{}), procs: map[uint64]*Process{}}
+	b := &Box{id: id, pts: -1, done: make(chan struct{}), procs: map[uint64]*Process{}}
 	if err := b.spawn(d); err != nil {
 		return nil, err
 	}
@@ -56,6 +56,7 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 		b.kill()
 		<-b.exited
 		b.sock.Close()
+		closeAll([]int{b.pts})
 		return nil, err
 	}
 	go b.receive()
@@ -149,6 +150,10 @@ func (b *Box) handshake(spec *Spec) error {
 				err = errors.New("it ended without a word")
 			}
 			return fmt.Errorf("init: %w", err)
+		}
+		if m.Kind == msgTerminals && len(got) == 1 && b.pts < 0 {
+			b.pts = got[0]
+			continue
 		}
 		fds = append(fds, got...)
 		switch m.Kind {

@@ -41,6 +41,7 @@ func (b *Box) Report() Report                                   { return Report{
 func (b *Box) Done() <-chan struct{}                            { c := make(chan struct{}); close(c); return c }
 func (b *Box) Close()                                           {}
 func (b *Box) Pipe() (r, w *os.File, err error)                 { return nil, nil, errHere() }
+func (b *Box) Pty() (master, slave *os.File, err error)         { return nil, nil, errHere() }
 func (b *Box) Exec(Exec, []*os.File) (*Process, error)          { return nil, errHere() }
 func (p *Process) Wait() Exit                                   { return Exit{Code: -1, Lost: true} }
 func (p *Process) Signal(sig syscall.Signal, g bool) error      { return errHere() }

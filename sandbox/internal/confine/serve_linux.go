@@ -116,7 +116,7 @@ func (s *initState) start(m *message, fds []int) (int, error) {
 		var pid int
 		if err == nil {
 			pid, err = syscall.ForkExec(path, req.Args, &syscall.ProcAttr{
-				Dir: req.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+				Dir: req.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal},
 			})
 		}
 		done <- result{pid, err}

@@ -187,6 +187,9 @@ type Exec struct {
 	Args []string
 	Dir  string
 	Env  []string
+	// Terminal makes descriptor 0, which [Box.Pty] made, the terminal that
+	// controls the command's session.
+	Terminal bool `json:",omitempty"`
 }
 
 // An Exit says how a command ended.
