@@ -11,7 +11,7 @@ import (
 
 // writableAttrs are the attributes of every mount that can be written in.
 func (s *Spec) writableAttrs() uint64 {
-	if s.strict() {
+	if s.noNewPrograms() {
 		return mountSafe | unix.MOUNT_ATTR_NOEXEC
 	}
 	return mountSafe
@@ -22,7 +22,7 @@ func (s *Spec) writableAttrs() uint64 {
 // a folder that is there twice. (A writable bind hides a read-only one at its
 // own place.)
 func checkStrict(s *Spec, workspace string, places []place) error {
-	if !s.strict() {
+	if !s.noNewPrograms() {
 		return nil
 	}
 	for i, dir := range writableDirs(workspace, places) {
@@ -95,8 +95,13 @@ func within(dir, tree string) (bool, error) {
 
 // required are the layers that may not be optional for what spec asks.
 func (s *Spec) required() []Layer {
-	if !s.strict() {
+	if !s.noNewPrograms() {
 		return nil
 	}
 	return []Layer{LayerLandlock, LayerSeccomp}
+}
+
+// filterKind is the variant of the system call filter that spec asks for.
+func (s *Spec) filterKind() filterKind {
+	return filterKind{files: s.noNewPrograms(), strict: s.ExecStrict}
 }

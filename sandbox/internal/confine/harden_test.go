@@ -138,6 +138,40 @@ func init() {
 		say("memory file for programs", err)
 		_, err = memory(unix.MFD_EXEC | unix.MFD_NOEXEC_SEAL)
 		say("memory file for both", err)
+		const rw, rx, rwx = unix.PROT_READ | unix.PROT_WRITE, unix.PROT_READ | unix.PROT_EXEC, unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC
+		sealed, err := memory(unix.MFD_NOEXEC_SEAL)
+		if err == nil {
+			_, err = unix.Mmap(sealed, 0, 4096, rx, unix.MAP_SHARED)
+		}
+		say("map a memory file as code", err)
+		_, err = unix.Mmap(-1, 0, 4096, rwx, unix.MAP_PRIVATE|unix.MAP_ANON)
+		say("writable code", err)
+		_, err = unix.Mmap(-1, 0, 4096, rx, unix.MAP_PRIVATE|unix.MAP_ANON)
+		say("nameless code", err)
+		m, err := unix.Mmap(-1, 0, 4096, rw, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err == nil {
+			err = unix.Mprotect(m, rx)
+		}
+		say("data becomes code", err)
+		lib, _ := unix.Open("/bin/true", unix.O_RDONLY, 0)
+		code, err := unix.Mmap(lib, 0, 4096, rx, unix.MAP_PRIVATE)
+		say("code of a file", err)
+		if err == nil {
+			err = unix.Mprotect(code, rwx)
+		}
+		say("code becomes data", err)
+		_, err = unix.Mmap(lib, 0, 4096, rwx, unix.MAP_PRIVATE)
+		say("code of a file to be changed", err)
+		mem, err := os.OpenFile("/proc/self/mem", os.O_RDWR, 0)
+		if err == nil {
+			mem.Close()
+		}
+		say("change the own code", err)
+		id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, unix.IPC_CREAT|0o700)
+		if err == nil {
+			_, err = unix.SysvShmAttach(id, 0, 0o100000)
+		}
+		say("shared memory as code", err)
 		at, _ := unix.Open("/bin/true", unix.O_PATH, 0)
 		say("descriptor without a path", unix.Faccessat(at, "", unix.X_OK, unix.AT_EMPTY_PATH))
 		_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, ^uintptr(0), 0, 0, 0, unix.AT_EMPTY_PATH, 0)
@@ -189,17 +223,34 @@ func TestStrictRunsNothingThatWasWritten(t *testing.T) {
 	t.Run("strict", func(t *testing.T) {
 		found := try(t, func(s *Spec) { s.ExecStrict = true })
 		want := map[string]string{
-			"memory file": "EPERM", "data in a memory file": "ok", "memory file for data": "EPERM", "memory file for programs": "EPERM", "memory file for both": "EPERM",
+			"memory file": "EPERM", "memory file for data": "EPERM", "memory file for programs": "EPERM", "memory file for both": "EPERM",
 			"descriptor without a path": "ok", "execveat": "EPERM", "shown read-only": "ok",
+			"map a memory file as code": "EPERM", "writable code": "EPERM", "nameless code": "EPERM", "data becomes code": "EPERM", "code of a file": "ok",
+			"code becomes data": "EPERM", "code of a file to be changed": "EPERM", "change the own code": "EACCES", "shared memory as code": "EPERM",
 		}
 		for _, p := range places {
 			want["run in "+p], want["by descriptor in "+p], want["loader for "+p] = "EACCES", "EACCES", "exit 127"
-			want["map in "+p], want["protect in "+p], want["script in "+p], want["link in "+p] = "EPERM", "EACCES", "EACCES", "EXDEV"
+			want["map in "+p], want["protect in "+p], want["script in "+p], want["link in "+p] = "EPERM", "EPERM", "EACCES", "EXDEV"
 		}
 		if found["descriptor without a path"] == "EINVAL" { // faccessat2 is newer than the C library's emulation
 			want["descriptor without a path"] = "EINVAL"
 		}
 		assert.Equal(t, want, found)
+	})
+	t.Run("listed programs", func(t *testing.T) {
+		found := try(t, func(s *Spec) {
+			s.Programs = []Program{{Path: "/bin/true"}, {Path: SelfPath}}
+		})
+		for _, p := range places {
+			assert.Equal(t, "EACCES", found["run in "+p])
+			assert.Equal(t, "exit 127", found["loader for "+p])
+		}
+		for what, want := range map[string]string{
+			"memory file": "EPERM", "memory file for data": "EPERM", "memory file for both": "EPERM", "execveat": "EPERM",
+			"data in a memory file": "ok", "writable code": "ok", "data becomes code": "ok", // for Node and the like
+		} {
+			assert.Equal(t, want, found[what], what)
+		}
 	})
 	t.Run("default", func(t *testing.T) {
 		found := try(t, func(*Spec) {})
@@ -213,6 +264,9 @@ func TestStrictRunsNothingThatWasWritten(t *testing.T) {
 		}
 		assert.Equal(t, "ok", found["memory file"])
 		assert.Equal(t, "EFAULT", found["execveat"])
+		for _, jit := range []string{"writable code", "data becomes code", "data in a memory file", "code becomes data"} {
+			assert.Equal(t, "ok", found[jit], jit)
+		}
 	})
 	t.Run("without the filter", func(t *testing.T) {
 		found := try(t, func(s *Spec) { s.ExecStrict, s.Without = true, []Layer{LayerSeccomp} })

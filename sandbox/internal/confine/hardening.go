@@ -32,6 +32,6 @@ func (e *ProgramError) Error() string {
 
 func (e *ProgramError) Unwrap() error { return e.Err }
 
-// strict reports whether nothing that was written inside may be run. A list of
-// programs would mean nothing without.
-func (s *Spec) strict() bool { return s.ExecStrict || s.Programs != nil }
+// noNewPrograms reports whether no file that was written inside may be run. A
+// list of programs would mean nothing without.
+func (s *Spec) noNewPrograms() bool { return s.ExecStrict || s.Programs != nil }

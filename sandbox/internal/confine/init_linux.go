@@ -276,7 +276,7 @@ func (s *initState) restrict() error {
 		return err
 	}
 	return s.layer(LayerSeccomp, func() error {
-		_, err := seccompRestrict(filterKind{strict: s.ord.strict()})
+		_, err := seccompRestrict(s.ord.filterKind())
 		return err
 	})
 }

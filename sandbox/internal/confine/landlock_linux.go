@@ -75,7 +75,7 @@ type rule struct {
 // nothing else.
 func landlockRules(s *Spec, targets map[string]bool) []rule {
 	read, write := uint64(accessRead), uint64(accessRead|accessWrite)
-	if s.strict() {
+	if s.noNewPrograms() {
 		write &^= unix.LANDLOCK_ACCESS_FS_EXECUTE
 	}
 	if s.Programs != nil {

@@ -91,7 +91,8 @@ func (p *program) ret(v uint32)    { p.stmt(unix.BPF_RET|unix.BPF_K, v) }
 
 // A filterKind says which of the filter's variants a room has.
 type filterKind struct {
-	strict bool // Spec.ExecStrict: nothing that was written inside becomes a program
+	files  bool // no file that was written inside is run
+	strict bool // and no memory that was written becomes code
 	shared bool // the room shares namespaces with the host: what they would keep apart is refused
 	notify bool // the host is told of attacks, see notify_linux.go
 }

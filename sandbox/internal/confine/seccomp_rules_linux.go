@@ -76,14 +76,30 @@ var prctls = []uint32{
 	unix.PR_SET_VMA, unix.PR_SET_PTRACER,
 }
 
-// strictRules hold besides when nothing that was written inside may be run: a
-// memory file must be one that can never be a program (a kernel that does not
-// know such files refuses the flag), and a program is named by a path, which
-// the mounts and Landlock judge.
-var strictRules = []callRule{
+// fileRules hold where files that were written inside may not be run: a memory
+// file must be one that can never be a program (a kernel that does not know such
+// files refuses the flag), and a program is named by a path, which the mounts
+// and Landlock judge.
+var fileRules = []callRule{
 	{unix.SYS_MEMFD_CREATE, []test{oneOf(1, unix.MFD_NOEXEC_SEAL|unix.MFD_EXEC, unix.MFD_NOEXEC_SEAL)}, false},
 	{unix.SYS_EXECVEAT, []test{anyBit(4, unix.AT_EMPTY_PATH)}, false},
 }
+
+// strictRules hold besides where memory that could be written may not become
+// code either. A memory file, however sealed, can be mapped as code, so there is
+// none. (Whoever writes to his own code through /proc/self/mem meets Landlock.)
+var strictRules = []callRule{
+	{unix.SYS_MMAP, []test{
+		{arg: 2, mask: unix.PROT_WRITE | unix.PROT_EXEC, values: []uint32{unix.PROT_WRITE | unix.PROT_EXEC}},
+		{arg: 2, mask: unix.PROT_EXEC, values: []uint32{unix.PROT_EXEC}, onlyArg: 3, onlyMask: unix.MAP_ANONYMOUS},
+	}, false},
+	{unix.SYS_MPROTECT, []test{anyBit(2, unix.PROT_EXEC)}, false},
+	{unix.SYS_PKEY_MPROTECT, []test{anyBit(2, unix.PROT_EXEC)}, false},
+	{unix.SYS_SHMAT, []test{anyBit(2, shmExec)}, false},
+}
+
+// shmExec is SHM_EXEC.
+const shmExec = 0o100000
 
 // sharedCalls are refused in a room that shares the host's namespaces: System V
 // IPC and message queues would be the host's own, and so would a server's port.
@@ -125,19 +141,27 @@ var missing = []uintptr{
 // rulesOf returns the calls that depend on their arguments.
 func rulesOf(k filterKind) []callRule {
 	all := slices.Concat(commonRules, archRules)
+	if k.files || k.strict {
+		all = append(all, fileRules...)
+	}
 	if k.strict {
 		all = append(all, strictRules...)
 	}
 	if k.shared {
 		all = append(all, sharedRules...)
 	}
-	return all
+	return slices.DeleteFunc(all, func(r callRule) bool { return k.refuses(r.number) })
+}
+
+// refuses reports whether this variant refuses a call that others allow.
+func (k filterKind) refuses(nr uintptr) bool {
+	return k.shared && slices.Contains(sharedCalls, nr) || k.strict && nr == unix.SYS_MEMFD_CREATE
 }
 
 // callsOf returns the calls that are allowed whatever their arguments.
 func callsOf(k filterKind) []uintptr {
+	rules := rulesOf(k)
 	return slices.DeleteFunc(slices.Concat(commonCalls, archCalls), func(nr uintptr) bool {
-		return k.shared && slices.Contains(sharedCalls, nr) ||
-			slices.ContainsFunc(rulesOf(k), func(r callRule) bool { return r.number == nr })
+		return k.refuses(nr) || slices.ContainsFunc(rules, func(r callRule) bool { return r.number == nr })
 	})
 }

@@ -135,10 +135,11 @@ type Spec struct {
 	Env []string
 	// Self shows the host's own executable at [SelfPath].
 	Self bool
-	// ExecStrict refuses to run, or to map as code, what was written inside: see
-	// hardening.go.
+	// ExecStrict refuses to run what was written inside, and to map as code what
+	// was written in memory: no compiler, no just-in-time compiler.
 	ExecStrict bool `json:",omitempty"`
-	// Programs, unless nil, are the only files that may be run. Implies ExecStrict.
+	// Programs, unless nil, are the only files that may be run, so none that was
+	// written inside. Code in memory stays allowed unless ExecStrict.
 	Programs []Program
 	// Optional names the layers that may be missing.
 	Optional []Layer
