@@ -76,8 +76,16 @@ type Process struct {
 	MaxCPU         int64 `json:"max_cpu,omitempty"`
 	// Exec is empty or [ExecStrict].
 	Exec ExecMode `json:"exec,omitempty"`
-	// Programs are the only ones that may be executed inside, scripts and dynamic
-	// linkers included. Nil means any that can be read; an empty list is an error.
+	// Programs are the only ones that may be executed inside, and the loaders that
+	// they name (such as ld-linux-x86-64.so.2), as the kernel cannot tell the two
+	// apart. Each is looked at by Start, and by digest where one is given; it lies
+	// in a place that is only read, as do the interpreters of scripts, which have
+	// to be listed too. Nil means any that can be read; an empty list is an error.
+	//
+	// A list says which programs run, not what they do: an interpreter that is
+	// listed runs any script, and whoever can start a loader by hand can have it
+	// map any program that can be read, which then runs under the loader's name,
+	// not its own.
 	Programs []Program `json:"programs,omitempty"`
 }
 
@@ -85,9 +93,10 @@ type Process struct {
 type ExecMode string
 
 // ExecStrict refuses code that was not a file of the session when it began:
-// memory that is writable and executable, and programs in writable places.
-// Runtimes that compile while they run (Node, Java, WebAssembly) do not work
-// under it.
+// programs and libraries in writable places, memory files, and memory that was
+// written and then becomes code. Compilers and runtimes that compile while they
+// run (Node, Java, WebAssembly) do not work under it. What an interpreter reads
+// is no code in this sense.
 const ExecStrict ExecMode = "strict"
 
 // A Program is an executable file, by its path inside, with every symbolic link

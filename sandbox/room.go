@@ -61,6 +61,7 @@ func (s *Session) spec() (*confine.Spec, error) {
 	for _, path := range p.Filesystem.ReadWrite {
 		spec.Binds = append(spec.Binds, confine.Bind{Source: path, Writable: true})
 	}
+	s.strengthen(spec)
 	for _, b := range spec.Binds {
 		for _, f := range spec.Files {
 			if f.Path == b.Source || strings.HasPrefix(f.Path, b.Source+"/") {
