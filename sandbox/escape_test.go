@@ -5,115 +5,66 @@ package sandbox
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/twinward-dev/twinward/audit/audittest"
+	"github.com/twinward-dev/twinward/sandbox/internal/escape"
 )
 
-// lay puts everything that probes look for on the host, in reach of anybody.
-func lay(t *testing.T) target {
-	dir, err := os.MkdirTemp("", "canaries-")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755))
-	tg := target{
-		Secret: dir + "/secret", Open: dir + "/open", ReadOnly: dir + "/readonly", Unix: dir + "/open/socket",
-		Abstract: filepath.Base(dir), PID: os.Getpid(), Marker: "canary", Namespaces: map[string]string{},
-	}
-	for _, d := range []string{tg.Open, tg.ReadOnly} {
-		require.NoError(t, os.Mkdir(d, 0o777))
-		require.NoError(t, os.Chmod(d, 0o777))
-	}
-	for _, f := range []string{tg.Secret, tg.ReadOnly + "/file"} {
-		require.NoError(t, os.WriteFile(f, []byte("secret"), 0o666))
-		require.NoError(t, os.Chmod(f, 0o666))
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	tg.TCP = ln.Addr().String()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte("host"))
-			c.Close()
-		}
-	}()
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(t, err)
-	tg.UDP = udp.LocalAddr().String()
-	go func() {
-		for b := make([]byte, 64); ; {
-			_, from, err := udp.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = udp.WriteTo([]byte("host"), from)
-		}
-	}()
-	path, err := net.Listen("unix", tg.Unix)
-	require.NoError(t, err)
-	require.NoError(t, os.Chmod(tg.Unix, 0o777))
-	abstract, err := net.Listen("unix", "@"+tg.Abstract)
-	require.NoError(t, err)
-	t.Cleanup(func() { ln.Close(); udp.Close(); path.Close(); abstract.Close() })
+// launchers are the executors that run the whole corpus.
+var launchers = []string{""}
 
-	tg.Shm = 0x54570000 | os.Getpid()&0xffff
-	id, err := unix.SysvShmGet(tg.Shm, 4096, unix.IPC_CREAT|0o666)
-	require.NoError(t, err)
-	t.Cleanup(func() { _, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil) })
-	tg.PosixShm = "/dev/shm/" + tg.Abstract
-	require.NoError(t, os.WriteFile(tg.PosixShm, nil, 0o666))
-	t.Cleanup(func() { os.Remove(tg.PosixShm) })
-
-	tg.HostName, _ = os.Hostname()
-	for _, k := range []string{"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"} {
-		tg.Namespaces[k], _ = os.Readlink("/proc/self/ns/" + k)
+func init() {
+	escapeSetID, escapeRights = escape.SetIDArg, escape.PrintRights
+	roles["probes"] = func() {
+		if err := escape.Serve(os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
-	t.Setenv("CANARY", tg.Marker+"-env")
-	root, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// lay puts everything that probes look for on the host.
+func lay(t *testing.T) escape.Target {
+	needSandbox(t)
+	tg, undo, err := escape.Lay()
 	require.NoError(t, err)
-	tg.FD = 177
-	require.NoError(t, unix.Dup3(root, tg.FD, 0)) // stays open in children
-	unix.Close(root)
-	t.Cleanup(func() { unix.Close(tg.FD) })
+	t.Cleanup(undo)
 	return tg
 }
 
-// attack runs the probes inside and returns what they found, by name.
-func attack(t *testing.T, tg target, only string, without ...Layer) map[string]finding {
-	needSandbox(t)
+// A raid is one run of the corpus, or a part of it, in a session.
+type raid struct {
+	launcher string
+	without  []Layer
+	only     []string
+}
+
+// run returns what the probes found, by name.
+func (r raid) run(t *testing.T, tg escape.Target) map[string]escape.Finding {
+	t.Helper()
 	s, err := Start(context.Background(), &Policy{Filesystem: Filesystem{ReadOnly: append(SystemPaths(), tg.ReadOnly)}}, agent,
-		audittest.NewLog(t), &Options{Self: true, without: without})
+		audittest.NewLog(t), &Options{Self: true, without: r.without})
 	require.NoError(t, err)
 	defer s.Close()
-	conf, err := json.Marshal(tg)
+	tg.Work, tg.WorkHost = "/sandbox", s.Workspace()
+	env, err := escape.Env(tg, r.only...)
 	require.NoError(t, err)
 	cmd := s.Command(context.Background(), Self)
-	cmd.Env = []string{roleVar + "=probes", "SANDBOX_TEST_TARGET=" + string(conf), "SANDBOX_TEST_ONLY=" + only}
+	cmd.Env = append(env, roleVar+"=probes")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	require.NoError(t, err, stderr.String())
-	found := map[string]finding{}
-	for dec := json.NewDecoder(bytes.NewReader(out)); dec.More(); {
-		var f finding
-		require.NoError(t, dec.Decode(&f))
-		require.NotContains(t, found, f.Name, "two probes have one name")
-		found[f.Name] = f
-	}
+	found, err := escape.ReadFindings(bytes.NewReader(out))
+	require.NoError(t, err)
 	return found
 }
 
@@ -121,74 +72,110 @@ func attack(t *testing.T, tg target, only string, without ...Layer) map[string]f
 // with -v for the table.
 func TestEscapes(t *testing.T) {
 	tg := lay(t)
-	found := attack(t, tg, "")
-	all := append(boundaryProbes(), surfaceProbes()...)
+	all := escape.Probes()
 	require.GreaterOrEqual(t, len(all), 150)
-	var table strings.Builder
-	open := 0
-	for _, p := range all {
-		f, ok := found[p.name]
-		if !ok {
-			t.Errorf("%s: the probe did not report", p.name)
-			continue
-		}
-		state := "blocked"
-		if f.Open {
-			open++
-			state = "OPEN"
-			t.Errorf("%s: got through; %s should have stopped it", p.name, p.layer)
-		}
-		fmt.Fprintf(&table, "%-50s %-8s %-45s %s\n", p.name, state, p.layer, f.Seen)
+	for _, launcher := range launchers {
+		t.Run("launcher="+launcher, func(t *testing.T) {
+			found := raid{launcher: launcher}.run(t, tg)
+			open, accepted := 0, 0
+			for _, p := range all {
+				f, ok := found[p.Name]
+				switch {
+				case !ok:
+					t.Errorf("%s: the probe did not report", p.Name)
+				case f.Open && p.Accepted != "":
+					accepted++
+				case f.Open:
+					open++
+					t.Errorf("%s: got through; %s should have stopped it", p.Name, strings.Join(p.Stops, " or "))
+				}
+			}
+			t.Logf("%d of %d probes open, %d accepted, uid %d\n%s", open, len(all), accepted, os.Getuid(), escape.Table(all, found))
+		})
 	}
-	t.Logf("%d of %d probes open, uid %d\n%s", open, len(all), os.Getuid(), table.String())
 }
 
 // TestProbesAreReal runs outside what must fail inside: a probe that cannot
-// succeed anywhere proves nothing.
+// succeed anywhere proves nothing. Which do depends on this system and its user,
+// so only those that succeed everywhere are demanded.
 func TestProbesAreReal(t *testing.T) {
 	tg := lay(t)
-	for _, name := range []string{
-		"read a secret of the host", "write in a directory of the host", "write in a read-only tree", "open a read-only file for writing",
-		"use an inherited directory descriptor", "read the host's environment", "signal a process of the host",
-		"connect to a server on the host's loopback", "send a datagram to the host's loopback", "connect to an abstract socket of the host",
-		"connect to a socket in the host's file system", "attach a shared memory segment of the host", "open POSIX shared memory of the host",
-		"learn the host's name", "find /sys", "be in a namespace of the host", "be without no_new_privs",
-	} {
-		for _, p := range boundaryProbes() {
-			if p.name == name {
-				assert.NoError(t, attempt(p, tg), name)
-			}
+	tg.Work = t.TempDir()
+	tg.WorkHost = tg.Work
+	for _, p := range escape.Probes() {
+		if slices.Contains(realProbes, p.Name) {
+			assert.NoError(t, p.Try(tg), p.Name)
 		}
 	}
 }
 
-// TestEachLayerHolds takes one layer away and sees the probe that it alone
-// stops succeed, and all others fail as before.
+var realProbes = []string{
+	"read a secret of the host", "write in a directory of the host", "write in a read-only tree", "open a read-only file for writing",
+	"truncate a read-only file", "follow a symbolic link to a secret", "climb out of the workspace with ..", "follow a link through /proc/self/root",
+	"empty a read-only file while opening it", "climb out of a directory that is moved away", "unlink in a read-only tree", "map a read-only file for writing",
+	"set times in a read-only tree", "leave a set-id file in the workspace", "make a set-id file at once", "make the host wait for a file of the workspace",
+	"use an inherited directory descriptor", "find any inherited descriptor", "change into an inherited directory", "read the host's environment",
+	"see a process of the host in /proc", "signal a process of the host", "open a process of the host", "change the limits of a process of the host",
+	"attach a shared memory segment of the host", "open a message queue of the host", "list the host's shared memory", "open POSIX shared memory of the host",
+	"connect to an abstract socket of the host", "connect to a socket in the host's file system", "learn the host's name", "share the host's user-namespace",
+	"connect to a server on the host's loopback", "connect through a mapped address", "connect to the unspecified address", "connect while sending",
+	"connect again after a disconnect", "send a datagram to the host's loopback", "see the connections of the host",
+	"be without no_new_privs", "find /sys", "find a disk or a device that controls the machine", "execute a program from memory",
+}
+
+// removable are the layers that can be left out, each with what else has to go
+// so that it has no stand-in: without a network of its own there is nothing to
+// listen in; Landlock and an unprivileged filter need no_new_privs.
+var removable = map[Layer][]Layer{
+	LayerLandlock: {LayerLandlock}, LayerSeccomp: {LayerSeccomp}, LayerCaps: {LayerCaps}, LayerRlimits: {LayerRlimits},
+	LayerIPC: {LayerIPC}, LayerUTS: {LayerUTS}, LayerCgroup: {LayerCgroup}, LayerNet: {LayerNet, LayerNetwork},
+	LayerNoNewPrivs: {LayerNoNewPrivs, LayerLandlock, LayerSeccomp},
+}
+
+// TestEachLayerHolds takes one layer away at a time and runs the corpus again.
+// Each layer must be the only thing that stops some probe: one that names it
+// alone in the table must get through, and one that names others too must not.
 func TestEachLayerHolds(t *testing.T) {
 	tg := lay(t)
-	for _, c := range []struct {
-		without []Layer
-		probe   string
-	}{
-		{[]Layer{LayerLandlock}, "read a file that only Landlock guards"},
-		{[]Layer{LayerLandlock}, "signal init"},
-		{[]Layer{LayerSeccomp}, "unshare: user namespace"},
-		{[]Layer{LayerSeccomp}, "leave a set-id file in the workspace"},
-		{[]Layer{LayerSeccomp}, "socket: netlink: sock_diag"},
-		{[]Layer{LayerCaps}, "bind a privileged port"},
-		{[]Layer{LayerRlimits}, "dump core"},
-		{[]Layer{LayerIPC}, "attach a shared memory segment of the host"},
-		{[]Layer{LayerUTS}, "learn the host's name"},
-		{[]Layer{LayerCgroup}, "be in a namespace of the host"},
-		// Without a network of its own there is nothing to listen in.
-		{[]Layer{LayerNet, LayerNetwork}, "connect to a server on the host's loopback"},
-		{[]Layer{LayerNet, LayerNetwork}, "send a datagram to the host's loopback"},
-		// Landlock and an unprivileged filter need no_new_privs.
-		{[]Layer{LayerNoNewPrivs, LayerLandlock, LayerSeccomp}, "be without no_new_privs"},
-	} {
-		t.Run(fmt.Sprint(c.without, c.probe), func(t *testing.T) {
-			f := attack(t, tg, c.probe, c.without...)[c.probe]
-			assert.True(t, f.Open, "still blocked without the layer: %s", f.Seen)
+	all := escape.Probes()
+	for layer, without := range removable {
+		t.Run(string(layer), func(t *testing.T) {
+			found := raid{without: without}.run(t, tg)
+			var alone []string
+			for _, p := range all {
+				if p.Accepted != "" {
+					continue
+				}
+				f := found[p.Name]
+				others := slices.DeleteFunc(slices.Clone(p.Stops), func(s string) bool { return slices.Contains(without, Layer(s)) })
+				if f.Open && slices.Contains(p.Stops, string(layer)) {
+					alone = append(alone, p.Name)
+				}
+				if f.Open && len(others) > 0 {
+					t.Errorf("%s: open without %v, although %v should have stopped it", p.Name, without, others)
+				}
+				if !f.Open && len(others) == 0 && slices.Contains(demanded[layer], p.Name) {
+					t.Errorf("%s: still blocked without the layer: %s", p.Name, f.Seen)
+				}
+			}
+			assert.NotEmpty(t, alone, "nothing is stopped by this layer alone")
+			for _, name := range demanded[layer] {
+				assert.Contains(t, alone, name)
+			}
+			t.Logf("%d probes are stopped by %s alone: %s", len(alone), layer, strings.Join(alone, "; "))
 		})
 	}
+}
+
+// demanded are probes that a layer alone must be what stops, whatever the kernel.
+var demanded = map[Layer][]string{
+	LayerLandlock:   {"read a file that only Landlock guards", "signal init"},
+	LayerSeccomp:    {"unshare: user namespace", "leave a set-id file in the workspace", "netlink: sock_diag", "gain namespaces of its own"},
+	LayerCaps:       {"bind a privileged port"},
+	LayerRlimits:    {"dump core"},
+	LayerIPC:        {"attach a shared memory segment of the host"},
+	LayerUTS:        {"learn the host's name"},
+	LayerCgroup:     {"share the host's cgroup-namespace"},
+	LayerNet:        {"connect to a server on the host's loopback", "send a datagram to the host's loopback"},
+	LayerNoNewPrivs: {"be without no_new_privs"},
 }
