@@ -54,12 +54,21 @@ prepare() {
 	chown -R "$uid_name" "$work/uid" "$work/home"
 }
 
+# prepare_agents: the agents that must work inside a sandbox (0.9 GB), once for
+# both uids. None of their scripts is run.
+prepare_agents() {
+	export TWINWARD_AGENTS="$work/agents"
+	mkdir -p "$TWINWARD_AGENTS"
+	cp "$work"/clone/sandbox/testdata/agents/*.json "$TWINWARD_AGENTS"
+	(cd "$TWINWARD_AGENTS" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install the agents of sandbox/testdata/agents"
+}
+
 # as_uid COMMAND…: runs a command as the ordinary uid, in its own clone, with its own empty caches.
 as_uid() {
 	runuser -u "$uid_name" -- env -i \
 		PATH="$PATH" HOME="$work/home" TMPDIR=/tmp LANG=C.UTF-8 \
 		GOFLAGS="${GOFLAGS:-}" GOPROXY="$(go env GOPROXY)" GOSUMDB="$(go env GOSUMDB)" GOTOOLCHAIN=local \
 		TWINWARD_FULL="${TWINWARD_FULL:-}" TWINWARD_SOAK="${TWINWARD_SOAK:-}" \
-		TWINWARD_REALVAULT="${TWINWARD_REALVAULT:-}" \
+		TWINWARD_REALVAULT="${TWINWARD_REALVAULT:-}" TWINWARD_AGENTS="${TWINWARD_AGENTS:-}" \
 		bash -c 'cd "$0" && "$@"' "${uid_dir:-$work/uid}" "$@"
 }
