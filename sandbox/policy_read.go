@@ -23,7 +23,7 @@ func (r *policyReader) object(n ast.Node, field string, keys map[string]setter) 
 		switch f { // forms that are written about elsewhere
 		case "network.egress":
 			problem, fix = "an unknown key; what is allowed is a list of hosts with ports, and the rest is denied", "write\n"+allowForm(n)
-		case "network_policies", "filesystem_policy", "landlock", "network_middlewares":
+		case "network_policies", "filesystem_policy", "landlock", "network_middlewares": // a policy of ours has none of them
 			problem, fix = "a key of OpenShell's policy format", "read this file with ImportOpenShell, or write this format; "+fix
 		}
 		r.bad(r.key, f, problem, fix)

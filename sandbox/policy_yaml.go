@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -72,14 +71,7 @@ func LoadPolicy(name string, text []byte) (*Policy, error) {
 	if len(r.errs) == 0 {
 		return p, nil
 	}
-	slices.SortStableFunc(r.errs, func(a, b *PolicyError) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
-	errs := make([]error, len(r.errs))
-	for i, e := range r.errs {
-		errs[i] = e
-	}
-	return nil, errors.Join(errs...)
+	return nil, r.sorted()
 }
 
 // inside reports whether field is outer or a part of it.
@@ -116,6 +108,17 @@ func (r *policyReader) place(field string) *token.Position {
 }
 
 func (r *policyReader) read(text []byte) *Policy {
+	body := r.parse(text)
+	if body == nil {
+		return nil
+	}
+	var p Policy
+	r.policy(body, &p)
+	return &p
+}
+
+// parse returns the syntax tree of a file, or nil with the error noted.
+func (r *policyReader) parse(text []byte) ast.Node {
 	body, err := strictyaml.Parse(r.file, text, maxPolicyFile)
 	if err != nil {
 		e, ok := errors.AsType[*strictyaml.Error](err)
@@ -129,9 +132,7 @@ func (r *policyReader) read(text []byte) *Policy {
 		r.bad(at, "", e.Message, e.Fix)
 		return nil
 	}
-	var p Policy
-	r.policy(body, &p)
-	return &p
+	return body
 }
 
 // A setter reads the value of one key.
