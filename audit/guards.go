@@ -17,6 +17,7 @@ const (
 	GuardHost           = "host-mismatch"        // HTTP request for another host
 	GuardConnections    = "too-many-connections" // of this session at once
 	GuardNames          = "too-many-names"       // of this session
+	GuardProxy          = "bad-proxy-request"    // no CONNECT and no request for a proxy
 	reasonProfilePrefix = "profile:"
 )
 
@@ -44,7 +45,7 @@ var guards = []string{
 	GuardPinDrift, GuardNoSnapshot, GuardStale, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
-	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames,
+	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames, GuardProxy,
 	GuardHTTPMethod, GuardHTTPPath, GuardHTTPDeny, GuardAmbiguousPath, GuardBadRequest, GuardOverride, GuardUpgrade,
 }
 

@@ -45,7 +45,7 @@ func tryAll() {
 	for _, what := range os.Args[1:] {
 		verb, rest, _ := strings.Cut(what, " ")
 		how := map[string]func(string) string{
-			"get": tryGet, "h1": tryRequest, "tls": tryTLS, "tcp": tryTCP, "udp": tryUDP, "talk": tryTalk, "dns": tryDNS, "dnstcp": tryDNS, "lookup": tryLookup,
+			"get": tryGet, "proxied": tryProxied, "h1": tryRequest, "tls": tryTLS, "tcp": tryTCP, "udp": tryUDP, "talk": tryTalk, "dns": tryDNS, "dnstcp": tryDNS, "lookup": tryLookup,
 		}[verb]
 		if verb == "dnstcp" {
 			rest = "tcp " + rest
@@ -76,8 +76,15 @@ func ending(err error) string {
 const patience = 20 * time.Second
 
 // tryGet fetches a URL the plain way, with the trust store of the environment.
-func tryGet(url string) string {
-	c := http.Client{Timeout: patience, Transport: &http.Transport{ForceAttemptHTTP2: true}}
+func tryGet(url string) string { return fetch(url, &http.Transport{ForceAttemptHTTP2: true}) }
+
+// tryProxied fetches a URL by way of the proxy that the environment names.
+func tryProxied(url string) string {
+	return fetch(url, &http.Transport{ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment})
+}
+
+func fetch(url string, tr *http.Transport) string {
+	c := http.Client{Timeout: patience, Transport: tr}
 	res, err := c.Get(url)
 	if err != nil {
 		return ending(err)

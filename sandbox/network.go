@@ -43,6 +43,13 @@ func (n *network) set(p *Policy) {
 	n.hash.Store(&hash)
 }
 
+// proxyPort is where programs inside find the door's proxy, on loopback. It is
+// for programs that cannot do without: no other needs one.
+const proxyPort = 3128
+
+// listening returns the ports on which a session listens inside from the start.
+func (s *Session) listening() []uint16 { return set(append(s.policy.ports(), proxyPort)) }
+
 // policyHash identifies the policy in force.
 func (s *Session) policyHash() string { return *s.live.hash.Load() }
 

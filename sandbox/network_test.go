@@ -99,3 +99,21 @@ func TestSetNetwork(t *testing.T) {
 	}, changes[0].Detail)
 	assert.Equal(t, p.Hash(), exit.Detail["policy_hash"])
 }
+
+// Programs that speak only proxy find one, and it leads to the same door.
+func TestProxyFromInside(t *testing.T) {
+	log := audittest.NewLog(t)
+	s := box(t, log, rules(Rule{Host: "tools.local", Ports: []uint16{443, 80}}), &Options{Self: true, Resolver: noResolver{t}})
+	require.NoError(t, s.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s %s", audit.ActorFrom(r.Context()).Agent, r.Host, r.Proto)
+	})))
+	assert.Equal(t, []string{
+		"200 tester tools.local HTTP/2.0", "200 tester tools.local HTTP/1.1",
+		"403 the session's policy refuses this: unlisted-host\n", `Get "https://evil.com/": Forbidden`, `Get "https://169.254.169.254/": Forbidden`,
+	}, try(t, s, "proxied https://tools.local/", "proxied http://tools.local/",
+		"proxied http://evil.com/", "proxied https://evil.com/", "proxied https://169.254.169.254/"))
+	require.NoError(t, s.Close())
+	allowed, denied := connects(log.Records())
+	assert.Equal(t, []string{`ok Host::"tools.local"`, `ok Host::"tools.local"`}, allowed)
+	assert.Equal(t, []string{`unlisted-host Host::"evil.com"`, `unlisted-host Host::"evil.com"`, `raw-address Host::"169.254.169.254"`}, denied)
+}

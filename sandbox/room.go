@@ -28,7 +28,7 @@ func (s *Session) spec() (*confine.Spec, error) {
 		OwnWorkspace: s.ownWorkspace,
 		Files:        s.files(),
 		TmpSize:      uint64(p.Filesystem.TmpSize),
-		Ports:        p.ports(),
+		Ports:        s.listening(),
 		Limits: confine.Limits{
 			Processes: uint64(p.Process.MaxProcesses), OpenFiles: uint64(p.Process.MaxOpenFiles),
 			FileSize: uint64(p.Process.MaxFileSize), Data: uint64(p.Process.MaxMemory),
@@ -83,6 +83,16 @@ func (s *Session) environment() []string {
 	}
 	for _, k := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CODEX_CA_CERTIFICATE"} {
 		env = append(env, k+"="+trustFile)
+	}
+	// Programs need no proxy: every address leads to the door. These are for
+	// programs that speak nothing else, and name loopback as what stays inside.
+	proxy := fmt.Sprintf("http://127.0.0.1:%d", proxyPort)
+	for _, k := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		v := proxy
+		if k == "NO_PROXY" {
+			v = "localhost,127.0.0.1,::1,sandbox"
+		}
+		env = append(env, k+"="+v, strings.ToLower(k)+"="+v)
 	}
 	for k, v := range s.policy.Environment {
 		env = append(env, k+"="+v)

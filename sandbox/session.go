@@ -121,7 +121,7 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	}
 	s := &Session{policy: p.normal(), actor: actor, log: log, done: make(chan struct{})}
 	s.live.set(s.policy)
-	s.live.ports = s.policy.ports()
+	s.live.ports = s.listening()
 	if err := s.policy.checkKept(); err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func (s *Session) launch(ctx context.Context) (err error) {
 		return err
 	}
 	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, egress.Config{
-		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, MaxConns: s.opts.MaxConnections,
+		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
 	}); err != nil {
 		return err
 	}

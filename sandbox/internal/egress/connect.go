@@ -45,46 +45,71 @@ func (d *Door) decide(s *snapshot, t target, r Rule) grant {
 	return g
 }
 
-// connection takes one connection on its way: name, rule, engine, TLS name,
-// record, and then the handler or the real host. It returns when the connection
-// is over.
-func (d *Door) connection(c net.Conn, port uint16) {
-	t := target{port: port, proto: "tcp"}
-	deny := func(decision audit.Decision, detail ...string) {
-		d.rec.deny(d.ctx, t, decision, denialsEach, detail...)
-		reset(c)
-	}
-	refuse := func(cause string, detail ...string) { deny(d.now().refusal(cause), detail...) }
+// An attempt is a connection that a program makes and that is not decided.
+type attempt struct {
+	c     net.Conn // the program's side
+	from  net.Conn // the connection of the program by which it made this one; nil: c
+	t     target
+	known bool // t.host is a name, not an address
+	// pass tells the program that it may begin, and refused why not; both are nil
+	// for a program that has begun, and is refused by a reset.
+	pass    func() error
+	refused func(cause string)
+}
 
+// connection takes a connection that a program dialled.
+func (d *Door) connection(c net.Conn, port uint16) {
 	local := localAddr(c)
-	name, known := d.names.name(local)
-	if t.host = name; !known {
-		t.host = local.Unmap().String()
+	if port == d.conf.ProxyPort && local.Unmap().IsLoopback() {
+		d.proxy.serve(c)
+		return
+	}
+	a := &attempt{c: c, t: target{port: port, proto: "tcp"}}
+	if a.t.host, a.known = d.names.name(local); !a.known {
+		a.t.host = local.Unmap().String()
 	}
 	if !d.slot() {
-		refuse(CauseLimit)
+		d.deny(a, d.now().refusal(CauseLimit))
 		return
 	}
 	defer d.free()
-	if !known {
-		refuse(CauseAddress)
+	d.attempt(a)
+}
+
+// deny refuses an attempt, on record.
+func (d *Door) deny(a *attempt, decision audit.Decision, detail ...string) {
+	d.rec.deny(d.ctx, a.t, decision, denialsEach, detail...)
+	if a.refused != nil {
+		a.refused(decision.Reason)
+		a.c.Close()
+		return
+	}
+	reset(a.c)
+}
+
+// attempt takes one connection on its way: name, rule, engine, TLS name, record,
+// and then the handler or the real host. It returns when the connection is over.
+func (d *Door) attempt(a *attempt) {
+	c, t := a.c, a.t
+	if !a.known {
+		d.deny(a, d.now().refusal(CauseAddress))
 		return
 	}
 	var f *flow
 	var g grant
 	for f == nil {
 		s := d.now()
-		rules := s.rules.find(name, port)
-		if rules == nil {
-			deny(s.refusal(CausePort))
+		rule, cause := s.choose(t)
+		if cause != "" {
+			d.deny(a, s.refusal(cause))
 			return
 		}
-		if g = d.decide(s, t, rules[0]); !g.Allowed() {
-			deny(g.Decision)
+		if g = d.decide(s, t, rule); !g.Allowed() {
+			d.deny(a, g.Decision)
 			return
 		}
 		var ok bool
-		if f, ok = d.admit(c, s, t, rules[0]); !ok {
+		if f, ok = d.admit(c, s, t, rule); !ok {
 			g.asked.Settle(governance.Result{})
 			if d.ctx.Err() != nil {
 				reset(c)
@@ -92,23 +117,27 @@ func (d *Door) connection(c net.Conn, port uint16) {
 			}
 		}
 	}
-	defer f.cancel()
+	defer d.leave(c, f)
 	defer g.asked.Settle(governance.Result{}) // unless it is settled below
-	if f.handler == nil && f.rule.Served || f.handler != nil && port != 443 && port != 80 {
-		refuse(CauseNotServed)
+	if f.handler == nil && f.rule.Served || f.handler != nil && t.port != 443 && t.port != 80 {
+		d.deny(a, d.now().refusal(CauseNotServed))
 		return
 	}
+	if a.pass != nil && a.pass() != nil {
+		return // the program is gone
+	}
+	a.refused = nil
 	var first []byte
-	if port == 443 {
+	if t.port == 443 {
 		c.SetReadDeadline(time.Now().Add(helloTimeout))
 		raw, h, err := readHello(c)
 		c.SetReadDeadline(time.Time{})
 		if f.handler != nil {
 			h.ech = false // what crypto/tls sees is compared again, and it sees no other hello
 		}
-		if cause := wrongName(h, name, err); cause != "" {
+		if cause := wrongName(h, t.host, err); cause != "" {
 			if d.cutCode(f) == "" { // the hello did not come because of that
-				refuse(cause, "sni", short(h.name))
+				d.deny(a, d.now().refusal(cause), "sni", short(h.name))
 			}
 			return
 		}

@@ -62,6 +62,11 @@ type Config struct {
 	// Resolver and Dial reach real hosts; nil means this machine's.
 	Resolver Resolver
 	Dial     func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// ProxyPort is where the listener at loopback addresses is a proxy; zero means
+	// that there is none. ProxyToken, when not empty, is the password that a
+	// request must carry: for a proxy that not only the session can reach.
+	ProxyPort  uint16
+	ProxyToken string
 	// MaxConns bounds the connections at one time; zero means 256.
 	MaxConns int
 	// Logger takes what the log could not; nil discards it.
@@ -97,6 +102,7 @@ type Door struct {
 	cancel context.CancelFunc
 	slots  chan struct{} // one for each open connection
 	web    *web
+	proxy  *proxy
 
 	tasks    sync.WaitGroup // goroutines of listeners and connections
 	mu       sync.Mutex
@@ -143,6 +149,7 @@ func New(c Config) (*Door, error) {
 	d.snap.Store(rules.snap)
 	d.ctx, d.cancel = context.WithCancel(audit.WithActor(context.Background(), c.Actor))
 	d.web = newWeb(d)
+	d.proxy = newProxy(d)
 	return d, nil
 }
 
@@ -325,6 +332,7 @@ func (d *Door) Close() error {
 	}
 	d.mu.Unlock()
 	d.tasks.Wait()
+	d.proxy.close()
 	err := d.web.close()
 	d.rec.flush(context.Background(), d.now())
 	return err

@@ -23,6 +23,18 @@ func (s *snapshot) refusal(cause string) audit.Decision {
 	return d
 }
 
+// choose returns the rule that decides about t, or the cause for which there is
+// none.
+func (s *snapshot) choose(t target) (Rule, string) {
+	if rules := s.rules.find(t.host, t.port); rules != nil {
+		return rules[0], ""
+	}
+	if s.rules.listed(t.host) {
+		return Rule{}, CausePort
+	}
+	return Rule{}, CauseName
+}
+
 // Rules are an allow-list that was checked by [Door.Compile].
 type Rules struct{ snap *snapshot }
 
@@ -137,6 +149,14 @@ func (d *Door) admit(c io.Closer, s *snapshot, t target, r Rule) (*flow, bool) {
 	f.ctx, f.cancel = context.WithCancel(d.ctx)
 	d.open[c] = f
 	return f, true
+}
+
+// leave ends f, whose connection c is about to be closed.
+func (d *Door) leave(c io.Closer, f *flow) {
+	f.cancel()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.open, c)
 }
 
 // holdReal notes the connection to the real host of a flow. It is false when

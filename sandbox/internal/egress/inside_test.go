@@ -43,7 +43,7 @@ func newInside(t *testing.T, rules []Rule, edit func(*Config)) *inside {
 	ca, err := NewCA(time.Now())
 	require.NoError(t, err)
 	log := audittest.NewLog(t)
-	c := Config{Rules: rules, PolicyHash: "sha256:test", Actor: theActor, Log: log, CA: ca, Resolver: fakeResolver{}}
+	c := Config{Rules: rules, PolicyHash: "sha256:test", Actor: theActor, Log: log, CA: ca, Resolver: fakeResolver{}, ProxyPort: 3128}
 	if edit != nil {
 		edit(&c)
 	}
@@ -55,7 +55,7 @@ func newInside(t *testing.T, rules []Rule, edit func(*Config)) *inside {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	l := Listeners{TCP: make(map[uint16]net.Listener), DNSUDP: udp, DNSTCP: tcp}
-	for _, p := range []uint16{80, 443, 8443, 5432} {
+	for _, p := range []uint16{80, 443, 8443, 5432, 3128} {
 		in.ports[p] = newFakeListener()
 		l.TCP[p] = in.ports[p]
 	}

@@ -116,8 +116,10 @@ func pipe(dst, src net.Conn) (int64, error) {
 	if err == nil {
 		if w, ok := dst.(interface{ CloseWrite() error }); ok {
 			w.CloseWrite() // when dst is broken, the other direction finds out
-			return n, nil
+		} else {
+			dst.Close() // it has one end only
 		}
+		return n, nil
 	}
 	reset(dst)
 	reset(src)
