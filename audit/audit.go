@@ -173,7 +173,8 @@ const (
 	// which are what the client was answered and the error behind it.
 	KindDenial Kind = "denial"
 	// KindProbe is an attempt that something below the doors refused, such as
-	// the kernel; Source says who saw it.
+	// the kernel; Source says who saw it. Detail: "program" is what the process
+	// called itself, "repeated" as in KindDenial.
 	KindProbe Kind = "probe"
 	// KindList is what an agent was shown: Action is list_tools, list_models and
 	// the like. Detail: "shown" and "of" count entries, [DetailPolicyHash],

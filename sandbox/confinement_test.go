@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
@@ -35,4 +36,22 @@ func TestListedPrograms(t *testing.T) {
 	require.ErrorAs(t, err, &pe)
 	assert.Equal(t, "/usr/bin/true", pe.Path)
 	assert.Len(t, pe.Got, 64)
+}
+
+func TestWhatTheKernelStoppedIsOnRecord(t *testing.T) {
+	log := audittest.NewLog(t)
+	s := box(t, log, nil, nil)
+	require.NoError(t, sh(s, "for i in 1 2 3 4 5 6 7; do unshare -U true 2>/dev/null; done; true").Run())
+	require.NoError(t, s.Close())
+	var seen []map[string]string
+	for _, r := range log.Records() {
+		if e := r.Event; e != nil && e.Kind == audit.KindProbe {
+			assert.Equal(t, "unshare", e.Action)
+			assert.Equal(t, "seccomp", e.Source)
+			assert.Equal(t, agent.Agent, e.Actor.Agent)
+			seen = append(seen, e.Detail)
+		}
+	}
+	once := map[string]string{"program": "unshare"}
+	assert.Equal(t, []map[string]string{once, once, once, once, {"program": "unshare", "repeated": "3"}}, seen)
 }

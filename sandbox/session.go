@@ -71,6 +71,7 @@ type Session struct {
 	opts   Options
 	box    *confine.Box
 	door   *egress.Door
+	probes *probeLog
 
 	workspace    string
 	ownWorkspace bool
@@ -172,6 +173,8 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.probes = newProbeLog(s)
+	spec.OnDenial = s.probes.tell
 	if s.box, err = confine.Launch(ctx, spec); err != nil {
 		return err
 	}
@@ -189,6 +192,9 @@ func (s *Session) launch(ctx context.Context) (err error) {
 func (s *Session) abandon() {
 	if s.box != nil {
 		s.box.Close()
+	}
+	if s.probes != nil {
+		s.probes.close()
 	}
 	if s.door != nil {
 		s.door.Close()
@@ -251,6 +257,7 @@ func (s *Session) finish() {
 	s.ending = true
 	s.mu.Unlock()
 	s.commands.Wait()
+	s.probes.close()
 	err := s.door.Close()
 	if s.ownWorkspace {
 		err = errors.Join(err, removeTree(s.workspace))

@@ -25,6 +25,9 @@ type Box struct {
 	done   chan struct{} // and everybody who waited has been told
 	report Report
 
+	denials *os.File       // the filter's listener, nil when there is none
+	telling sync.WaitGroup // whoever serves it
+
 	mu    sync.Mutex
 	next  uint64
 	procs map[uint64]*Process
@@ -150,6 +153,7 @@ func (b *Box) receive() {
 	}
 	b.kill()
 	<-b.exited
+	b.stopDenials()
 	b.mu.Lock()
 	b.ended = true
 	for _, p := range b.procs {

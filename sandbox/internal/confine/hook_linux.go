@@ -33,6 +33,7 @@ type order struct {
 	WorkspaceMount int
 	SelfMount      int
 	Runnable       []runnable // when programs are listed
+	Notify         bool       // the host wants to know of denials
 	KUID           int
 	Sizes          []int // of the data of each file
 	Inherited      int   // how many mounts there are

@@ -20,6 +20,7 @@ type initState struct {
 	ord    *order
 	layers []Layer
 	abi    int
+	unseen map[Layer]string
 	rules  []rule
 	worker chan func()
 	procs  procTable
@@ -115,7 +116,7 @@ func (s *initState) confine() (err error) {
 	if err := <-started; err != nil {
 		return err
 	}
-	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID}
+	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID, Unseen: s.unseen}
 	return send(fdSocket, &message{Kind: msgReady, Report: report})
 }
 
@@ -276,7 +277,18 @@ func (s *initState) restrict() error {
 		return err
 	}
 	return s.layer(LayerSeccomp, func() error {
-		_, err := seccompRestrict(s.ord.filterKind())
+		kind := s.ord.filterKind()
+		kind.notify = s.ord.Notify
+		listener, err := seccompRestrict(kind)
+		if err != nil && kind.notify {
+			// Whoever started the host listens to it already; a thread has one listener.
+			s.unseen = map[Layer]string{LayerSeccomp: "the kernel gives no listener: " + err.Error()}
+			listener, err = seccompRestrict(s.ord.filterKind())
+		}
+		if err == nil && listener >= 0 {
+			err = send(fdSocket, &message{Kind: msgDenials}, listener)
+			unix.Close(listener)
+		}
 		return err
 	})
 }

@@ -55,9 +55,13 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 		b.closeListeners()
 		b.kill()
 		<-b.exited
+		b.stopDenials()
 		b.sock.Close()
 		closeAll([]int{b.pts})
 		return nil, err
+	}
+	if b.denials != nil {
+		b.telling.Go(func() { serveDenials(b.denials, spec.OnDenial) })
 	}
 	go b.receive()
 	return b, nil
@@ -153,6 +157,12 @@ func (b *Box) handshake(spec *Spec) error {
 		}
 		if m.Kind == msgTerminals && len(got) == 1 && b.pts < 0 {
 			b.pts = got[0]
+			continue
+		}
+		if m.Kind == msgDenials && len(got) == 1 && b.denials == nil {
+			if b.denials, err = listenerFile(got[0]); err != nil {
+				return fmt.Errorf("take over the listener of denials: %w", err)
+			}
 			continue
 		}
 		fds = append(fds, got...)

@@ -141,6 +141,9 @@ type Spec struct {
 	// Programs, unless nil, are the only files that may be run, so none that was
 	// written inside. Code in memory stays allowed unless ExecStrict.
 	Programs []Program
+	// OnDenial, if set, is told of attempts that the kernel stopped and reports. It
+	// must not block.
+	OnDenial func(Denial) `json:"-"`
 	// Optional names the layers that may be missing.
 	Optional []Layer
 	// Without names layers to leave out. It exists for the tests that prove
@@ -173,6 +176,9 @@ type Report struct {
 	Namespaces map[string]string
 	// UID is the user as the host kernel sees it; never 0.
 	UID int
+	// Unseen says, for a layer whose denials the kernel would report, why it does
+	// not report them here.
+	Unseen map[Layer]string
 }
 
 // Listeners are sockets of the room's network, served by the host.

@@ -23,6 +23,7 @@ const (
 const (
 	msgListeners = "listeners" // init → host: descriptors, in the order of the spec's ports, then DNS over TCP and UDP
 	msgTerminals = "terminals" // init → host: descriptor of /dev/pts
+	msgDenials   = "denials"   // init → host: the listener of the system call filter
 	msgReady     = "ready"     // init → host: confined
 	msgFailed    = "failed"    // init → host: a layer could not be made
 	msgExec      = "exec"      // host → init: body, then the command's descriptors
