@@ -73,8 +73,9 @@ type Session struct {
 	door   *egress.Door
 	probes *probeLog
 
-	workspace    string
-	ownWorkspace bool
+	workspace     string
+	workspaceInfo os.FileInfo // of the directory that the room shows
+	ownWorkspace  bool        // to be removed at the end
 
 	commands sync.WaitGroup // outcomes that are not on record yet
 	mu       sync.Mutex
@@ -208,19 +209,22 @@ func (s *Session) openWorkspace() error {
 	if s.opts.Workspace != "" {
 		fi, err := os.Stat(s.opts.Workspace)
 		if err != nil {
-			return fmt.Errorf("workspace: %w", err)
+			return fmt.Errorf("%w: %w", ErrWorkspace, err)
 		}
 		if !fi.IsDir() {
-			return fmt.Errorf("workspace %s is not a directory", s.opts.Workspace)
+			return fmt.Errorf("%w: %s is not a directory", ErrWorkspace, s.opts.Workspace)
 		}
-		s.workspace = s.opts.Workspace
+		s.workspace, s.workspaceInfo = s.opts.Workspace, fi
 		return nil
 	}
 	dir, err := os.MkdirTemp("", "sandbox-")
 	if err != nil {
-		return fmt.Errorf("workspace: %w", err)
+		return fmt.Errorf("%w: %w", ErrWorkspace, err)
 	}
 	s.workspace, s.ownWorkspace = dir, true
+	if s.workspaceInfo, err = os.Stat(dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrWorkspace, err)
+	}
 	return nil
 }
 
