@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -290,7 +291,10 @@ func TestIsProtected(t *testing.T) {
 // arrives.
 func TestExportRace(t *testing.T) {
 	secret := t.TempDir()
-	makeFiles(t, secret, map[string]string{"secret": "secret", "folder/file": "secret"})
+	makeFiles(t, secret, map[string]string{"secret": "secret"})
+	for i := range swapFiles {
+		makeFiles(t, secret, map[string]string{fmt.Sprintf("folder/file%d", i): "secret"})
+	}
 	require.NoError(t, os.Chmod(secret, 0o755))
 	s := box(t, audittest.NewLog(t), nil, &Options{Self: true})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -320,6 +324,9 @@ func TestExportRace(t *testing.T) {
 	wg.Wait()
 }
 
+// swapFiles is how many chances one copy of the folder gives.
+const swapFiles = 100
+
 func init() {
 	roles["swap"] = func() {
 		secret := os.Getenv("SANDBOX_TEST_SECRET")
@@ -329,15 +336,18 @@ func init() {
 			}
 		}
 		must(os.MkdirAll("out/folder", 0o755))
-		must(os.WriteFile("out/folder/file", []byte("good"), 0o644))
+		for i := range swapFiles {
+			must(os.WriteFile(fmt.Sprintf("out/folder/file%d", i), []byte("good"), 0o644))
+		}
 		must(os.WriteFile("out/file", []byte("good"), 0o644))
 		must(os.Symlink(secret+"/folder", "evil-folder"))
 		must(os.Symlink(secret+"/secret", "evil-file"))
-		println("up")
 		os.Stdout.WriteString("up")
 		for {
 			for _, name := range []string{"folder", "file"} {
-				if err := exchange("evil-"+name, "out/"+name); err != nil { panic(err) }
+				if err := exchange("evil-"+name, "out/"+name); err != nil {
+					panic(err)
+				}
 			}
 		}
 	}
