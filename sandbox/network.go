@@ -264,7 +264,22 @@ func egressRules(n *Policy) ([]egress.Rule, error) {
 			return nil, fmt.Errorf("policy: %q: %w", r.Host, err)
 		}
 		served := r.Served || strings.HasSuffix(p.String(), ".local")
-		out = append(out, egress.Rule{Host: p, Ports: r.Ports, Private: r.Private, Served: served})
+		e := egress.Rule{Host: p, Ports: r.Ports, Private: r.Private, Served: served}
+		if r.Protocol == ProtocolHTTPS || r.Protocol == ProtocolHTTP {
+			e.Protocol = string(r.Protocol)
+			if e.HTTP, err = egress.NewHTTPRules(string(r.Access), requestRules(r.Rules), requestRules(r.Deny)); err != nil {
+				return nil, fmt.Errorf("policy: %q: %w", r.Host, err)
+			}
+		}
+		out = append(out, e)
 	}
 	return out, nil
+}
+
+func requestRules(list []HTTPRule) []egress.HTTPRule {
+	var out []egress.HTTPRule
+	for _, h := range list {
+		out = append(out, egress.HTTPRule{Methods: h.Methods, Path: h.Path})
+	}
+	return out
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/twinward-dev/twinward/sandbox/internal/egress"
 )
 
 // checkRequests reports what is wrong with the part of a rule that judges
@@ -130,6 +132,9 @@ func checkGlob(g string) (problem, fix string) {
 				return fmt.Sprintf("has an escape for %q, which paths are freed of", e), fmt.Sprintf("write %c", e)
 			}
 		}
+	}
+	if err := egress.CheckGlob(g); err != nil {
+		return "is not one glob for canonical paths: " + err.Error(), "write it as the error says"
 	}
 	return "", ""
 }

@@ -15,8 +15,6 @@ var pending = []struct {
 	{"process.max_total_memory", func(p *Policy) bool { return p.Process.MaxTotalMemory != 0 }},
 	{"process.max_cpu", func(p *Policy) bool { return p.Process.MaxCPU != 0 }},
 	{"devices", func(p *Policy) bool { return p.Devices != nil }},
-	{"protocol of a rule", anyRule(func(r Rule) bool { return r.Protocol != "" })},
-	{"protocol of a served rule", anyRule(func(r Rule) bool { return r.Served && r.Protocol != "" })},
 	{"programs of a rule", anyRule(func(r Rule) bool { return r.Programs != nil })},
 }
 

@@ -81,7 +81,7 @@ func (s *Session) environment() []string {
 		"HOME=" + confine.Home, "USER=" + confine.User, "LOGNAME=" + confine.User, "SHELL=/bin/sh", "TMPDIR=/tmp", "LANG=C.UTF-8",
 		"NODE_EXTRA_CA_CERTS=" + caFile,
 	}
-	for _, k := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CODEX_CA_CERTIFICATE"} {
+	for _, k := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CODEX_CA_CERTIFICATE", "DENO_CERT"} {
 		env = append(env, k+"="+trustFile)
 	}
 	// Programs need no proxy: every address leads to the door. These are for

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// A CA vouches, inside one session only, for the names that the host serves.
+// A CA vouches, inside one session only, for the names that the host serves or
+// looks into.
 // Its key is made with it, lives in memory and dies with it.
 type CA struct {
 	cert *x509.Certificate
@@ -22,8 +23,12 @@ type CA struct {
 	pem  []byte
 
 	mu     sync.Mutex
-	leaves map[string]*tls.Certificate
+	leaves map[string]*tls.Config
 }
+
+// maxLeaves bounds the names whose certificates are kept. With wildcards a
+// session can have many more names.
+const maxLeaves = 256
 
 // caLifetime is longer than sessions live. What makes the CA harmless is that
 // nothing outside the session trusts it.
@@ -62,20 +67,41 @@ func NewCA(now time.Time) (*CA, error) {
 		cert:   cert,
 		key:    key,
 		pem:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		leaves: make(map[string]*tls.Certificate),
+		leaves: make(map[string]*tls.Config),
 	}, nil
 }
 
 // PEM returns the certificate to add to the trust store of the session.
 func (c *CA) PEM() []byte { return append([]byte(nil), c.pem...) }
 
-// leaf returns the certificate of a name that is served, made on first use.
-func (c *CA) leaf(name string) (*tls.Certificate, error) {
+// config serves TLS for one name and no other. The name was read from the same
+// bytes before; it is compared again with what crypto/tls understood.
+func (c *CA) config(name string) *tls.Config {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l := c.leaves[name]; l != nil {
-		return l, nil
+	if t := c.leaves[name]; t != nil {
+		return t
 	}
+	leaf := sync.OnceValues(func() (*tls.Certificate, error) { return c.leaf(name) })
+	t := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if asked, err := Canonical(h.ServerName); err != nil || asked != name {
+				return nil, fmt.Errorf("egress: TLS for %q on a connection to %s", h.ServerName, name)
+			}
+			return leaf()
+		},
+	}
+	if len(c.leaves) >= maxLeaves {
+		clear(c.leaves) // those in use live on with their connections
+	}
+	c.leaves[name] = t
+	return t
+}
+
+// leaf makes the certificate of a name.
+func (c *CA) leaf(name string) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("egress: key for %s: %w", name, err)
@@ -96,9 +122,7 @@ func (c *CA) leaf(name string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: certificate for %s: %w", name, err)
 	}
-	l := &tls.Certificate{Certificate: [][]byte{der, c.cert.Raw}, PrivateKey: key}
-	c.leaves[name] = l
-	return l, nil
+	return &tls.Certificate{Certificate: [][]byte{der, c.cert.Raw}, PrivateKey: key}, nil
 }
 
 func serialNumber() (*big.Int, error) {

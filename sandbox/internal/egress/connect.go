@@ -31,9 +31,12 @@ func (d *Door) decide(s *snapshot, t target, r Rule) grant {
 		}
 		return g
 	}
+	attrs := map[string]any{"host": t.host, "port": int64(t.port), "scheme": t.scheme()}
+	if t.method != "" {
+		attrs["method"], attrs["path"] = t.method, t.path
+	}
 	got, err := d.conf.Decider.Decide(d.ctx, governance.Request{
-		Actor: d.conf.Actor, Action: "connect", Name: t.host,
-		Attrs: map[string]any{"host": t.host, "port": int64(t.port), "scheme": t.scheme()},
+		Actor: d.conf.Actor, Action: "connect", Name: t.host, Attrs: attrs,
 	})
 	g.asked, g.Decision = got, got.Decision
 	if err != nil && g.Allowed() {
@@ -104,9 +107,12 @@ func (d *Door) attempt(a *attempt) {
 			d.deny(a, s.refusal(cause))
 			return
 		}
-		if g = d.decide(s, t, rule); !g.Allowed() {
-			d.deny(a, g.Decision)
-			return
+		// Where requests are looked at, each is decided and recorded by itself.
+		if rule.Protocol == ProtocolTCP {
+			if g = d.decide(s, t, rule); !g.Allowed() {
+				d.deny(a, g.Decision)
+				return
+			}
 		}
 		var ok bool
 		if f, ok = d.admit(c, s, t, rule); !ok {
@@ -128,11 +134,11 @@ func (d *Door) attempt(a *attempt) {
 	}
 	a.refused = nil
 	var first []byte
-	if t.port == 443 {
+	if f.secure() {
 		c.SetReadDeadline(time.Now().Add(helloTimeout))
 		raw, h, err := readHello(c)
 		c.SetReadDeadline(time.Time{})
-		if f.handler != nil {
+		if f.handler != nil || f.rule.Protocol != ProtocolTCP {
 			h.ech = false // what crypto/tls sees is compared again, and it sees no other hello
 		}
 		if cause := wrongName(h, t.host, err); cause != "" {
@@ -142,6 +148,10 @@ func (d *Door) attempt(a *attempt) {
 			return
 		}
 		first = raw
+	}
+	if f.rule.Protocol != ProtocolTCP {
+		d.web.serve(c, first, f)
+		return
 	}
 	call, err := d.rec.begin(d.ctx, t, g)
 	if err != nil {

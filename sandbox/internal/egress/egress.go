@@ -19,6 +19,7 @@ package egress
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -67,6 +68,9 @@ type Config struct {
 	// request must carry: for a proxy that not only the session can reach.
 	ProxyPort  uint16
 	ProxyToken string
+	// Roots verify the real hosts of rules that look into TLS; nil means this
+	// machine's roots.
+	Roots *x509.CertPool
 	// MaxConns bounds the connections at one time; zero means 256.
 	MaxConns int
 	// Logger takes what the log could not; nil discards it.
@@ -103,6 +107,8 @@ type Door struct {
 	slots  chan struct{} // one for each open connection
 	web    *web
 	proxy  *proxy
+
+	inspector *inspector
 
 	tasks    sync.WaitGroup // goroutines of listeners and connections
 	mu       sync.Mutex
@@ -148,6 +154,7 @@ func New(c Config) (*Door, error) {
 	}
 	d.snap.Store(rules.snap)
 	d.ctx, d.cancel = context.WithCancel(audit.WithActor(context.Background(), c.Actor))
+	d.inspector = newInspector(d)
 	d.web = newWeb(d)
 	d.proxy = newProxy(d)
 	return d, nil

@@ -73,7 +73,7 @@ func (d *Door) Put(r *Rules) error {
 }
 
 // recheck judges requests in flight again, after the rules have changed.
-func (d *Door) recheck() {}
+func (d *Door) recheck() { d.inspector.recheck() }
 
 // now returns the rules in force.
 func (d *Door) now() *snapshot { return d.snap.Load() }
@@ -115,7 +115,7 @@ func (f *flow) under(s *snapshot) (Rule, bool) {
 		return Rule{}, false
 	}
 	r := rules[0]
-	if f.handler == nil && (r.Served || r.Protocol != f.rule.Protocol || f.private && !r.Private) {
+	if r.Protocol != f.rule.Protocol || f.handler == nil && (r.Served || f.private && !r.Private) {
 		return Rule{}, false
 	}
 	return r, true

@@ -65,6 +65,12 @@ func parseGlob(text string) (glob, error) {
 	return g, nil
 }
 
+// CheckGlob reports why a path glob is not one; see [NewHTTPRules].
+func CheckGlob(text string) error {
+	_, err := parseGlob(text)
+	return err
+}
+
 // match reports whether the whole of p is matched. It takes at most one step
 // for each byte of p and token of the glob, whatever they are.
 func (g *glob) match(p string) bool {

@@ -45,11 +45,16 @@ const (
 type target struct {
 	host  string // canonical name, or an address, or what was asked for
 	port  uint16 // 0 for DNS
-	proto string // "tcp", "dns"
+	proto string // "tcp", "dns"; "http" or "https" when requests are looked at
+
+	method, path string // of such a request
 }
 
 // scheme is what the port stands for.
 func (t target) scheme() string {
+	if t.proto == ProtocolHTTP || t.proto == ProtocolHTTPS {
+		return t.proto
+	}
 	switch t.port {
 	case 443:
 		return "https"
@@ -63,7 +68,11 @@ func (t target) resource() string { return "Host::" + strconv.Quote(t.host) }
 
 // args are the facts that were decided, in the form that a log commits to.
 func (t target) args() json.RawMessage {
-	b, _ := json.Marshal(map[string]any{"host": t.host, "port": t.port, "scheme": t.scheme()})
+	facts := map[string]any{"host": t.host, "port": t.port, "scheme": t.scheme()}
+	if t.method != "" {
+		facts["method"], facts["path"] = t.method, t.path
+	}
+	b, _ := json.Marshal(facts)
 	return b
 }
 
@@ -99,6 +108,7 @@ func (r *recorder) deny(ctx context.Context, t target, d audit.Decision, each in
 		t.host = t.host[:maxName]
 	}
 	k := denialKey{d.Reason, t}
+	k.method, k.path = "", "" // one count for all of them
 	all := denialKey{d.Reason, target{host: "*", proto: t.proto}}
 	r.mu.Lock()
 	switch {

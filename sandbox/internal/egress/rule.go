@@ -79,7 +79,6 @@ func (r *Rule) check() error {
 			return fmt.Errorf("request rules without the protocol http or https")
 		}
 	case ProtocolHTTPS, ProtocolHTTP:
-		return fmt.Errorf("protocol %s is not enforced yet", r.Protocol)
 	default:
 		return fmt.Errorf("protocol %q is unknown", r.Protocol)
 	}

@@ -50,28 +50,30 @@ func newWeb(d *Door) *web {
 	var p http.Protocols
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
 	w.server = &http.Server{
 		Handler:           w,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		Protocols:         &p,
-		ErrorLog:          log.New(io.Discard, "", 0), // what agents do wrong is not the host's news
-		BaseContext:       func(net.Listener) context.Context { return d.ctx },
+		// OPTIONS * is a request like any other: judged, and refused.
+		DisableGeneralOptionsHandler: true,
+		MaxHeaderBytes:               maxHeader,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		Protocols:                    &p,
+		ErrorLog:                     log.New(io.Discard, "", 0), // what agents do wrong is not the host's news
+		BaseContext:                  func(net.Listener) context.Context { return d.ctx },
 		// Requests end with the flow of their connection, at once.
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if t, ok := c.(*tls.Conn); ok {
-				c = t.NetConn()
-			}
-			wc := c.(*webConn)
+			wc := webConnOf(c)
 			ctx = context.WithValue(wc.flow.ctx, http.ServerContextKey, ctx.Value(http.ServerContextKey))
 			return context.WithValue(ctx, connKey{}, wc)
 		},
-		ConnState: func(_ net.Conn, s http.ConnState) {
+		ConnState: func(c net.Conn, s http.ConnState) {
 			switch s {
 			case http.StateNew:
 				w.work(1)
+			case http.StateActive:
+				webConnOf(c).unread.Store(true)
 			case http.StateClosed, http.StateHijacked:
 				w.work(-1)
 			}
@@ -84,6 +86,14 @@ func newWeb(d *Door) *web {
 
 type connKey struct{}
 
+// webConnOf returns what w.serve made of a connection.
+func webConnOf(c net.Conn) *webConn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return c.(*webConn)
+}
+
 // A webConn is a connection to a name that is served.
 type webConn struct {
 	net.Conn
@@ -91,6 +101,7 @@ type webConn struct {
 	flow  *flow
 
 	in, out atomic.Int64
+	unread  atomic.Bool // a request has begun, and could not be read to its end (yet)
 	once    sync.Once
 	gone    chan struct{} // closed by Close
 }
@@ -127,8 +138,8 @@ func (w *web) serve(c net.Conn, first []byte, f *flow) (out audit.Outcome, recei
 	wc := &webConn{Conn: c, first: first, flow: f, gone: make(chan struct{})}
 	var front net.Conn = wc
 	var secure *tls.Conn
-	if f.port == 443 {
-		secure = tls.Server(wc, w.tlsConfig(f.host))
+	if f.secure() {
+		secure = tls.Server(wc, w.door.conf.CA.config(f.host))
 		front = secure
 	}
 	select {
@@ -141,6 +152,11 @@ func (w *web) serve(c net.Conn, first []byte, f *flow) (out audit.Outcome, recei
 	}
 	wc.Close()
 	out = audit.Outcome{Status: audit.StatusOK, Bytes: wc.out.Load()}
+	if wc.unread.Load() && f.rule.Protocol != ProtocolTCP && (secure == nil || secure.ConnectionState().NegotiatedProtocol != "h2") && w.door.cutCode(f) == "" {
+		t := f.target
+		t.proto = f.scheme()
+		w.door.rec.deny(f.ctx, t, w.door.now().refusal(CauseRequest), denialsEach)
+	}
 	switch {
 	case w.door.ctx.Err() != nil:
 		out.Status = audit.StatusCancelled
@@ -148,21 +164,6 @@ func (w *web) serve(c net.Conn, first []byte, f *flow) (out audit.Outcome, recei
 		out.Status, out.ErrorCode = audit.StatusFailed, "tls-handshake"
 	}
 	return out, wc.in.Load()
-}
-
-// tlsConfig serves one name and no other. The name was read from the same bytes
-// before; it is compared again with what crypto/tls understood.
-func (w *web) tlsConfig(name string) *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if asked, err := Canonical(h.ServerName); err != nil || asked != name {
-				return nil, fmt.Errorf("egress: TLS for %q on a connection to %s", h.ServerName, name)
-			}
-			return w.door.conf.CA.leaf(name)
-		},
-	}
 }
 
 // ServeHTTP gives a request to the handler of its connection's name, if the
@@ -174,7 +175,12 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if _, ok := w.door.current(c.flow); !ok {
 		panic(http.ErrAbortHandler) // read before the connection was cut
 	}
-	if asked, ok := c.misdirected(r); !ok {
+	c.unread.Store(false)
+	if c.flow.rule.Protocol != ProtocolTCP {
+		w.door.inspector.serve(rw, r, c.flow)
+		return
+	}
+	if asked, ok := c.flow.misdirected(r); !ok {
 		w.door.rec.deny(r.Context(), c.flow.target, w.door.now().refusal(CauseHost), denialsEach, "asked", short(asked))
 		rw.Header().Set("Connection", "close")
 		http.Error(rw, "this connection is for "+c.flow.host, http.StatusMisdirectedRequest)
@@ -183,30 +189,14 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	c.flow.handler.ServeHTTP(rw, r)
 }
 
-// misdirected compares all that a request says about its host with the name of
-// its connection; not ok is a request for another host, or one that only makes
-// sense to a proxy.
-func (c *webConn) misdirected(r *http.Request) (asked string, ok bool) {
-	if !c.names(r.Host) {
-		return r.Host, false
-	}
-	if r.URL.Host != "" && !c.names(r.URL.Host) {
-		return r.URL.Host, false
-	}
-	if r.Method == http.MethodConnect || r.URL.Opaque != "" || r.URL.User != nil {
-		return r.Method + " " + r.RequestURI, false
-	}
-	return "", true
-}
-
-// names reports whether a host and optional port are those of the connection.
-func (c *webConn) names(hostport string) bool {
+// names reports whether a host and optional port are those of a flow.
+func (f *flow) names(hostport string) bool {
 	host, port := hostport, ""
 	if i := strings.LastIndexByte(hostport, ':'); i >= 0 {
 		host, port = hostport[:i], hostport[i+1:]
 	}
 	name, err := Canonical(host)
-	return err == nil && name == c.flow.host && (port == "" || port == strconv.Itoa(int(c.flow.port)))
+	return err == nil && name == f.host && (port == "" || port == strconv.Itoa(int(f.port)))
 }
 
 // Accept, Addr and Close make web the listener of its own server.
