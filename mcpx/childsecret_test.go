@@ -154,6 +154,40 @@ func TestChildSecretRotatesUnderLoad(t *testing.T) {
 	assert.Equal(t, digestOf(fmt.Sprintf("the secret number %d", rotations)), ask(t, a, "digest", `{}`))
 }
 
+// An overtaken vault is rotated twice whenever something of it has been leased,
+// as often as times says.
+type overtaken struct {
+	*credential.Broker
+	t     *testing.T
+	times int
+}
+
+func (v *overtaken) Lease(ctx context.Context, req credential.LeaseRequest) (*credential.Lease, error) {
+	lease, err := v.Broker.Lease(ctx, req)
+	for range 2 {
+		if v.times > 0 {
+			_, err := v.Rotate(v.t.Context(), "child", credential.NewSecret(fmt.Appendf(nil, "the secret before %d", v.times)), admin)
+			assert.NoError(v.t, err)
+		}
+	}
+	v.times--
+	return lease, err
+}
+
+// A call whose secret two rotations overtake, before the child has it, is done
+// with the secret that counts then.
+func TestChildSecretOvertaken(t *testing.T) {
+	vault := &overtaken{secretVault(t, "the secret number 0"), t, 1}
+	c := &children{kind: "server"}
+	_, _, a := secretGateway(t, c, vault)
+	assert.Equal(t, digestOf("the secret before 1"), ask(t, a, "digest", `{}`))
+
+	vault.times = 1_000_000
+	res, err := a.Call(t.Context(), "child__digest", `{}`)
+	require.NoError(t, err)
+	assert.True(t, res.IsError, "there is an end to it")
+}
+
 // Without use_credential there is no child.
 func TestChildSecretNeedsPermission(t *testing.T) {
 	c := &children{kind: "server"}

@@ -23,6 +23,10 @@ import (
 // can still be told.
 const cancelWait = time.Second
 
+// maxOvertaken is how often a call leases again because the secret that it had
+// was rotated away before a child was started with it.
+const maxOvertaken = 3
+
 // forward does an allowed call at its upstream: lease, one request, scrub. The
 // client's _meta stays here, since policy did not see it.
 func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
@@ -64,21 +68,36 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 	}
 	out := carried{ctx, c}
 	key := poolKey{u.Name, owner(f.actor)}
-	s, done, err := g.pool.use(ctx, key, started, opener{
-		open: func(ctx context.Context) (*session, error) {
-			own := c
-			if u.child { // may go on after this call, see pool.replacement
-				own = &carriage{lease: started, told: make(chan struct{})}
-			}
-			return g.connect(carried{ctx, own}, u)
-		},
-		list:  func(s *session) error { return listLive(out, s) },
-		lease: func(ctx context.Context) (*credential.Lease, error) { return g.opts.Vault.Lease(ctx, ask) },
-		spare: func(why error) {
-			g.gov.logger.Error("mcpx: the server does not start with the new version of its secret, so the process with the old one goes on",
-				"server", u.Name, "credential", u.Credential, "error", g.redactText(c, why.Error()))
-		},
-	})
+	use := func(started *credential.Lease) (*session, func(), error) {
+		return g.pool.use(ctx, key, started, opener{
+			open: func(ctx context.Context) (*session, error) {
+				own := c
+				if u.child { // may go on after this call, see pool.replacement
+					own = &carriage{lease: started, told: make(chan struct{})}
+				}
+				return g.connect(carried{ctx, own}, u)
+			},
+			list:  func(s *session) error { return listLive(out, s) },
+			lease: func(ctx context.Context) (*credential.Lease, error) { return g.opts.Vault.Lease(ctx, ask) },
+			spare: func(why error) {
+				g.gov.logger.Error("mcpx: the server does not start with the new version of its secret, so the process with the old one goes on",
+					"server", u.Name, "credential", u.Credential, "error", g.redactText(c, why.Error()))
+			},
+		})
+	}
+	s, done, err := use(started)
+	for range maxOvertaken {
+		if err == nil || started == nil || !started.Revoked() || ctx.Err() != nil {
+			break
+		}
+		// Two rotations went by before the child had its secret.
+		var failure error
+		if started, failure = g.lease(ctx, f, u); failure != nil {
+			return nil, failure
+		}
+		defer started.Release()
+		s, done, err = use(started)
+	}
 	if err != nil {
 		return nil, g.explain(outer, ctx, u, f, c, nil, err)
 	}
