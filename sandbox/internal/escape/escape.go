@@ -71,6 +71,7 @@ type Probe struct {
 	// Accepted says why a session may let it through; usually empty.
 	Accepted string
 	try      func(Target) error // nil when it got through
+	apart    bool               // in a process of its own, see tryApart
 }
 
 // A Finding is what one probe saw.

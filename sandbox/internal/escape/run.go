@@ -3,11 +3,14 @@
 package escape
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"syscall"
@@ -21,6 +24,7 @@ import (
 const (
 	TargetVar = "TWINWARD_ESCAPE_TARGET" // a Target as JSON
 	OnlyVar   = "TWINWARD_ESCAPE_ONLY"   // names of probes as a JSON list; absent: all
+	apartVar  = "TWINWARD_ESCAPE_APART"  // set in a process that was made for one probe
 )
 
 // Env returns what Serve wants to find in its environment.
@@ -63,7 +67,11 @@ func Serve(w io.Writer) error {
 			continue
 		}
 		f := Finding{Name: p.Name, Open: true}
-		if err := p.Try(t); err != nil {
+		try := p.Try
+		if p.apart && os.Getenv(apartVar) == "" {
+			try = p.tryApart
+		}
+		if err := try(t); err != nil {
 			f.Open, f.Seen = false, err.Error()
 		}
 		if err := out.Encode(f); err != nil {
@@ -109,6 +117,31 @@ func (p Probe) Try(t Target) error {
 	case <-time.After(patience):
 		return errors.New("no answer")
 	}
+}
+
+// tryApart runs a probe in a process of its own: a filter may answer it by
+// killing the process or, worse for a Go program, the thread.
+func (p Probe) tryApart(Target) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	only, err := json.Marshal([]string{p.Name})
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), OnlyVar+"="+string(only), apartVar+"=1")
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("its process: %w", err)
+	}
+	found, err := ReadFindings(bytes.NewReader(out))
+	if err != nil {
+		return err
+	}
+	if f, ok := found[p.Name]; !ok || !f.Open {
+		return errors.New(f.Seen)
+	}
+	return nil
 }
 
 // sys makes a system call and returns its error, or nil.
