@@ -13,7 +13,7 @@ var roles = map[string]func(){}
 const roleVar = "SANDBOX_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == escapeSetID {
+	if len(os.Args) > 1 && os.Args[1] == escapeSetID {
 		escapeRights()
 		os.Exit(0)
 	}
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // A probe of the escape corpus runs this binary, or a set-id copy of it, with
-// this one argument, to learn which rights it has.
+// this argument, to learn which rights it has.
 var (
 	escapeSetID  = "print-rights"
 	escapeRights = func() {}

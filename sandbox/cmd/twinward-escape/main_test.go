@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && (os.Args[1] == probeArg || os.Args[1] == escape.SetIDArg) {
+	if len(os.Args) > 1 && (os.Args[1] == probeArg || os.Args[1] == escape.SetIDArg) {
 		main()
 	}
 	os.Exit(m.Run())

@@ -23,14 +23,15 @@ const (
 	IPC     = "ipc"     // shared memory, keyrings, sockets of the host
 	Network = "network" // ways to a server of the host
 	Rights  = "rights"  // users, capabilities, set-id programs, limits
+	Code    = "code"    // what was written inside becomes code
 	Surface = "surface" // system calls, by their arguments
 	Calls   = "calls"   // system calls that must not reach the kernel at all
 )
 
 // Groups returns all of them.
-func Groups() []string { return []string{Files, Process, IPC, Network, Rights, Surface, Calls} }
+func Groups() []string { return []string{Files, Process, IPC, Network, Rights, Code, Surface, Calls} }
 
-// SetIDArg is the one argument with which a probe executes a copy of the program
+// SetIDArg is the first argument with which a probe executes a copy of the program
 // that it is part of; that copy has to call PrintRights and end.
 const SetIDArg = "print-rights"
 

@@ -121,34 +121,5 @@ func rightsProbes() []Probe {
 		p := [4]byte{1}
 		return sys(unix.SYS_SCHED_SETSCHEDULER, 0, 2, uintptr(addr(p[:]))) // round robin; ends with the thread
 	})
-	add("execute a program from memory", "memfd_create(2) and fexecve", []string{"strict"}, func(Target) error { return executeMemory() })
-	probes[len(probes)-1].Accepted = "compilers and runtimes do it; exec: strict refuses it"
 	return probes
-}
-
-// executeMemory runs a copy of this program that no file system holds.
-func executeMemory() error {
-	exe, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	fd, err := unix.MemfdCreate("program", 0)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), "program")
-	defer f.Close()
-	if _, err := f.Write(exe); err != nil {
-		return err
-	}
-	// By its path: what an interpreter or a loader would do as well.
-	ro, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		return err
-	}
-	defer ro.Close()
-	f.Close() // a file that is open for writing cannot be executed
-	cmd := exec.Command("/proc/self/fd/3", SetIDArg)
-	cmd.ExtraFiles = []*os.File{ro}
-	return cmd.Run()
 }

@@ -45,7 +45,7 @@ func Env(t Target, only ...string) ([]string, error) {
 
 // Probes returns the whole corpus, group by group.
 func Probes() []Probe {
-	return slices.Concat(fileProbes(), processProbes(), ipcProbes(), networkProbes(), rightsProbes(), surfaceProbes(), callProbes())
+	return slices.Concat(fileProbes(), processProbes(), ipcProbes(), networkProbes(), rightsProbes(), codeProbes(), surfaceProbes(), callProbes())
 }
 
 // Serve is the program inside: it tries every probe and writes a [Finding] for

@@ -3,6 +3,7 @@
 package escape
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"syscall"
@@ -22,7 +23,7 @@ func archProbes(add func(name, how string, stops []string, try func(Target) erro
 	add("the x32 numbers of its own", "x32's execve", filter, refused(1<<30|520, bad, bad, bad))
 	add("the i386 numbers", "int 0x80: getpid", filter, func(Target) error { return int80(20) })
 	add("the i386 numbers: mount", "int 0x80, with no path", filter, func(Target) error {
-		if err := int80(21); err == syscall.EPERM || err == syscall.ENOSYS {
+		if err := int80(21); errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSYS) {
 			return err
 		}
 		return nil
