@@ -30,35 +30,39 @@ const agentFolder = "TWINWARD_AGENTS"
 const madeByAgent = "printf 'made by the agent' >result.txt"
 
 // agents are programs that people give to a sandbox, and what each must be told
-// to find its model at a name that the session serves. Placeholders stand for
-// keys: the host adds the real one outside.
+// beside its preset to find its model. Placeholders stand for keys: the host adds
+// the real one outside.
 var agents = []struct {
 	name, program string
 	tool          string // that runs a command
 	args          []string
-	env           []string
+	preset        string            // else opencodePolicy
 	files         map[string]string // in the workspace
 	refused       []string          // what it tries besides, in vain
 }{
 	{
 		name: "claude", program: "@anthropic-ai/claude-code-linux-x64/claude", tool: "Bash",
-		args: []string{"--bare", "-p", "Write the result.", "--allowedTools", "Bash", "--output-format", "text"},
-		env:  []string{"ANTHROPIC_BASE_URL=https://inference.local", "ANTHROPIC_API_KEY=placeholder", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1"},
+		args:   []string{"--bare", "-p", "Write the result.", "--allowedTools", "Bash", "--output-format", "text"},
+		preset: "claude-code",
 	},
 	{
 		name: "codex", program: "@openai/codex/bin/codex.js",
 		args:    []string{"exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "Write the result."},
-		env:     []string{"CODEX_HOME=/sandbox/.codex", "MODEL_KEY=placeholder"},
+		preset:  "codex",
 		files:   map[string]string{".codex/config.toml": codexConfig},
 		refused: []string{"github.com", "api.github.com", "chatgpt.com", "ab.chatgpt.com"},
 	},
 	{
 		name: "opencode", program: "opencode-linux-x64/bin/opencode", tool: "bash",
 		args:    []string{"run", "Write the result."},
-		env:     []string{"OPENCODE_DISABLE_MODELS_FETCH=1", "OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_DISABLE_DEFAULT_PLUGINS=1"},
 		files:   map[string]string{"opencode.json": opencodeConfig},
 		refused: []string{"registry.npmjs.org"},
 	},
+}
+
+var opencodePolicy = &Policy{
+	Environment: Environment{"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1"},
+	Inference:   &Inference{},
 }
 
 const codexConfig = `
@@ -67,7 +71,7 @@ model_provider = "host"
 [model_providers.host]
 name = "host"
 base_url = "https://inference.local/v1"
-env_key = "MODEL_KEY"
+env_key = "OPENAI_API_KEY"
 wire_api = "responses"
 `
 
@@ -96,8 +100,13 @@ func TestWorkAgents(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			eachLauncher(t, func(t *testing.T, opts *Options) {
 				log := audittest.NewLog(t)
-				p := rules(Rule{Host: "inference.local", Ports: []uint16{443, 80}})
-				p.Filesystem.ReadOnly = append(SystemPaths(), folder)
+				p, err := Preset(a.preset)
+				if a.preset == "" {
+					p, err = opencodePolicy, nil
+				}
+				require.NoError(t, err)
+				p, err = Join(p, &Policy{Filesystem: Filesystem{ReadOnly: append(SystemPaths(), folder)}})
+				require.NoError(t, err)
 				s := box(t, log, p, opts)
 				m := &model{script: inferencetest.NewScript(
 					inferencetest.Turn{Calls: []inferencetest.Call{{Name: a.tool, Args: map[string]string{"command": madeByAgent, "description": "Writes."}}}},
@@ -112,7 +121,7 @@ func TestWorkAgents(t *testing.T) {
 				began := time.Now()
 				cmd := s.Command(ctx, filepath.Join(folder, "node_modules", a.program), a.args...)
 				var out bytes.Buffer
-				cmd.Env, cmd.Stdout, cmd.Stderr = a.env, &out, &out
+				cmd.Stdout, cmd.Stderr = &out, &out
 				require.NoError(t, cmd.Run(), "%s\n%s", &out, m)
 				t.Logf("one turn of %s: %.1f s", a.name, time.Since(began).Seconds())
 				assert.Contains(t, out.String(), "It is written.")
