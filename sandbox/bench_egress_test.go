@@ -30,11 +30,11 @@ func init() {
 	}
 	roles["upload"] = func() {
 		began := time.Now()
-		res, err := http.Post(os.Args[1], "application/octet-stream", io.LimitReader(zeros{}, transfer))
+		res, err := http.Post(os.Args[1], "application/octet-stream", io.LimitReader(zeros{}, moved))
 		if err == nil {
 			err = res.Body.Close()
 		}
-		answer(transfer, time.Since(began), err)
+		answer(moved, time.Since(began), err)
 	}
 	// Small requests, each on a connection of its own ("new") or all on one.
 	roles["ask"] = func() {
@@ -54,7 +54,7 @@ func init() {
 	}
 }
 
-const transfer = 256 << 20
+const moved = 256 << 20
 
 type zeros struct{}
 
@@ -122,9 +122,9 @@ func BenchmarkEgressThroughput(b *testing.B) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			return
 		}
-		w.Header().Set("Content-Length", strconv.Itoa(transfer))
+		w.Header().Set("Content-Length", strconv.Itoa(moved))
 		buf := make([]byte, 64<<10)
-		for n := 0; n < transfer; n += len(buf) {
+		for n := 0; n < moved; n += len(buf) {
 			if _, err := w.Write(buf); err != nil {
 				return
 			}
@@ -141,7 +141,7 @@ func BenchmarkEgressThroughput(b *testing.B) {
 			lanes = append(lanes, &lane{name: "loopback", run: asked(nil, role, server.URL)})
 			alternate(b, 4, lanes...)
 			for _, l := range lanes {
-				b.ReportMetric(transfer/1e6/l.quantile(0.5), l.name+"-GB/s")
+				b.ReportMetric(moved/1e6/l.quantile(0.5), l.name+"-GB/s")
 			}
 		})
 	}

@@ -41,9 +41,8 @@ import (
 )
 
 func main() {
-	// A hang-up or a termination ends the sandbox; Ctrl-C is the program's.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
-	signal.Ignore(os.Interrupt)
+	// On a terminal of its own, Ctrl-C is the program's; else it ends the sandbox.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code, err := command(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
