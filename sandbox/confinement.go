@@ -7,10 +7,19 @@ import "github.com/twinward-dev/twinward/sandbox/internal/confine"
 // script whose interpreter is not listed.
 type ProgramError = confine.ProgramError
 
+// A DeviceError says why a device of a policy is not shown: it is not there, it
+// is a disk, it leads to the host as a whole.
+type DeviceError = confine.DeviceError
+
+// LayerTotals are limits of the whole session, when policy asks for some.
+const LayerTotals = confine.LayerTotals
+
 // strengthen adds to a room what policy asks for beyond the layers that every
 // session has.
 func (s *Session) strengthen(spec *confine.Spec) {
 	l := s.policy.Process
+	spec.Devices = s.policy.Devices
+	spec.Total = confine.TotalLimits{Memory: uint64(l.MaxTotalMemory), CPU: uint64(l.MaxCPU), Parent: s.opts.Cgroup}
 	spec.ExecStrict = l.Exec == ExecStrict
 	if l.Programs != nil {
 		spec.Programs = make([]confine.Program, 0, len(l.Programs))

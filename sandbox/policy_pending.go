@@ -12,9 +12,6 @@ var pending = []struct {
 	used  func(*Policy) bool
 }{
 	{"filesystem.protect", func(p *Policy) bool { return p.Filesystem.Protect != nil }},
-	{"process.max_total_memory", func(p *Policy) bool { return p.Process.MaxTotalMemory != 0 }},
-	{"process.max_cpu", func(p *Policy) bool { return p.Process.MaxCPU != 0 }},
-	{"devices", func(p *Policy) bool { return p.Devices != nil }},
 	{"programs of a rule", anyRule(func(r Rule) bool { return r.Programs != nil })},
 }
 

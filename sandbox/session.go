@@ -49,6 +49,10 @@ type Options struct {
 	Governed []string
 	// AllowUngoverned lets such a policy pass all the same.
 	AllowUngoverned bool
+	// Cgroup is a directory of a cgroup v2 hierarchy in which the session's group
+	// is made when policy limits the session as a whole; "" means this process's
+	// own, or the one above it. It must be delegated to this process.
+	Cgroup string
 	// Resolver finds the addresses of real hosts that policy allows; nil means
 	// this machine's own. What it answers is checked before it is dialled.
 	Resolver Resolver

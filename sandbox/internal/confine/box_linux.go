@@ -28,6 +28,9 @@ type Box struct {
 	denials *os.File       // the filter's listener, nil when there is none
 	telling sync.WaitGroup // whoever serves it
 
+	cgroup *cgroup // nil without total limits
+	used   Usage   // when the room has ended
+
 	mu    sync.Mutex
 	next  uint64
 	procs map[uint64]*Process
@@ -155,6 +158,10 @@ func (b *Box) receive() {
 	<-b.exited
 	b.stopDenials()
 	b.mu.Lock()
+	if b.cgroup != nil {
+		b.used = b.cgroup.usage()
+		b.cgroup.remove()
+	}
 	b.ended = true
 	for _, p := range b.procs {
 		select {

@@ -1,6 +1,31 @@
 package confine
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
+
+// LayerTotals are limits of the whole room. It is there only when asked for, and
+// then required.
+const LayerTotals Layer = "cgroup-limits"
+
+// TotalLimits are limits of all processes of a room together. Zero means none.
+type TotalLimits struct {
+	Memory uint64 // bytes
+	CPU    uint64 // thousandths of a processor
+	// Parent is a directory of a cgroup v2 hierarchy in which the room's group is
+	// made; "" means the host's own, or the one above it.
+	Parent string
+}
+
+// Usage is what a room with total limits has used.
+type Usage struct {
+	MemoryPeak uint64        // bytes
+	CPU        time.Duration // user and system
+	OOMKills   uint64        // processes that were killed for want of memory
+	Throttled  uint64        // periods in which the room had to wait for a processor
+	Refused    uint64        // processes that were one too many
+}
 
 // A Program is a file that may be run.
 type Program struct {
@@ -35,3 +60,29 @@ func (e *ProgramError) Unwrap() error { return e.Err }
 // noNewPrograms reports whether no file that was written inside may be run. A
 // list of programs would mean nothing without.
 func (s *Spec) noNewPrograms() bool { return s.ExecStrict || s.Programs != nil }
+
+// A Denial is an attempt that the kernel stopped and reported.
+type Denial struct {
+	Layer Layer
+	// What was tried: the name of a system call.
+	What string
+	// Program is what the thread calls itself, which it may choose.
+	Program string
+}
+
+// A DeviceError says why a device is not shown.
+type DeviceError struct {
+	Device  string
+	Problem string
+	Err     error // of the system, may be nil
+}
+
+func (e *DeviceError) Error() string {
+	s := "device " + e.Device + ": " + e.Problem
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *DeviceError) Unwrap() error { return e.Err }

@@ -90,6 +90,10 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	if d.order.Runnable, err = findPrograms(spec, d.order.Places); err != nil {
 		return nil, err
 	}
+	if d.order.Devices, err = findDevices(spec.Devices, id.root); err != nil {
+		return nil, err
+	}
+	d.order.GPU = slices.Contains(spec.Devices, gpu)
 	d.order.Optional = slices.DeleteFunc(slices.Clone(spec.Optional), func(l Layer) bool { return slices.Contains(spec.required(), l) })
 	if !id.root {
 		return d, nil

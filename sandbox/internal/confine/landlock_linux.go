@@ -95,6 +95,13 @@ func landlockRules(s *Spec, targets map[string]bool) []rule {
 		}
 		rules = append(rules, rule{path: "/dev/" + d, access: access})
 	}
+	for _, d := range s.Devices {
+		rules = append(rules, rule{path: "/dev/" + d, access: accessDev | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV})
+	}
+	if s.GPU && !s.ExecStrict {
+		// CUDA names its threads by way of /proc. The knobs stay read-only mounts.
+		rules = append(rules, rule{path: "/proc", access: unix.LANDLOCK_ACCESS_FS_WRITE_FILE})
+	}
 	if s.Self {
 		rules = append(rules, rule{path: SelfPath, access: read})
 	}

@@ -40,7 +40,11 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 	}
 	defer d.close()
 	b := &Box{id: id, pts: -1, done: make(chan struct{}), procs: map[uint64]*Process{}}
+	if b.cgroup, err = newCgroup(spec.Total, or(spec.Limits.Processes, defaultProcesses)); err != nil {
+		return nil, err
+	}
 	if err := b.spawn(d); err != nil {
+		b.cgroup.remove()
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { b.kill() })
@@ -56,6 +60,7 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 		b.kill()
 		<-b.exited
 		b.stopDenials()
+		b.cgroup.remove()
 		b.sock.Close()
 		closeAll([]int{b.pts})
 		return nil, err
@@ -117,7 +122,11 @@ func (b *Box) spawn(d *delivery) error {
 	go func() {
 		defer close(b.exited)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		p, err := startProcess(path, fds, b.id.attr(flags))
+		attr := b.id.attr(flags)
+		if b.cgroup != nil {
+			attr.UseCgroupFD, attr.CgroupFD = true, b.cgroup.fd
+		}
+		p, err := startProcess(path, fds, attr)
 		if err == nil {
 			b.init = p
 		}
@@ -171,6 +180,9 @@ func (b *Box) handshake(spec *Spec) error {
 			return m.Fail.err()
 		case msgReady:
 			b.report = *m.Report
+			if b.cgroup != nil {
+				b.report.Layers = append(b.report.Layers, LayerTotals)
+			}
 			return b.adopt(spec.Ports, fds)
 		}
 	}

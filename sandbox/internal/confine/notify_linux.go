@@ -21,15 +21,6 @@ import (
 // or has closed the listener, makes the kernel refuse by itself, with ENOSYS. A
 // caller that is killed while it waits is not held up.
 
-// A Denial is an attempt that the kernel stopped and reported.
-type Denial struct {
-	Layer Layer
-	// What was tried: the name of a system call.
-	What string
-	// Program is what the thread calls itself, which it may choose.
-	Program string
-}
-
 // attackNames names the calls that are reported.
 var attackNames = map[uintptr]string{
 	unix.SYS_MOUNT: "mount", unix.SYS_UMOUNT2: "umount2", unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_CHROOT: "chroot", unix.SYS_FSOPEN: "fsopen",

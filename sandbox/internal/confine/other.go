@@ -38,6 +38,7 @@ func (b *Box) Listen([]uint16) (map[uint16]net.Listener, error) { return nil, er
 func (b *Box) Packets() (*os.File, error)                       { return nil, errHere() }
 func (b *Box) InitPID() int                                     { return 0 }
 func (b *Box) Report() Report                                   { return Report{} }
+func (b *Box) Usage() (Usage, bool)                             { return Usage{}, false }
 func (b *Box) Done() <-chan struct{}                            { c := make(chan struct{}); close(c); return c }
 func (b *Box) Close()                                           {}
 func (b *Box) Pipe() (r, w *os.File, err error)                 { return nil, nil, errHere() }

@@ -21,7 +21,7 @@ const (
 // covers: being unable to read it is how the room knows that Landlock is on.
 const canary = "/run/twinward/canary"
 
-// devices are the whole of /dev but for pts and shm.
+// devices are the whole of /dev but for pts, shm and what a spec names.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
 // etcBinds are host files that programs expect in /etc and that tell nothing
@@ -67,8 +67,8 @@ func buildRoot(ord *order) (map[string]bool, error) {
 			return nil, step("open the workspace "+ord.Workspace, err)
 		}
 	}
-	devs := make([]int, len(devices))
-	for i, name := range devices {
+	devs := make([]int, len(ord.nodes()))
+	for i, name := range ord.nodes() {
 		if devs[i], err = detach("/dev/" + name); err != nil {
 			return nil, step("open /dev/"+name, err)
 		}
@@ -139,7 +139,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 			writable = append(writable, s.target)
 		}
 	}
-	if err := r.devices(devs, or(ord.ShmSize, defaultShm)); err != nil {
+	if err := r.devices(ord.nodes(), devs, or(ord.ShmSize, defaultShm)); err != nil {
 		return nil, step("make /dev", err)
 	}
 	if err := r.proc(proc); err != nil {
@@ -186,8 +186,8 @@ func (r *root) tmpfs(target string, size, attrs uint64) error {
 	return nil
 }
 
-func (r *root) devices(nodes []int, size uint64) error {
-	for i, name := range devices {
+func (r *root) devices(names []string, nodes []int, size uint64) error {
+	for i, name := range names {
 		if err := r.attach(nodes[i], "dev/"+name, false); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

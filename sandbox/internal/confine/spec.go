@@ -141,6 +141,12 @@ type Spec struct {
 	// Programs, unless nil, are the only files that may be run, so none that was
 	// written inside. Code in memory stays allowed unless ExecStrict.
 	Programs []Program
+	// Total are limits of the whole room, which take a delegated cgroup.
+	Total TotalLimits
+	// Devices are nodes besides the usual ones: "gpu", or paths under /dev.
+	Devices []string `json:",omitempty"`
+	// GPU is set by Launch when "gpu" is among Devices.
+	GPU bool `json:",omitempty"`
 	// OnDenial, if set, is told of attempts that the kernel stopped and reports. It
 	// must not block.
 	OnDenial func(Denial) `json:"-"`
