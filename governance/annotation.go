@@ -87,10 +87,10 @@ func parses[T any](parse func(string) (T, error)) func(string) string {
 	}
 }
 
-var groupName = regexp.MustCompile(`^[A-Za-z0-9_.@/-]{1,128}$`)
+var groupName = regexp.MustCompile(`^[A-Za-z0-9_.@/-]+$`)
 
 func group(v string) string {
-	if !groupName.MatchString(v) {
+	if len(v) > 128 || !groupName.MatchString(v) {
 		return "want the name of one group: 1 to 128 of A-Z, a-z, 0-9, _, ., @, / and -"
 	}
 	return ""

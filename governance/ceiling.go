@@ -21,7 +21,7 @@ const (
 	sectionCredentials = "credentials"
 )
 
-var profileID = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+var profileID = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // ceiling writes the forbid policies of a profile. They hold for whatever the
 // profile's agents do, whatever any other policy says; each names the section
@@ -93,7 +93,7 @@ func providersOf(models []string) []string {
 // check reports what is wrong with a profile, given the catalogue.
 func (p Profile) check(catalog map[string]Server, rep *Report) {
 	bad := func(word, msg, fix string) { p.finding(rep, word, msg, fix) }
-	if !profileID.MatchString(p.ID) {
+	if len(p.ID) > 64 || !profileID.MatchString(p.ID) {
 		bad("id:", fmt.Sprintf("the profile's id is %q", p.ID), "use 1 to 64 of A-Z, a-z, 0-9, _, . and -")
 	}
 	for _, a := range p.Agents {

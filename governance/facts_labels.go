@@ -92,7 +92,7 @@ func (s *sessionPast) finish(t *trace, r Result, v *visit) {
 		}
 	}
 	for _, name := range r.Labels {
-		if !labelText.MatchString(name) {
+		if !isLabel(name) {
 			s.full = true // it cannot be told to policies, so they are told nothing
 			continue
 		}

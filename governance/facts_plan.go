@@ -138,7 +138,9 @@ func (d deed) in(names []string) bool {
 	return slices.Contains(names, d.name) || slices.ContainsFunc(d.groups, func(g string) bool { return slices.Contains(names, g) })
 }
 
-var labelText = regexp.MustCompile(`^[a-z0-9][a-z0-9_.:-]{0,63}$`)
+var labelText = regexp.MustCompile(`^[a-z0-9][a-z0-9_.:-]*$`)
+
+func isLabel(s string) bool { return len(s) <= 64 && labelText.MatchString(s) }
 
 const (
 	maxToolLabels    = 16
@@ -158,7 +160,7 @@ func (c *compiler) facts() {
 	for _, s := range c.bundle.Catalog {
 		for _, t := range s.Tools {
 			for _, l := range t.Labels {
-				if !labelText.MatchString(l) || len(t.Labels) > maxToolLabels {
+				if !isLabel(l) || len(t.Labels) > maxToolLabels {
 					s.finding(c.rep, l, fmt.Sprintf("tool %q of server %q: label %q", t.Name, s.Name, l), fmt.Sprintf("use at most %d labels of a-z, 0-9, _, ., : and -, up to 64 each", maxToolLabels))
 				}
 			}

@@ -84,7 +84,7 @@ func DerivedType(list []Derivation) string {
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
-var derivedName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+var derivedName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // Derive checks what a catalogue derives against the schema of the tool.
 func (tp *Typer) Derive(m map[string]DerivedFrom) (list []Derivation, err error) {
@@ -94,7 +94,7 @@ func (tp *Typer) Derive(m map[string]DerivedFrom) (list []Derivation, err error)
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		f, ok := facets[m[name].Facet]
 		switch {
-		case !derivedName.MatchString(name):
+		case len(name) > 64 || !derivedName.MatchString(name):
 			return nil, fmt.Errorf(`"derived" has the name %q; use letters, digits and _`, name)
 		case !ok:
 			return nil, fmt.Errorf(`"derived" %q says facet %q; there are %s`, name, m[name].Facet, facetNames())

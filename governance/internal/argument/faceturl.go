@@ -93,7 +93,18 @@ func parseURL(s string) (u urlParts, err error) {
 	return u, nil
 }
 
-var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$`)
+var hostLabel = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?$`)
+
+// hostName reports whether host is made of labels as in RFC 1035 §2.3.4, the
+// underscore besides.
+func hostName(host string) bool {
+	for label := range strings.SplitSeq(host, ".") {
+		if len(label) > 63 || !hostLabel.MatchString(label) {
+			return false
+		}
+	}
+	return len(host) <= 253
+}
 
 // CanonicalHost is the one form of a host: a name in lower case, or an address.
 func CanonicalHost(s string) (string, error) {
@@ -117,7 +128,7 @@ func CanonicalHost(s string) (string, error) {
 		}
 	}
 	host = strings.TrimSuffix(host, ".")
-	if len(host) > 253 || !hostName.MatchString(host) {
+	if !hostName(host) {
 		return "", errors.New("an odd host name")
 	}
 	if !endsInNumber(host) {
