@@ -89,6 +89,8 @@ type Outcome struct {
 	Bytes int64 `json:"bytes"`
 	// Usage counts model tokens, for the model door.
 	Usage *Usage `json:"usage,omitempty"`
+	// Process says how a program ended and what it used, for the compute door.
+	Process *ProcessUse `json:"process,omitempty"`
 	// Latency is measured from Begin to End by the log's clock when zero.
 	Latency time.Duration `json:"latency_ns"`
 	// CredentialVersion is the version of the secret that was used, if any.
@@ -126,6 +128,16 @@ type Usage struct {
 	// Final is false when the stream was cut before the backend reported usage;
 	// the counts are then what had been seen.
 	Final bool `json:"final"`
+}
+
+// A ProcessUse is how a program ended and what it used, with its children that
+// it waited for.
+type ProcessUse struct {
+	ExitCode int           `json:"exit_code"` // -1 when a signal killed it
+	Signal   int           `json:"signal,omitempty"`
+	User     time.Duration `json:"user_ns"`
+	System   time.Duration `json:"system_ns"`
+	MaxRSS   int64         `json:"max_rss"` // of the largest, in bytes
 }
 
 // An Event is a record that stands alone: a denial, a probe, an
@@ -182,8 +194,11 @@ const (
 	KindList Kind = "list"
 	// KindLaunch and KindExit are the begin and the end of a sandbox session,
 	// Resource. Detail: [DetailPolicyHash] of the sandbox's own policy; "layers",
-	// "landlock_abi" and "uid" of the launch; "commands" of the exit, which
-	// counts those that were run.
+	// "landlock_abi", "uid", "launcher" and "limits" of the launch; of the exit
+	// "why" ("closed", "cancelled", "revoked", "frozen" or "killed"), the counts
+	// "commands" and "denials", "user_ms", "system_ms" and "max_rss" of all
+	// commands, "limit:…" for each limit that ended programs, and "workspace" if
+	// that was kept.
 	KindLaunch Kind = "sandbox.launch"
 	KindExit   Kind = "sandbox.exit"
 	// KindPolicy is a change of rules, with Change. [ActionReload] and

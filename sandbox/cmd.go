@@ -145,10 +145,11 @@ func (c *Cmd) start() error {
 		end := call.End(context.WithoutCancel(c.ctx), audit.Outcome{Status: audit.StatusFailed, ErrorCode: "not-started"})
 		return errors.Join(err, end)
 	}
+	c.s.tally.started()
 	go func() {
 		defer c.s.commands.Done()
 		c.exit = c.proc.Wait()
-		out := c.outcome()
+		out := c.outcome(c.s.tally.ended(c.exit))
 		c.endErr = call.End(context.WithoutCancel(c.ctx), out)
 		decision.Settle(governance.ResultOf(out))
 		close(c.ended)

@@ -59,16 +59,23 @@ func sameWriter(a, b io.Writer) bool {
 }
 
 // outcome is what goes on record about the end of the program.
-func (c *Cmd) outcome() audit.Outcome {
+func (c *Cmd) outcome(limit string) audit.Outcome {
+	out := audit.Outcome{Status: audit.StatusOK}
 	switch {
 	case c.exit.Lost || c.exit.Signal != 0 && c.ctx.Err() != nil:
-		return audit.Outcome{Status: audit.StatusCancelled, ErrorCode: "killed"}
+		out.Status, out.ErrorCode = audit.StatusCancelled, "killed"
 	case c.exit.Signal != 0:
-		return audit.Outcome{Status: audit.StatusFailed, ErrorCode: "signal-" + strconv.Itoa(c.exit.Signal)}
+		out.Status, out.ErrorCode = audit.StatusFailed, "signal-"+strconv.Itoa(c.exit.Signal)
 	case c.exit.Code != 0:
-		return audit.Outcome{Status: audit.StatusFailed, ErrorCode: "exit-" + strconv.Itoa(c.exit.Code)}
+		out.Status, out.ErrorCode = audit.StatusFailed, "exit-"+strconv.Itoa(c.exit.Code)
 	}
-	return audit.Outcome{Status: audit.StatusOK}
+	if limit != "" {
+		out.Checks = []string{"limit:" + limit}
+	}
+	if !c.exit.Lost {
+		out.Process = &audit.ProcessUse{ExitCode: c.exit.Code, Signal: c.exit.Signal, User: c.exit.UserTime, System: c.exit.System, MaxRSS: c.exit.MaxRSS << 10}
+	}
+	return out
 }
 
 // A ProcessState says how a program ended.
@@ -82,6 +89,9 @@ func (p *ProcessState) ExitCode() int { return p.exit.Code }
 
 // Signal returns the signal that killed the program, 0 for none.
 func (p *ProcessState) Signal() syscall.Signal { return syscall.Signal(p.exit.Signal) }
+
+// Exited reports whether the program ended by itself, and not by a signal.
+func (p *ProcessState) Exited() bool { return p.exit.Signal == 0 && !p.exit.Lost }
 
 // Success reports whether the program exited with code 0.
 func (p *ProcessState) Success() bool { return p.exit.Code == 0 && p.exit.Signal == 0 && !p.exit.Lost }

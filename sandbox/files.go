@@ -204,7 +204,7 @@ func (s *Session) holdWorkspace(ctx context.Context) (context.Context, func(), e
 		default:
 			return nil, nil, ErrEnded
 		}
-		if s.ownWorkspace {
+		if s.ownWorkspace && !s.kept {
 			return nil, nil, ErrEnded
 		}
 		return ctx, func() {}, nil

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -59,6 +57,11 @@ type Options struct {
 	// MaxConnections bounds the connections of the session at one time; zero
 	// means 256.
 	MaxConnections int
+	// KeepWorkspace is asked, once the session has ended, whether a workspace that
+	// Start made is to stay where [Session.Workspace] says, for somebody to look
+	// into. The cause is that of the end: [ErrEnded] after Close, else that of the
+	// context. Nil keeps it when the agent was frozen, which is [audit.ErrFrozen].
+	KeepWorkspace func(cause error) bool
 	// Logger takes what is worth a line but not a record; nil discards it.
 	Logger *slog.Logger
 
@@ -80,12 +83,15 @@ type Session struct {
 	workspace     string
 	workspaceInfo os.FileInfo // of the directory that the room shows
 	ownWorkspace  bool        // to be removed at the end
+	steps         []Step      // of Start
+	tally         tally
 
 	commands sync.WaitGroup // outcomes that are not on record yet
 	mu       sync.Mutex
 	ending   bool
 	ran      int
 	failed   error // of the log, while ending
+	kept     bool  // the workspace is still there; valid when done
 
 	cancel context.CancelCauseFunc
 	done   chan struct{}
@@ -125,7 +131,8 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	s := &Session{policy: p.normal(), actor: actor, log: log, done: make(chan struct{})}
+	s := &Session{policy: p.normal(), actor: actor, done: make(chan struct{})}
+	s.log = countedLog{log, &s.tally}
 	s.live.set(s.policy)
 	s.live.ports = s.listening()
 	if err := s.policy.checkKept(); err != nil {
@@ -162,6 +169,7 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 }
 
 func (s *Session) launch(ctx context.Context) (err error) {
+	watch := stopwatch{last: time.Now()}
 	ca, err := egress.NewCA(time.Now())
 	if err != nil {
 		return err
@@ -171,9 +179,11 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
+	watch.lap("network door")
 	if err := s.openWorkspace(); err != nil {
 		return err
 	}
+	watch.lap("workspace")
 	spec, err := s.spec()
 	if err != nil {
 		return err
@@ -183,10 +193,14 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if s.box, err = confine.Launch(ctx, spec); err != nil {
 		return err
 	}
+	watch.lap("room")
+	s.steps = watch.steps
 	if err := s.log.Append(ctx, s.launchEvent()); err != nil {
 		closeListeners(s.box.Listeners)
 		return fmt.Errorf("record the launch: %w", err)
 	}
+	watch.lap("record")
+	s.steps = watch.steps
 	if s.box.Listeners.TCP == nil {
 		return nil // a test left the network out
 	}
@@ -234,20 +248,6 @@ func (s *Session) openWorkspace() error {
 
 func (s *Session) resource() string { return fmt.Sprintf("Sandbox::%q", s.opts.Name) }
 
-func (s *Session) launchEvent() audit.Event {
-	r := s.Report()
-	layers := make([]string, len(r.Layers))
-	for i, l := range r.Layers {
-		layers[i] = string(l)
-	}
-	return audit.Event{
-		Kind: audit.KindLaunch, Door: audit.DoorCompute, Action: "launch", Resource: s.resource(), Actor: s.actor,
-		Detail: map[string]string{
-			"policy_hash": s.policyHash(), "layers": strings.Join(layers, ","), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
-		},
-	}
-}
-
 // end begins the end of the session. What follows is up to finish.
 func (s *Session) end() {
 	s.mu.Lock()
@@ -260,6 +260,10 @@ func (s *Session) end() {
 // takes the session apart.
 func (s *Session) finish() {
 	<-s.box.Done()
+	cause := context.Cause(s.ctx)
+	if cause == nil {
+		cause = errDied
+	}
 	s.cancel(ErrEnded)
 	s.mu.Lock()
 	s.ending = true
@@ -267,25 +271,35 @@ func (s *Session) finish() {
 	s.commands.Wait()
 	s.probes.close()
 	err := s.door.Close()
-	if s.ownWorkspace {
+	kept := s.ownWorkspace && s.keeps(cause)
+	if s.ownWorkspace && !kept {
 		err = errors.Join(err, removeTree(s.workspace))
 	}
-	s.mu.Lock()
-	ran := s.ran
-	s.mu.Unlock()
-	if logErr := s.log.Append(context.WithoutCancel(s.ctx), audit.Event{
-		Kind: audit.KindExit, Door: audit.DoorCompute, Action: "exit", Resource: s.resource(), Actor: s.actor,
-		Detail: map[string]string{"policy_hash": s.policyHash(), "commands": strconv.Itoa(ran)},
-	}); logErr != nil {
+	s.kept = kept
+	if logErr := s.log.Append(context.WithoutCancel(s.ctx), s.exitEvent(whyEnded(cause), kept)); logErr != nil {
 		err = errors.Join(err, fmt.Errorf("record the exit: %w", logErr))
 	}
 	s.failed = err
 	close(s.done)
 }
 
+// keeps reports whether the workspace is to stay. A function that fails keeps it.
+func (s *Session) keeps(cause error) (keep bool) {
+	if s.opts.KeepWorkspace == nil {
+		return errors.Is(cause, audit.ErrFrozen)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.opts.Logger.Error("sandbox: KeepWorkspace panicked, so the workspace is kept", "panic", p)
+			keep = true
+		}
+	}()
+	return s.opts.KeepWorkspace(cause)
+}
+
 // Close ends the session and everything inside. It returns when no process,
-// mount, listener or temporary workspace of it is left and the end is on
-// record. Further calls wait and return the same.
+// mount, listener or temporary workspace of it is left, except one that
+// [Options.KeepWorkspace] keeps, and the end is on record. Further calls wait and return the same.
 func (s *Session) Close() error {
 	s.cancel(ErrEnded)
 	<-s.done
@@ -304,26 +318,6 @@ func (s *Session) Workspace() string { return s.workspace }
 
 // Actor returns who the session is.
 func (s *Session) Actor() audit.Actor { return s.actor }
-
-// A Report is what a session found about itself from inside, before anything
-// ran.
-type Report struct {
-	// Layers are those that are in force, outermost first.
-	Layers []Layer
-	// LandlockABI is the version of Landlock in force, 0 for none.
-	LandlockABI int
-	// Status holds what /proc/<pid>/status says of privileges for the thread
-	// that every command comes from: NoNewPrivs, CapEff, CapBnd, Seccomp and so on.
-	Status map[string]string
-	// UID is the user that the session's processes have outside; never 0.
-	UID int
-}
-
-// Report returns what is in force. It is the same for the whole session.
-func (s *Session) Report() Report {
-	r := s.box.Report()
-	return Report{Layers: r.Layers, LandlockABI: r.LandlockABI, Status: r.Status, UID: r.UID}
-}
 
 func randomID() string {
 	var b [8]byte

@@ -240,6 +240,9 @@ func (e *ocsfEvent) end(a act) {
 	if out.CredentialVersion != 0 {
 		e.Unmapped["credential_version"] = out.CredentialVersion
 	}
+	if p := out.Process; p != nil {
+		e.Unmapped["process"] = p
+	}
 	if u := out.Usage; u != nil {
 		e.Unmapped["usage"] = u
 		provider := "unknown"
