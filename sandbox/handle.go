@@ -34,6 +34,8 @@ const (
 	CausePrivate   = egress.CausePrivate   // the name leads to an address that must not be dialled
 	CauseLimit     = egress.CauseLimit     // too many connections at once
 	CauseNames     = egress.CauseNames     // too many names
+	CauseAsk       = egress.CauseAsk       // nobody who was asked allowed it
+	CauseProxy     = egress.CauseProxy     // a request to the proxy that is none
 )
 
 // The causes where a rule says protocol http or https, so that each request is

@@ -35,6 +35,9 @@ type network struct {
 	policy *Policy    // normal form, in force
 	ports  []uint16   // with a listener inside
 	hash   atomic.Pointer[string]
+
+	suggesting sync.Mutex
+	suggested  []Rule
 }
 
 func (n *network) set(p *Policy) {
@@ -48,7 +51,13 @@ func (n *network) set(p *Policy) {
 const proxyPort = 3128
 
 // listening returns the ports on which a session listens inside from the start.
-func (s *Session) listening() []uint16 { return set(append(s.policy.ports(), proxyPort)) }
+func (s *Session) listening() []uint16 {
+	ports := append(s.policy.ports(), proxyPort)
+	if s.opts.Ask != nil {
+		ports = append(ports, 443, 80)
+	}
+	return set(ports)
+}
 
 // policyHash identifies the policy in force.
 func (s *Session) policyHash() string { return *s.live.hash.Load() }

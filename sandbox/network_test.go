@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -116,4 +117,35 @@ func TestProxyFromInside(t *testing.T) {
 	allowed, denied := connects(log.Records())
 	assert.Equal(t, []string{`ok Host::"tools.local"`, `ok Host::"tools.local"`}, allowed)
 	assert.Equal(t, []string{`unlisted-host Host::"evil.com"`, `unlisted-host Host::"evil.com"`, `raw-address Host::"169.254.169.254"`}, denied)
+}
+
+// A person is asked about what no rule allows, once for all attempts.
+func TestAskFromInside(t *testing.T) {
+	log := audittest.NewLog(t)
+	var asked []string
+	s := box(t, log, rules(), &Options{
+		Self: true, Resolver: hosts{"yes.example.com.": "127.0.0.1", "no.example.com.": "93.184.216.34"}, Governed: []string{"https://api.github.com"},
+		Ask: func(_ context.Context, a Attempt) Answer {
+			asked = append(asked, fmt.Sprintf("%s %s:%d", a.Actor.Agent, a.Host, a.Port))
+			if a.Host == "yes.example.com" {
+				return Answer{Verdict: Always, By: "alice"}
+			}
+			return Answer{By: "alice"}
+		},
+	})
+	// What is allowed is still not dialled at a private address.
+	assert.Equal(t, []string{"reset", "reset", "reset", "no such host", "no such host", "reset", `Get "https://no.example.com/": Forbidden`}, try(t, s,
+		"tcp yes.example.com:80", "get https://yes.example.com/", "tcp no.example.com:80", "lookup api.github.com", "lookup printer.local", "tcp 9.9.9.9:443",
+		"proxied https://no.example.com/"))
+	assert.Equal(t, []string{"tester yes.example.com:80", "tester yes.example.com:443", "tester no.example.com:80", "tester no.example.com:443"}, asked)
+	assert.Equal(t, "network:\n  allow:\n    - {host: \"yes.example.com\", ports: [80, 443]}\n", SuggestedText(s.Suggestions()))
+	p, err := LoadPolicy("suggested.yaml", []byte("version: 1\n"+SuggestedText(s.Suggestions())))
+	require.NoError(t, err)
+	assert.Equal(t, s.Suggestions(), p.Network.Allow)
+	require.NoError(t, s.Close())
+	_, denied := connects(log.Records())
+	assert.Equal(t, []string{
+		`private-address Host::"yes.example.com"`, `private-address Host::"yes.example.com"`, `approval Host::"no.example.com"`,
+		`unlisted-host Host::"api.github.com"`, `unlisted-host Host::"printer.local"`, `raw-address Host::"9.9.9.9"`, `approval Host::"no.example.com"`,
+	}, denied[:7], "then come counts")
 }

@@ -54,6 +54,11 @@ type Options struct {
 	// Resolver finds the addresses of real hosts that policy allows; nil means
 	// this machine's own. What it answers is checked before it is dialled.
 	Resolver Resolver
+	// Ask is asked about destinations that the policy does not allow; nil: they
+	// are refused. AskTimeout is how long an answer may take; zero means 30
+	// seconds. No answer is a refusal, and the question is not repeated for a minute.
+	Ask        AskFunc
+	AskTimeout time.Duration
 	// MaxConnections bounds the connections of the session at one time; zero
 	// means 256.
 	MaxConnections int
@@ -134,7 +139,6 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	s := &Session{policy: p.normal(), actor: actor, done: make(chan struct{})}
 	s.log = countedLog{log, &s.tally}
 	s.live.set(s.policy)
-	s.live.ports = s.listening()
 	if err := s.policy.checkKept(); err != nil {
 		return nil, err
 	}
@@ -146,6 +150,7 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	if opts != nil {
 		s.opts = *opts
 	}
+	s.live.ports = s.listening()
 	if s.opts.Name == "" {
 		s.opts.Name = "sandbox"
 	}
@@ -174,9 +179,13 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, egress.Config{
+	c := egress.Config{
 		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
-	}); err != nil {
+	}
+	if err := s.ask(&c); err != nil {
+		return err
+	}
+	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, c); err != nil {
 		return err
 	}
 	watch.lap("network door")

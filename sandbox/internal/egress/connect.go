@@ -25,6 +25,9 @@ type grant struct {
 func (d *Door) decide(s *snapshot, t target, r Rule) grant {
 	g := grant{action: "connect", resource: t.resource()}
 	byRule := audit.Policy{ID: "network.allow:" + r.Host.String()}
+	if r.asked {
+		byRule.ID = "network.answer:" + r.Host.String()
+	}
 	if d.conf.Decider == nil {
 		g.Decision = audit.Decision{
 			ID: audit.NewID(), Effect: audit.Allow, Policies: []audit.Policy{byRule}, PolicyHash: s.hash,
@@ -58,6 +61,14 @@ type attempt struct {
 	// for a program that has begun, and is refused by a reset.
 	pass    func() error
 	refused func(cause string)
+}
+
+// program is the program's own connection.
+func (a *attempt) program() net.Conn {
+	if a.from != nil {
+		return a.from
+	}
+	return a.c
 }
 
 // connection takes a connection that a program dialled.
@@ -102,9 +113,16 @@ func (d *Door) attempt(a *attempt) {
 	var g grant
 	for f == nil {
 		s := d.now()
-		rule, cause := s.choose(t)
+		rule, cause, why := d.choose(s, a)
+		if cause != "" && d.now() != s {
+			continue // while a person thought
+		}
 		if cause != "" {
-			d.deny(a, s.refusal(cause))
+			var detail []string
+			if why != "" {
+				detail = []string{"asked", why}
+			}
+			d.deny(a, s.refusal(cause), detail...)
 			return
 		}
 		// Where requests are looked at, each is decided and recorded by itself.

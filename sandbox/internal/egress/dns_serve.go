@@ -20,10 +20,14 @@ const (
 func (d *Door) resolve(query []byte) []byte {
 	full, snap := false, d.now()
 	reply, refused := answer(query, func(name string) (netip.Addr, bool) {
+		limit := maxNames
 		if !snap.rules.listed(name) {
-			return netip.Addr{}, false
+			if !d.askable(name) {
+				return netip.Addr{}, false
+			}
+			limit = maxAskedNames
 		}
-		a, ok := d.names.address(name)
+		a, ok := d.names.address(name, limit)
 		full = !ok
 		return a, ok
 	})

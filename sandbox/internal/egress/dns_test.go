@@ -86,7 +86,7 @@ func TestDNSNamesRunOut(t *testing.T) {
 	in := newInside(t, []Rule{allow("**.example.com", []uint16{443})}, nil)
 	last := maxNames
 	for i := range last {
-		_, ok := in.door.names.address(fmt.Sprintf("n%d.example.com", i))
+		_, ok := in.door.names.address(fmt.Sprintf("n%d.example.com", i), maxNames)
 		require.True(t, ok)
 	}
 	m := in.ask("more.example.com.", dnsmessage.TypeA)

@@ -63,6 +63,16 @@ type Config struct {
 	// Resolver and Dial reach real hosts; nil means this machine's.
 	Resolver Resolver
 	Dial     func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// Ask is asked about destinations that no rule allows; nil: they are refused.
+	// It must return when ctx is done, which is after AskTimeout (zero means 30
+	// seconds) at the latest. No answer is a refusal.
+	Ask        func(ctx context.Context, q Question) Answer
+	AskTimeout time.Duration
+	// Suggest takes the destinations of which AnswerAlways was said; nil: nobody.
+	Suggest func(host string, port uint16)
+	// Governed are names about which nobody is asked, as another door decides
+	// about them.
+	Governed []Pattern
 	// ProxyPort is where the listener at loopback addresses is a proxy; zero means
 	// that there is none. ProxyToken, when not empty, is the password that a
 	// request must carry: for a proxy that not only the session can reach.
@@ -105,6 +115,7 @@ type Door struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	slots  chan struct{} // one for each open connection
+	asking chan struct{} // one for each question that waits for an answer
 	web    *web
 	proxy  *proxy
 
@@ -128,6 +139,10 @@ func New(c Config) (*Door, error) {
 	if c.MaxConns <= 0 {
 		c.MaxConns = 256
 	}
+	if c.AskTimeout <= 0 {
+		c.AskTimeout = defaultAskTimeout
+	}
+	c.Log = audit.OrRefuse(c.Log)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -145,6 +160,7 @@ func New(c Config) (*Door, error) {
 		names:    newNames(),
 		rec:      newRecorder(c),
 		slots:    make(chan struct{}, c.MaxConns),
+		asking:   make(chan struct{}, maxAsking),
 		open:     make(map[io.Closer]*flow),
 		handlers: make(map[string]http.Handler),
 	}

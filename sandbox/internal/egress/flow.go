@@ -14,6 +14,7 @@ import (
 type snapshot struct {
 	rules ruleSet
 	hash  string
+	asks  *asks
 }
 
 // refusal is the decision of a guard of this door.
@@ -23,16 +24,19 @@ func (s *snapshot) refusal(cause string) audit.Decision {
 	return d
 }
 
-// choose returns the rule that decides about t, or the cause for which there is
-// none.
-func (s *snapshot) choose(t target) (Rule, string) {
-	if rules := s.rules.find(t.host, t.port); rules != nil {
-		return rules[0], ""
+// choose returns the rule that decides about an attempt, or the cause for which
+// there is none. Where no rule does, a person may be asked.
+func (d *Door) choose(s *snapshot, a *attempt) (r Rule, cause, why string) {
+	if rules := s.rules.find(a.t.host, a.t.port); rules != nil {
+		return rules[0], "", ""
 	}
-	if s.rules.listed(t.host) {
-		return Rule{}, CausePort
+	if d.askable(a.t.host) {
+		return d.ask(s, a)
 	}
-	return Rule{}, CauseName
+	if s.rules.listed(a.t.host) {
+		return Rule{}, CausePort, ""
+	}
+	return Rule{}, CauseName, ""
 }
 
 // Rules are an allow-list that was checked by [Door.Compile].
@@ -45,7 +49,7 @@ func (d *Door) Compile(rules []Rule, hash string) (*Rules, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
-	return &Rules{&snapshot{rules: s, hash: hash}}, nil
+	return &Rules{&snapshot{rules: s, hash: hash, asks: &asks{byPlace: make(map[place]*inquiry)}}}, nil
 }
 
 // Put puts r into force in place of what was. When it returns, every decision is
@@ -89,6 +93,7 @@ const (
 type flow struct {
 	target
 	rule    Rule            // that decided
+	snap    *snapshot       // under which it did
 	handler http.Handler    // serves it; nil: the real host
 	ctx     context.Context // done when the flow is over or cut
 	cancel  context.CancelFunc
@@ -111,6 +116,9 @@ func (f *flow) cutOff(code string) {
 // not go on under it as it is.
 func (f *flow) under(s *snapshot) (Rule, bool) {
 	rules := s.rules.find(f.host, f.port)
+	if rules == nil && f.rule.asked && s == f.snap {
+		return f.rule, true
+	}
 	if rules == nil {
 		return Rule{}, false
 	}
@@ -145,7 +153,7 @@ func (d *Door) admit(c io.Closer, s *snapshot, t target, r Rule) (*flow, bool) {
 	if d.closed || d.snap.Load() != s {
 		return nil, false
 	}
-	f := &flow{target: t, rule: r, handler: d.handlers[t.host]}
+	f := &flow{target: t, rule: r, snap: s, handler: d.handlers[t.host]}
 	f.ctx, f.cancel = context.WithCancel(d.ctx)
 	d.open[c] = f
 	return f, true

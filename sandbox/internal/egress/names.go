@@ -27,8 +27,9 @@ func newNames() *names {
 }
 
 // address returns the address of a name that policy allows, made on first use.
-// It is false when the session has used up its names.
-func (n *names) address(name string) (netip.Addr, bool) {
+// It is false when the session has used up its names: limit, which is at most
+// maxNames.
+func (n *names) address(name string, limit int) (netip.Addr, bool) {
 	n.mu.RLock()
 	a, ok := n.byName[name]
 	n.mu.RUnlock()
@@ -40,7 +41,7 @@ func (n *names) address(name string) (netip.Addr, bool) {
 	if a, ok := n.byName[name]; ok {
 		return a, true
 	}
-	if len(n.byName) >= maxNames {
+	if len(n.byName) >= limit {
 		return netip.Addr{}, false
 	}
 	base := synthetic.Addr().As4()

@@ -31,3 +31,5 @@ func (s *dnsSocket) write(b []byte, to peer) error {
 	_, err := s.conn.WriteToUDPAddrPort(b, to.addr)
 	return err
 }
+
+func hungUp(*attempt) bool { return false }

@@ -163,7 +163,7 @@ func (p *proxy) connect(w http.ResponseWriter, r *http.Request, pc *proxyConn) {
 		side = &prefixed{Conn: pc.Conn, first: append([]byte(nil), first...)}
 	}
 	pc.tunnel <- &attempt{
-		c: side, t: t, known: known,
+		c: side, from: pc.Conn, t: t, known: known,
 		pass: func() error { _, err := io.WriteString(side, established); return err },
 		refused: func(cause string) {
 			text := refusedError(cause).Error() + "\n"

@@ -26,6 +26,7 @@ const (
 	CauseHost      = audit.GuardHost         // HTTP request for another host
 	CauseLimit     = audit.GuardConnections  // of this session at once
 	CauseNames     = audit.GuardNames        // of this session
+	CauseAsk       = audit.GuardApproval     // no rule allows it, and nobody who was asked did
 	CauseProxy     = audit.GuardProxy        // a request to the proxy that is none
 	// CausePrivate is for a name that leads to an address which must not be
 	// dialled.

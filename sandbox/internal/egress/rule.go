@@ -36,6 +36,8 @@ type Rule struct {
 	HTTP *HTTPRules
 	// Programs may connect; nil means any program.
 	Programs []Program
+
+	asked bool // a person's answer, no rule of the policy
 }
 
 // A Program is an executable inside the session. SHA256 is lower-case
