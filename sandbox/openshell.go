@@ -12,7 +12,8 @@ import (
 
 // ImportOpenShell reads a policy file of NVIDIA OpenShell (its policy schema 1)
 // and returns a policy of this package that allows the same or less, with a
-// report of what became tighter and what was left out. name is what errors call
+// report of what became tighter and what was left out. [Policy.YAML] writes it
+// as a file to look at and keep. name is what errors call
 // the file, of at most 64 KiB. What cannot be said here is an error, a
 // [*PolicyError] with line and column for each: nothing is dropped that the
 // original would have checked.

@@ -93,6 +93,10 @@ services: [Tools.local]
 	}, rules[len(rules)-2:])
 	assert.Equal(t, []uint16{80}, rules[slices.IndexFunc(rules, func(r Rule) bool { return r.Host == "api.example.net" })].Ports, "the port of http")
 
+	again, err := LoadPolicy("w.yaml", p.YAML())
+	require.NoError(t, err, "%s", p.YAML())
+	assert.Equal(t, p, again, "what is written is what was read")
+
 	p, err = LoadPolicy("p.yaml", []byte("version: 1\nfilesystem: {read_only: []}\n"))
 	require.NoError(t, err)
 	assert.Equal(t, []string{}, p.Filesystem.ReadOnly, "none, which is not the default")
@@ -246,6 +250,15 @@ func FuzzLoadPolicy(f *testing.F) {
 		}
 		if p.Hash() != p.normal().Hash() {
 			t.Fatal("the normal form is not normal")
+		}
+		if written := p.YAML(); len(written) <= maxPolicyFile {
+			again, err := LoadPolicy("w.yaml", written)
+			if err != nil || again.Hash() != p.Hash() {
+				t.Fatalf("%v: what is written is read otherwise:\n%s", err, written)
+			}
+		}
+		if d := Diff(p, p); d != nil {
+			t.Fatal(d)
 		}
 	})
 }

@@ -1,0 +1,141 @@
+package sandbox
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twinward-dev/twinward/sandbox/internal/egress"
+)
+
+// A wish is a connection or request that policy did not allow and somebody
+// approved. Method and Path are empty when the request was not seen, Program
+// when the rule shall hold for any.
+type wish struct {
+	Host         string
+	Port         uint16
+	Method, Path string
+	Program      string
+}
+
+// suggest returns a policy that grants a wish, and as little more as rules can
+// say, and the text that a person would put into the policy file for it. An
+// error says why no rule does. The policy is changed by nobody.
+func (p *Policy) suggest(a wish) (next *Policy, text string, err error) {
+	n := p.normal()
+	name, err := egress.Canonical(a.Host)
+	if err != nil {
+		return nil, "", fmt.Errorf("policy: %q: %w", a.Host, err)
+	}
+	deciding := n.Network.deciding(name, a.Port)
+	fresh, err := a.rules(name, deciding)
+	if err != nil {
+		return nil, "", err
+	}
+	// The new rules are for this name and port alone, and take the place of those
+	// that have been for it.
+	replaces := ""
+	var kept []Rule
+	for _, r := range n.Network.Allow {
+		if r.Host == name && slices.Contains(r.Ports, a.Port) {
+			replaces = fmt.Sprintf("# in place of what network.allow says about %s on port %d:\n", name, a.Port)
+			if r.Ports = slices.DeleteFunc(r.Ports, func(port uint16) bool { return port == a.Port }); len(r.Ports) == 0 {
+				continue
+			}
+		}
+		kept = append(kept, r)
+	}
+	n.Network.Allow = append(kept, fresh...)
+	if err := n.Validate(); err != nil {
+		return nil, "", err
+	}
+	w := &yamlWriter{}
+	w.WriteString(replaces)
+	w.line(0, "network:")
+	w.line(1, "allow:")
+	for _, r := range fresh {
+		w.rule(r)
+	}
+	return n.normal(), w.String(), nil
+}
+
+// deciding returns the rules of a network in normal form that decide about a
+// name and port: those of the most specific pattern.
+func (net Network) deciding(name string, port uint16) (of []Rule) {
+	var narrow egress.Pattern
+	for _, r := range net.Allow {
+		pattern, err := egress.ParsePattern(r.Host)
+		switch {
+		case err != nil || !pattern.Match(name) || !slices.Contains(r.Ports, port):
+		case len(of) > 0 && pattern.String() == narrow.String():
+			of = append(of, r)
+		case len(of) == 0 || narrow.Covers(pattern):
+			of, narrow = []Rule{r}, pattern
+		}
+	}
+	return of
+}
+
+// rules returns the rules for a name that grant a wish besides what the deciding
+// ones grant now: copies of those, and one more.
+func (a wish) rules(name string, deciding []Rule) ([]Rule, error) {
+	fresh := Rule{}
+	if a.Method != "" {
+		fresh.Protocol, fresh.Rules = ProtocolHTTPS, []HTTPRule{a.request()}
+		if a.Port == 80 {
+			fresh.Protocol = ProtocolHTTP
+		}
+	}
+	out := slices.Clone(deciding)
+	if i := a.decider(deciding); i >= 0 {
+		r := deciding[i]
+		switch {
+		case r.served():
+			return nil, fmt.Errorf("policy: %s is served by a handler, which decides", name)
+		case r.Protocol == "" || a.Method == "":
+			return nil, fmt.Errorf("policy: %s on port %d is allowed already", name, a.Port)
+		case slices.ContainsFunc(r.Deny, func(h HTTPRule) bool { return h.Methods == nil || slices.Contains(h.Methods, a.Method) }):
+			return nil, fmt.Errorf("policy: some %s requests to %s are denied, and deny wins over what is allowed: change it by hand", a.Method, name)
+		}
+		fresh = r
+		if r.Access != "" {
+			fresh.Rules, fresh.Access = []HTTPRule{{Methods: presets[r.Access], Path: "/**"}}, ""
+		}
+		fresh.Rules = joined(append(slices.Clone(fresh.Rules), a.request()))
+		// Other programs keep what they have.
+		others := slices.DeleteFunc(slices.Clone(r.Programs), func(q Program) bool { return q.Path == a.Program })
+		switch {
+		case r.Programs == nil && a.Program == "", r.Programs != nil && len(others) == 0:
+			out = slices.Delete(out, i, i+1)
+		case r.Programs != nil:
+			out[i].Programs = others
+			fresh.Programs = slices.DeleteFunc(slices.Clone(r.Programs), func(q Program) bool { return q.Path != a.Program })
+		}
+	}
+	if a.Program != "" && fresh.Programs == nil {
+		fresh.Programs = []Program{{Path: a.Program}}
+	}
+	out = append(out, fresh)
+	for i := range out {
+		out[i].Host, out[i].Ports = name, []uint16{a.Port}
+	}
+	return out, nil
+}
+
+// decider returns which of the rules decides about the program of a wish, or -1.
+func (a wish) decider(deciding []Rule) int {
+	if i := slices.IndexFunc(deciding, func(r Rule) bool {
+		return slices.ContainsFunc(r.Programs, func(q Program) bool { return q.Path == a.Program })
+	}); i >= 0 {
+		return i
+	}
+	return slices.IndexFunc(deciding, func(r Rule) bool { return r.Programs == nil })
+}
+
+func (a wish) request() HTTPRule {
+	h := HTTPRule{Methods: []string{strings.ToUpper(a.Method)}, Path: a.Path}
+	if a.Method == "GET" {
+		h.Methods = append(h.Methods, "HEAD")
+	}
+	return h
+}
