@@ -63,6 +63,16 @@ prepare_agents() {
 	(cd "$TWINWARD_AGENTS" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install the agents of sandbox/testdata/agents"
 }
 
+# prepare_peers: the sandboxes that ours is measured beside.
+prepare_peers() {
+	need bwrap bubblewrap
+	need socat socat
+	need rg ripgrep
+	npm install --prefix "$work/peers" --ignore-scripts --no-audit --no-fund --loglevel=error \
+		@anthropic-ai/sandbox-runtime@0.0.78 >/dev/null || die "npm cannot install sandbox-runtime"
+	export PATH="$PATH:$work/peers/node_modules/.bin"
+}
+
 # as_uid COMMAND…: runs a command as the ordinary uid, in its own clone, with its own empty caches.
 as_uid() {
 	runuser -u "$uid_name" -- env -i \
