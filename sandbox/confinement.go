@@ -18,6 +18,7 @@ const LayerTotals = confine.LayerTotals
 // session has.
 func (s *Session) strengthen(spec *confine.Spec) {
 	l := s.policy.Process
+	spec.Tier = s.opts.Tier
 	spec.Devices = s.policy.Devices
 	spec.Total = confine.TotalLimits{Memory: uint64(l.MaxTotalMemory), CPU: uint64(l.MaxCPU), Parent: s.opts.Cgroup}
 	spec.ExecStrict = l.Exec == ExecStrict

@@ -10,6 +10,8 @@ type Capabilities struct {
 	Reasons map[Layer]error
 	// LandlockABI is the kernel's version of Landlock, 0 for none.
 	LandlockABI int
+	// Tiers are what can be had, strongest first; empty means none.
+	Tiers []Tier
 }
 
 // Probe finds out by trying: it builds a room as [Start] does, runs nothing in
@@ -22,5 +24,6 @@ func Probe() Capabilities {
 			c.Missing = append(c.Missing, l)
 		}
 	}
+	c.Tiers = tiers(c.Missing)
 	return c
 }

@@ -28,6 +28,8 @@ type Report struct {
 	Layers []Layer `json:"layers"`
 	// LandlockABI is the version of Landlock in force, 0 for none.
 	LandlockABI int `json:"landlock_abi"`
+	// Tier is [Options.Tier]; it says what the session is without.
+	Tier Tier `json:"tier,omitempty"`
 	// Status holds what /proc/<pid>/status says of privileges for the thread
 	// that every command comes from: NoNewPrivs, CapEff, CapBnd, Seccomp and so on.
 	Status map[string]string `json:"status"`
@@ -83,7 +85,7 @@ func (s *Session) Report() Report {
 	r := s.box.Report()
 	out := Report{
 		Session: s.actor.Session, Agent: s.actor.Agent, Launcher: "re-exec", PolicyHash: s.policyHash(),
-		Layers: slices.Clone(r.Layers), LandlockABI: r.LandlockABI, Status: r.Status, UID: r.UID, Unseen: r.Unseen, Steps: slices.Clone(s.steps),
+		Layers: slices.Clone(r.Layers), LandlockABI: r.LandlockABI, Tier: r.Tier, Status: r.Status, UID: r.UID, Unseen: r.Unseen, Steps: slices.Clone(s.steps),
 	}
 	s.mu.Lock()
 	out.Ended, out.Commands = s.ending, s.ran
@@ -105,6 +107,9 @@ func (r Report) String() string {
 	row("session", "%s of %s, %s, launcher %s, outside uid %d", r.Session, r.Agent, state, r.Launcher, r.UID)
 	row("policy", "%s", r.PolicyHash)
 	row("layers", "%s", join(r.Layers))
+	if r.Tier != TierFull {
+		row("tier", "%s", r.Tier)
+	}
 	row("landlock", "ABI %d", r.LandlockABI)
 	var all time.Duration
 	steps := make([]string, len(r.Steps))
@@ -245,12 +250,15 @@ func (s *Session) launchEvent() audit.Event {
 	r, p := s.Report(), s.policy
 	limits := fmt.Sprintf("processes=%d,open_files=%d,file_size=%d,memory=%d,tmp=%d",
 		p.Process.MaxProcesses, p.Process.MaxOpenFiles, p.Process.MaxFileSize, p.Process.MaxMemory, p.Filesystem.TmpSize)
+	detail := map[string]string{
+		audit.DetailPolicyHash: r.PolicyHash, "layers": join(r.Layers), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
+		"launcher": r.Launcher, "limits": limits,
+	}
+	if r.Tier != TierFull {
+		detail["tier"] = string(r.Tier)
+	}
 	return audit.Event{
-		Kind: audit.KindLaunch, Door: audit.DoorCompute, Action: "launch", Resource: s.resource(), Actor: s.actor,
-		Detail: map[string]string{
-			audit.DetailPolicyHash: r.PolicyHash, "layers": join(r.Layers), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
-			"launcher": r.Launcher, "limits": limits,
-		},
+		Kind: audit.KindLaunch, Door: audit.DoorCompute, Action: "launch", Resource: s.resource(), Actor: s.actor, Detail: detail,
 	}
 }
 

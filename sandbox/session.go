@@ -47,6 +47,9 @@ type Options struct {
 	Governed []string
 	// AllowUngoverned lets such a policy pass all the same.
 	AllowUngoverned bool
+	// Tier names what the session does without. The zero Tier is without nothing:
+	// Start fails where a layer cannot be had.
+	Tier Tier
 	// Cgroup is a directory of a cgroup v2 hierarchy in which the session's group
 	// is made when policy limits the session as a whole; "" means this process's
 	// own, or the one above it. It must be delegated to this process.

@@ -5,6 +5,27 @@ import (
 	"time"
 )
 
+// A Tier is a room with less than all layers, for hosts that cannot have more.
+// It is never chosen but by the caller.
+type Tier string
+
+const (
+	// TierFull has all layers.
+	TierFull Tier = ""
+	// TierMaskedProc has no /proc but for a few files that say nothing of any
+	// process: for hosts in a container that masks parts of its own /proc, where the
+	// kernel lets nobody mount a fresh one.
+	TierMaskedProc Tier = "masked-proc"
+)
+
+// check refuses a tier that does not exist.
+func (t Tier) check() error {
+	if t != TierFull && t != TierMaskedProc {
+		return fmt.Errorf("there is no tier %q; the tiers are %q (full) and %q", t, TierFull, TierMaskedProc)
+	}
+	return nil
+}
+
 // LayerTotals are limits of the whole room. It is there only when asked for, and
 // then required.
 const LayerTotals Layer = "cgroup-limits"

@@ -78,6 +78,9 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 			d.close()
 		}
 	}()
+	if err := spec.Tier.check(); err != nil {
+		return nil, err
+	}
 	if d.order.Places, err = locate(spec.Binds); err != nil {
 		return nil, err
 	}

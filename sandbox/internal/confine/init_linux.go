@@ -17,13 +17,14 @@ import (
 
 // An initState is pid 1 of a room.
 type initState struct {
-	ord    *order
-	layers []Layer
-	abi    int
-	unseen map[Layer]string
-	rules  []rule
-	worker chan func()
-	procs  procTable
+	ord      *order
+	layers   []Layer
+	abi      int
+	hostProc int // while the room is made
+	unseen   map[Layer]string
+	rules    []rule
+	worker   chan func()
+	procs    procTable
 }
 
 // runInit confines this process and serves commands until the host is gone. It
@@ -74,6 +75,9 @@ func (s *initState) confine() (err error) {
 			return &LayerError{Layer: LayerUTS, Step: "set the host name", Err: err}
 		}
 	}
+	if s.hostProc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return &LayerError{Layer: LayerProc, Step: "open the host's /proc", Err: err}
+	}
 	targets, err := buildRoot(s.ord)
 	if err != nil {
 		return err
@@ -85,7 +89,9 @@ func (s *initState) confine() (err error) {
 	if err := s.network(); err != nil {
 		return err
 	}
-	s.layers = append(s.layers, LayerProc) // buildRoot does not return without
+	if s.ord.Tier != TierMaskedProc {
+		s.layers = append(s.layers, LayerProc) // buildRoot does not return without
+	}
 	if s.ord.IDMapped {
 		s.layers = append(s.layers, LayerIDMap)
 	}
@@ -104,19 +110,26 @@ func (s *initState) confine() (err error) {
 		// This thread will start every command. It is never unlocked: what it
 		// gives up here is what commands are born without.
 		runtime.LockOSThread()
-		err := s.restrict()
+		// Open beforehand: the room may have no /proc.
+		own, err := openStatus(s.hostProc)
 		if err == nil {
-			status, err = s.verify()
+			err = s.restrict()
 		}
+		if err == nil {
+			status, err = s.verify(own)
+		}
+		unix.Close(own)
 		started <- err
 		for f := range s.worker {
 			f()
 		}
 	}()
-	if err := <-started; err != nil {
+	err = <-started
+	unix.Close(s.hostProc)
+	if err != nil {
 		return err
 	}
-	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID, Unseen: s.unseen}
+	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID, Unseen: s.unseen, Tier: s.ord.Tier}
 	return send(fdSocket, &message{Kind: msgReady, Report: report})
 }
 
@@ -295,8 +308,8 @@ func (s *initState) restrict() error {
 
 // verify reads back what the kernel says about the calling thread, so that a
 // report never rests on a call having returned zero.
-func (s *initState) verify() (map[string]string, error) {
-	status, err := readStatus()
+func (s *initState) verify(own int) (map[string]string, error) {
+	status, err := readStatus(own)
 	if err != nil {
 		return nil, fmt.Errorf("read own status: %w", err)
 	}

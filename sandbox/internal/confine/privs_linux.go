@@ -97,12 +97,20 @@ func dropAllCaps() {
 	_, _, _ = syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&none)), 0)
 }
 
+// openStatus opens what a /proc says of the calling thread. What is read from it
+// is always what holds by then.
+func openStatus(proc int) (int, error) {
+	return unix.Openat(proc, "thread-self/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
 // readStatus returns the lines of this thread's status that speak of privileges.
-func readStatus() (map[string]string, error) {
-	b, err := os.ReadFile("/proc/thread-self/status")
+func readStatus(own int) (map[string]string, error) {
+	b := make([]byte, 16<<10)
+	n, err := unix.Pread(own, b, 0)
 	if err != nil {
 		return nil, err
 	}
+	b = b[:n]
 	out := map[string]string{}
 	for line := range strings.Lines(string(b)) {
 		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")

@@ -25,13 +25,14 @@ func Probe() (map[Layer]error, int) {
 	}
 	defer os.RemoveAll(dir)
 	optional := []Layer{LayerRlimits, LayerNoNewPrivs, LayerCaps, LayerLandlock, LayerSeccomp, LayerNetwork, LayerCgroup}
-	b, err := Launch(context.Background(), &Spec{Hostname: "sandbox", Workspace: dir, OwnWorkspace: true, Optional: optional})
+	spec := &Spec{Hostname: "sandbox", Workspace: dir, OwnWorkspace: true, Optional: optional}
+	b, err := Launch(context.Background(), spec)
+	if layer := failed(missing, err); layer == LayerProc { // what about all the others?
+		spec.Tier = TierMaskedProc
+		b, err = Launch(context.Background(), spec)
+		failed(missing, err)
+	}
 	if err != nil {
-		var le *LayerError
-		if !errors.As(err, &le) || le.Layer == "" {
-			le = &LayerError{Layer: LayerUser, Step: "start init", Err: err}
-		}
-		missing[le.Layer] = le
 		return missing, abi
 	}
 	defer b.Close()
@@ -42,4 +43,17 @@ func Probe() (map[Layer]error, int) {
 		}
 	}
 	return missing, abi
+}
+
+// failed notes the layer that an error is about.
+func failed(missing map[Layer]error, err error) Layer {
+	if err == nil {
+		return ""
+	}
+	var le *LayerError
+	if !errors.As(err, &le) || le.Layer == "" {
+		le = &LayerError{Layer: LayerUser, Step: "start init", Err: err}
+	}
+	missing[le.Layer] = le
+	return le.Layer
 }

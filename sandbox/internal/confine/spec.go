@@ -141,6 +141,8 @@ type Spec struct {
 	// Programs, unless nil, are the only files that may be run, so none that was
 	// written inside. Code in memory stays allowed unless ExecStrict.
 	Programs []Program
+	// Tier names what the room does without.
+	Tier Tier `json:",omitempty"`
 	// Total are limits of the whole room, which take a delegated cgroup.
 	Total TotalLimits
 	// Devices are nodes besides the usual ones: "gpu", or paths under /dev.
@@ -175,6 +177,7 @@ const (
 type Report struct {
 	Layers      []Layer
 	LandlockABI int
+	Tier        Tier
 	// Status holds lines of /proc/thread-self/status of the thread that starts
 	// commands, such as NoNewPrivs, CapEff and Seccomp.
 	Status map[string]string
