@@ -36,8 +36,19 @@ func (r *Rule) checkRequests(field string, bad report) {
 		bad(field+".rules", fmt.Sprintf("%d rules about requests", n), fmt.Sprintf("list at most %d, with those of deny", maxRequests))
 		return
 	}
-	checkHTTPRules(field+".rules", r.Rules, bad)
-	checkHTTPRules(field+".deny", r.Deny, bad)
+	found := false
+	note := func(field, problem, fix string) {
+		found = true
+		bad(field, problem, fix)
+	}
+	checkHTTPRules(field+".rules", r.Rules, note)
+	checkHTTPRules(field+".deny", r.Deny, note)
+	if _, known := presets[r.Access]; judged && !found && (known && r.Rules == nil || r.Access == "" && len(r.Rules) > 0) {
+		// What the door would not take is no policy.
+		if _, err := egress.NewHTTPRules(string(r.Access), requestRules(r.Rules), requestRules(r.Deny)); err != nil {
+			bad(field, err.Error(), "write it in another way")
+		}
+	}
 }
 
 func checkHTTPRules(field string, list []HTTPRule, bad report) {

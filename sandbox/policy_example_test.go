@@ -64,3 +64,30 @@ func ExamplePolicy_Validate() {
 	// Output:
 	// network.allow[0].host
 }
+
+// A refused request becomes a rule that a person can read and put into the file.
+func ExamplePolicy_Suggest() {
+	p := &sandbox.Policy{Network: sandbox.Network{Allow: []sandbox.Rule{
+		{Host: "api.github.com", Protocol: sandbox.ProtocolHTTPS, Access: sandbox.AccessReadOnly},
+	}}}
+	next, text, err := p.Suggest(sandbox.Wish{Host: "api.github.com", Port: 443, Method: "POST", Path: "/repos/a/b/issues"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(text)
+	for _, change := range sandbox.Diff(p, next) {
+		fmt.Println(change)
+	}
+	// Output:
+	// # in place of what network.allow says about api.github.com on port 443:
+	// network:
+	//   allow:
+	//     - host: api.github.com
+	//       ports: [443]
+	//       protocol: https
+	//       rules:
+	//         - {methods: [GET, HEAD, OPTIONS], path: "/**"}
+	//         - {methods: [POST], path: "/repos/a/b/issues"}
+	// wider: network.allow: api.github.com on port 443: POST of /repos/a/b/issues is allowed
+}

@@ -8,20 +8,23 @@ import (
 	"github.com/twinward-dev/twinward/sandbox/internal/egress"
 )
 
-// A wish is a connection or request that policy did not allow and somebody
-// approved. Method and Path are empty when the request was not seen, Program
-// when the rule shall hold for any.
-type wish struct {
-	Host         string
-	Port         uint16
+// A Wish is a connection or request that policy refused and somebody wants to
+// allow: what its record says of it.
+type Wish struct {
+	Host string
+	Port uint16
+	// Method and Path, in canonical form, are those of a request; empty when
+	// only the connection is known.
 	Method, Path string
-	Program      string
+	// Program is to have it, by its path; empty means any.
+	Program string
 }
 
-// suggest returns a policy that grants a wish, and as little more as rules can
-// say, and the text that a person would put into the policy file for it. An
-// error says why no rule does. The policy is changed by nobody.
-func (p *Policy) suggest(a wish) (next *Policy, text string, err error) {
+// Suggest returns a policy that grants a wish and, as far as rules can say it,
+// nothing more, in normal form, and the text that a person puts into the policy
+// file for it. p stays as it is. An error says why no rule can: deny wins over
+// what is allowed, a handler serves the name, or it is allowed already.
+func (p *Policy) Suggest(a Wish) (next *Policy, text string, err error) {
 	n := p.normal()
 	name, err := egress.Canonical(a.Host)
 	if err != nil {
@@ -78,7 +81,7 @@ func (net Network) deciding(name string, port uint16) (of []Rule) {
 
 // rules returns the rules for a name that grant a wish besides what the deciding
 // ones grant now: copies of those, and one more.
-func (a wish) rules(name string, deciding []Rule) ([]Rule, error) {
+func (a Wish) rules(name string, deciding []Rule) ([]Rule, error) {
 	fresh := Rule{}
 	if a.Method != "" {
 		fresh.Protocol, fresh.Rules = ProtocolHTTPS, []HTTPRule{a.request()}
@@ -123,7 +126,7 @@ func (a wish) rules(name string, deciding []Rule) ([]Rule, error) {
 }
 
 // decider returns which of the rules decides about the program of a wish, or -1.
-func (a wish) decider(deciding []Rule) int {
+func (a Wish) decider(deciding []Rule) int {
 	if i := slices.IndexFunc(deciding, func(r Rule) bool {
 		return slices.ContainsFunc(r.Programs, func(q Program) bool { return q.Path == a.Program })
 	}); i >= 0 {
@@ -132,7 +135,7 @@ func (a wish) decider(deciding []Rule) int {
 	return slices.IndexFunc(deciding, func(r Rule) bool { return r.Programs == nil })
 }
 
-func (a wish) request() HTTPRule {
+func (a Wish) request() HTTPRule {
 	h := HTTPRule{Methods: []string{strings.ToUpper(a.Method)}, Path: a.Path}
 	if a.Method == "GET" {
 		h.Methods = append(h.Methods, "HEAD")

@@ -21,37 +21,37 @@ network:
 `))
 	require.NoError(t, err)
 	for _, c := range []struct {
-		wish wish
+		wish Wish
 		want string // the text, or the end of the error
 	}{
-		{wish{Host: "New.example.net", Port: 22}, "network:\n  allow:\n    - host: new.example.net\n      ports: [22]\n"},
+		{Wish{Host: "New.example.net", Port: 22}, "network:\n  allow:\n    - host: new.example.net\n      ports: [22]\n"},
 		{
-			wish{Host: "new.example.net", Port: 443, Method: "GET", Path: "/x y", Program: "/usr/bin/curl"},
+			Wish{Host: "new.example.net", Port: 443, Method: "GET", Path: "/x y", Program: "/usr/bin/curl"},
 			"paths have only as an escape: write %20",
 		},
 		{
-			wish{Host: "new.example.net", Port: 80, Method: "POST", Path: "/x%20y", Program: "/usr/bin/curl"},
+			Wish{Host: "new.example.net", Port: 80, Method: "POST", Path: "/x%20y", Program: "/usr/bin/curl"},
 			"network:\n  allow:\n    - host: new.example.net\n      ports: [80]\n      protocol: http\n      programs: [/usr/bin/curl]\n      rules:\n        - {methods: [POST], path: \"/x%20y\"}\n",
 		},
 		{
-			wish{Host: "a.example.com", Port: 443, Method: "POST", Path: "/x", Program: "/usr/bin/git"},
+			Wish{Host: "a.example.com", Port: 443, Method: "POST", Path: "/x", Program: "/usr/bin/git"},
 			"network:\n  allow:\n" +
 				"    - host: a.example.com\n      ports: [443]\n      protocol: https\n      access: read-only\n      programs: [/usr/bin/curl]\n" +
 				"    - host: a.example.com\n      ports: [443]\n      protocol: https\n      programs: [/usr/bin/git]\n      rules:\n" +
 				"        - {methods: [GET, HEAD, OPTIONS], path: \"/**\"}\n        - {methods: [POST], path: \"/x\"}\n",
 		},
 		{
-			wish{Host: "api.example.org", Port: 443, Method: "PUT", Path: "/a"},
+			Wish{Host: "api.example.org", Port: 443, Method: "PUT", Path: "/a"},
 			"# in place of what network.allow says about api.example.org on port 443:\nnetwork:\n  allow:\n" +
 				"    - host: api.example.org\n      ports: [443]\n      protocol: https\n      rules:\n        - {methods: [GET, PUT], path: \"/a\"}\n      deny:\n        - {methods: [DELETE], path: \"/b\"}\n",
 		},
-		{wish{Host: "api.example.org", Port: 443, Method: "DELETE", Path: "/b"}, "change it by hand"},
-		{wish{Host: "api.example.org", Port: 443}, "is allowed already"},
-		{wish{Host: "tools.local", Port: 443, Method: "GET", Path: "/"}, "is served by a handler, which decides"},
-		{wish{Host: "10.0.0.1", Port: 443}, "it is an address"},
-		{wish{Host: "new.example.net", Port: 53}, "names are resolved for every rule"},
+		{Wish{Host: "api.example.org", Port: 443, Method: "DELETE", Path: "/b"}, "change it by hand"},
+		{Wish{Host: "api.example.org", Port: 443}, "is allowed already"},
+		{Wish{Host: "tools.local", Port: 443, Method: "GET", Path: "/"}, "is served by a handler, which decides"},
+		{Wish{Host: "10.0.0.1", Port: 443}, "it is an address"},
+		{Wish{Host: "new.example.net", Port: 53}, "names are resolved for every rule"},
 	} {
-		next, text, err := p.suggest(c.wish)
+		next, text, err := p.Suggest(c.wish)
 		if err != nil {
 			assert.Nil(t, next)
 			assert.ErrorContains(t, err, c.want, "%+v", c.wish)
@@ -87,14 +87,14 @@ func TestSuggestGrantsOneWish(t *testing.T) {
 		}
 		before := p.judge()
 		for range 5 {
-			a := wish{
+			a := Wish{
 				Host: one(randomWords.names), Port: []uint16{80, 443, 8443}[rnd.IntN(3)], Method: one([]string{"GET", "POST", "DELETE"}),
 				Path: one(randomWords.paths), Program: one([]string{"/usr/bin/git", "/usr/bin/ls"}),
 			}
 			if before(a.Host, int(a.Port), a.Method, a.Path, a.Program) {
 				continue
 			}
-			next, text, err := p.suggest(a)
+			next, text, err := p.Suggest(a)
 			if err != nil {
 				continue
 			}
