@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -62,6 +63,9 @@ type Options struct {
 	// seconds. No answer is a refusal, and the question is not repeated for a minute.
 	Ask        AskFunc
 	AskTimeout time.Duration
+	// Roots verify the real hosts whose requests are looked into (Protocol https);
+	// nil means this machine's roots.
+	Roots *x509.CertPool
 	// MaxConnections bounds the connections of the session at one time; zero
 	// means 256.
 	MaxConnections int
@@ -183,7 +187,7 @@ func (s *Session) launch(ctx context.Context) (err error) {
 		return err
 	}
 	c := egress.Config{
-		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
+		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, Roots: s.opts.Roots, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
 	}
 	if err := s.ask(&c); err != nil {
 		return err
