@@ -27,7 +27,7 @@ import (
 // loopback sockets, and connections whose local address at the door is the one
 // that was dialled.
 type inside struct {
-	t     *testing.T
+	t     testing.TB
 	door  *Door
 	log   *audittest.Log
 	dns   netip.AddrPort
@@ -38,7 +38,7 @@ type inside struct {
 var theActor = audit.Actor{Agent: "standup", Issuer: "session", Session: "s1"}
 
 // newInside opens a door with the rules; edit may change the rest.
-func newInside(t *testing.T, rules []Rule, edit func(*Config)) *inside {
+func newInside(t testing.TB, rules []Rule, edit func(*Config)) *inside {
 	t.Helper()
 	ca, err := NewCA(time.Now())
 	require.NoError(t, err)
