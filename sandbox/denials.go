@@ -43,7 +43,7 @@ func (p *probeLog) tell(d confine.Denial) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.count[d] == 0 && len(p.count) >= probeKinds {
-		d.Program = ""
+		d.Program, d.Object = "", ""
 	}
 	if p.count[d]++; p.count[d] > probesEach || p.closed {
 		return
@@ -84,7 +84,7 @@ func (p *probeLog) close() {
 	p.mu.Unlock()
 	<-p.done
 	for _, d := range slices.SortedFunc(maps.Keys(p.count), func(a, b confine.Denial) int {
-		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.What, b.What), cmp.Compare(a.Program, b.Program))
+		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.What, b.What), cmp.Compare(a.Program, b.Program), cmp.Compare(a.Object, b.Object))
 	}) {
 		if n := p.count[d] - probesEach; n > 0 {
 			p.record(d, n)
@@ -96,6 +96,9 @@ func (p *probeLog) record(d confine.Denial, repeated int) {
 	detail := map[string]string{}
 	if d.Program != "" {
 		detail["program"] = d.Program
+	}
+	if d.Object != "" {
+		detail["object"] = d.Object
 	}
 	if repeated > 0 {
 		detail["repeated"] = strconv.Itoa(repeated)

@@ -43,15 +43,36 @@
 //     names.
 //   - A network in which every address leads to this process.
 //
+// What policy can ask for besides: [ExecStrict], under which nothing that was
+// written inside ever becomes code; a list of the only programs that may be run;
+// devices by name; limits of the session as a whole.
+//
+// # What is seen
+//
+// System calls that no honest program makes inside (mounts, namespaces, tracing,
+// keyrings, raw sockets and the like) are put to this process by the kernel,
+// which refuses them and records who tried. What Landlock refuses is recorded
+// where the kernel's audit log is on and can be heard, which takes CAP_AUDIT_READ
+// outside of any container; [Report.Unseen] says why it is not. Refusals that
+// honest programs meet as well, such as clone3, are not recorded.
+//
+// # Lesser hosts
+//
+// [Probe] says what this host can have. A container that masks parts of its /proc
+// leaves [TierMaskedProc], which the caller has to name. Without user namespaces
+// there is no session: Landlock can hold a program to a port but not to an
+// address, so its network could not be kept to the door.
+//
 // # What does not hold
 //
 // The kernel is shared: a bug in it that the filter leaves reachable is a way
-// out. Nothing limits CPU time or total memory (that takes cgroups). What policy
-// makes writable, a program may fill with anything, so treat a workspace that
-// an agent has written as untrusted input. A Unix socket in a folder that policy
-// shows leads to the service that listens on it, also when the folder is
-// read-only: show no folder that holds one. A program that policy lets reach a
-// host can send that host anything that it can read.
+// out. CPU time and total memory are limited only where policy says so and a
+// cgroup is delegated to this process. What policy makes writable, a program may
+// fill with anything, so treat a workspace that an agent has written as untrusted
+// input. Before Linux 7.1 a Unix socket in a folder that policy shows leads to the
+// service that listens on it, also when the folder is read-only: show no folder
+// that holds one. A program that policy lets reach a host can send that host
+// anything that it can read.
 //
 // # Systems
 //

@@ -26,7 +26,8 @@ type Box struct {
 	report Report
 
 	denials *os.File       // the filter's listener, nil when there is none
-	telling sync.WaitGroup // whoever serves it
+	audit   *os.File       // hears the kernel's audit log, nil when it cannot
+	telling sync.WaitGroup // whoever serves these
 
 	cgroup *cgroup // nil without total limits
 	used   Usage   // when the room has ended

@@ -85,8 +85,11 @@ func (s *Spec) noNewPrograms() bool { return s.ExecStrict || s.Programs != nil }
 // A Denial is an attempt that the kernel stopped and reported.
 type Denial struct {
 	Layer Layer
-	// What was tried: the name of a system call.
+	// What was tried: the name of a system call, or the Landlock rights that were
+	// missing.
 	What string
+	// Object is the file that it was about, where that is known.
+	Object string
 	// Program is what the thread calls itself, which it may choose.
 	Program string
 }

@@ -34,6 +34,7 @@ type order struct {
 	SelfMount      int
 	Runnable       []runnable // when programs are listed
 	Notify         bool       // the host wants to know of denials
+	LogLandlock    bool       // and hears those of Landlock in the audit log
 	KUID           int
 	Sizes          []int // of the data of each file
 	Inherited      int   // how many mounts there are

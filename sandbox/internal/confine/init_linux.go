@@ -284,7 +284,7 @@ func (s *initState) restrict() error {
 		return err
 	}
 	if err := s.layer(LayerLandlock, func() (err error) {
-		s.abi, err = landlockRestrict(s.rules)
+		s.abi, err = landlockRestrict(s.rules, s.ord.LogLandlock)
 		return err
 	}); err != nil {
 		return err

@@ -115,9 +115,20 @@ func landlockRules(s *Spec, targets map[string]bool) []rule {
 	return rules
 }
 
+// landlockAttr returns what a ruleset of a version handles, and how much of the
+// structure that version knows. Later versions take the same.
+func landlockAttr(abi int) (attr unix.LandlockRulesetAttr, size uintptr) {
+	attr.Handled_access_fs = handledFS(abi)
+	if abi < 6 {
+		return attr, 8
+	}
+	attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
+	return attr, 24
+}
+
 // landlockRestrict puts the calling thread into a Landlock domain. It returns
-// the version that is in force.
-func landlockRestrict(rules []rule) (int, error) {
+// the version that is in force. With log, denials are for the audit log.
+func landlockRestrict(rules []rule, log bool) (int, error) {
 	abi, err := landlockABI()
 	if err != nil {
 		return 0, err
@@ -125,15 +136,7 @@ func landlockRestrict(rules []rule) (int, error) {
 	if abi < minLandlock {
 		return 0, fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", abi, minLandlock)
 	}
-	attr := unix.LandlockRulesetAttr{Handled_access_fs: handledFS(abi)}
-	size := uintptr(8)
-	if abi >= 4 {
-		size = 16
-	}
-	if abi >= 6 {
-		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
-		size = 24
-	}
+	attr, size := landlockAttr(abi)
 	set, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
 	if errno != 0 {
 		return 0, fmt.Errorf("create ruleset: %w", errno)
@@ -144,7 +147,14 @@ func landlockRestrict(rules []rule) (int, error) {
 			return 0, fmt.Errorf("rule for %s: %w", r.path, err)
 		}
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, set, 0, 0); errno != 0 {
+	flags := uintptr(0)
+	if abi >= minLandlockLog {
+		flags |= unix.LANDLOCK_RESTRICT_SELF_LOG_SAME_EXEC_OFF // init tries its own wall
+		if log {
+			flags |= unix.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON
+		}
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, set, flags, 0); errno != 0 {
 		return 0, fmt.Errorf("restrict self: %w", errno)
 	}
 	return abi, nil

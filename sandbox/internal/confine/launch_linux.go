@@ -43,7 +43,9 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 	if b.cgroup, err = newCgroup(spec.Total, or(spec.Limits.Processes, defaultProcesses)); err != nil {
 		return nil, err
 	}
+	unheard := b.hearAudit(d)
 	if err := b.spawn(d); err != nil {
+		b.stopDenials()
 		b.cgroup.remove()
 		return nil, err
 	}
@@ -67,6 +69,12 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 	}
 	if b.denials != nil {
 		b.telling.Go(func() { serveDenials(b.denials, spec.OnDenial) })
+	}
+	if unheard != nil {
+		b.report.unseen(LayerLandlock, unheard.Error())
+	}
+	if b.audit != nil {
+		b.telling.Go(func() { serveAudit(b.audit, b.init.Pid, spec.OnDenial) })
 	}
 	go b.receive()
 	return b, nil

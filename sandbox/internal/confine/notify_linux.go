@@ -129,10 +129,12 @@ func listenerFile(fd int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "denials"), nil
 }
 
-// stopDenials ends what serves the listener.
+// stopDenials ends what serves the listener and the audit log.
 func (b *Box) stopDenials() {
-	if b.denials != nil {
-		b.denials.Close()
-		b.telling.Wait()
+	for _, f := range []*os.File{b.denials, b.audit} {
+		if f != nil {
+			f.Close()
+		}
 	}
+	b.telling.Wait()
 }

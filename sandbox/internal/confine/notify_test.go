@@ -55,7 +55,7 @@ func (c *tally) tell(d Denial) {
 func TestAttacksAreReported(t *testing.T) {
 	var c tally
 	b := room(t, func(s *Spec) { s.OnDenial = c.tell })
-	require.Empty(t, b.Report().Unseen)
+	require.Empty(t, b.Report().Unseen[LayerSeccomp])
 	require.Equal(t, "1", b.Report().Status["Seccomp_filters"])
 	out, exit, err := inside(t, b, SelfPath, "attack", "300")
 	require.NoError(t, err)

@@ -235,6 +235,7 @@ const (
 	seccompTSYNC         = 1 << 0
 	seccompNewListener   = 1 << 3
 	seccompTSYNCESRCH    = 1 << 4 // fail by ESRCH, as the result is a descriptor
+	seccompWaitKillable  = 1 << 5 // a call that the host has received is not restarted by a signal, and told of twice
 )
 
 // seccompRestrict installs the filter on every thread of this process. The
@@ -245,7 +246,7 @@ func seccompRestrict(k filterKind) (listener int, err error) {
 	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
 	flags := uintptr(seccompTSYNC)
 	if k.notify {
-		flags |= seccompNewListener | seccompTSYNCESRCH
+		flags |= seccompNewListener | seccompTSYNCESRCH | seccompWaitKillable
 	}
 	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, seccompSetModeFilter, flags, uintptr(unsafe.Pointer(&prog)))
 	switch {
