@@ -232,27 +232,29 @@ const maxDetail = 4096
 // networkDetail says what changes between two policies in normal form.
 func networkDetail(old, next *Policy) map[string]string {
 	detail := map[string]string{audit.DetailPolicyHash: next.Hash(), "replaces": old.Hash()}
-	was, is := ruleTexts(old), ruleTexts(next)
-	for _, d := range []struct {
-		key   string
-		of, b []string
-	}{{"added", is, was}, {"removed", was, is}} {
-		var lines []string
+	put := func(key string, lines []string) {
 		size := 0
-		for _, r := range d.of {
-			if slices.Contains(d.b, r) {
-				continue
-			}
-			if size += len(r) + 1; size > maxDetail {
-				lines = append(lines, "…")
+		for i, l := range lines {
+			if size += len(l) + 1; size > maxDetail {
+				lines = append(lines[:i:i], "…")
 				break
 			}
-			lines = append(lines, r)
 		}
 		if len(lines) > 0 {
-			detail[d.key] = strings.Join(lines, "\n")
+			detail[key] = strings.Join(lines, "\n")
 		}
 	}
+	without := func(a, b []string) []string {
+		return slices.DeleteFunc(slices.Clone(a), func(r string) bool { return slices.Contains(b, r) })
+	}
+	was, is := ruleTexts(old), ruleTexts(next)
+	put("added", without(is, was))
+	put("removed", without(was, is))
+	var words []string
+	for _, c := range Diff(old, next) {
+		words = append(words, c.String())
+	}
+	put("changes", words)
 	return detail
 }
 

@@ -97,6 +97,7 @@ func TestSetNetwork(t *testing.T) {
 	assert.Equal(t, map[string]string{
 		audit.DetailPolicyHash: after, "replaces": before,
 		"added": text(real.normal()), "removed": text(tools.normal()),
+		"changes": fmt.Sprintf("wider: network.allow: real.example.com on port %d can be reached\nnarrower: network.allow: tools.local on port 443 cannot be reached any more", port),
 	}, changes[0].Detail)
 	assert.Equal(t, p.Hash(), exit.Detail["policy_hash"])
 }

@@ -63,3 +63,13 @@ func TestTheLongestPathDecides(t *testing.T) {
 		assert.Equal(t, want, strings.TrimSpace(string(b)), f)
 	}
 }
+
+// What AllowUngoverned lets pass is on record.
+func TestUngovernedIsOnRecord(t *testing.T) {
+	log := audittest.NewLog(t)
+	p := &Policy{Network: Network{Allow: []Rule{{Host: "api.github.com"}}}}
+	box(t, log, p, &Options{Governed: []string{"https://api.github.com"}, AllowUngoverned: true})
+	records := log.Records()
+	require.NotEmpty(t, records)
+	assert.Contains(t, records[0].Event.Detail["ungoverned"], `"api.github.com" on port 443 leads to "https://api.github.com"`)
+}

@@ -254,6 +254,11 @@ func (s *Session) launchEvent() audit.Event {
 		audit.DetailPolicyHash: r.PolicyHash, "layers": join(r.Layers), "landlock_abi": strconv.Itoa(r.LandlockABI), "uid": strconv.Itoa(r.UID),
 		"launcher": r.Launcher, "limits": limits,
 	}
+	if s.opts.AllowUngoverned {
+		if err := p.checkGoverned(s.opts.Governed); err != nil {
+			detail["ungoverned"] = err.Error()[:min(len(err.Error()), maxDetail)]
+		}
+	}
 	if r.Tier != TierFull {
 		detail["tier"] = string(r.Tier)
 	}
