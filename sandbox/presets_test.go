@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -177,4 +178,35 @@ func TestJoin(t *testing.T) {
 			assert.Equal(t, before, [2]string{c.a.Hash(), c.b.Hash()}, "what was joined has changed")
 		})
 	}
+}
+
+// Every part of a policy is joined: nothing that the second one says is lost.
+func TestJoinKeepsEveryField(t *testing.T) {
+	git := []Program{{Path: "/usr/bin/git", SHA256: strings.Repeat("0", 64)}}
+	full := &Policy{
+		Version: 1,
+		Filesystem: Filesystem{
+			ReadOnly: append(SystemPaths(), "/opt"), ReadWrite: []string{"/srv"}, Protect: []string{".git/hooks"}, TmpSize: 1 << 20,
+		},
+		Process: Process{
+			MaxProcesses: 10, MaxOpenFiles: 100, MaxFileSize: 1 << 20, MaxMemory: 1 << 30, MaxTotalMemory: 1 << 30, MaxCPU: 500,
+			Exec: ExecStrict, Programs: git,
+		},
+		Environment: Environment{"A": "1"},
+		Network:     Network{Allow: []Rule{{Host: "a.example.com"}}},
+		Devices:     []string{"gpu"},
+		Inference:   &Inference{Host: "models.local", Programs: git},
+		Services:    []string{"tools.local"},
+	}
+	for _, part := range []any{*full, full.Filesystem, full.Process, *full.Inference} {
+		v := reflect.ValueOf(part)
+		for i := range v.NumField() {
+			require.False(t, v.Field(i).IsZero(), "%s.%s is new: fill it in here, and join it", v.Type(), v.Type().Field(i).Name)
+		}
+	}
+	// What widens when it is not said must be said by both.
+	first := &Policy{Filesystem: Filesystem{Protect: []string{".git/hooks"}}, Process: Process{Programs: git}}
+	joined, err := Join(first, full)
+	require.NoError(t, err)
+	assert.Equal(t, full.Hash(), joined.Hash())
 }
