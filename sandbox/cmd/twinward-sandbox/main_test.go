@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,6 +87,18 @@ func TestRunShowsAndKeepsWhatIsReached(t *testing.T) {
 		}
 	}
 	assert.Equal(t, [3]int{1, 2, 1}, [3]int{kinds[audit.KindLaunch], kinds[audit.KindDenial], kinds[audit.KindExit]})
+}
+
+// What is asked of a host whose requests are judged is shown with its path.
+func TestRunShowsRequests(t *testing.T) {
+	needSandbox(t)
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip(err)
+	}
+	_, out, errs := say(t, "", "run", "-preset", "npm", "--", "node", "-e",
+		`fetch("https://registry.npmjs.org/lodash", {method: "PUT"}).then(r => console.log(r.status))`)
+	assert.Equal(t, "403\n", out, errs)
+	assert.Contains(t, errs, `sandbox: DENY  connect Host::"registry.npmjs.org" PUT "/lodash": http-method`)
 }
 
 func TestWrongCommandLines(t *testing.T) {

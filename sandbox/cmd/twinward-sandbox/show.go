@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -22,7 +23,7 @@ type shower struct {
 func (s *shower) Begin(ctx context.Context, in audit.Intent) (audit.Call, error) {
 	if in.Action == "connect" {
 		s.allowed.Add(1)
-		fmt.Fprintf(s.to, "sandbox: allow %s %s\n", in.Action, in.Resource)
+		fmt.Fprintf(s.to, "sandbox: allow %s %s%s\n", in.Action, in.Resource, request(in.Args))
 	}
 	if s.next == nil {
 		return unkept{}, nil
@@ -38,12 +39,22 @@ func (s *shower) Append(ctx context.Context, ev audit.Event) error {
 			times, more = n, fmt.Sprintf(", %d times more", n)
 		}
 		s.refused.Add(times)
-		fmt.Fprintf(s.to, "sandbox: DENY  %s %s: %s%s\n", ev.Action, ev.Resource, ev.Decision.Reason, more)
+		fmt.Fprintf(s.to, "sandbox: DENY  %s %s%s: %s%s\n", ev.Action, ev.Resource, request(ev.Args), ev.Decision.Reason, more)
 	}
 	if s.next == nil {
 		return nil
 	}
 	return s.next.Append(ctx, ev)
+}
+
+// request returns the method and path, where the door has looked into what was
+// asked.
+func request(args json.RawMessage) string {
+	var r struct{ Method, Path string }
+	if json.Unmarshal(args, &r) != nil || r.Method == "" {
+		return ""
+	}
+	return " " + r.Method + " " + strconv.Quote(r.Path)
 }
 
 // unkept is a call that nobody asked to keep.
