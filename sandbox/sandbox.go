@@ -74,6 +74,23 @@
 // that holds one. A program that policy lets reach a host can send that host
 // anything that it can read.
 //
+// # Work inside
+//
+// What people do all day works inside as it does outside, with the tightest
+// policy; tests hold it, as root and as an ordinary user: shells and job control,
+// programs at a terminal, git, npm, Python, Node with its compiler and
+// WebAssembly, Go, C, SQLite, gpg and ssh-keygen, thousands of files, servers that
+// other programs of the session reach. Claude Code, Codex and opencode, as npm has
+// them, do their turn with a model that [Session.Handle] serves. [Presets] open
+// what a tool needs, and no more.
+//
+// What wants more than a program of an ordinary user may do, does not work:
+// debuggers and tracers, sudo, ping, mounting, and sandboxes and containers
+// within. Tell Chromium --no-sandbox and Codex
+// --dangerously-bypass-approvals-and-sandbox, as this is the sandbox. Ports that
+// the policy allows are the session's door: a server inside listens on others,
+// such as 3000.
+//
 // # Systems
 //
 // Linux 6.2 or newer on amd64, with user namespaces and Landlock. The arm64
