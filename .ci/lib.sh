@@ -54,7 +54,7 @@ prepare() {
 	chown -R "$uid_name" "$work/uid" "$work/home"
 }
 
-# prepare_agents: the agents that must work inside a sandbox (0.9 GB), once for
+# prepare_agents: the agents that must work inside a sandbox (0.8 GB), once for
 # both uids. None of their scripts is run.
 prepare_agents() {
 	export TWINWARD_AGENTS="$work/agents"

@@ -24,7 +24,9 @@ import (
 )
 
 // agentFolder is where the npm packages of testdata/agents are installed, by
-// .ci/lib.sh for both uids; a test installs nothing.
+// .ci/lib.sh for both uids; a test installs nothing. What is run of opencode-ai and
+// claude-code is the program that their install scripts would link, as no script
+// of a package is run.
 const agentFolder = "TWINWARD_AGENTS"
 
 const madeByAgent = "printf 'made by the agent' >result.txt"
