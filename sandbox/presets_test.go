@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -209,4 +211,51 @@ func TestJoinKeepsEveryField(t *testing.T) {
 	joined, err := Join(first, full)
 	require.NoError(t, err)
 	assert.Equal(t, full.Hash(), joined.Hash())
+}
+
+// TestJoinOpensNoMore joins random policies: what both of them refuse stays
+// refused, request by request.
+func TestJoinOpensNoMore(t *testing.T) {
+	pairs := 40
+	switch {
+	case os.Getenv("TWINWARD_SOAK") == "1":
+		pairs = 2000
+	case os.Getenv("TWINWARD_FULL") == "1":
+		pairs = 200
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 8))
+	random := func() *Policy {
+		for {
+			if p, _, err := ImportOpenShell("o.yaml", []byte(randomShell(rnd).yaml())); err == nil {
+				return p
+			}
+		}
+	}
+	joined, open := 0, 0
+	for range pairs {
+		a, b := random(), random()
+		j, err := Join(a, b)
+		if err != nil {
+			var e *PolicyError
+			require.ErrorAs(t, err, &e)
+			continue
+		}
+		joined++
+		first, second, both := a.judge(), b.judge(), j.judge()
+		requested(func(host string, port int, method, path, program string) bool {
+			if !both(host, port, method, path, program) {
+				return true
+			}
+			open++
+			if !first(host, port, method, path, program) && !second(host, port, method, path, program) {
+				t.Fatalf("%s %s:%d%s by %s is opened by joining only, seed %d:\n%s\n%s", method, host, port, path, program, seed, a.YAML(), b.YAML())
+			}
+			return true
+		})
+	}
+	t.Logf("%d of %d pairs go together, and open %d requests", joined, pairs, open)
+	assert.Greater(t, joined, pairs/10)
+	assert.NotZero(t, open)
 }
