@@ -19,7 +19,7 @@ import (
 )
 
 // launchers are the executors that run the whole corpus.
-var launchers = []string{""}
+var launchers = []Launcher{LauncherReexec, LauncherVfork}
 
 func init() {
 	escapeSetID, escapeRights = escape.SetIDArg, escape.PrintRights
@@ -42,7 +42,7 @@ func lay(t *testing.T) escape.Target {
 
 // A raid is one run of the corpus, or a part of it, in a session.
 type raid struct {
-	launcher string
+	launcher Launcher
 	without  []Layer
 	only     []string
 	exec     ExecMode
@@ -55,7 +55,7 @@ func (r raid) run(t *testing.T, tg escape.Target) map[string]escape.Finding {
 		Filesystem: Filesystem{ReadOnly: append(SystemPaths(), tg.ReadOnly)},
 		Process:    Process{Exec: r.exec},
 	}, agent,
-		audittest.NewLog(t), &Options{Self: true, without: r.without})
+		audittest.NewLog(t), &Options{Self: true, Launcher: r.launcher, without: r.without})
 	require.NoError(t, err)
 	defer s.Close()
 	tg.Work, tg.WorkHost = "/sandbox", s.Workspace()

@@ -84,7 +84,7 @@ type LimitHit struct {
 func (s *Session) Report() Report {
 	r := s.box.Report()
 	out := Report{
-		Session: s.actor.Session, Agent: s.actor.Agent, Launcher: "re-exec", PolicyHash: s.policyHash(),
+		Session: s.actor.Session, Agent: s.actor.Agent, Launcher: cmp.Or(string(s.opts.Launcher), string(LauncherReexec)), PolicyHash: s.policyHash(),
 		Layers: slices.Clone(r.Layers), LandlockABI: r.LandlockABI, Tier: r.Tier, Status: r.Status, UID: r.UID, Unseen: r.Unseen, Steps: slices.Clone(s.steps),
 	}
 	s.mu.Lock()

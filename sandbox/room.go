@@ -23,6 +23,7 @@ var hostTrust = []string{trustFile, "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ss
 func (s *Session) spec() (*confine.Spec, error) {
 	p := s.policy
 	spec := &confine.Spec{
+		Launcher:     s.opts.Launcher,
 		Hostname:     "sandbox",
 		Workspace:    s.workspace,
 		OwnWorkspace: s.ownWorkspace,

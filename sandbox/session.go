@@ -36,6 +36,8 @@ type Options struct {
 	// Self shows the executable of this very process inside, at [Self], so that
 	// a program can run itself as its own agent.
 	Self bool
+	// Launcher is how the session is started; "" means [LauncherReexec].
+	Launcher Launcher
 	// Require names the layers without which Start fails; nil means all of them.
 	// A layer that is left out of it is still used where it can be had. The
 	// namespaces and the network are always required.

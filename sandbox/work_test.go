@@ -21,7 +21,10 @@ type workLauncher struct {
 	options func() *Options
 }
 
-var workLaunchers = []workLauncher{{"default", func() *Options { return new(Options) }}}
+var workLaunchers = []workLauncher{
+	{"re-exec", func() *Options { return new(Options) }},
+	{"vfork", func() *Options { return &Options{Launcher: LauncherVfork} }},
+}
 
 // eachLauncher runs a test under every way to make a session.
 func eachLauncher(t *testing.T, f func(t *testing.T, opts *Options)) {

@@ -3,7 +3,6 @@
 package confine
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"sync"
@@ -24,6 +23,7 @@ type Box struct {
 	exited chan struct{} // init is reaped, and so everything inside is dead
 	done   chan struct{} // and everybody who waited has been told
 	report Report
+	proto  protocol
 
 	denials *os.File       // the filter's listener, nil when there is none
 	audit   *os.File       // hears the kernel's audit log, nil when it cannot
@@ -76,22 +76,10 @@ func (b *Box) closeListeners() {
 // Exec starts a command. files are its descriptors from 0 on; nil stands for
 // /dev/null. The command gets copies, the caller keeps what it passed.
 func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
-	body, err := json.Marshal(e)
-	if err != nil {
-		return nil, err
-	}
-	if len(body) > maxBody {
-		return nil, &ExecError{Path: e.Path, Err: unix.E2BIG}
-	}
-	order, err := sealed("twinward-exec", body)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(order)
-	m := &message{Kind: msgExec}
-	fds := []int{order}
+	var null []bool
+	fds := []int{-1} // the place of the body
 	for _, f := range files {
-		m.Null = append(m.Null, f == nil)
+		null = append(null, f == nil)
 		if f != nil {
 			fds = append(fds, int(f.Fd()))
 		}
@@ -103,11 +91,17 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 		return nil, &ExecError{Path: e.Path, Err: ErrEnded}
 	}
 	b.next++
-	p.id, m.ID = b.next, b.next
+	p.id = b.next
 	b.procs[p.id] = p
 	b.mu.Unlock()
 
-	if err := b.send(m, fds...); err != nil {
+	packet, body, err := b.proto.command(p.id, e, null)
+	if err == nil {
+		fds[0] = body
+		err = b.send(packet, fds...)
+		unix.Close(body)
+	}
+	if err != nil {
 		b.forget(p.id)
 		return nil, &ExecError{Path: e.Path, Err: err}
 	}
@@ -130,29 +124,27 @@ func (p *Process) Wait() Exit { return <-p.exit }
 // Signal sends a signal to the command or, with group, to all processes of its
 // group. A command that has ended gets none.
 func (p *Process) Signal(sig syscall.Signal, group bool) error {
-	return p.box.send(&message{Kind: msgSignal, ID: p.id, Signal: int(sig), Group: group})
+	packet, err := p.box.proto.signal(p, int(sig), group)
+	if err != nil {
+		return err
+	}
+	return p.box.send(packet)
 }
 
 // receive hands out what init says until it is gone.
 func (b *Box) receive() {
 	for {
-		m, fds, err := b.recv()
+		packet, fds, err := b.recv()
 		closeAll(fds)
 		if err != nil {
 			break
 		}
-		b.mu.Lock()
-		p := b.procs[m.ID]
-		if m.Kind == msgExited {
-			delete(b.procs, m.ID)
+		said, err := b.proto.decode(packet)
+		if err != nil {
+			break
 		}
-		b.mu.Unlock()
-		switch {
-		case p == nil:
-		case m.Kind == msgExited:
-			p.exit <- *m.Exit
-		case m.Kind == msgStarted || m.Kind == msgRefused:
-			p.said <- m
+		for _, m := range said {
+			b.deliver(m)
 		}
 	}
 	b.kill()
@@ -178,20 +170,36 @@ func (b *Box) receive() {
 	close(b.done)
 }
 
+func (b *Box) deliver(m *message) {
+	b.mu.Lock()
+	p := b.procs[m.ID]
+	if m.Kind == msgExited {
+		delete(b.procs, m.ID)
+	}
+	b.mu.Unlock()
+	switch {
+	case p == nil:
+	case m.Kind == msgExited:
+		p.exit <- *m.Exit
+	case m.Kind == msgStarted || m.Kind == msgRefused:
+		p.said <- m
+	}
+}
+
 func (b *Box) forget(id uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.procs, id)
 }
 
-func (b *Box) send(m *message, fds ...int) error {
+func (b *Box) send(packet []byte, fds ...int) error {
 	raw, err := b.sock.SyscallConn()
 	if err != nil {
 		return ErrEnded
 	}
 	var sendErr error
 	if err := raw.Write(func(fd uintptr) bool {
-		sendErr = send(int(fd), m, fds...)
+		sendErr = sendPacket(int(fd), packet, fds...)
 		return sendErr != unix.EAGAIN
 	}); err != nil {
 		return ErrEnded
@@ -199,19 +207,19 @@ func (b *Box) send(m *message, fds ...int) error {
 	return sendErr
 }
 
-func (b *Box) recv() (m *message, fds []int, err error) {
+func (b *Box) recv() (packet []byte, fds []int, err error) {
 	raw, err := b.sock.SyscallConn()
 	if err != nil {
 		return nil, nil, err
 	}
 	var recvErr error
 	if err := raw.Read(func(fd uintptr) bool {
-		m, fds, recvErr = recv(int(fd))
+		packet, fds, recvErr = recvPacket(int(fd))
 		return recvErr != unix.EAGAIN
 	}); err != nil {
 		return nil, nil, err
 	}
-	return m, fds, recvErr
+	return packet, fds, recvErr
 }
 
 func dup(fd int) int {

@@ -156,11 +156,11 @@ func TestPrivilegedProgramsTakeNoOrders(t *testing.T) {
 }
 
 func TestInitRefusesTheHostsNamespaces(t *testing.T) {
-	for _, host := range []map[string]string{nil, readNamespaces()} {
+	for _, host := range []map[string]string{nil, readNamespaces("self")} {
 		s := &initState{ord: &order{HostNS: host, Spec: Spec{
 			Optional: Layers(), Without: Layers(), // not even then
 		}}}
-		_, err := s.checkNamespaces()
+		_, err := s.checkNamespaces(readNamespaces("self"))
 		var le *LayerError
 		require.ErrorAs(t, err, &le)
 		assert.Equal(t, LayerUser, le.Layer)

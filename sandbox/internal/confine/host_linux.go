@@ -71,7 +71,7 @@ func (d *delivery) close() { closeAll(d.mounts) }
 // trees, as the room's user may not be able to reach them, and translates the
 // owner of writable ones to that user.
 func prepare(spec *Spec, id identity) (_ *delivery, err error) {
-	d := &delivery{order: order{Spec: *spec, WorkspaceMount: -1, SelfMount: -1, KUID: id.uid, HostNS: readNamespaces(), Notify: spec.OnDenial != nil}}
+	d := &delivery{order: order{Spec: *spec, WorkspaceMount: -1, SelfMount: -1, KUID: id.uid, HostNS: readNamespaces("self"), Notify: spec.OnDenial != nil}}
 	d.order.Binds = nil
 	defer func() {
 		if err != nil {

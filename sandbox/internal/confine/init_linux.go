@@ -54,7 +54,7 @@ func (s *initState) confine() (err error) {
 	}
 	// Nothing below may ever happen to the host's own namespaces, so this comes
 	// before the first change.
-	namespaces, err := s.checkNamespaces()
+	namespaces, err := s.checkNamespaces(readNamespaces("self"))
 	if err != nil {
 		return err
 	}
@@ -240,8 +240,7 @@ func (s *initState) terminals() error {
 // checkNamespaces compares with the host's: a namespace that is shared is not a
 // layer, whatever was asked for. User, mount and pid namespace are never
 // optional: without them init would rebuild the host itself.
-func (s *initState) checkNamespaces() (map[string]string, error) {
-	mine := readNamespaces()
+func (s *initState) checkNamespaces(mine map[string]string) (map[string]string, error) {
 	for _, k := range nsKinds {
 		own := mine[k.file] != "" && s.ord.HostNS[k.file] != "" && mine[k.file] != s.ord.HostNS[k.file]
 		vital := k.layer == LayerUser || k.layer == LayerMount || k.layer == LayerPID
@@ -313,16 +312,9 @@ func (s *initState) verify(own int) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read own status: %w", err)
 	}
-	fail := func(l Layer, why string) error { return &LayerError{Layer: l, Step: "verify", Err: errors.New(why)} }
 	has := func(l Layer) bool { return slices.Contains(s.layers, l) }
-	if has(LayerNoNewPrivs) && status["NoNewPrivs"] != "1" {
-		return nil, fail(LayerNoNewPrivs, "the kernel does not show it")
-	}
-	if has(LayerCaps) && !zeroCaps(status) {
-		return nil, fail(LayerCaps, "a capability set is not empty")
-	}
-	if has(LayerSeccomp) && status["Seccomp"] != "2" {
-		return nil, fail(LayerSeccomp, "no filter is in force")
+	if err := checkStatus(status, has); err != nil {
+		return nil, err
 	}
 	if has(LayerLandlock) {
 		fd, err := unix.Open(canary, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -330,8 +322,27 @@ func (s *initState) verify(own int) (map[string]string, error) {
 			unix.Close(fd)
 		}
 		if err != unix.EACCES {
-			return nil, fail(LayerLandlock, fmt.Sprintf("a file that no rule covers can be opened (%v)", err))
+			return nil, canaryError(err)
 		}
 	}
 	return status, nil
+}
+
+// checkStatus compares what the kernel says of a thread with what should be in
+// force.
+func checkStatus(status map[string]string, has func(Layer) bool) error {
+	fail := func(l Layer, why string) error { return &LayerError{Layer: l, Step: "verify", Err: errors.New(why)} }
+	switch {
+	case has(LayerNoNewPrivs) && status["NoNewPrivs"] != "1":
+		return fail(LayerNoNewPrivs, "the kernel does not show it")
+	case has(LayerCaps) && !zeroCaps(status):
+		return fail(LayerCaps, "a capability set is not empty")
+	case has(LayerSeccomp) && status["Seccomp"] != "2":
+		return fail(LayerSeccomp, "no filter is in force")
+	}
+	return nil
+}
+
+func canaryError(err error) error {
+	return &LayerError{Layer: LayerLandlock, Step: "verify", Err: fmt.Errorf("a file that no rule covers can be opened (%v)", err)}
 }

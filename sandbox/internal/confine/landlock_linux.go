@@ -126,6 +126,19 @@ func landlockAttr(abi int) (attr unix.LandlockRulesetAttr, size uintptr) {
 	return attr, 24
 }
 
+// landlockFlags says which denials are for the audit log: none of init, which
+// tries its own wall, and those of commands only when asked for.
+func landlockFlags(abi int, log bool) uintptr {
+	if abi < minLandlockLog {
+		return 0
+	}
+	flags := uintptr(unix.LANDLOCK_RESTRICT_SELF_LOG_SAME_EXEC_OFF)
+	if log {
+		flags |= unix.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON
+	}
+	return flags
+}
+
 // landlockRestrict puts the calling thread into a Landlock domain. It returns
 // the version that is in force. With log, denials are for the audit log.
 func landlockRestrict(rules []rule, log bool) (int, error) {
@@ -147,14 +160,7 @@ func landlockRestrict(rules []rule, log bool) (int, error) {
 			return 0, fmt.Errorf("rule for %s: %w", r.path, err)
 		}
 	}
-	flags := uintptr(0)
-	if abi >= minLandlockLog {
-		flags |= unix.LANDLOCK_RESTRICT_SELF_LOG_SAME_EXEC_OFF // init tries its own wall
-		if log {
-			flags |= unix.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON
-		}
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, set, flags, 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, set, landlockFlags(abi, log), 0); errno != 0 {
 		return 0, fmt.Errorf("restrict self: %w", errno)
 	}
 	return abi, nil

@@ -21,7 +21,13 @@ import (
 // ends it; afterwards ctx has no effect.
 //
 // A layer that cannot be had is a [*LayerError], and leaves nothing behind.
-func Launch(ctx context.Context, spec *Spec) (*Box, error) {
+func Launch(ctx context.Context, spec *Spec) (*Box, error) { return launch(ctx, spec, nil) }
+
+// launch lets a test change what a vfork is about to execute.
+func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) {
+	if spec.Launcher != "" && spec.Launcher != LauncherReexec && spec.Launcher != LauncherVfork {
+		return nil, fmt.Errorf("unknown launcher %q", spec.Launcher)
+	}
 	if len(spec.Ports) > MaxPorts {
 		return nil, fmt.Errorf("%d ports, more than %d", len(spec.Ports), MaxPorts)
 	}
@@ -44,13 +50,28 @@ func Launch(ctx context.Context, spec *Spec) (*Box, error) {
 		return nil, err
 	}
 	unheard := b.hearAudit(d)
-	if err := b.spawn(d); err != nil {
+	start, handshake := func() error { return b.spawn(d) }, func() error { return b.handshake(spec) }
+	b.proto = goInit{}
+	if spec.Launcher == LauncherVfork {
+		v, err := newVfork(b, d)
+		if err != nil {
+			b.stopDenials()
+			b.cgroup.remove()
+			return nil, err
+		}
+		defer v.close()
+		if change != nil {
+			change(v)
+		}
+		start, handshake = v.spawn, v.handshake
+	}
+	if err := start(); err != nil {
 		b.stopDenials()
 		b.cgroup.remove()
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { b.kill() })
-	err = b.handshake(spec)
+	err = handshake()
 	stop()
 	if err == nil {
 		err = context.Cause(ctx)
@@ -165,13 +186,18 @@ func (b *Box) handshake(spec *Spec) error {
 	var fds []int
 	defer func() { closeAll(fds) }()
 	for {
-		m, got, err := b.recv()
+		packet, got, err := b.recv()
+		var said []*message
+		if err == nil {
+			said, err = b.proto.decode(packet)
+		}
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = errors.New("it ended without a word")
 			}
 			return fmt.Errorf("init: %w", err)
 		}
+		m := said[0]
 		if m.Kind == msgTerminals && len(got) == 1 && b.pts < 0 {
 			b.pts = got[0]
 			continue

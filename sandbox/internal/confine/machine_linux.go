@@ -68,12 +68,12 @@ type step struct {
 	what  string // such as "mount /usr"
 	hint  string
 
-	nr       uintptr
-	args     []any
-	out      any // nil, slot or head
-	ok, zero label
-	err      label
-	errIs    unix.Errno
+	nr        uintptr
+	args      []any
+	out       any // nil, slot or head
+	ok        any // nil, or where to go: a label or an address
+	zero, err label
+	errIs     unix.Errno
 }
 
 // An expectation is looked at by the host when the program has run: a result
@@ -125,8 +125,8 @@ func (s *step) orElse(l label, only ...unix.Errno) *step {
 	return s
 }
 
-// then goes to a label afterwards.
-func (s *step) then(l label) *step { s.ok = l; return s }
+// then goes to a label, or to an address in another program, afterwards.
+func (s *step) then(to any) *step { s.ok = to; return s }
 
 // ifZero goes to a label when the result is zero.
 func (s *step) ifZero(l label) *step { s.zero = l; return s }
@@ -209,9 +209,7 @@ func (p *prog) value(base uintptr, a any) (v uint64, indirect bool) {
 	switch a := a.(type) {
 	case int:
 		return uint64(a), false
-	case int32:
-		return uint64(a), false
-	case uint32:
+	case int64:
 		return uint64(a), false
 	case uint64:
 		return a, false
@@ -248,7 +246,10 @@ func (p *prog) link(mem []byte, base uintptr) {
 			v, _ := p.value(base, s.out)
 			word(op[wordSize*opOut:], v)
 		}
-		word(op[wordSize*opOK:], p.labelAddr(base, s.ok))
+		if s.ok != nil {
+			v, _ := p.value(base, s.ok)
+			word(op[wordSize*opOK:], v)
+		}
 		word(op[wordSize*opZero:], p.labelAddr(base, s.zero))
 		word(op[wordSize*opErr:], p.labelAddr(base, s.err))
 		word(op[wordSize*opErrIs:], uint64(s.errIs))

@@ -66,6 +66,8 @@ type source struct {
 	target string // without leading slash
 	tree   int    // detached mount, -1 when only the links are needed
 	dir    bool
+	// onlyLinks: another place shows it.
+	onlyLinks bool
 }
 
 // openSources detaches every place before anything of the new root exists.

@@ -4,6 +4,7 @@ package confine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -101,15 +102,30 @@ func localRoute(family byte) []byte {
 	return b
 }
 
-// netlink sends one request and waits for its acknowledgement.
-func netlink(sock int, kind, flags uint16, body []byte) error {
+// netlinkRequest returns a message that asks for an acknowledgement.
+func netlinkRequest(kind, flags uint16, body []byte) []byte {
 	b := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(body))
 	binary.NativeEndian.PutUint32(b, uint32(cap(b)))
 	binary.NativeEndian.PutUint16(b[4:], kind)
 	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK|flags)
 	binary.NativeEndian.PutUint32(b[8:], 1)
-	b = append(b, body...)
-	if err := unix.Sendto(sock, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	return append(b, body...)
+}
+
+// netlinkAnswer returns the error in an acknowledgement.
+func netlinkAnswer(b []byte) error {
+	if len(b) < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
+		return errors.New("netlink gave no acknowledgement")
+	}
+	if code := int32(binary.NativeEndian.Uint32(b[unix.SizeofNlMsghdr:])); code != 0 {
+		return unix.Errno(-code)
+	}
+	return nil
+}
+
+// netlink sends one request and waits for its acknowledgement.
+func netlink(sock int, kind, flags uint16, body []byte) error {
+	if err := unix.Sendto(sock, netlinkRequest(kind, flags, body), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
 	answer := make([]byte, 4096)
@@ -117,11 +133,5 @@ func netlink(sock int, kind, flags uint16, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if n < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(answer[4:]) != unix.NLMSG_ERROR {
-		return fmt.Errorf("netlink answered with message type %d", binary.NativeEndian.Uint16(answer[4:]))
-	}
-	if code := int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:])); code != 0 {
-		return unix.Errno(-code)
-	}
-	return nil
+	return netlinkAnswer(answer[:n])
 }

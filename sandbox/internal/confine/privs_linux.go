@@ -18,37 +18,44 @@ const (
 	defaultOpenFiles = 4096
 )
 
-// setLimits bounds this process, and so all that it starts.
-func setLimits(l Limits) error {
-	set := func(name string, which int, v uint64) error {
+// A limit is one resource limit.
+type limit struct {
+	name  string
+	which int
+	value unix.Rlimit
+}
+
+// limitsOf returns the limits of every process in the room. What the host
+// itself is held to stays.
+func limitsOf(l Limits) []limit {
+	var out []limit
+	add := func(name string, which int, v uint64) {
 		var now unix.Rlimit
-		if err := unix.Getrlimit(which, &now); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if unix.Getrlimit(which, &now) == nil {
+			v = min(v, now.Max)
 		}
-		v = min(v, now.Max)
-		// syscall.Setrlimit and not unix.Prlimit: os/exec's machinery would
-		// otherwise give children the soft limit that it remembers.
-		if err := syscall.Setrlimit(which, &syscall.Rlimit{Cur: v, Max: v}); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		return nil
+		out = append(out, limit{name, which, unix.Rlimit{Cur: v, Max: v}})
 	}
-	if err := set("core dumps", unix.RLIMIT_CORE, 0); err != nil {
-		return err
-	}
-	if err := set("processes", unix.RLIMIT_NPROC, or(l.Processes, defaultProcesses)); err != nil {
-		return err
-	}
-	if err := set("open files", unix.RLIMIT_NOFILE, or(l.OpenFiles, defaultOpenFiles)); err != nil {
-		return err
-	}
+	add("core dumps", unix.RLIMIT_CORE, 0)
+	add("processes", unix.RLIMIT_NPROC, or(l.Processes, defaultProcesses))
+	add("open files", unix.RLIMIT_NOFILE, or(l.OpenFiles, defaultOpenFiles))
 	if l.FileSize > 0 {
-		if err := set("file size", unix.RLIMIT_FSIZE, l.FileSize); err != nil {
-			return err
-		}
+		add("file size", unix.RLIMIT_FSIZE, l.FileSize)
 	}
 	if l.Data > 0 {
-		return set("data size", unix.RLIMIT_DATA, l.Data)
+		add("data size", unix.RLIMIT_DATA, l.Data)
+	}
+	return out
+}
+
+// setLimits bounds this process, and so all that it starts.
+func setLimits(l Limits) error {
+	for _, lim := range limitsOf(l) {
+		// syscall.Setrlimit and not unix.Prlimit: os/exec's machinery would
+		// otherwise give children the soft limit that it remembers.
+		if err := syscall.Setrlimit(lim.which, &syscall.Rlimit{Cur: lim.value.Cur, Max: lim.value.Max}); err != nil {
+			return fmt.Errorf("%s: %w", lim.name, err)
+		}
 	}
 	return nil
 }
@@ -143,11 +150,11 @@ var nsKinds = []struct {
 	{"cgroup", LayerCgroup, unix.CLONE_NEWCGROUP},
 }
 
-// readNamespaces returns the namespaces of this process.
-func readNamespaces() map[string]string {
+// readNamespaces returns the namespaces of a process; who is a name in /proc.
+func readNamespaces(who string) map[string]string {
 	out := map[string]string{}
 	for _, k := range nsKinds {
-		if v, err := os.Readlink("/proc/self/ns/" + k.file); err == nil {
+		if v, err := os.Readlink("/proc/" + who + "/ns/" + k.file); err == nil {
 			out[k.file] = v
 		}
 	}

@@ -35,7 +35,11 @@ type fileID struct {
 func identify(fd int) (fileID, unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
-	return fileID{uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, st, err
+	return idOf(&st), st, err
+}
+
+func idOf(st *unix.Stat_t) fileID {
+	return fileID{uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
 }
 
 // A runnable is a file that may be run, at its path inside. One without an ID is

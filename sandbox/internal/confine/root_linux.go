@@ -31,6 +31,19 @@ var etcBinds = []string{
 	"mime.types", "os-release", "lsb-release", "debian_version", "ssl/openssl.cnf", "bash.bashrc", "profile", "magic",
 }
 
+// roomLinks are the symbolic links that every room has.
+var roomLinks = [][2]string{
+	{"/dev/ptmx", "pts/ptmx"}, {"/dev/fd", "/proc/self/fd"}, {"/dev/stdin", "/proc/self/fd/0"},
+	{"/dev/stdout", "/proc/self/fd/1"}, {"/dev/stderr", "/proc/self/fd/2"}, {"/var/run", "/run"}, {"/var/tmp", "/tmp"},
+}
+
+// procKnobs are the parts of /proc that are shown read-only.
+var procKnobs = []string{"sys", "irq", "bus", "fs"}
+
+// procMasks are files of /proc that no namespace separates: the keys of the
+// host's user. They read as empty.
+var procMasks = []string{"keys", "key-users"}
+
 // buildRoot makes the new root file system and moves this process into it. The
 // old root is gone when it returns. It returns what is bound from the host, and
 // whether it is writable.
@@ -69,12 +82,14 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	}
 	devs := make([]int, len(ord.nodes()))
 	for i, name := range ord.nodes() {
-		if devs[i], err = detach("/dev/" + name); err != nil {
+		if devs[i], err = detachDevice(name); err != nil {
 			return nil, step("open /dev/"+name, err)
 		}
-		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
-		if err := unix.MountSetattr(devs[i], "", unix.AT_EMPTY_PATH, attr); err != nil {
-			return nil, step("restrict /dev/"+name, err)
+	}
+	masks := make([]int, len(procMasks))
+	for i := range masks {
+		if masks[i], err = detachDevice("null"); err != nil {
+			return nil, step("open /dev/null", err)
 		}
 	}
 	self, err := selfTree(ord)
@@ -97,7 +112,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	r := &root{fd: fd}
 	// An open detached mount is a way to it; none stays behind.
 	defer func() {
-		closeAll(append(devs, workspace))
+		closeAll(append(append(devs, masks...), workspace))
 		for _, s := range sources {
 			closeAll([]int{s.tree})
 		}
@@ -144,7 +159,7 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	if err := r.someProc(harmless); err != nil {
 		return nil, step("show a part of /proc", err)
 	}
-	if err := r.proc(proc); err != nil {
+	if err := r.proc(proc, masks); err != nil {
 		return nil, &LayerError{Layer: LayerProc, Step: "mount /proc", Err: err}
 	}
 	for _, f := range append(ord.Files, File{Path: canary, Data: []byte("canary\n")}) {
@@ -166,6 +181,19 @@ func buildRoot(ord *order) (map[string]bool, error) {
 		targets["/"+s.target] = s.Writable
 	}
 	return targets, nil
+}
+
+func detachDevice(name string) (int, error) {
+	fd, err := detach("/dev/" + name)
+	if err != nil {
+		return -1, err
+	}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 func or(v, def uint64) uint64 {
@@ -205,19 +233,16 @@ func (r *root) devices(names []string, nodes []int, size uint64) error {
 	if err := r.tmpfs("dev/shm", size, mountSafe|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return fmt.Errorf("shm: %w", err)
 	}
-	for from, to := range map[string]string{
-		"/dev/ptmx": "pts/ptmx", "/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
-		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2", "/var/run": "/run", "/var/tmp": "/tmp",
-	} {
-		if err := r.link(from, to); err != nil {
-			return fmt.Errorf("%s: %w", from, err)
+	for _, l := range roomLinks {
+		if err := r.link(l[0], l[1]); err != nil {
+			return fmt.Errorf("%s: %w", l[0], err)
 		}
 	}
 	return nil
 }
 
 // proc attaches the fresh /proc and makes its knobs read-only.
-func (r *root) proc(proc int) error {
+func (r *root) proc(proc int, masks []int) error {
 	if proc < 0 {
 		return nil
 	}
@@ -225,7 +250,7 @@ func (r *root) proc(proc int) error {
 	if err := r.attach(proc, "proc", true); err != nil {
 		return err
 	}
-	for _, name := range []string{"sys", "irq", "bus", "fs"} {
+	for _, name := range procKnobs {
 		fd, err := r.open("proc/"+name, unix.O_PATH)
 		if errors.Is(err, unix.ENOENT) {
 			continue
@@ -244,6 +269,16 @@ func (r *root) proc(proc int) error {
 		}
 		unix.Close(tree)
 		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for i, name := range procMasks {
+		if fd, err := r.open("proc/"+name, unix.O_PATH); err == nil {
+			unix.Close(fd)
+			if err := r.attach(masks[i], "proc/"+name, false); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		} else if !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

@@ -182,14 +182,8 @@ func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil // relative to the directory, where the child starts
 	}
-	var path string
-	for _, kv := range env {
-		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			path = v
-		}
-	}
 	found := error(unix.ENOENT)
-	for _, d := range strings.Split(path, ":") {
+	for _, d := range strings.Split(pathOf(env), ":") {
 		if !strings.HasPrefix(d, "/") {
 			continue // never the current directory
 		}
@@ -205,6 +199,17 @@ func lookPath(name string, env []string) (string, error) {
 		return p, nil
 	}
 	return "", found
+}
+
+// pathOf returns PATH of an environment.
+func pathOf(env []string) string {
+	path := ""
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	return path
 }
 
 // mergeEnv returns base and then more, where the last of one name wins.

@@ -116,8 +116,21 @@ type Limits struct {
 	Data      uint64 // RLIMIT_DATA in bytes, default unlimited; init lives under it too
 }
 
+// A Launcher is a way to start a room.
+type Launcher string
+
+const (
+	// LauncherReexec executes the host program again, which builds the room in Go.
+	LauncherReexec Launcher = "re-exec"
+	// LauncherVfork prepares all system calls and has a child execute them that
+	// shares the host's memory; see machine_linux.go.
+	LauncherVfork Launcher = "vfork"
+)
+
 // A Spec describes one room.
 type Spec struct {
+	// Launcher is how the room is started; "" means LauncherReexec.
+	Launcher  Launcher `json:",omitempty"`
 	Hostname  string
 	Binds     []Bind
 	Workspace string // host directory that is /sandbox inside

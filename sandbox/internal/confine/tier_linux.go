@@ -34,7 +34,7 @@ func openProc(t Tier) (proc int, harmless map[string]int, err error) {
 	if err != nil {
 		le := &LayerError{Layer: LayerProc, Step: "mount a fresh /proc", Err: err}
 		if errors.Is(err, unix.EPERM) {
-			le.Hint = "a container that masks parts of /proc forbids this: start it with an unmasked /proc, or do without by Options.Tier = TierMaskedProc"
+			le.Hint = procHint
 		}
 		return -1, nil, le
 	}

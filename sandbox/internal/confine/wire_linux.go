@@ -80,15 +80,22 @@ func send(sock int, m *message, fds ...int) error {
 	if err != nil {
 		return err
 	}
-	if len(b) > maxPacket || len(fds) > maxFDs {
-		return fmt.Errorf("message of %d bytes and %d descriptors is too large", len(b), len(fds))
+	if len(b) > maxPacket {
+		return fmt.Errorf("message of %d bytes is too large", len(b))
+	}
+	return sendPacket(sock, b, fds...)
+}
+
+func sendPacket(sock int, b []byte, fds ...int) error {
+	if len(fds) > maxFDs {
+		return fmt.Errorf("message with %d descriptors is too large", len(fds))
 	}
 	var oob []byte
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
 	for {
-		err = unix.Sendmsg(sock, b, oob, nil, unix.MSG_NOSIGNAL)
+		err := unix.Sendmsg(sock, b, oob, nil, unix.MSG_NOSIGNAL)
 		if err != unix.EINTR {
 			return err
 		}
@@ -98,6 +105,19 @@ func send(sock int, m *message, fds ...int) error {
 // recv blocks for one message. io.EOF means that the other side is gone. The
 // descriptors that it returns are close-on-exec.
 func recv(sock int) (*message, []int, error) {
+	b, fds, err := recvPacket(sock)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := new(message)
+	if err := json.Unmarshal(b, m); err != nil {
+		closeAll(fds)
+		return nil, nil, err
+	}
+	return m, fds, nil
+}
+
+func recvPacket(sock int) ([]byte, []int, error) {
 	buf := make([]byte, maxPacket)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	var n, oobn, flags int
@@ -127,12 +147,47 @@ func recv(sock int) (*message, []int, error) {
 		closeAll(fds)
 		return nil, nil, errors.New("message was truncated")
 	}
-	m := new(message)
-	if err := json.Unmarshal(buf[:n], m); err != nil {
-		closeAll(fds)
-		return nil, nil, err
+	return buf[:n], fds, nil
+}
+
+// A protocol is how the host talks to an init that stands.
+type protocol interface {
+	// command returns a request and the descriptor that goes before those of the
+	// command, which the caller closes. null says for each of the command's
+	// descriptors whether it is /dev/null, or the next one that comes along.
+	command(id uint64, e Exec, null []bool) (packet []byte, body int, err error)
+	signal(p *Process, sig int, group bool) ([]byte, error)
+	// decode returns what init says, in order.
+	decode(packet []byte) ([]*message, error)
+}
+
+// goInit is the init of LauncherReexec.
+type goInit struct{}
+
+func (goInit) command(id uint64, e Exec, null []bool) ([]byte, int, error) {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return nil, -1, err
 	}
-	return m, fds, nil
+	if len(text) > maxBody {
+		return nil, -1, unix.E2BIG
+	}
+	packet, err := json.Marshal(&message{Kind: msgExec, ID: id, Null: null})
+	if err != nil {
+		return nil, -1, err
+	}
+	body, err := sealed("twinward-exec", text)
+	return packet, body, err
+}
+
+func (goInit) signal(p *Process, sig int, group bool) ([]byte, error) {
+	return json.Marshal(&message{Kind: msgSignal, ID: p.id, Signal: sig, Group: group})
+}
+
+func (goInit) decode(packet []byte) ([]*message, error) {
+	m := new(message)
+	err := json.Unmarshal(packet, m)
+	return []*message{m}, err
 }
 
 func closeAll(fds []int) {

@@ -1,0 +1,408 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors of init once it is an image of its own.
+const (
+	fdControl = 0 // the control socket
+	fdRules   = 1 // the Landlock ruleset, until the worker has taken it on
+	fdFirst   = 1 // where descriptors that come with a request begin
+)
+
+// Where requests lie in init's memory: a small one is received into the image's
+// data, a command is mapped.
+const (
+	requestSize = 1024
+	commandBase = 0x10000000
+	commandMax  = 16 << 20
+)
+
+// What init says: packets of words, of which the first is one of these.
+const (
+	saysReady    = iota + 1 // results of seccomp, of Landlock, of opening the canary, of asking for a listener
+	saysStarting            // request, pid: a child is about to execute
+	saysResult              // words of a header: op, errno, -, kind, request, pid
+	saysExited              // pid, wait status, rusage
+	saysListener            // with the descriptor of the filter's listener
+)
+
+const readyWords = 5
+
+// Words of the header of a command.
+const (
+	headerKind = headerFirst + iota
+	headerID
+	headerPID
+)
+
+// newRoomProgram writes the whole way of a room's pid 1. The control socket and
+// the image of init are descriptors of the host above 2.
+func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool) *roomProgram {
+	r := &roomProgram{spec: &p.order.Spec, dirs: map[string]bool{}, maybe: map[Layer]slot{}}
+	r.fail = r.label()
+	r.layer = LayerUser
+	// Nothing happens before the host has said who the room's user is and has
+	// seen that no namespace is its own.
+	// The child's copy of the host's end goes first: the end of the host, which
+	// may come at any moment, closes the socket then.
+	gone := r.label()
+	r.closeOthers(p.keep(control, image))
+	for fd := range 3 { // so that nothing else gets these numbers
+		r.call("reserve low descriptors", unix.SYS_DUP3, control, fd, unix.O_CLOEXEC)
+	}
+	r.dieWithHost()
+	r.call("wait for the host", unix.SYS_RECVFROM, control, r.reserve(wordSize), wordSize, 0, 0, 0).ifZero(gone)
+	if grouped { // its root is to be the group that the host has put it in
+		r.in(LayerCgroup, func() { r.call("leave the host's groups from sight", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP) })
+	}
+	r.call("begin a session", unix.SYS_SETSID)
+	if id.root {
+		// Without supplementary groups, and as the mapped user rather than as a
+		// root that has no name inside.
+		r.call("leave the host's groups", unix.SYS_SETGROUPS, 0, 0)
+		r.call("become the room's group", unix.SYS_SETRESGID, GID, GID, GID)
+		r.call("become the room's user", unix.SYS_SETRESUID, UID, UID, UID)
+	}
+	r.dieWithHost() // again: a change of user forgets it
+	r.call("clear the umask", unix.SYS_UMASK, 0)
+	r.signals()
+	r.in(LayerUTS, func() { r.call("set the host name", unix.SYS_SETHOSTNAME, r.spec.Hostname, len(r.spec.Hostname)) })
+	targets := r.buildRoot(p)
+	if p.order.IDMapped {
+		r.layers = append(r.layers, LayerIDMap)
+	}
+	r.in(LayerNetwork, r.network)
+	// Best effort: the number of keys of a user is bounded, /proc/keys is hidden.
+	r.optional(r.call("leave the host's keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0))
+	rules := r.landlock(append(landlockRules(r.spec, targets), programRules(p.order.Runnable)...), abi)
+	r.call("set the umask", unix.SYS_UMASK, 0o022)
+	r.in(LayerCaps, func() {
+		for c := 0; ; c++ {
+			if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err != nil {
+				break // past the kernel's last capability
+			}
+			r.call(fmt.Sprintf("drop capability %d from the bounding set", c), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		}
+		r.call("empty the ambient set", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+		r.capset(capData{})
+	})
+	if slices.Contains(r.spec.Without, LayerCaps) {
+		r.keepCaps()
+	}
+	r.in(LayerNoNewPrivs, func() { r.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+	r.layer = LayerUser
+	r.call("keep the control socket", unix.SYS_DUP3, control, fdControl, 0)
+	next := fdControl + 1
+	if rules != nil {
+		r.call("keep the ruleset", unix.SYS_DUP3, *rules, fdRules, 0)
+		if slices.Contains(r.spec.Optional, LayerLandlock) { // there may be none
+			r.optional(&r.steps[len(r.steps)-1])
+		}
+		next++
+	}
+	r.call("close everything", unix.SYS_CLOSE_RANGE, next, image-1, 0)
+	r.call("close everything", unix.SYS_CLOSE_RANGE, image+1, math.MaxUint32, 0)
+	r.in(LayerRlimits, r.limits)
+	argv := r.reserve(2 * wordSize)
+	r.point(argv, r.put([]byte("twinward-init\x00")))
+	r.call("execute init", unix.SYS_EXECVEAT, image, "", argv, argv+wordSize, unix.AT_EMPTY_PATH)
+	r.mark(gone)
+	r.mark(r.fail)
+	r.call("end", unix.SYS_EXIT_GROUP, 1)
+	return r
+}
+
+func (r *roomProgram) dieWithHost() {
+	r.call("die with the host", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
+}
+
+// keep returns the host's descriptors that the program needs, in order.
+func (p *plan) keep(control, image int) []int {
+	fds := append(slices.Clone(p.mounts), control, image)
+	if p.self >= 0 {
+		fds = append(fds, p.self)
+	}
+	slices.Sort(fds)
+	return fds
+}
+
+// closeOthers closes the child's copies of whatever else the host has open.
+func (r *roomProgram) closeOthers(keep []int) {
+	from := 0
+	for _, fd := range keep {
+		if fd > from {
+			r.call("close the host's descriptors", unix.SYS_CLOSE_RANGE, from, fd-1, 0)
+		}
+		from = fd + 1
+	}
+	r.call("close the host's descriptors", unix.SYS_CLOSE_RANGE, from, math.MaxUint32, 0)
+}
+
+// signals forgets what the host ignores, which would be inherited.
+func (r *roomProgram) signals() {
+	act := r.reserve(4 * wordSize) // struct sigaction: SIG_DFL
+	for sig := 1; sig <= 64; sig++ {
+		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
+			r.call("reset signals", unix.SYS_RT_SIGACTION, sig, act, 0, wordSize)
+		}
+	}
+}
+
+// network brings lo up and routes everything to it; see netns_linux.go.
+func (r *roomProgram) network() {
+	nl := r.slot()
+	r.call("netlink", unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE).to(nl)
+	request := func(what string, kind, flags uint16, body []byte) {
+		b := netlinkRequest(kind, flags, body)
+		answer, n := r.reserve(4096), r.slot()
+		addr := make([]byte, unix.SizeofSockaddrNetlink)
+		binary.NativeEndian.PutUint16(addr, unix.AF_NETLINK)
+		r.call(what, unix.SYS_SENDTO, nl, b, len(b), 0, addr, len(addr))
+		r.call(what, unix.SYS_RECVFROM, nl, answer, 4096, 0, 0, 0).to(n)
+		r.expect(func(mem func(ref, int) []byte) error {
+			return netlinkAnswer(mem(answer, int(min(binary.NativeEndian.Uint64(mem(ref(n), wordSize)), 4096))))
+		})
+	}
+	request("bring lo up", unix.RTM_NEWLINK, 0, linkUp())
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		request(fmt.Sprintf("route everything to lo (family %d)", family), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, localRoute(family))
+	}
+}
+
+// landlock makes the ruleset that the worker will take on.
+func (r *roomProgram) landlock(rules []rule, abi int) *slot {
+	if abi == 0 {
+		return nil
+	}
+	var set *slot
+	r.in(LayerLandlock, func() {
+		s := r.slot()
+		set = &s
+		attr, size := landlockAttr(abi)
+		r.call("create the ruleset", unix.SYS_LANDLOCK_CREATE_RULESET, bytesOf(&attr), int(size), 0).to(s)
+		for _, rule := range rules {
+			what := "rule for " + rule.path
+			fd, skip := r.slot(), r.label()
+			open := r.call(what, unix.SYS_OPENAT, unix.AT_FDCWD, rule.path, unix.O_PATH|unix.O_CLOEXEC, 0).to(fd)
+			if rule.id == nil {
+				open.orElse(skip, unix.ENOENT) // nothing there, nothing to grant
+			}
+			st := r.reserve(int(unsafe.Sizeof(unix.Stat_t{})))
+			if want := rule.id; want != nil {
+				r.call(what, unix.SYS_FSTAT, fd, st)
+				r.expect(func(mem func(ref, int) []byte) error {
+					var got unix.Stat_t
+					copy(bytesOf(&got), mem(st, int(unsafe.Sizeof(got))))
+					if idOf(&got) != *want {
+						return errReplaced
+					}
+					return nil
+				})
+			}
+			beneath := func(access uint64) ref { // struct landlock_path_beneath_attr
+				at := r.reserve(2 * wordSize)
+				binary.NativeEndian.PutUint64(r.data[at:], access)
+				r.call("", callValue, fd).to(slot(at + wordSize))
+				return at
+			}
+			access, file := rule.access&attr.Handled_access_fs, r.label()
+			dir := beneath(access)
+			r.call(what, unix.SYS_LANDLOCK_ADD_RULE, s, unix.LANDLOCK_RULE_PATH_BENEATH, dir, 0).orElse(file, unix.EINVAL)
+			added := r.label()
+			r.call("", callValue, 0).then(added)
+			r.mark(file) // it is no directory, and some rights are for directories only
+			r.call(what, unix.SYS_LANDLOCK_ADD_RULE, s, unix.LANDLOCK_RULE_PATH_BENEATH, beneath(access&accessFile), 0)
+			r.mark(added)
+			r.call("close", unix.SYS_CLOSE, fd)
+			r.mark(skip)
+		}
+	})
+	// Whether it is in force is what the worker says.
+	r.layers = slices.DeleteFunc(r.layers, func(l Layer) bool { return l == LayerLandlock })
+	return set
+}
+
+func (r *roomProgram) capset(d capData) {
+	h := capHeader{version: unix.LINUX_CAPABILITY_VERSION_3}
+	r.call("set the capability sets", unix.SYS_CAPSET, bytesOf(&h), bytesOf(&d))
+}
+
+// keepCaps lets commands have capabilities: for the tests that leave the layer
+// out.
+func (r *roomProgram) keepCaps() {
+	keep := []int{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_SETPCAP}
+	var d capData
+	for _, c := range keep {
+		d[0].effective |= 1 << c
+	}
+	d[0].permitted, d[0].inheritable = d[0].effective, d[0].effective
+	r.capset(d)
+	for _, c := range keep {
+		r.call("keep a capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)
+	}
+}
+
+func (r *roomProgram) limits() {
+	for _, l := range limitsOf(r.spec.Limits) {
+		lim := l.value
+		r.call(l.name, unix.SYS_PRLIMIT64, 0, l.which, bytesOf(&lim), 0)
+	}
+}
+
+// An initProgram is what init is once it has been executed: the leader reaps,
+// and one thread, which has walked through every layer, executes requests.
+type initProgram struct {
+	prog
+	request ref   // where requests are received
+	loop    label // of the worker: a signal request ends here
+	done    label // of the worker: a command request ends here
+}
+
+func (p *initProgram) addr(l label) uint64 { return p.labelAddr(imageData, l) }
+
+func (p *initProgram) requestBase() uintptr {
+	return uintptr(p.dataAddr(imageData)) + uintptr(p.request)
+}
+
+func newInitProgram(ord *order, abi int) *initProgram {
+	p, spec := &initProgram{}, &ord.Spec
+	p.fail = p.label()
+	end := p.fail
+	has := func(l Layer) bool { return !slices.Contains(spec.Without, l) }
+	ready := p.reserve(readyWords * wordSize)
+	binary.NativeEndian.PutUint64(p.data[ready:], saysReady)
+	result := func(i int) slot { return slot(ready) + slot(i*wordSize) }
+
+	p.call("hide init's memory", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if has(LayerSeccomp) {
+		p.filter(ord, result(1), result(4))
+	}
+	worker := p.label()
+	p.call("start the worker", unix.SYS_CLONE,
+		unix.CLONE_VM|unix.CLONE_FS|unix.CLONE_FILES|unix.CLONE_SIGHAND|unix.CLONE_THREAD|unix.CLONE_SYSVSEM, 0, 0, 0, 0).ifZero(worker)
+
+	// The leader. All signals are blocked in all of init, so a child's end is
+	// kept until somebody asks for it.
+	const rusage = int(unsafe.Sizeof(unix.Rusage{}))
+	exited := p.reserve(3*wordSize + rusage)
+	binary.NativeEndian.PutUint64(p.data[exited:], saysExited)
+	reap, sleep := p.label(), p.label()
+	p.mark(reap)
+	p.call("reap", unix.SYS_WAIT4, -1, exited+2*wordSize, unix.WNOHANG, exited+3*wordSize).to(slot(exited + wordSize)).ifZero(sleep).orElse(sleep)
+	p.call("report an end", unix.SYS_SENDTO, fdControl, exited, 3*wordSize+rusage, unix.MSG_NOSIGNAL, 0, 0).then(reap)
+	p.mark(sleep)
+	chld := make([]byte, wordSize)
+	binary.NativeEndian.PutUint64(chld, 1<<(int(unix.SIGCHLD)-1))
+	p.call("sleep", unix.SYS_RT_SIGTIMEDWAIT, chld, 0, 0, wordSize).then(reap).orElse(reap)
+
+	// The worker.
+	p.mark(worker)
+	if has(LayerLandlock) {
+		p.optional(p.call("enter the Landlock domain", unix.SYS_LANDLOCK_RESTRICT_SELF, fdRules, landlockFlags(abi, ord.LogLandlock)).to(result(2)))
+	}
+	p.optional(p.call("look for the canary", unix.SYS_OPENAT, unix.AT_FDCWD, canary, unix.O_RDONLY|unix.O_CLOEXEC, 0).to(result(3)))
+	p.call("close", unix.SYS_CLOSE_RANGE, fdFirst, math.MaxUint32, 0)
+	p.call("be ready", unix.SYS_SENDTO, fdControl, ready, readyWords*wordSize, unix.MSG_NOSIGNAL, 0, 0)
+
+	const oobSize = 16 + 4*256
+	p.request = p.reserve(requestSize)
+	iov, oob, msg := p.reserve(2*wordSize), p.reserve(oobSize), p.reserve(7*wordSize)
+	p.point(iov, p.request)
+	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], requestSize)
+	p.point(msg+2*wordSize, iov)
+	binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
+	p.point(msg+4*wordSize, oob)
+	p.loop = p.label()
+	p.mark(p.loop)
+	p.call("", callValue, oobSize).to(slot(msg + 5*wordSize))
+	p.call("receive a request", unix.SYS_RECVMSG, fdControl, msg, unix.MSG_CMSG_CLOEXEC).
+		ifZero(end).orElse(p.loop, unix.EINTR).then(p.request + wordSize*headerWords)
+	p.done = p.label()
+	p.mark(p.done)
+	p.call("", callHeader, head(0))
+	p.call("forget the request", unix.SYS_MUNMAP, commandBase, commandMax)
+	p.call("close what came with it", unix.SYS_CLOSE_RANGE, fdFirst, math.MaxUint32, 0).then(p.loop)
+	p.mark(p.fail)
+	p.call("end", unix.SYS_EXIT_GROUP, 1)
+	return p
+}
+
+// filter installs the system call filter, with a listener that goes to the host
+// if it wants one and the kernel gives one.
+func (p *initProgram) filter(ord *order, result, asked slot) {
+	install := func(kind filterKind, flags int, out slot) *step {
+		f := filter(kind)
+		prog := p.reserve(2 * wordSize) // struct sock_fprog
+		binary.NativeEndian.PutUint16(p.data[prog:], uint16(len(f)))
+		p.point(prog+wordSize, p.put(unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), len(f)*int(unsafe.Sizeof(f[0])))))
+		return p.call("filter system calls", unix.SYS_SECCOMP, seccompSetModeFilter, flags, prog).to(out)
+	}
+	kind, plain, end := ord.filterKind(), p.label(), p.label()
+	if ord.Notify {
+		kind.notify = true
+		install(kind, seccompNewListener, asked).orElse(plain)
+		kind.notify = false
+		cmsg, msg, iov := p.reserve(3*wordSize), p.reserve(7*wordSize), p.reserve(2*wordSize)
+		binary.NativeEndian.PutUint64(p.data[cmsg:], 2*wordSize+4)
+		binary.NativeEndian.PutUint32(p.data[cmsg+wordSize:], unix.SOL_SOCKET)
+		binary.NativeEndian.PutUint32(p.data[cmsg+wordSize+4:], unix.SCM_RIGHTS)
+		p.point(iov, p.put([]byte{saysListener, 0, 0, 0, 0, 0, 0, 0}))
+		binary.NativeEndian.PutUint64(p.data[iov+wordSize:], wordSize)
+		p.point(msg+2*wordSize, iov)
+		binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
+		p.point(msg+4*wordSize, cmsg)
+		binary.NativeEndian.PutUint64(p.data[msg+5*wordSize:], 3*wordSize)
+		p.call("", callValue, asked).to(slot(cmsg + 2*wordSize))
+		p.call("hand out the listener", unix.SYS_SENDMSG, fdControl, msg, unix.MSG_NOSIGNAL)
+		p.call("close", unix.SYS_CLOSE, asked).then(end)
+	}
+	p.mark(plain)
+	p.optional(install(kind, 0, result))
+	p.mark(end)
+}
+
+// signalRequest sends a signal to a child of init that has not been reaped, to
+// its process group, or, with pid -1, to everything inside.
+func (p *initProgram) signalRequest(pid, sig int, group bool) []byte {
+	r := &prog{}
+	r.fail = r.label()
+	r.call("", callHeader, head(0))
+	if pid > 0 {
+		r.call("find the child", unix.SYS_WAITID, unix.P_PID, pid, 0, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0)
+		if group {
+			pid = -pid
+		}
+	}
+	r.call("signal", unix.SYS_KILL, pid, sig)
+	r.mark(r.fail)
+	r.call("", callHeader, imageData).then(p.addr(p.loop))
+	b := make([]byte, r.size())
+	r.link(b, p.requestBase())
+	return b
+}
+
+// commandRequest maps a command, which came as the first descriptor, and runs it.
+func (p *initProgram) commandRequest(id uint64, size int) []byte {
+	r := &prog{}
+	r.fail = r.label()
+	r.call("", callHeader, head(0))
+	r.call("", callValue, saysResult).to(head(headerKind))
+	r.call("", callValue, id).to(head(headerID))
+	r.call("map the command", unix.SYS_MMAP, commandBase, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED, fdFirst, 0).
+		then(uint64(commandBase + wordSize*headerWords))
+	r.mark(r.fail)
+	r.call("refuse", unix.SYS_SENDTO, fdControl, head(0), wordSize*headerWords, unix.MSG_NOSIGNAL, 0, 0).then(p.addr(p.done))
+	b := make([]byte, r.size())
+	r.link(b, p.requestBase())
+	return b
+}

@@ -1,0 +1,451 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A vfork is a launch by [LauncherVfork] while it lasts. Pid 1 of the room is a
+// child that shares the host's memory until it executes init's image. Until
+// then nothing else lives in the room's namespaces, so nobody can reach the
+// host through it; afterwards no memory of the host is in there. The host's
+// goroutines go on meanwhile: no thread or collection waits for the child.
+type vfork struct {
+	box     *Box
+	plan    *plan
+	init    *initProgram
+	room    *roomProgram
+	block   *block
+	image   int
+	child   int    // the child's end of the control socket
+	running bool   // the child may execute the program in block
+	restore func() // of what the child changes about the memory that it shares
+}
+
+// newVfork prepares everything. close must be called in the end.
+func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
+	v := &vfork{box: b, image: -1, child: -1}
+	defer func() {
+		if err != nil {
+			v.close()
+		}
+	}()
+	spec := &d.order.Spec
+	if spec.Tier != "" {
+		return nil, &LayerError{Layer: LayerProc, Step: "start", Err: fmt.Errorf("tier %s is made by the launcher %q only", spec.Tier, LauncherReexec), Hint: "leave Options.Launcher empty"}
+	}
+	abi := 0
+	if !slices.Contains(spec.Without, LayerLandlock) {
+		abi, err = landlockABI()
+		if err == nil && abi < minLandlock {
+			err = fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", abi, minLandlock)
+		}
+		if err != nil && !slices.Contains(spec.Optional, LayerLandlock) {
+			return nil, &LayerError{Layer: LayerLandlock, Err: err}
+		}
+		if err != nil {
+			abi = 0
+		}
+	}
+	if v.plan, err = newPlan(d); err != nil {
+		return nil, err
+	}
+	v.init = newInitProgram(&d.order, abi)
+	if v.image, err = memoryImage(&v.init.prog); err != nil {
+		return nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	v.child = pair[1]
+	if err := unix.SetNonblock(pair[0], true); err != nil { // a property of each end
+		unix.Close(pair[0])
+		return nil, err
+	}
+	b.sock = os.NewFile(uintptr(pair[0]), "control")
+	for _, fd := range []*int{&v.image, &v.child} {
+		if *fd, err = above(*fd, 3); err != nil {
+			return nil, err
+		}
+	}
+	v.room = newRoomProgram(v.plan, b.id, v.child, v.image, abi, b.cgroup != nil)
+	if abi == 0 {
+		v.room.maybe[LayerLandlock] = v.room.slot()
+	}
+	if v.block, err = newBlock(&v.room.prog); err != nil {
+		return nil, err
+	}
+	b.report = Report{LandlockABI: abi, UID: b.id.uid}
+	b.proto = &tinyInit{program: v.init, env: spec.Env, ids: map[int]uint64{}, held: map[uint64]*message{}}
+	return v, nil
+}
+
+// above returns a descriptor that is at least min, in the place of fd.
+func above(fd, min int) (int, error) {
+	if fd >= min {
+		return fd, nil
+	}
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, min)
+	unix.Close(fd)
+	return n, err
+}
+
+// close lets go of what only the launch needs.
+func (v *vfork) close() {
+	if v.running {
+		// It failed on the way; the child is killed by now or about to be.
+		v.box.kill()
+		<-v.box.exited
+	}
+	if v.restore != nil {
+		v.restore()
+	}
+	if v.block != nil {
+		v.block.free()
+	}
+	closeAll([]int{v.image, v.child})
+	if v.plan != nil {
+		closeAll([]int{v.plan.self})
+	}
+}
+
+// spawn starts the child, which waits for a word.
+func (v *vfork) spawn() error {
+	b := v.box
+	flags := uintptr(unix.SIGCHLD)
+	for _, k := range nsKinds {
+		if !slices.Contains(v.plan.order.Without, k.layer) {
+			flags |= k.flag
+		}
+	}
+	if b.id.root {
+		v.restore = undumpable.begin()
+	}
+	started := make(chan error)
+	b.exited = make(chan struct{})
+	go func() {
+		defer close(b.exited)
+		runtime.LockOSThread() // never unlocked: the child dies with this thread
+		pid, err := v.block.run(flags)
+		if err == nil {
+			b.init, err = os.FindProcess(pid)
+		}
+		started <- err
+		if err == nil {
+			_, _ = b.init.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		b.sock.Close()
+		return &LayerError{Layer: LayerUser, Step: "create namespaces", Err: err, Hint: namespaceHint(err)}
+	}
+	v.running = true
+	unix.Close(v.child)
+	v.child = -1
+	return nil
+}
+
+// handshake says who the room's user is, waits until init is confined, and
+// checks that it is.
+func (v *vfork) handshake() error {
+	b, spec := v.box, &v.plan.order.Spec
+	s := &initState{ord: &v.plan.order}
+	who := strconv.Itoa(b.init.Pid)
+	namespaces, err := s.checkNamespaces(readNamespaces(who))
+	if err != nil {
+		return v.why(err)
+	}
+	if err := b.id.writeMaps(b.init.Pid); err != nil {
+		return v.why(&LayerError{Layer: LayerUser, Step: "map the room's user", Err: err})
+	}
+	if b.cgroup != nil {
+		if err := writeCgroup(b.cgroup.dir, "cgroup.procs", who); err != nil {
+			return &LayerError{Layer: LayerTotals, Step: "put the room in its group", Err: err, Hint: cgroupHint}
+		}
+	}
+	if err := b.send(make([]byte, wordSize)); err != nil {
+		return v.why(fmt.Errorf("init ended without a word: %w", err))
+	}
+	packet, fds, err := b.recv()
+	if err == nil && len(fds) == 1 && v.plan.order.Notify {
+		if b.denials, err = listenerFile(fds[0]); err != nil {
+			return fmt.Errorf("take over the listener of denials: %w", err)
+		}
+		packet, fds, err = b.recv()
+	}
+	closeAll(fds)
+	if err != nil {
+		return v.why(fmt.Errorf("init ended without a word: %w", err))
+	}
+	v.running = false // it is init's image by now
+	if err := v.block.failure(); err != nil {
+		return err
+	}
+	word := func(i int) int64 { return int64(binary.NativeEndian.Uint64(packet[i*wordSize:])) }
+	if len(packet) != readyWords*wordSize || word(0) != saysReady {
+		return errors.New("init: unexpected first message")
+	}
+
+	s.layers = append(s.layers, v.room.layers...)
+	for l, missed := range v.room.maybe {
+		if l != LayerLandlock && v.block.word(missed) == 0 {
+			s.layers = append(s.layers, l)
+		}
+	}
+	for _, r := range []struct {
+		layer  Layer
+		step   string
+		result int64
+	}{{LayerSeccomp, "filter system calls", word(1)}, {LayerLandlock, "enter the domain", word(2)}} {
+		if r.layer == LayerLandlock && b.report.LandlockABI == 0 {
+			continue
+		}
+		err := s.layer(r.layer, func() error {
+			if r.result < 0 {
+				return &LayerError{Layer: r.layer, Step: r.step, Err: unix.Errno(-r.result)}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	has := func(l Layer) bool { return slices.Contains(s.layers, l) }
+	if has(LayerLandlock) && word(3) != -int64(unix.EACCES) {
+		return canaryError(fmt.Errorf("result %d", word(3)))
+	}
+	if !has(LayerLandlock) {
+		b.report.LandlockABI = 0
+	}
+	if v.plan.order.Notify && b.denials == nil && has(LayerSeccomp) {
+		b.report.Unseen = map[Layer]string{LayerSeccomp: "the kernel gives no listener: " + unix.Errno(-word(4)).Error()}
+	}
+	worker, err := workerOf(b.init.Pid)
+	if err != nil {
+		return err
+	}
+	status, err := unix.Open("/proc/"+who+"/task/"+worker+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("look at init's worker: %w", err)
+	}
+	b.report.Status, err = readStatus(status)
+	unix.Close(status)
+	if err != nil {
+		return err
+	}
+	if err := checkStatus(b.report.Status, has); err != nil {
+		return err
+	}
+	for _, k := range []struct {
+		line          string
+		outside, seen int
+	}{{"Uid", b.id.uid, UID}, {"Gid", b.id.gid, GID}} {
+		if b.report.Status[k.line] != fourTimes(k.outside) {
+			return &LayerError{Layer: LayerUser, Step: "verify", Err: fmt.Errorf("init runs as %s, want %d", b.report.Status[k.line], k.outside)}
+		}
+		b.report.Status[k.line] = fourTimes(k.seen) // as a program inside sees it
+	}
+	b.report.Namespaces, b.report.Layers = namespaces, s.sorted()
+	if b.cgroup != nil {
+		b.report.Layers = append(b.report.Layers, LayerTotals)
+	}
+	if b.pts, err = unix.Open("/proc/"+who+"/root/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+		return &LayerError{Layer: LayerMount, Step: "open the room's /dev/pts", Err: err}
+	}
+	if has(LayerNetwork) {
+		return b.openListeners(spec.Ports)
+	}
+	return nil
+}
+
+// why ends the child and returns what stopped it or, if nothing did, err.
+func (v *vfork) why(err error) error {
+	v.box.kill()
+	<-v.box.exited
+	v.running = false
+	if failure := v.block.failure(); failure != nil {
+		return failure
+	}
+	return err
+}
+
+// fourTimes is how the kernel shows a user that is the real, effective, saved
+// and file system user.
+func fourTimes(id int) string { return fmt.Sprintf("%d\t%d\t%d\t%d", id, id, id, id) }
+
+// workerOf returns the thread of init that starts commands.
+func workerOf(pid int) (string, error) {
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("look for init's worker: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != strconv.Itoa(pid) {
+			return e.Name(), nil
+		}
+	}
+	return "", errors.New("init has no worker")
+}
+
+// writeMaps says who the room's user is, once a child is in a user namespace.
+func (id identity) writeMaps(pid int) error {
+	write := func(name, text string) error {
+		return os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, name), []byte(text), 0)
+	}
+	if !id.root {
+		// The kernel wants it before a user may map a group.
+		if err := write("setgroups", "deny"); err != nil {
+			return err
+		}
+	}
+	if err := write("gid_map", fmt.Sprintf("%d %d 1\n", GID, id.gid)); err != nil {
+		return err
+	}
+	return write("uid_map", fmt.Sprintf("%d %d 1\n", UID, id.uid))
+}
+
+// openListeners fills Listeners.
+func (b *Box) openListeners(ports []uint16) error {
+	s := &socketProgram{}
+	for _, p := range append(slices.Clone(ports), DNSPort) {
+		s.listener(unix.SOCK_STREAM, p)
+	}
+	s.listener(unix.SOCK_DGRAM, DNSPort)
+	files, err := s.run(b)
+	if err != nil {
+		return err
+	}
+	defer closeFiles(files)
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	b.Listeners.TCP = map[uint16]net.Listener{}
+	return b.adopt(ports, fds)
+}
+
+// A child that changes its user makes the memory that it shares with the host
+// undumpable. dumpable gives the host back what it had, when the last such
+// child has memory of its own.
+type dumpable struct {
+	mu       sync.Mutex
+	children int
+	was      int
+}
+
+var undumpable dumpable // it is a property of the process
+
+func (d *dumpable) begin() (end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.children++; d.children == 1 {
+		d.was, _ = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	}
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.children--; d.children == 0 && d.was == 1 {
+			_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+		}
+	}
+}
+
+// tinyInit talks to the init of LauncherVfork.
+type tinyInit struct {
+	program *initProgram
+	env     []string
+
+	// What follows belongs to the goroutine that decodes.
+	ids  map[int]uint64      // pid → request
+	held map[uint64]*message // requests that init has not answered yet, with their end if that came first
+}
+
+func (t *tinyInit) command(id uint64, e Exec, null []bool) ([]byte, int, error) {
+	if len(null) < 3 {
+		return nil, -1, errors.New("a command has three descriptors at least")
+	}
+	p := newCommand(t.program, id, e, mergeEnv(t.env, e.Env), null)
+	size := p.size()
+	if size > commandMax {
+		return nil, -1, unix.E2BIG
+	}
+	b := make([]byte, size)
+	p.link(b, commandBase)
+	fd, err := sealed("twinward-exec", b)
+	return t.program.commandRequest(id, size), fd, err
+}
+
+func (t *tinyInit) signal(p *Process, sig int, group bool) ([]byte, error) {
+	return t.program.signalRequest(p.PID, sig, group), nil
+}
+
+func (t *tinyInit) decode(packet []byte) ([]*message, error) {
+	if len(packet) < 3*wordSize || len(packet)%wordSize != 0 {
+		return nil, errors.New("malformed packet of init")
+	}
+	word := func(i int) int64 { return int64(binary.NativeEndian.Uint64(packet[i*wordSize:])) }
+	const exitedSize = 3*wordSize + int(unsafe.Sizeof(unix.Rusage{}))
+	switch {
+	case len(packet) == wordSize*headerWords: // saysResult
+		id, pid := uint64(word(headerID)), int(word(headerPID))
+		m := &message{Kind: msgStarted, ID: id, PID: pid}
+		exit, said := t.held[id]
+		delete(t.held, id)
+		if errno := -word(headerErrno); errno != 0 || pid <= 0 {
+			if errno == 0 {
+				errno = -int64(pid)
+			}
+			if pid > 0 && t.ids[pid] == id {
+				delete(t.ids, pid)
+			}
+			return []*message{{Kind: msgRefused, ID: id, Errno: unix.Errno(errno)}}, nil
+		}
+		if !said { // it was killed before its first call, by somebody inside
+			exit = &message{Kind: msgExited, ID: id, Exit: &Exit{Code: -1, Signal: int(unix.SIGKILL)}}
+		}
+		if exit != nil {
+			return []*message{m, exit}, nil
+		}
+		return []*message{m}, nil
+	case word(0) == saysStarting:
+		t.ids[int(word(2))] = uint64(word(1))
+		t.held[uint64(word(1))] = nil
+		return nil, nil
+	case word(0) == saysExited && len(packet) == exitedSize:
+		id, ok := t.ids[int(word(1))]
+		if !ok {
+			return nil, nil // an orphan
+		}
+		delete(t.ids, int(word(1)))
+		var ru unix.Rusage
+		copy(bytesOf(&ru), packet[3*wordSize:])
+		ws := unix.WaitStatus(uint32(word(2)))
+		exit := &Exit{Code: ws.ExitStatus(), CoreDump: ws.CoreDump(),
+			UserTime: time.Duration(ru.Utime.Nano()), System: time.Duration(ru.Stime.Nano()), MaxRSS: ru.Maxrss}
+		if ws.Signaled() {
+			exit.Code, exit.Signal = -1, int(ws.Signal())
+		}
+		m := &message{Kind: msgExited, ID: id, Exit: exit}
+		if _, starting := t.held[id]; starting {
+			t.held[id] = m
+			return nil, nil
+		}
+		return []*message{m}, nil
+	}
+	return nil, errors.New("unknown packet of init")
+}

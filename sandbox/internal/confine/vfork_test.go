@@ -1,0 +1,141 @@
+//go:build linux && (amd64 || arm64)
+
+package confine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+var launchers = []Launcher{LauncherReexec, LauncherVfork}
+
+// output runs a shell script in a room and returns what it said.
+func output(t testing.TB, b *Box, script string) (string, Exit) {
+	r, w, err := b.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	p, err := b.Exec(Exec{Path: "sh", Args: []string{"sh", "-c", script}}, []*os.File{nil, w, w})
+	w.Close()
+	require.NoError(t, err)
+	out, err := io.ReadAll(r)
+	require.NoError(t, err)
+	return string(out), p.Wait()
+}
+
+// TestLaunchersMakeTheSameRoom compares all that a program inside can see of how
+// it is confined.
+func TestLaunchersMakeTheSameRoom(t *testing.T) {
+	volatile := regexp.MustCompile(`(?m)^\d+ \d+ \d+:\d+ |uid=\d+|gid=\d+|pipe:\[\d+\]|/sandbox-[^ ]+|/TestLaunchers[^ ]+`)
+	for _, script := range []string{
+		"cut -d' ' -f4-6,8- /proc/self/mountinfo | sort",
+		"ls -lan / /dev /etc /run /run/twinward /var | sed 's/ [A-Z][a-z][a-z] .*:[0-9][0-9]//' | grep -v proc$; cat /etc/*",
+		"ls /proc/self/fd; readlink /proc/self/fd/0; pwd; umask; ulimit -a; id; env | sort; hostname",
+		"grep -E '^(Umask|Uid|Gid|Groups|Sig...:|Cap|NoNew|Secc|Threads)' /proc/self/status; cat /proc/self/limits",
+		"cat /proc/net/dev /proc/net/route /proc/net/tcp6 /proc/net/udp6 | awk '{print $2,$3,$4}' | sort; cat /proc/self/cgroup",
+		"kill -0 1; cat /proc/1/status; ls /proc | grep -c '^[0-9]'; cat /proc/keys /proc/key-users; readlink /proc/self/exe /proc/self/root",
+	} {
+		var rooms []string
+		for _, l := range launchers {
+			b := standing(t, &Spec{Launcher: l, Ports: []uint16{80, 443}, Files: []File{{Path: "/etc/given", Data: []byte("given\n")}}})
+			out, _ := output(t, b, script)
+			r := b.Report()
+			rooms = append(rooms, fmt.Sprintln(r.Layers, r.LandlockABI, r.Status)+volatile.ReplaceAllString(out, ""))
+			b.Close()
+		}
+		assert.NotEmpty(t, rooms[0])
+		uid := regexp.MustCompile(`1[89]\d{8}|2[01]\d{8}`) // of the room, when the host is root
+		assert.Equal(t, uid.ReplaceAllString(rooms[0], "U"), uid.ReplaceAllString(rooms[1], "U"), script)
+	}
+}
+
+// TestCommandErrors asks for what cannot be started: the same error under both.
+func TestCommandErrors(t *testing.T) {
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l})
+		out, _ := output(t, b, "cd /tmp; mkdir -p bin/folder; echo x > bin/plain; printf '#!/no/such\\n' > bin/orphan; chmod +x bin/orphan; echo ok")
+		require.Equal(t, "ok\n", out)
+		path := []string{"PATH=/tmp/bin:relative:/usr/bin"}
+		for _, c := range []struct {
+			exec Exec
+			want error
+		}{
+			{Exec{Path: "no-such-program"}, unix.ENOENT},
+			{Exec{Path: "/no/such"}, unix.ENOENT},
+			{Exec{Path: ""}, unix.ENOENT},
+			{Exec{Path: "/tmp"}, unix.EACCES},
+			{Exec{Path: "/etc/hostname/x"}, unix.ENOENT},
+			{Exec{Path: "plain", Env: path}, unix.EACCES},
+			{Exec{Path: "folder", Env: path}, unix.ENOENT},
+			{Exec{Path: "orphan", Env: path}, unix.ENOENT},
+			{Exec{Path: "true", Dir: "/no/such"}, unix.ENOENT},
+			{Exec{Path: "true", Dir: "/dev/null"}, unix.ENOTDIR},
+			{Exec{Path: "true", Args: []string{"true", strings.Repeat("x", 1<<18)}}, unix.E2BIG},
+			{Exec{Path: "true", Env: []string{"PATH=/none"}}, unix.ENOENT},
+		} {
+			_, err := b.Exec(c.exec, []*os.File{nil, nil, nil})
+			var ee *ExecError
+			require.ErrorAs(t, err, &ee, "%s %v", l, c.exec.Path)
+			assert.ErrorIs(t, err, c.want, "%s %q in %q", l, c.exec.Path, c.exec.Dir)
+		}
+		out, exit := output(t, b, "echo still here; exit 3")
+		assert.Equal(t, "still here\n", out)
+		assert.Equal(t, 3, exit.Code)
+	}
+}
+
+// TestDescriptors gives commands many descriptors in every pattern of null ones.
+func TestDescriptors(t *testing.T) {
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l})
+		for pattern := 0; pattern < 1<<6; pattern += 3 {
+			r, w, err := b.Pipe()
+			require.NoError(t, err)
+			files := []*os.File{nil, w, nil}
+			var given []*os.File
+			for i := range 6 {
+				var f *os.File
+				if pattern&(1<<i) != 0 {
+					f, err = os.CreateTemp(t.TempDir(), "")
+					require.NoError(t, err)
+					fmt.Fprint(f, i)
+					_, _ = f.Seek(0, 0)
+					given = append(given, f)
+				}
+				files = append(files, f)
+			}
+			p, err := b.Exec(Exec{Path: "bash", Args: []string{"bash", "-c", "for i in 3 4 5 6 7 8; do read -u $i x; echo -n $x,; done; ls /proc/self/fd | wc -l"}}, files)
+			require.NoError(t, err)
+			w.Close()
+			out, err := io.ReadAll(r)
+			require.NoError(t, err)
+			r.Close()
+			for _, f := range given {
+				f.Close()
+			}
+			want := ""
+			for i := range 6 {
+				if pattern&(1<<i) != 0 {
+					want += fmt.Sprint(i)
+				}
+				want += ","
+			}
+			require.Equal(t, want+"10\n", string(out), "%s %06b", l, pattern)
+			require.Equal(t, 0, p.Wait().Code)
+		}
+	}
+}
+
+// TestUnknownLauncher is an error, not a default.
+func TestUnknownLauncher(t *testing.T) {
+	_, err := Launch(context.Background(), &Spec{Launcher: "other"})
+	assert.ErrorContains(t, err, "unknown launcher")
+}
