@@ -45,9 +45,11 @@ type Filesystem struct {
 	// Protect are places that programs outside trust, and that an agent could
 	// plant something in: an absolute path under a writable one, or a relative one
 	// such as ".git/hooks" or ".mcp.json", which stands for that path in any folder
-	// of the workspace. Those that exist at Start can only be read inside. One that
-	// does not exist yet cannot be protected from being made: what is made there
-	// stays in the workspace, and [Session.Export] refuses to carry it out.
+	// of the workspace. Those that exist at Start can only be read inside, and stay
+	// where they are. One that does not exist yet cannot be protected from being
+	// made: what is made there stays in the workspace, and [Session.Export] refuses
+	// to carry it out. Nil means [DefaultProtect], which at Start is looked for at
+	// the top of the workspace only; an empty list means none.
 	Protect []string `json:"protect"`
 	// TmpSize bounds /tmp in bytes. Zero means 256 MiB.
 	TmpSize int64 `json:"tmp_size"`

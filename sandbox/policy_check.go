@@ -148,7 +148,7 @@ func (f *Filesystem) checkProtect(bad report) {
 			bad(field, fmt.Sprintf("%q is not in its shortest form", p), fmt.Sprintf("write %q", path.Clean(p)))
 		case p == "." || p == "/" || p == "/sandbox":
 			bad(field, fmt.Sprintf("%q is everything", p), "list a folder in read_only instead")
-		case within(p, "/tmp"):
+		case within(p, "/tmp") && !slices.ContainsFunc(f.ReadWrite, func(w string) bool { return within(p, w) }):
 			bad(field, fmt.Sprintf("%q is gone when the session ends", p), "leave it out")
 		case p[0] == '/' && !f.writable(p):
 			bad(field, fmt.Sprintf("%q cannot be written anyway", p), "leave it out, or list what is writable")

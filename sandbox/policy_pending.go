@@ -11,7 +11,6 @@ var pending = []struct {
 	field string
 	used  func(*Policy) bool
 }{
-	{"filesystem.protect", func(p *Policy) bool { return p.Filesystem.Protect != nil }},
 	{"programs of a rule", anyRule(func(r Rule) bool { return r.Programs != nil })},
 }
 

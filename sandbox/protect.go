@@ -17,7 +17,7 @@ import (
 // whatever its name.
 func DefaultProtect() []string {
 	return []string{
-		".git/config", ".git/hooks", ".git/info/attributes", ".git/modules", ".git/worktrees", ".gitconfig",
+		".git/config", ".git/hooks", ".git/info/attributes", ".git/modules", ".gitconfig",
 		".husky", ".pre-commit-config.yaml", ".lefthook.yml", ".envrc", ".env", ".mise.toml", ".tool-versions",
 		".mcp.json", ".claude", ".codex", ".cursor", ".gemini", ".opencode", "opencode.json", ".aider.conf.yml",
 		".vscode", ".idea", ".devcontainer", ".devcontainer.json", ".nvim.lua", ".exrc", ".dir-locals.el",

@@ -37,6 +37,8 @@ type Report struct {
 	UID int `json:"uid"`
 	// PolicyHash is that of the policy in force now; see [Session.SetNetwork].
 	PolicyHash string `json:"policy_hash"`
+	// Protected are the places of the workspace that are read-only inside.
+	Protected []string `json:"protected,omitempty"`
 	// Steps are those of Start, in order.
 	Steps []Step `json:"steps"`
 
@@ -85,7 +87,7 @@ func (s *Session) Report() Report {
 	r := s.box.Report()
 	out := Report{
 		Session: s.actor.Session, Agent: s.actor.Agent, Launcher: cmp.Or(string(s.opts.Launcher), string(LauncherReexec)), PolicyHash: s.policyHash(),
-		Layers: slices.Clone(r.Layers), LandlockABI: r.LandlockABI, Tier: r.Tier, Status: r.Status, UID: r.UID, Unseen: r.Unseen, Steps: slices.Clone(s.steps),
+		Layers: slices.Clone(r.Layers), LandlockABI: r.LandlockABI, Tier: r.Tier, Status: r.Status, UID: r.UID, Unseen: r.Unseen, Steps: slices.Clone(s.steps), Protected: slices.Clone(s.protected),
 	}
 	s.mu.Lock()
 	out.Ended, out.Commands = s.ending, s.ran
@@ -111,6 +113,9 @@ func (r Report) String() string {
 		row("tier", "%s", r.Tier)
 	}
 	row("landlock", "ABI %d", r.LandlockABI)
+	if len(r.Protected) > 0 {
+		row("protected", "%q", r.Protected)
+	}
 	var all time.Duration
 	steps := make([]string, len(r.Steps))
 	for i, s := range r.Steps {

@@ -63,6 +63,15 @@ func (s *Session) spec() (*confine.Spec, error) {
 		spec.Binds = append(spec.Binds, confine.Bind{Source: path, Writable: true})
 	}
 	s.strengthen(spec)
+	for _, path := range p.Filesystem.Protect {
+		if strings.HasPrefix(path, "/") && !within(path, confine.Home) {
+			spec.Binds = append(spec.Binds, confine.Bind{Source: path, Optional: true})
+		}
+	}
+	if spec.Protect, err = s.findProtected(); err != nil {
+		return nil, err
+	}
+	s.protected = spec.Protect
 	for _, b := range spec.Binds {
 		for _, f := range spec.Files {
 			if f.Path == b.Source || strings.HasPrefix(f.Path, b.Source+"/") {

@@ -97,6 +97,7 @@ type Session struct {
 	workspace     string
 	workspaceInfo os.FileInfo // of the directory that the room shows
 	ownWorkspace  bool        // to be removed at the end
+	protected     []string    // places of the workspace that are read-only inside
 	steps         []Step      // of Start
 	tally         tally
 

@@ -257,6 +257,37 @@ func (r *root) pin(target string, writable []string) error {
 	return nil
 }
 
+// protect makes places beneath the workspace read-only.
+func (r *root) protect(paths []string) error {
+	for _, p := range paths {
+		target := strings.TrimPrefix(Home, "/") + "/" + p
+		if err := r.protectOne(target); err != nil {
+			return &LayerError{Layer: LayerMount, Step: "protect /" + target, Err: err}
+		}
+	}
+	return nil
+}
+
+func (r *root) protectOne(target string) error {
+	if err := r.pin(target, []string{strings.TrimPrefix(Home, "/")}); err != nil {
+		return err
+	}
+	fd, err := r.open(target, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	tree, err := detachFD(fd)
+	unix.Close(fd)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := harden(tree, false, nil); err != nil {
+		return err
+	}
+	return r.attach(tree, target, true) // it exists, so its kind does not matter
+}
+
 func (r *root) open(target string, flags int) (int, error) {
 	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH}
 	return unix.Openat2(r.fd, target, how)

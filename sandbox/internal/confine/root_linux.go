@@ -133,6 +133,9 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	if err := r.attach(workspace, "sandbox", true); err != nil {
 		return nil, step("mount /sandbox", err)
 	}
+	if err := r.protect(ord.Protect); err != nil {
+		return nil, err
+	}
 	var writable []string
 	for _, s := range sources {
 		for _, l := range s.Links {

@@ -135,6 +135,9 @@ type Spec struct {
 	Binds     []Bind
 	Workspace string // host directory that is /sandbox inside
 	Files     []File
+	// Protect are paths beneath the workspace, which exist and do not lead through
+	// a symbolic link. They are read-only, and stay where they are.
+	Protect []string `json:",omitempty"`
 	// OwnWorkspace says that the workspace was made for this room: a host that is
 	// root may give it away.
 	OwnWorkspace bool
