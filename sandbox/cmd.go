@@ -149,7 +149,7 @@ func (c *Cmd) start() error {
 	go func() {
 		defer c.s.commands.Done()
 		c.exit = c.proc.Wait()
-		out := c.outcome(c.s.tally.ended(c.exit))
+		out := c.outcome(c.s.tally.ended(c.exit, c.s.oomKills(c.exit)))
 		c.endErr = call.End(context.WithoutCancel(c.ctx), out)
 		decision.Settle(governance.ResultOf(out))
 		close(c.ended)

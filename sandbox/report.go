@@ -55,9 +55,21 @@ type Report struct {
 	Denials []Denial `json:"denials,omitempty"`
 	// Unseen says why the denials of a layer are not among them.
 	Unseen map[Layer]string `json:"unseen,omitempty"`
-	// Limits are those that ended a program, as far as the kernel tells: a process
-	// that may not fork or gets no memory is told itself, and nobody else is.
+	// Limits are those that were met, as far as the kernel tells. Those of one
+	// process (max_memory, max_open_files) it tells to the process only, and so it
+	// does with max_processes where the session has no control group.
 	Limits []LimitHit `json:"limits,omitempty"`
+	// Group is what all processes together have used, also those that nobody waited
+	// for. It is nil without a control group: see [Process.MaxTotalMemory].
+	Group *GroupUse `json:"group,omitempty"`
+}
+
+// A GroupUse is what the kernel has counted for all processes of a session.
+type GroupUse struct {
+	CPU        time.Duration `json:"cpu_ns"`      // user and system
+	MemoryPeak uint64        `json:"memory_peak"` // in bytes
+	// Throttled counts periods in which the session had to wait for a processor.
+	Throttled uint64 `json:"throttled"`
 }
 
 // A Step is one step of Start and how long it took.
@@ -75,10 +87,11 @@ type Denial struct {
 	Count  uint64 `json:"count"`
 }
 
-// A LimitHit is a limit of the policy that ended programs.
+// A LimitHit is a limit of the policy that was met: by programs that it ended or,
+// of max_processes, by attempts to start one more.
 type LimitHit struct {
 	Limit string `json:"limit"` // as in the policy: "max_file_size"
-	Count int    `json:"count"`
+	Count uint64 `json:"count"`
 }
 
 // Report returns what is known now. It can be called during the life of a
@@ -93,6 +106,15 @@ func (s *Session) Report() Report {
 	out.Ended, out.Commands = s.ending, s.ran
 	s.mu.Unlock()
 	s.tally.report(&out)
+	if use, ok := s.box.Usage(); ok {
+		out.Group = &GroupUse{CPU: use.CPU, MemoryPeak: use.MemoryPeak, Throttled: use.Throttled}
+		for limit, n := range map[string]uint64{"max_total_memory": use.OOMKills, "max_processes": use.Refused} {
+			if n > 0 {
+				out.Limits = append(out.Limits, LimitHit{limit, n})
+			}
+		}
+	}
+	slices.SortFunc(out.Limits, func(a, b LimitHit) int { return cmp.Compare(a.Limit, b.Limit) })
 	return out
 }
 
@@ -129,7 +151,10 @@ func (r Report) String() string {
 		row("denied", "%d × %s: %s", d.Count, d.Action, d.Reason)
 	}
 	for _, l := range r.Limits {
-		row("limit", "%s ended %d programs", l.Limit, l.Count)
+		row("limit", "%d × %s", l.Count, l.Limit)
+	}
+	if g := r.Group; g != nil {
+		row("group", "CPU %v, memory at most %d KiB, throttled %d times", g.CPU.Round(time.Millisecond), g.MemoryPeak>>10, g.Throttled)
 	}
 	return b.String()
 }
@@ -149,7 +174,8 @@ type tally struct {
 	user, system time.Duration
 	maxRSS       int64
 	denials      map[Denial]uint64 // keys have no count
-	limits       map[string]int
+	limits       map[string]uint64
+	oomKills     uint64 // of which a command is known
 }
 
 func (t *tally) started() {
@@ -159,7 +185,8 @@ func (t *tally) started() {
 }
 
 // ended takes in how a command ended and returns the limit that did it, or "".
-func (t *tally) ended(e confine.Exit) (limit string) {
+// oomKills is how many processes were killed for want of memory so far.
+func (t *tally) ended(e confine.Exit, oomKills uint64) (limit string) {
 	switch syscall.Signal(e.Signal) {
 	case syscall.SIGXFSZ:
 		limit = "max_file_size"
@@ -172,13 +199,27 @@ func (t *tally) ended(e confine.Exit) (limit string) {
 	t.user += e.UserTime
 	t.system += e.System
 	t.maxRSS = max(t.maxRSS, e.MaxRSS<<10)
+	if oomKills > t.oomKills && syscall.Signal(e.Signal) == syscall.SIGKILL {
+		t.oomKills++
+		return "max_total_memory" // which the group counts
+	}
 	if limit != "" {
 		if t.limits == nil {
-			t.limits = map[string]int{}
+			t.limits = map[string]uint64{}
 		}
 		t.limits[limit]++
 	}
 	return limit
+}
+
+// oomKills returns how many processes the kernel has killed for want of memory,
+// if a command may be one of them.
+func (s *Session) oomKills(e confine.Exit) uint64 {
+	if syscall.Signal(e.Signal) != syscall.SIGKILL || e.Lost {
+		return 0
+	}
+	use, _ := s.box.Usage()
+	return use.OOMKills
 }
 
 // maxDenialKinds bounds what is told apart; the agent chooses some of it.
@@ -225,7 +266,6 @@ func (t *tally) report(r *Report) {
 	for l, n := range t.limits {
 		r.Limits = append(r.Limits, LimitHit{l, n})
 	}
-	slices.SortFunc(r.Limits, func(a, b LimitHit) int { return cmp.Compare(a.Limit, b.Limit) })
 }
 
 // A countedLog is the session's log, whose denials are counted.
@@ -285,7 +325,7 @@ func (s *Session) exitEvent(why string, kept bool) audit.Event {
 		"max_rss": strconv.FormatInt(r.MaxRSS, 10),
 	}
 	for _, l := range r.Limits {
-		detail["limit:"+l.Limit] = strconv.Itoa(l.Count)
+		detail["limit:"+l.Limit] = strconv.FormatUint(l.Count, 10)
 	}
 	if kept {
 		detail["workspace"] = s.workspace

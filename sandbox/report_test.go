@@ -17,6 +17,7 @@ import (
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/audittest"
+	"github.com/twinward-dev/twinward/sandbox/internal/confine"
 )
 
 func TestReportIsCurrent(t *testing.T) {
@@ -49,7 +50,7 @@ func TestReportIsCurrent(t *testing.T) {
 	assert.Positive(t, r.UserTime+r.SystemTime)
 	assert.Greater(t, r.MaxRSS, int64(100<<10))
 	assert.Equal(t, []LimitHit{{"max_file_size", 1}}, r.Limits)
-	for _, want := range []string{"session   " + r.Session, "layers    user-namespace,mount-namespace", "start     ", "4 commands", "max_file_size ended 1 programs"} {
+	for _, want := range []string{"session   " + r.Session, "layers    user-namespace,mount-namespace", "start     ", "4 commands", "1 × max_file_size"} {
 		assert.Contains(t, r.String(), want)
 	}
 	require.NoError(t, s.Close())
@@ -109,6 +110,20 @@ func TestDenialsAreCounted(t *testing.T) {
 	assert.LessOrEqual(t, len(r.Denials), maxDenialKinds+1, "a program can fill the host's memory")
 	assert.Contains(t, r.Denials, Denial{"connect", audit.GuardRawAddress, 41})
 	assert.Contains(t, r.Denials, Denial{"mount", "seccomp", 3})
+}
+
+func TestLimitsOfAProgram(t *testing.T) {
+	var counts tally
+	killed := confine.Exit{Code: -1, Signal: int(syscall.SIGKILL)}
+	assert.Empty(t, counts.ended(killed, 0), "killed by somebody")
+	assert.Equal(t, "max_total_memory", counts.ended(killed, 1))
+	assert.Empty(t, counts.ended(killed, 1), "one death for want of memory was told as two")
+	assert.Empty(t, counts.ended(confine.Exit{Code: 1}, 2))
+	assert.Equal(t, "max_total_memory", counts.ended(killed, 2))
+	assert.Equal(t, "max_file_size", counts.ended(confine.Exit{Code: -1, Signal: int(syscall.SIGXFSZ)}, 2))
+	var r Report
+	counts.report(&r)
+	assert.Equal(t, []LimitHit{{"max_file_size", 1}}, r.Limits)
 }
 
 // TestKeepWorkspace ends sessions in different ways.

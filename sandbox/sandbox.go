@@ -63,6 +63,19 @@
 // there is no session: Landlock can hold a program to a port but not to an
 // address, so its network could not be kept to the door.
 //
+// # Files and terminals
+//
+// What an agent works on goes in with [Session.Import] and comes out with
+// [Session.Export], which follow no link, and which keep inside what a tool of
+// the host would act on by itself: hooks, settings of editors and agents. Where
+// the host's own folder is the workspace ([Options.Workspace]), such places are
+// read-only ([Filesystem.Protect]).
+//
+// A program that wants a terminal gets one of the session's ([Cmd.StartPty]). A
+// terminal of the host is never handed in: what is written to one is copied, and
+// one as input is an error. [Session.Report] says at any time what is in force,
+// what was refused and what was used.
+//
 // # What does not hold
 //
 // The kernel is shared: a bug in it that the filter leaves reachable is a way
