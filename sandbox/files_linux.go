@@ -148,14 +148,17 @@ func (s *Session) stage(ctx context.Context, t transfer, home *filecopy.Dir, to 
 		defer home.Close()
 	}
 	// An existing folder takes the stage: it may be a file system of its own.
-	if exists, isDir, err := home.Exists(base); err != nil {
+	exists, isDir, err := home.Exists(base)
+	if err != nil {
 		return done, err
-	} else if info, infoErr := fs.Lstat(src, name); exists && isDir && infoErr == nil && info.IsDir() {
-		if home, err = home.Open(base); err != nil {
+	}
+	if info, err := fs.Lstat(src, name); exists && isDir && err == nil && info.IsDir() {
+		sub, err := home.Open(base)
+		if err != nil {
 			return done, err
 		}
-		defer home.Close()
-		base = "."
+		defer sub.Close()
+		home, base = sub, "."
 	}
 	as := ".partial-" + randomID()
 	defer func() { err = errors.Join(err, home.Remove(as)) }()

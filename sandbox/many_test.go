@@ -37,13 +37,15 @@ const get = `exec 3<>/dev/tcp/tools.local/80; printf 'GET / HTTP/1.0\r\nHost: to
 
 // TestHundredsOfSessions has them all at once in one process: each is its own
 // actor, and the end of one is the end of no other.
-func TestHundredsOfSessions(t *testing.T) {
+func TestHundredsOfSessions(t *testing.T) { eachLauncher(t, testHundreds) }
+
+func testHundreds(t *testing.T, opts *Options) {
 	needSandbox(t)
 	t.Setenv("TMPDIR", t.TempDir())
 	one := func(ctx context.Context, name string) (*Session, error) {
 		actor := agent
 		actor.Instance = name
-		s, err := Start(ctx, &Policy{Network: Network{Allow: []Rule{{Host: "tools.local", Ports: []uint16{80}}}}}, actor, audittest.NewLog(t), nil)
+		s, err := Start(ctx, &Policy{Network: Network{Allow: []Rule{{Host: "tools.local", Ports: []uint16{80}}}}}, actor, audittest.NewLog(t), opts)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +66,7 @@ func TestHundredsOfSessions(t *testing.T) {
 	require.NoError(t, first.Close())
 	fds, goroutines := hosted(t)
 
-	n := loops(8, 60, 200)
+	n := loops(8, 40, 200)
 	sessions, cancels := make([]*Session, n), make([]context.CancelFunc, n)
 	var all sync.WaitGroup
 	for i := range n {
@@ -120,7 +122,7 @@ func init() {
 	// session could not be had, and what was left of those.
 	roles["scarce"] = func() {
 		attempt := func() error {
-			s, err := Start(context.Background(), nil, agent, discard{}, nil)
+			s, err := Start(context.Background(), nil, agent, discard{}, &Options{Launcher: Launcher(os.Getenv("SANDBOX_TEST_LAUNCHER"))})
 			if err != nil {
 				return err
 			}
@@ -170,14 +172,16 @@ func init() {
 
 // TestHostWithoutDescriptors starts with none left, one, two and so on until
 // there are enough: before that it is an error each time, and nothing stays.
-func TestHostWithoutDescriptors(t *testing.T) {
+func TestHostWithoutDescriptors(t *testing.T) { eachLauncher(t, testWithoutDescriptors) }
+
+func testWithoutDescriptors(t *testing.T, opts *Options) {
 	needSandbox(t)
 	tmp := t.TempDir()
 	m := mark()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	host := exec.CommandContext(ctx, "/proc/self/exe", m)
-	host.Env = append(os.Environ(), roleVar+"=scarce", "TMPDIR="+tmp)
+	host.Env = append(os.Environ(), roleVar+"=scarce", "TMPDIR="+tmp, "SANDBOX_TEST_LAUNCHER="+string(opts.Launcher))
 	out, err := host.CombinedOutput()
 	require.NoError(t, err, string(out))
 	t.Logf("%s", out)

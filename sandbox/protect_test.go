@@ -16,7 +16,9 @@ import (
 
 // TestProtectedPlacesAreReadOnly lists what protects what, and has programs try
 // to change, move and replace it.
-func TestProtectedPlacesAreReadOnly(t *testing.T) {
+func TestProtectedPlacesAreReadOnly(t *testing.T) { eachLauncher(t, testProtectedPlaces) }
+
+func testProtectedPlaces(t *testing.T, opts *Options) {
 	rw := t.TempDir()
 	makeFiles(t, rw, map[string]string{"cache/.mcp.json": "good"})
 	for _, c := range []struct {
@@ -38,7 +40,7 @@ func TestProtectedPlacesAreReadOnly(t *testing.T) {
 			dir := t.TempDir()
 			makeFiles(t, dir, map[string]string{".git/hooks/commit": "good", ".git/config": "good", ".git/HEAD": "good", ".mcp.json": "good", "file": "good",
 				"sub/.mcp.json": "good", "sub/.git/config": "good"})
-			s := box(t, audittest.NewLog(t), &Policy{Filesystem: Filesystem{Protect: c.protect, ReadWrite: []string{rw}}}, &Options{Workspace: dir})
+			s := box(t, audittest.NewLog(t), &Policy{Filesystem: Filesystem{Protect: c.protect, ReadWrite: []string{rw}}}, &Options{Workspace: dir, Launcher: opts.Launcher})
 			assert.Equal(t, c.protected, s.Report().Protected)
 			for _, p := range c.kept {
 				assert.NoError(t, sh(s, "cat "+p).Run(), p)

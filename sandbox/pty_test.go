@@ -60,8 +60,10 @@ func terminal(t *testing.T, c *Cmd, size WindowSize) *screen {
 	return &screen{t: t, pty: p}
 }
 
-func TestPty(t *testing.T) {
-	s := box(t, audittest.NewLog(t), nil, nil)
+func TestPty(t *testing.T) { eachLauncher(t, testPty) }
+
+func testPty(t *testing.T, opts *Options) {
+	s := box(t, audittest.NewLog(t), nil, opts)
 	ctx := context.Background()
 	t.Run("is a terminal with a name, a size and an owner", func(t *testing.T) {
 		c := sh(s, `tty; stty size; echo $TERM; stat -c %u "$(tty)"; echo reopened > "$(tty)"; echo own > /dev/tty; ps -o tty= -p $$; exit 4`)

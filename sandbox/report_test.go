@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,10 +21,13 @@ import (
 	"github.com/twinward-dev/twinward/sandbox/internal/confine"
 )
 
-func TestReportIsCurrent(t *testing.T) {
+func TestReportIsCurrent(t *testing.T) { eachLauncher(t, testReport) }
+
+func testReport(t *testing.T, opts *Options) {
 	log := audittest.NewLog(t)
-	s := box(t, log, &Policy{Process: Process{MaxFileSize: 1 << 20}, Network: Network{Allow: []Rule{{Host: "a.example.com"}}}}, nil)
+	s := box(t, log, &Policy{Process: Process{MaxFileSize: 1 << 20}, Network: Network{Allow: []Rule{{Host: "a.example.com"}}}}, opts)
 	r := s.Report()
+	assert.Equal(t, string(cmp.Or(opts.Launcher, LauncherReexec)), r.Launcher)
 	assert.Equal(t, s.Actor().Session, r.Session)
 	assert.Zero(t, r.Commands)
 	assert.Empty(t, r.Denials)

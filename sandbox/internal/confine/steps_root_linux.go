@@ -206,6 +206,18 @@ func (r *roomProgram) pin(target string, writable []string) {
 	}
 }
 
+// protect is what root.protect does.
+func (r *roomProgram) protect(paths []string) {
+	home := strings.TrimPrefix(Home, "/")
+	for _, p := range paths {
+		target := home + "/" + p
+		r.pin(target, []string{home})
+		tree := r.tree("protect /"+target, r.open("protect /"+target, target, unix.O_PATH))
+		r.harden("/"+target, tree, false)
+		r.attach(tree, target, true) // it exists, so its kind does not matter
+	}
+}
+
 // A plan is what the host found out about what it will show.
 type plan struct {
 	*delivery
@@ -372,6 +384,7 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 	}
 	r.tmpfs("tmp", or(ord.TmpSize, defaultTmp), ord.writableAttrs())
 	r.attach(workspace, "sandbox", true)
+	r.protect(ord.Protect)
 	targets := map[string]bool{}
 	var writable []string
 	for i, s := range p.sources {

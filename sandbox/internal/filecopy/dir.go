@@ -94,7 +94,7 @@ func (d *Dir) finish(f *os.File, perm fs.FileMode) error {
 	return f.Chmod(perm &^ 0o022)
 }
 
-// Exists reports what is at a name: 0, [fs.ModeDir] or another kind.
+// Exists reports whether something is at a name, and whether it is a directory.
 func (d *Dir) Exists(name string) (exists, isDir bool, err error) {
 	info, err := Beneath(d.file).(beneath).Lstat(name)
 	switch {
