@@ -70,25 +70,27 @@ func init() {
 // TestLandlockDenialsAreReported hears of them where audit is on, and says why
 // not elsewhere.
 func TestLandlockDenialsAreReported(t *testing.T) {
-	var c tally
-	b := room(t, func(s *Spec) { s.OnDenial = c.tell })
-	found := findings(t, b, "read-canary")
-	require.Equal(t, "EACCES", found["canary"])
-	if why := b.Report().Unseen[LayerLandlock]; why != "" {
-		t.Log("not reported here: ", why)
-		assert.Empty(t, c.seen)
-		return
-	}
-	want := Denial{Layer: LayerLandlock, What: "fs.read_file", Object: canary}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		c.mu.Lock()
-		n := c.seen[want]
-		c.mu.Unlock()
-		if n > 0 {
+	under(t, func(t *testing.T, launch func(func(*Spec)) *Box) {
+		var c tally
+		b := launch(func(s *Spec) { s.OnDenial = c.tell })
+		found := findings(t, b, "read-canary")
+		require.Equal(t, "EACCES", found["canary"])
+		if why := b.Report().Unseen[LayerLandlock]; why != "" {
+			t.Log("not reported here: ", why)
+			assert.Empty(t, c.seen)
 			return
 		}
-	}
-	t.Errorf("nothing was reported: %v", c.seen)
+		want := Denial{Layer: LayerLandlock, What: "fs.read_file", Object: canary}
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			c.mu.Lock()
+			n := c.seen[want]
+			c.mu.Unlock()
+			if n > 0 {
+				return
+			}
+		}
+		t.Errorf("nothing was reported: %v", c.seen)
+	})
 }
 
 func TestLandlockVersions(t *testing.T) {

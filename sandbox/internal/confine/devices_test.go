@@ -47,16 +47,18 @@ func init() {
 }
 
 func TestNamedDevice(t *testing.T) {
-	path := harmless(t)
-	without, exit, err := inside(t, room(t, nil), SelfPath, "devices", path)
-	require.NoError(t, err)
-	require.Zero(t, exit.Code)
-	assert.Equal(t, "open: ENOENT\nmem: ENOENT\n", without)
-	b := room(t, func(s *Spec) { s.Devices = []string{path, "/dev/null"} })
-	with, exit, err := inside(t, b, SelfPath, "devices", path)
-	require.NoError(t, err)
-	require.Zero(t, exit.Code)
-	assert.Equal(t, "open: ok\nread: ok\nioctl: ENOTTY\nmem: ENOENT\n", with)
+	under(t, func(t *testing.T, launch func(func(*Spec)) *Box) {
+		path := harmless(t)
+		without, exit, err := inside(t, launch(nil), SelfPath, "devices", path)
+		require.NoError(t, err)
+		require.Zero(t, exit.Code)
+		assert.Equal(t, "open: ENOENT\nmem: ENOENT\n", without)
+		b := launch(func(s *Spec) { s.Devices = []string{path, "/dev/null"} })
+		with, exit, err := inside(t, b, SelfPath, "devices", path)
+		require.NoError(t, err)
+		require.Zero(t, exit.Code)
+		assert.Equal(t, "open: ok\nread: ok\nioctl: ENOTTY\nmem: ENOENT\n", with)
+	})
 }
 
 func TestDeviceRules(t *testing.T) {

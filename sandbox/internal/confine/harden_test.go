@@ -36,6 +36,22 @@ func room(t *testing.T, change func(*Spec)) *Box {
 	return b
 }
 
+// under runs a test with each launcher; launch is room with that one.
+func under(t *testing.T, test func(t *testing.T, launch func(func(*Spec)) *Box)) {
+	for _, l := range launchers {
+		t.Run("launcher "+string(l), func(t *testing.T) {
+			test(t, func(change func(*Spec)) *Box {
+				return room(t, func(s *Spec) {
+					s.Launcher = l
+					if change != nil {
+						change(s)
+					}
+				})
+			})
+		})
+	}
+}
+
 func tempDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/var/tmp", "confine-")
 	require.NoError(t, err)
@@ -202,81 +218,83 @@ func init() {
 }
 
 func TestStrictRunsNothingThatWasWritten(t *testing.T) {
-	try := func(t *testing.T, change func(*Spec)) map[string]string {
-		dir := tempDir(t)
-		b := room(t, func(s *Spec) {
-			s.Binds = append(s.Binds, Bind{Source: dir, Writable: true})
-			change(s)
-		})
-		out, exit, err := inside(t, b, SelfPath, "run-what-was-written", dir)
-		require.NoError(t, err)
-		require.Zero(t, exit.Code, out)
-		found := map[string]string{}
-		for sc := bufio.NewScanner(strings.NewReader(strings.ReplaceAll(out, dir, "bind"))); sc.Scan(); {
-			k, v, _ := strings.Cut(sc.Text(), ": ")
-			found[k] = v
-		}
-		return found
-	}
-	places := []string{"/tmp", "/sandbox", "/dev/shm", "bind"}
-
-	t.Run("strict", func(t *testing.T) {
-		found := try(t, func(s *Spec) { s.ExecStrict = true })
-		want := map[string]string{
-			"memory file": "EPERM", "memory file for data": "EPERM", "memory file for programs": "EPERM", "memory file for both": "EPERM",
-			"descriptor without a path": "ok", "execveat": "EPERM", "shown read-only": "ok",
-			"map a memory file as code": "EPERM", "writable code": "EPERM", "nameless code": "EPERM", "data becomes code": "EPERM", "code of a file": "ok",
-			"code becomes data": "EPERM", "code of a file to be changed": "EPERM", "change the own code": "EACCES", "shared memory as code": "EPERM",
-		}
-		for _, p := range places {
-			want["run in "+p], want["by descriptor in "+p], want["loader for "+p] = "EACCES", "EACCES", "exit 127"
-			want["map in "+p], want["protect in "+p], want["script in "+p], want["link in "+p] = "EPERM", "EPERM", "EACCES", "EXDEV"
-		}
-		if found["descriptor without a path"] == "EINVAL" { // faccessat2 is newer than the C library's emulation
-			want["descriptor without a path"] = "EINVAL"
-		}
-		assert.Equal(t, want, found)
-	})
-	t.Run("listed programs", func(t *testing.T) {
-		found := try(t, func(s *Spec) {
-			s.Programs = []Program{{Path: "/bin/true"}, {Path: SelfPath}}
-		})
-		for _, p := range places {
-			assert.Equal(t, "EACCES", found["run in "+p])
-			assert.Equal(t, "exit 127", found["loader for "+p])
-		}
-		for what, want := range map[string]string{
-			"memory file": "EPERM", "memory file for data": "EPERM", "memory file for both": "EPERM", "execveat": "EPERM",
-			"data in a memory file": "ok", "writable code": "ok", "data becomes code": "ok", // for Node and the like
-		} {
-			assert.Equal(t, want, found[what], what)
-		}
-	})
-	t.Run("default", func(t *testing.T) {
-		found := try(t, func(*Spec) {})
-		for _, p := range places {
-			want := "ok"
-			if p == "/dev/shm" {
-				want = "EACCES"
+	under(t, func(t *testing.T, launch func(func(*Spec)) *Box) {
+		try := func(t *testing.T, change func(*Spec)) map[string]string {
+			dir := tempDir(t)
+			b := launch(func(s *Spec) {
+				s.Binds = append(s.Binds, Bind{Source: dir, Writable: true})
+				change(s)
+			})
+			out, exit, err := inside(t, b, SelfPath, "run-what-was-written", dir)
+			require.NoError(t, err)
+			require.Zero(t, exit.Code, out)
+			found := map[string]string{}
+			for sc := bufio.NewScanner(strings.NewReader(strings.ReplaceAll(out, dir, "bind"))); sc.Scan(); {
+				k, v, _ := strings.Cut(sc.Text(), ": ")
+				found[k] = v
 			}
-			assert.Equal(t, want, found["run in "+p], p)
-			assert.Equal(t, want, found["script in "+p], p)
+			return found
 		}
-		assert.Equal(t, "ok", found["memory file"])
-		assert.Equal(t, "EFAULT", found["execveat"])
-		for _, jit := range []string{"writable code", "data becomes code", "data in a memory file", "code becomes data"} {
-			assert.Equal(t, "ok", found[jit], jit)
-		}
-	})
-	t.Run("without the filter", func(t *testing.T) {
-		found := try(t, func(s *Spec) { s.ExecStrict, s.Without = true, []Layer{LayerSeccomp} })
-		assert.Equal(t, "ok", found["memory file"])
-		assert.Equal(t, "EACCES", found["run in /tmp"])
-	})
-	t.Run("without Landlock", func(t *testing.T) {
-		found := try(t, func(s *Spec) { s.ExecStrict, s.Without = true, []Layer{LayerLandlock} })
-		assert.Equal(t, "EACCES", found["run in /tmp"], "the mounts alone")
-		assert.Equal(t, "EPERM", found["map in bind"])
+		places := []string{"/tmp", "/sandbox", "/dev/shm", "bind"}
+
+		t.Run("strict", func(t *testing.T) {
+			found := try(t, func(s *Spec) { s.ExecStrict = true })
+			want := map[string]string{
+				"memory file": "EPERM", "memory file for data": "EPERM", "memory file for programs": "EPERM", "memory file for both": "EPERM",
+				"descriptor without a path": "ok", "execveat": "EPERM", "shown read-only": "ok",
+				"map a memory file as code": "EPERM", "writable code": "EPERM", "nameless code": "EPERM", "data becomes code": "EPERM", "code of a file": "ok",
+				"code becomes data": "EPERM", "code of a file to be changed": "EPERM", "change the own code": "EACCES", "shared memory as code": "EPERM",
+			}
+			for _, p := range places {
+				want["run in "+p], want["by descriptor in "+p], want["loader for "+p] = "EACCES", "EACCES", "exit 127"
+				want["map in "+p], want["protect in "+p], want["script in "+p], want["link in "+p] = "EPERM", "EPERM", "EACCES", "EXDEV"
+			}
+			if found["descriptor without a path"] == "EINVAL" { // faccessat2 is newer than the C library's emulation
+				want["descriptor without a path"] = "EINVAL"
+			}
+			assert.Equal(t, want, found)
+		})
+		t.Run("listed programs", func(t *testing.T) {
+			found := try(t, func(s *Spec) {
+				s.Programs = []Program{{Path: "/bin/true"}, {Path: SelfPath}}
+			})
+			for _, p := range places {
+				assert.Equal(t, "EACCES", found["run in "+p])
+				assert.Equal(t, "exit 127", found["loader for "+p])
+			}
+			for what, want := range map[string]string{
+				"memory file": "EPERM", "memory file for data": "EPERM", "memory file for both": "EPERM", "execveat": "EPERM",
+				"data in a memory file": "ok", "writable code": "ok", "data becomes code": "ok", // for Node and the like
+			} {
+				assert.Equal(t, want, found[what], what)
+			}
+		})
+		t.Run("default", func(t *testing.T) {
+			found := try(t, func(*Spec) {})
+			for _, p := range places {
+				want := "ok"
+				if p == "/dev/shm" {
+					want = "EACCES"
+				}
+				assert.Equal(t, want, found["run in "+p], p)
+				assert.Equal(t, want, found["script in "+p], p)
+			}
+			assert.Equal(t, "ok", found["memory file"])
+			assert.Equal(t, "EFAULT", found["execveat"])
+			for _, jit := range []string{"writable code", "data becomes code", "data in a memory file", "code becomes data"} {
+				assert.Equal(t, "ok", found[jit], jit)
+			}
+		})
+		t.Run("without the filter", func(t *testing.T) {
+			found := try(t, func(s *Spec) { s.ExecStrict, s.Without = true, []Layer{LayerSeccomp} })
+			assert.Equal(t, "ok", found["memory file"])
+			assert.Equal(t, "EACCES", found["run in /tmp"])
+		})
+		t.Run("without Landlock", func(t *testing.T) {
+			found := try(t, func(s *Spec) { s.ExecStrict, s.Without = true, []Layer{LayerLandlock} })
+			assert.Equal(t, "EACCES", found["run in /tmp"], "the mounts alone")
+			assert.Equal(t, "EPERM", found["map in bind"])
+		})
 	})
 }
 
@@ -326,20 +344,22 @@ func init() {
 }
 
 func TestOnlyListedProgramsRun(t *testing.T) {
-	b := room(t, func(s *Spec) {
-		s.Programs = []Program{{Path: "/bin/true", SHA256: sum(t, "/bin/true")}, {Path: SelfPath, SHA256: sum(t, "/proc/self/exe")}}
-	})
-	assert.Equal(t, map[string]string{
-		"/bin/true": "ok", SelfPath: "ok", loader(): "ok", // the loader cannot be helped
-		"/bin/echo": "EACCES", "/bin/sh": "EACCES", "/usr/bin/env": "EACCES",
-		"the loader runs what can be read": "ok", // said so in the documentation
-	}, findings(t, b, "run-programs"))
-	_, _, err := inside(t, b, "/bin/echo")
-	assert.ErrorIs(t, err, unix.EACCES)
+	under(t, func(t *testing.T, launch func(func(*Spec)) *Box) {
+		b := launch(func(s *Spec) {
+			s.Programs = []Program{{Path: "/bin/true", SHA256: sum(t, "/bin/true")}, {Path: SelfPath, SHA256: sum(t, "/proc/self/exe")}}
+		})
+		assert.Equal(t, map[string]string{
+			"/bin/true": "ok", SelfPath: "ok", loader(): "ok", // the loader cannot be helped
+			"/bin/echo": "EACCES", "/bin/sh": "EACCES", "/usr/bin/env": "EACCES",
+			"the loader runs what can be read": "ok", // said so in the documentation
+		}, findings(t, b, "run-programs"))
+		_, _, err := inside(t, b, "/bin/echo")
+		assert.ErrorIs(t, err, unix.EACCES)
 
-	none := room(t, func(s *Spec) { s.Programs = []Program{} })
-	_, _, err = inside(t, none, "/bin/true")
-	assert.ErrorIs(t, err, unix.EACCES, "an empty list allows nothing")
+		none := launch(func(s *Spec) { s.Programs = []Program{} })
+		_, _, err = inside(t, none, "/bin/true")
+		assert.ErrorIs(t, err, unix.EACCES, "an empty list allows nothing")
+	})
 }
 
 func TestProgramsAreChecked(t *testing.T) {

@@ -53,50 +53,54 @@ func (c *tally) tell(d Denial) {
 }
 
 func TestAttacksAreReported(t *testing.T) {
-	var c tally
-	b := room(t, func(s *Spec) { s.OnDenial = c.tell })
-	require.Empty(t, b.Report().Unseen[LayerSeccomp])
-	require.Equal(t, "1", b.Report().Status["Seccomp_filters"])
-	out, exit, err := inside(t, b, SelfPath, "attack", "300")
-	require.NoError(t, err)
-	require.Zero(t, exit.Code, out)
-	assert.Equal(t, "packet socket: EPERM\nnew namespace: EPERM\nmount: EPERM\nclone3: ENOSYS\nMPTCP: EPERM\nset-id: EPERM\n", out)
-	b.Close()
-	want := map[Denial]int{}
-	for what, n := range map[string]int{"ptrace": 300, "socket": 1, "unshare": 1, "mount": 1} {
-		want[Denial{Layer: LayerSeccomp, What: what, Program: "self"}] = n
-	}
-	assert.Equal(t, want, c.seen, "attacks, and nothing that honest programs do")
+	under(t, func(t *testing.T, launch func(func(*Spec)) *Box) {
+		var c tally
+		b := launch(func(s *Spec) { s.OnDenial = c.tell })
+		require.Empty(t, b.Report().Unseen[LayerSeccomp])
+		require.Equal(t, "1", b.Report().Status["Seccomp_filters"])
+		out, exit, err := inside(t, b, SelfPath, "attack", "300")
+		require.NoError(t, err)
+		require.Zero(t, exit.Code, out)
+		assert.Equal(t, "packet socket: EPERM\nnew namespace: EPERM\nmount: EPERM\nclone3: ENOSYS\nMPTCP: EPERM\nset-id: EPERM\n", out)
+		b.Close()
+		want := map[Denial]int{}
+		for what, n := range map[string]int{"ptrace": 300, "socket": 1, "unshare": 1, "mount": 1} {
+			want[Denial{Layer: LayerSeccomp, What: what, Program: "self"}] = n
+		}
+		assert.Equal(t, want, c.seen, "attacks, and nothing that honest programs do")
+	})
 }
 
 // TestWaitingForAnAnswerEndsWithTheRoom has a host that does not answer.
 func TestWaitingForAnAnswerEndsWithTheRoom(t *testing.T) {
-	asked, release := make(chan bool, 1), make(chan bool)
-	b := room(t, func(s *Spec) {
-		s.OnDenial = func(Denial) {
-			select {
-			case asked <- true:
-			default:
+	under(t, func(t *testing.T, launch func(func(*Spec)) *Box) {
+		asked, release := make(chan bool, 1), make(chan bool)
+		b := launch(func(s *Spec) {
+			s.OnDenial = func(Denial) {
+				select {
+				case asked <- true:
+				default:
+				}
+				<-release
 			}
-			<-release
+		})
+		p, err := b.Exec(Exec{Path: SelfPath, Args: []string{SelfPath, "attack", "2"}}, []*os.File{nil, nil, nil})
+		require.NoError(t, err)
+		<-asked // the second attack waits
+		_, err = b.Exec(Exec{Path: "/bin/true", Args: []string{"true"}}, []*os.File{nil, nil, nil})
+		require.NoError(t, err, "everybody else goes on")
+		require.NoError(t, p.Signal(unix.SIGKILL, false))
+		killed := make(chan Exit)
+		go func() { killed <- p.Wait() }()
+		select {
+		case e := <-killed:
+			assert.Equal(t, int(unix.SIGKILL), e.Signal)
+		case <-time.After(10 * time.Second):
+			t.Error("a process that waits for the host cannot be killed")
 		}
+		close(release)
+		b.Close()
 	})
-	p, err := b.Exec(Exec{Path: SelfPath, Args: []string{SelfPath, "attack", "2"}}, []*os.File{nil, nil, nil})
-	require.NoError(t, err)
-	<-asked // the second attack waits
-	_, err = b.Exec(Exec{Path: "/bin/true", Args: []string{"true"}}, []*os.File{nil, nil, nil})
-	require.NoError(t, err, "everybody else goes on")
-	require.NoError(t, p.Signal(unix.SIGKILL, false))
-	killed := make(chan Exit)
-	go func() { killed <- p.Wait() }()
-	select {
-	case e := <-killed:
-		assert.Equal(t, int(unix.SIGKILL), e.Signal)
-	case <-time.After(10 * time.Second):
-		t.Error("a process that waits for the host cannot be killed")
-	}
-	close(release)
-	b.Close()
 }
 
 func TestEveryAttackHasAName(t *testing.T) {

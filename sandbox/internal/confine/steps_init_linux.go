@@ -350,7 +350,7 @@ func (p *initProgram) filter(ord *order, result, asked slot) {
 	kind, plain, end := ord.filterKind(), p.label(), p.label()
 	if ord.Notify {
 		kind.notify = true
-		install(kind, seccompNewListener, asked).orElse(plain)
+		install(kind, seccompNewListener|seccompWaitKillable, asked).orElse(plain)
 		kind.notify = false
 		cmsg, msg, iov := p.reserve(3*wordSize), p.reserve(7*wordSize), p.reserve(2*wordSize)
 		binary.NativeEndian.PutUint64(p.data[cmsg:], 2*wordSize+4)
