@@ -105,9 +105,8 @@ func asked(s *Session, role string, args ...string) func(b *testing.B) time.Dura
 
 // openTo returns sessions that reach a server on loopback by a name, and the
 // server's port.
-func openTo(b *testing.B, l workLauncher, server *httptest.Server, r Rule) *Session {
-	opts := l.options()
-	opts.Self, opts.Resolver = true, hosts{"api.example.com.": "127.0.0.1"}
+func openTo(b *testing.B, l Launcher, server *httptest.Server, r Rule) *Session {
+	opts := &Options{Launcher: l, Self: true, Resolver: hosts{"api.example.com.": "127.0.0.1"}}
 	if server.TLS != nil {
 		opts.Roots = x509.NewCertPool()
 		opts.Roots.AddCert(server.Certificate())
@@ -139,9 +138,9 @@ func BenchmarkEgressThroughput(b *testing.B) {
 	for _, role := range []string{"download", "upload"} {
 		b.Run(role, func(b *testing.B) {
 			var lanes []*lane
-			for _, l := range workLaunchers {
+			for _, l := range launchers {
 				s := openTo(b, l, server, Rule{})
-				lanes = append(lanes, &lane{name: l.name, run: asked(s, role, fmt.Sprintf("http://api.example.com:%d/", portOf(server)))})
+				lanes = append(lanes, &lane{name: string(l), run: asked(s, role, fmt.Sprintf("http://api.example.com:%d/", portOf(server)))})
 			}
 			lanes = append(lanes, &lane{name: "loopback", run: asked(nil, role, server.URL)})
 			alternate(b, 4, lanes...)
@@ -162,8 +161,8 @@ func BenchmarkEgressLatency(b *testing.B) {
 		b.Run(how, func(b *testing.B) {
 			url := fmt.Sprintf("https://api.example.com:%d/", portOf(server))
 			lanes := []*lane{
-				{name: "opaque", run: asked(openTo(b, workLaunchers[0], server, Rule{}), "ask", url, how)},
-				{name: "judged", run: asked(openTo(b, workLaunchers[0], server, Rule{Protocol: ProtocolHTTPS, Access: AccessReadOnly}), "ask", url, how)},
+				{name: "opaque", run: asked(openTo(b, launchers[0], server, Rule{}), "ask", url, how)},
+				{name: "judged", run: asked(openTo(b, launchers[0], server, Rule{Protocol: ProtocolHTTPS, Access: AccessReadOnly}), "ask", url, how)},
 				{name: "loopback", run: asked(nil, "ask", server.URL, how)},
 			}
 			alternate(b, 4, lanes...)
@@ -186,7 +185,7 @@ func BenchmarkReload(b *testing.B) {
 		cut <- time.Now()
 	}))
 	defer server.Close()
-	s := openTo(b, workLaunchers[0], server, Rule{})
+	s := openTo(b, launchers[0], server, Rule{})
 	open := s.policy.Network
 	change := audit.Change{By: "a benchmark", Reason: "it measures"}
 	var l lane

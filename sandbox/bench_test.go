@@ -107,8 +107,8 @@ func BenchmarkLaunch(b *testing.B) {
 	needSandbox(b)
 	needPeer(b, "bwrap")
 	var lanes []*lane
-	for _, l := range workLaunchers {
-		lanes = append(lanes, &lane{name: l.name, run: timed(launched(l.options()))})
+	for _, l := range launchers {
+		lanes = append(lanes, &lane{name: string(l), run: timed(launched(&Options{Launcher: l}))})
 	}
 	args := []string{"--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"}
 	for _, path := range SystemPaths() {
@@ -135,8 +135,8 @@ func BenchmarkLaunchBesideSRT(b *testing.B) {
 	require.NoError(b, err)
 	require.NoError(b, os.WriteFile(settings, text, 0o600))
 	var lanes []*lane
-	for _, l := range workLaunchers {
-		lanes = append(lanes, &lane{name: l.name, run: timed(launched(l.options()))})
+	for _, l := range launchers {
+		lanes = append(lanes, &lane{name: string(l), run: timed(launched(&Options{Launcher: l}))})
 	}
 	lanes = append(lanes, &lane{name: "srt", every: 5, run: timed(func(b *testing.B) {
 		out, err := exec.Command("srt", "--settings", settings, "/bin/true").CombinedOutput()
@@ -148,9 +148,9 @@ func BenchmarkLaunchBesideSRT(b *testing.B) {
 // BenchmarkLaunchBigHeap compares a host that holds 1 GiB with one that does not.
 func BenchmarkLaunchBigHeap(b *testing.B) {
 	needSandbox(b)
-	for _, l := range workLaunchers {
-		b.Run(l.name, func(b *testing.B) {
-			small, big := &lane{name: "small", run: timed(launched(l.options()))}, &lane{name: "1GiB", run: timed(launched(l.options()))}
+	for _, l := range launchers {
+		b.Run(string(l), func(b *testing.B) {
+			small, big := &lane{name: "small", run: timed(launched(&Options{Launcher: l}))}, &lane{name: "1GiB", run: timed(launched(&Options{Launcher: l}))}
 			for b.Loop() {
 				for range 2 {
 					for range 10 {
@@ -180,9 +180,9 @@ func BenchmarkLaunchBigHeap(b *testing.B) {
 // outside.
 func BenchmarkCommand(b *testing.B) {
 	var lanes []*lane
-	for _, l := range workLaunchers {
-		s := box(b, discard{}, nil, l.options())
-		lanes = append(lanes, &lane{name: l.name, run: timed(func(b *testing.B) {
+	for _, l := range launchers {
+		s := box(b, discard{}, nil, &Options{Launcher: l})
+		lanes = append(lanes, &lane{name: string(l), run: timed(func(b *testing.B) {
 			require.NoError(b, s.Command(context.Background(), "/bin/true").Run())
 		})})
 	}
@@ -193,11 +193,11 @@ func BenchmarkCommand(b *testing.B) {
 // BenchmarkMemory reports what a session in which nothing runs holds: the memory
 // of its own processes, proportional to who shares it.
 func BenchmarkMemory(b *testing.B) {
-	for _, l := range workLaunchers {
-		b.Run(l.name, func(b *testing.B) {
+	for _, l := range launchers {
+		b.Run(string(l), func(b *testing.B) {
 			for b.Loop() {
 				before := descendants(b)
-				s := box(b, discard{}, nil, l.options())
+				s := box(b, discard{}, nil, &Options{Launcher: l})
 				require.NoError(b, s.Command(context.Background(), "/bin/true").Run())
 				kB, n := 0, 0
 				for pid := range descendants(b) {
@@ -276,9 +276,9 @@ func BenchmarkGit(b *testing.B) {
 // alongside runs a script inside a session and outside, in memory.
 func alongside(b *testing.B, rounds int, script string) {
 	var lanes []*lane
-	for _, l := range workLaunchers {
-		s := box(b, discard{}, nil, l.options())
-		lanes = append(lanes, &lane{name: l.name, run: timed(func(b *testing.B) {
+	for _, l := range launchers {
+		s := box(b, discard{}, nil, &Options{Launcher: l})
+		lanes = append(lanes, &lane{name: string(l), run: timed(func(b *testing.B) {
 			cmd := sh(s, script)
 			cmd.Dir = "/tmp"
 			require.NoError(b, cmd.Run())

@@ -41,6 +41,7 @@ var agents = []struct {
 	preset        string            // else opencodePolicy
 	files         map[string]string // in the workspace
 	refused       []string          // what it tries besides, in vain
+	slow          bool
 }{
 	{
 		name: "claude", program: "@anthropic-ai/claude-code-linux-x64/claude", tool: "Bash",
@@ -59,6 +60,7 @@ var agents = []struct {
 		args:    []string{"run", "Write the result."},
 		files:   map[string]string{"opencode.json": opencodeConfig},
 		refused: []string{"registry.npmjs.org"},
+		slow:    true,
 	},
 }
 
@@ -101,6 +103,9 @@ func TestWorkAgents(t *testing.T) {
 	for _, a := range agents {
 		t.Run(a.name, func(t *testing.T) {
 			eachLauncher(t, func(t *testing.T, opts *Options) {
+				if a.slow && opts.Launcher != launchers[0] {
+					return // it needs nothing that the others do not
+				}
 				log := audittest.NewLog(t)
 				p, err := Preset(a.preset)
 				if a.preset == "" {

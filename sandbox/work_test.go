@@ -15,21 +15,15 @@ import (
 	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
-// A workLauncher is one way to make a session, for tests that must hold in all.
-type workLauncher struct {
-	name    string
-	options func() *Options
-}
-
-var workLaunchers = []workLauncher{
-	{"re-exec", func() *Options { return new(Options) }},
-	{"vfork", func() *Options { return &Options{Launcher: LauncherVfork} }},
-}
-
-// eachLauncher runs a test under every way to make a session.
+// eachLauncher runs a test under every way to start a session, or under the
+// first only where it is to be quick.
 func eachLauncher(t *testing.T, f func(t *testing.T, opts *Options)) {
-	for _, launch := range workLaunchers {
-		t.Run(launch.name, func(t *testing.T) { f(t, launch.options()) })
+	all := launchers
+	if !full() {
+		all = all[:1]
+	}
+	for _, l := range all {
+		t.Run(string(l), func(t *testing.T) { f(t, &Options{Launcher: l}) })
 	}
 }
 
