@@ -426,3 +426,11 @@ func tryTalk(addr string) string {
 	}
 	return string(b)
 }
+
+func lookupInside(name string) ([4]byte, error) {
+	a, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip4", name)
+	if err != nil {
+		return [4]byte{}, err
+	}
+	return a[0].Unmap().As4(), nil
+}

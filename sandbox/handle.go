@@ -35,6 +35,7 @@ const (
 	CauseLimit     = egress.CauseLimit     // too many connections at once
 	CauseNames     = egress.CauseNames     // too many names
 	CauseAsk       = egress.CauseAsk       // nobody who was asked allowed it
+	CauseProgram   = egress.CauseProgram   // the rule is for other programs
 	CauseProxy     = egress.CauseProxy     // a request to the proxy that is none
 )
 

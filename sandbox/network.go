@@ -282,6 +282,9 @@ func egressRules(n *Policy) ([]egress.Rule, error) {
 				return nil, fmt.Errorf("policy: %q: %w", r.Host, err)
 			}
 		}
+		for _, p := range r.Programs {
+			e.Programs = append(e.Programs, egress.Program{Path: p.Path, SHA256: p.SHA256})
+		}
 		out = append(out, e)
 	}
 	return out, nil

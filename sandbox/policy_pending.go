@@ -10,20 +10,7 @@ import (
 var pending = []struct {
 	field string
 	used  func(*Policy) bool
-}{
-	{"programs of a rule", anyRule(func(r Rule) bool { return r.Programs != nil })},
-}
-
-func anyRule(used func(Rule) bool) func(*Policy) bool {
-	return func(p *Policy) bool {
-		for _, r := range p.rules() {
-			if used(r) {
-				return true
-			}
-		}
-		return false
-	}
-}
+}{}
 
 // checkKept returns an error for each part of a policy, in normal form, that
 // this version would not keep: nothing is taken and then ignored.

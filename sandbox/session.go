@@ -223,6 +223,7 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if s.box.Listeners.TCP == nil {
 		return nil // a test left the network out
 	}
+	s.door.SetRoom(s.box.InitPID())
 	return s.door.Serve(egress.Listeners(s.box.Listeners))
 }
 

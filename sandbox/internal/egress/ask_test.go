@@ -121,7 +121,7 @@ func TestAsk(t *testing.T) {
 			assert.Equal(t, []string{"network.answer:once.com"}, r.Intent.Decision.PolicyIDs())
 		}
 		if r.Event != nil && r.Event.Resource == `Host::"no.com"` && r.Event.Kind == audit.KindDenial {
-			assert.Equal(t, "answered by alice", r.Event.Detail["asked"])
+			assert.Equal(t, "answered by alice", r.Event.Detail["why"])
 			assert.Equal(t, CauseAsk, r.Event.Decision.Reason)
 		}
 	}

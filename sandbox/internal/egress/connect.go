@@ -38,6 +38,9 @@ func (d *Door) decide(s *snapshot, t target, r Rule) grant {
 	if t.method != "" {
 		attrs["method"], attrs["path"] = t.method, t.path
 	}
+	if t.program != "" {
+		attrs["program"] = t.program
+	}
 	got, err := d.conf.Decider.Decide(d.ctx, governance.Request{
 		Actor: d.conf.Actor, Action: "connect", Name: t.host, Attrs: attrs,
 	})
@@ -61,6 +64,12 @@ type attempt struct {
 	// for a program that has begun, and is refused by a reset.
 	pass    func() error
 	refused func(cause string)
+
+	// Who holds the program's side, once it was looked for.
+	looked  bool
+	room    *room
+	holders []holder
+	lookErr error
 }
 
 // program is the program's own connection.
@@ -104,7 +113,7 @@ func (d *Door) deny(a *attempt, decision audit.Decision, detail ...string) {
 // attempt takes one connection on its way: name, rule, engine, TLS name, record,
 // and then the handler or the real host. It returns when the connection is over.
 func (d *Door) attempt(a *attempt) {
-	c, t := a.c, a.t
+	c := a.c
 	if !a.known {
 		d.deny(a, d.now().refusal(CauseAddress))
 		return
@@ -120,20 +129,20 @@ func (d *Door) attempt(a *attempt) {
 		if cause != "" {
 			var detail []string
 			if why != "" {
-				detail = []string{"asked", why}
+				detail = []string{"why", why}
 			}
 			d.deny(a, s.refusal(cause), detail...)
 			return
 		}
 		// Where requests are looked at, each is decided and recorded by itself.
 		if rule.Protocol == ProtocolTCP {
-			if g = d.decide(s, t, rule); !g.Allowed() {
+			if g = d.decide(s, a.t, rule); !g.Allowed() {
 				d.deny(a, g.Decision)
 				return
 			}
 		}
 		var ok bool
-		if f, ok = d.admit(c, s, t, rule); !ok {
+		if f, ok = d.admit(a, s, rule); !ok {
 			g.asked.Settle(governance.Result{})
 			if d.ctx.Err() != nil {
 				reset(c)
@@ -143,7 +152,7 @@ func (d *Door) attempt(a *attempt) {
 	}
 	defer d.leave(c, f)
 	defer g.asked.Settle(governance.Result{}) // unless it is settled below
-	if f.handler == nil && f.rule.Served || f.handler != nil && t.port != 443 && t.port != 80 {
+	if f.handler == nil && f.rule.Served || f.handler != nil && a.t.port != 443 && a.t.port != 80 {
 		d.deny(a, d.now().refusal(CauseNotServed))
 		return
 	}
@@ -159,7 +168,7 @@ func (d *Door) attempt(a *attempt) {
 		if f.handler != nil || f.rule.Protocol != ProtocolTCP {
 			h.ech = false // what crypto/tls sees is compared again, and it sees no other hello
 		}
-		if cause := wrongName(h, t.host, err); cause != "" {
+		if cause := wrongName(h, a.t.host, err); cause != "" {
 			if d.cutCode(f) == "" { // the hello did not come because of that
 				d.deny(a, d.now().refusal(cause), "sni", short(h.name))
 			}
@@ -167,13 +176,17 @@ func (d *Door) attempt(a *attempt) {
 		}
 		first = raw
 	}
+	if f.rule.Programs != nil && !d.lookAgain(a) {
+		d.deny(a, d.now().refusal(CauseProgram), "programs", describe(a.holders))
+		return
+	}
 	if f.rule.Protocol != ProtocolTCP {
 		d.web.serve(c, first, f)
 		return
 	}
-	call, err := d.rec.begin(d.ctx, t, g)
+	call, err := d.rec.begin(d.ctx, a.t, g)
 	if err != nil {
-		d.conf.Logger.Error("sandbox: a connection was refused because it could not be recorded", "host", t.host, "error", err)
+		d.conf.Logger.Error("sandbox: a connection was refused because it could not be recorded", "host", a.t.host, "error", err)
 		reset(c)
 		return
 	}
@@ -187,7 +200,7 @@ func (d *Door) attempt(a *attempt) {
 	if code := d.cutCode(f); code != "" {
 		out.Status, out.ErrorCode = audit.StatusFailed, code
 	}
-	d.rec.end(d.ctx, call, t, out, sent)
+	d.rec.end(d.ctx, call, a.t, out, sent)
 	g.asked.Settle(governance.ResultOf(out))
 	if out.Status != audit.StatusOK {
 		reset(c)

@@ -118,6 +118,7 @@ type Door struct {
 	asking chan struct{} // one for each question that waits for an answer
 	web    *web
 	proxy  *proxy
+	room   *room // nil until [Door.SetRoom]
 
 	inspector *inspector
 

@@ -28,7 +28,20 @@ func (s *snapshot) refusal(cause string) audit.Decision {
 // there is none. Where no rule does, a person may be asked.
 func (d *Door) choose(s *snapshot, a *attempt) (r Rule, cause, why string) {
 	if rules := s.rules.find(a.t.host, a.t.port); rules != nil {
-		return rules[0], "", ""
+		if rules[0].Programs == nil { // then no other names any: see newRuleSet
+			return rules[0], "", ""
+		}
+		// Not even a rule for any program decides about one that hides: one that
+		// names it may be tighter.
+		if err := d.look(a); err != nil {
+			return Rule{}, CauseProgram, err.Error()
+		}
+		a.room.hashFor(rules, a.holders)
+		r, ok := a.room.pick(rules, a.holders, func(r Rule) bool { return secure(a.t.port, r) })
+		if !ok {
+			return Rule{}, CauseProgram, describe(a.holders)
+		}
+		return r, "", ""
 	}
 	if d.askable(a.t.host) {
 		return d.ask(s, a)
@@ -92,8 +105,10 @@ const (
 // A flow is a connection that was granted.
 type flow struct {
 	target
-	rule    Rule            // that decided
-	snap    *snapshot       // under which it did
+	rule    Rule      // that decided
+	snap    *snapshot // under which it did
+	holders []holder  // of the program's side, if they were looked for
+	room    *room
 	handler http.Handler    // serves it; nil: the real host
 	ctx     context.Context // done when the flow is over or cut
 	cancel  context.CancelFunc
@@ -122,7 +137,10 @@ func (f *flow) under(s *snapshot) (Rule, bool) {
 	if rules == nil {
 		return Rule{}, false
 	}
-	r := rules[0]
+	r, ok := f.room.pick(rules, f.holders, func(r Rule) bool { return secure(f.port, r) })
+	if !ok {
+		return Rule{}, false
+	}
 	if r.Protocol != f.rule.Protocol || f.handler == nil && (r.Served || f.private && !r.Private) {
 		return Rule{}, false
 	}
@@ -144,18 +162,18 @@ func (d *Door) cutCode(f *flow) string {
 	return f.cut
 }
 
-// admit makes c a flow that was decided under s: from here on, whoever changes
+// admit makes a a flow that was decided under s: from here on, whoever changes
 // what s says cuts it. It is false when s is not in force any more, or the door
 // is closed. If the name has a handler, the flow leads there.
-func (d *Door) admit(c io.Closer, s *snapshot, t target, r Rule) (*flow, bool) {
+func (d *Door) admit(a *attempt, s *snapshot, r Rule) (*flow, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed || d.snap.Load() != s {
 		return nil, false
 	}
-	f := &flow{target: t, rule: r, snap: s, handler: d.handlers[t.host]}
+	f := &flow{target: a.t, rule: r, snap: s, handler: d.handlers[a.t.host], holders: a.holders, room: d.room}
 	f.ctx, f.cancel = context.WithCancel(d.ctx)
-	d.open[c] = f
+	d.open[a.c] = f
 	return f, true
 }
 

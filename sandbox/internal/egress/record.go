@@ -27,6 +27,7 @@ const (
 	CauseLimit     = audit.GuardConnections  // of this session at once
 	CauseNames     = audit.GuardNames        // of this session
 	CauseAsk       = audit.GuardApproval     // no rule allows it, and nobody who was asked did
+	CauseProgram   = audit.GuardProgram      // the rule is for other programs
 	CauseProxy     = audit.GuardProxy        // a request to the proxy that is none
 	// CausePrivate is for a name that leads to an address which must not be
 	// dialled.
@@ -49,6 +50,7 @@ type target struct {
 	proto string // "tcp", "dns"; "http" or "https" when requests are looked at
 
 	method, path string // of such a request
+	program      string // that holds the connection, if it was looked for
 }
 
 // scheme is what the port stands for.
@@ -72,6 +74,9 @@ func (t target) args() json.RawMessage {
 	facts := map[string]any{"host": t.host, "port": t.port, "scheme": t.scheme()}
 	if t.method != "" {
 		facts["method"], facts["path"] = t.method, t.path
+	}
+	if t.program != "" {
+		facts["program"] = t.program
 	}
 	b, _ := json.Marshal(facts)
 	return b
@@ -109,7 +114,7 @@ func (r *recorder) deny(ctx context.Context, t target, d audit.Decision, each in
 		t.host = t.host[:maxName]
 	}
 	k := denialKey{d.Reason, t}
-	k.method, k.path = "", "" // one count for all of them
+	k.method, k.path, k.program = "", "", "" // one count for all of them
 	all := denialKey{d.Reason, target{host: "*", proto: t.proto}}
 	r.mu.Lock()
 	switch {
@@ -181,9 +186,12 @@ func (r *recorder) begin(ctx context.Context, t target, d grant) (audit.Call, er
 }
 
 // end records how a connection ended: bytes that came back, and as a check the
-// bytes that were sent out.
+// bytes that were sent out and the program, if it was looked for.
 func (r *recorder) end(ctx context.Context, call audit.Call, t target, out audit.Outcome, sent int64) {
 	out.Checks = append(out.Checks, "sent:"+strconv.FormatInt(sent, 10))
+	if t.program != "" {
+		out.Checks = append(out.Checks, "program:"+short(t.program))
+	}
 	if err := call.End(context.WithoutCancel(ctx), out); err != nil {
 		r.logger.Error("sandbox: the end of a connection could not be recorded", "host", t.host, "record", call.Record(), "error", err)
 	}

@@ -84,9 +84,6 @@ func (r *Rule) check() error {
 	default:
 		return fmt.Errorf("protocol %q is unknown", r.Protocol)
 	}
-	if r.Programs != nil {
-		return fmt.Errorf("programs are not enforced yet")
-	}
 	return nil
 }
 
