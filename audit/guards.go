@@ -17,6 +17,7 @@ const (
 	GuardHost           = "host-mismatch"        // HTTP request for another host
 	GuardConnections    = "too-many-connections" // of this session at once
 	GuardNames          = "too-many-names"       // of this session
+	GuardBytes          = "byte-limit"           // a session or connection carried all that it may
 	GuardProgram        = "program"              // the rule is for other programs
 	GuardProxy          = "bad-proxy-request"    // no CONNECT and no request for a proxy
 	reasonProfilePrefix = "profile:"
@@ -46,7 +47,7 @@ var guards = []string{
 	GuardPinDrift, GuardNoSnapshot, GuardStale, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
-	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames, GuardProxy, GuardProgram,
+	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames, GuardProxy, GuardProgram, GuardBytes,
 	GuardHTTPMethod, GuardHTTPPath, GuardHTTPDeny, GuardAmbiguousPath, GuardBadRequest, GuardOverride, GuardUpgrade,
 }
 

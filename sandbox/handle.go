@@ -36,6 +36,8 @@ const (
 	CauseNames     = egress.CauseNames     // too many names
 	CauseAsk       = egress.CauseAsk       // nobody who was asked allowed it
 	CauseProgram   = egress.CauseProgram   // the rule is for other programs
+	CauseRate      = egress.CauseRate      // too many connections or DNS questions in a second
+	CauseBytes     = egress.CauseBytes     // the session, or a connection, carried all that it may
 	CauseProxy     = egress.CauseProxy     // a request to the proxy that is none
 )
 

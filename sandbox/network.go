@@ -29,6 +29,21 @@ func (e *NewSessionError) Error() string {
 	return fmt.Sprintf("%s: %s; start a new session", e.Part, e.Problem)
 }
 
+// NetworkLimits bound what a session may do with the hosts that it may reach.
+// They are generous, and stop what runs away: with [CauseRate] and [CauseBytes],
+// on record. Zero means the default.
+type NetworkLimits struct {
+	ConnectionsPerSecond int // 5,000; as many may come at once
+	QueriesPerSecond     int // DNS questions: 5,000; those above get no answer
+	// Sent and Received bound the bytes of the whole session, to and from handlers
+	// too: 256 GiB each. Not a byte more passes; connections that share the last
+	// of it may end a little before.
+	Sent, Received int64
+	// ConnectionSent and ConnectionReceived bound one connection; zero means that
+	// the session's bounds alone do.
+	ConnectionSent, ConnectionReceived int64
+}
+
 // A network is the part of a session's policy that can change while it lives.
 type network struct {
 	mu     sync.Mutex // held by who changes it

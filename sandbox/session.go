@@ -71,6 +71,8 @@ type Options struct {
 	// MaxConnections bounds the connections of the session at one time; zero
 	// means 256.
 	MaxConnections int
+	// NetworkLimits bound rates and bytes.
+	NetworkLimits NetworkLimits
 	// KeepWorkspace is asked, once the session has ended, whether a workspace that
 	// Start made is to stay where [Session.Workspace] says, for somebody to look
 	// into. The cause is that of the end: [ErrEnded] after Close, else that of the
@@ -191,6 +193,7 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	}
 	c := egress.Config{
 		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, Roots: s.opts.Roots, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
+		Limits: egress.Limits(s.opts.NetworkLimits),
 	}
 	if err := s.ask(&c); err != nil {
 		return err

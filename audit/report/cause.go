@@ -84,6 +84,7 @@ var guardTexts = map[string]string{
 	audit.GuardHost:         "the request was for another host",
 	audit.GuardConnections:  "too many connections",
 	audit.GuardNames:        "too many names",
+	audit.GuardBytes:        "more bytes than the session may carry",
 	audit.GuardProgram:      "the rule is for other programs",
 	audit.GuardProxy:        "it was no request for a proxy",
 

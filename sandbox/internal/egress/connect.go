@@ -114,6 +114,10 @@ func (d *Door) deny(a *attempt, decision audit.Decision, detail ...string) {
 // and then the handler or the real host. It returns when the connection is over.
 func (d *Door) attempt(a *attempt) {
 	c := a.c
+	if !d.conns.take(time.Now()) {
+		d.deny(a, d.now().refusal(CauseRate))
+		return
+	}
 	if !a.known {
 		d.deny(a, d.now().refusal(CauseAddress))
 		return

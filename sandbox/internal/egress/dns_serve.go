@@ -19,6 +19,10 @@ const (
 // resolve answers a query and records a refusal.
 func (d *Door) resolve(query []byte) []byte {
 	full, snap := false, d.now()
+	if !d.queries.take(time.Now()) {
+		d.rec.deny(d.ctx, target{host: "*", proto: "dns"}, snap.refusal(CauseRate), dnsEach)
+		return nil
+	}
 	reply, refused := answer(query, func(name string) (netip.Addr, bool) {
 		limit := maxNames
 		if !snap.rules.listed(name) {

@@ -83,6 +83,7 @@ type Config struct {
 	Roots *x509.CertPool
 	// MaxConns bounds the connections at one time; zero means 256.
 	MaxConns int
+	Limits   Limits
 	// Logger takes what the log could not; nil discards it.
 	Logger *slog.Logger
 }
@@ -108,17 +109,19 @@ var ErrNotAllowed = errors.New("no rule allows the name")
 
 // A Door is the way out of one session. Its methods may be called concurrently.
 type Door struct {
-	conf   Config
-	snap   atomic.Pointer[snapshot] // replaced under mu only
-	names  *names
-	rec    *recorder
-	ctx    context.Context
-	cancel context.CancelFunc
-	slots  chan struct{} // one for each open connection
-	asking chan struct{} // one for each question that waits for an answer
-	web    *web
-	proxy  *proxy
-	room   *room // nil until [Door.SetRoom]
+	conf           Config
+	snap           atomic.Pointer[snapshot] // replaced under mu only
+	names          *names
+	rec            *recorder
+	ctx            context.Context
+	cancel         context.CancelFunc
+	slots          chan struct{} // one for each open connection
+	conns, queries *bucket
+	sent, received atomic.Int64  // bytes that are left
+	asking         chan struct{} // one for each question that waits for an answer
+	web            *web
+	proxy          *proxy
+	room           *room // nil until [Door.SetRoom]
 
 	inspector *inspector
 
@@ -144,6 +147,7 @@ func New(c Config) (*Door, error) {
 		c.AskTimeout = defaultAskTimeout
 	}
 	c.Log = audit.OrRefuse(c.Log)
+	c.Limits = c.Limits.filled()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -162,9 +166,13 @@ func New(c Config) (*Door, error) {
 		rec:      newRecorder(c),
 		slots:    make(chan struct{}, c.MaxConns),
 		asking:   make(chan struct{}, maxAsking),
+		conns:    newBucket(c.Limits.ConnectionsPerSecond),
+		queries:  newBucket(c.Limits.QueriesPerSecond),
 		open:     make(map[io.Closer]*flow),
 		handlers: make(map[string]http.Handler),
 	}
+	d.sent.Store(c.Limits.Sent)
+	d.received.Store(c.Limits.Received)
 	rules, err := d.Compile(c.Rules, c.PolicyHash)
 	if err != nil {
 		return nil, err

@@ -38,11 +38,11 @@ func (d *Door) relay(c net.Conn, first []byte, f *flow) (out audit.Outcome, sent
 	down := make(chan error, 1)
 	var received int64
 	go func() {
-		n, err := pipe(c, up)
+		n, err := d.pipe(c, up, f, d.receiving())
 		received = n
 		down <- err
 	}()
-	sent, code, err := d.forth(up, c, first, f.target)
+	sent, code, err := d.forth(up, c, first, f)
 	err = errors.Join(err, <-down)
 	switch {
 	case code != "":
@@ -59,7 +59,7 @@ func (d *Door) relay(c net.Conn, first []byte, f *flow) (out audit.Outcome, sent
 // forth copies what the program sends. A program that speaks TLS first, on a
 // port where it need not, must speak it for the name of the connection too; a
 // first byte of 22 counts as TLS.
-func (d *Door) forth(up, c net.Conn, first []byte, t target) (sent int64, code string, err error) {
+func (d *Door) forth(up, c net.Conn, first []byte, f *flow) (sent int64, code string, err error) {
 	if first == nil {
 		first = make([]byte, 2048)
 		n, err := c.Read(first)
@@ -69,9 +69,9 @@ func (d *Door) forth(up, c net.Conn, first []byte, t target) (sent int64, code s
 			c.SetReadDeadline(time.Now().Add(helloTimeout))
 			raw, h, err := readHello(rest)
 			c.SetReadDeadline(time.Time{})
-			cause := wrongName(h, t.host, err)
+			cause := wrongName(h, f.host, err)
 			if cause != "" {
-				d.rec.deny(d.ctx, t, d.now().refusal(cause), denialsEach, "sni", short(h.name))
+				d.rec.deny(d.ctx, f.target, d.now().refusal(cause), denialsEach, "sni", short(h.name))
 				reset(up)
 				reset(c)
 				return 0, cause, nil
@@ -85,13 +85,18 @@ func (d *Door) forth(up, c net.Conn, first []byte, t target) (sent int64, code s
 			return 0, "", err
 		}
 	}
+	may := d.sending()
+	if may.take(int64(len(first))) < int64(len(first)) {
+		d.spent(f)
+		return 0, CauseBytes, nil
+	}
 	n, err := up.Write(first)
 	if err != nil {
 		reset(up)
 		reset(c)
 		return int64(n), "", err
 	}
-	more, err := pipe(up, c)
+	more, err := d.pipe(up, c, f, may)
 	return int64(n) + more, "", err
 }
 
@@ -111,8 +116,11 @@ func (d *Door) failed(code string) audit.Outcome {
 // error it resets both, which ends the other direction as well: what was cut
 // must not look complete. Between two TCP
 // connections the kernel moves the bytes.
-func pipe(dst, src net.Conn) (int64, error) {
-	n, err := io.Copy(dst, src)
+func (d *Door) pipe(dst, src net.Conn, f *flow, may *allowance) (int64, error) {
+	n, err := may.copy(dst, src)
+	if err == errSpent {
+		d.spent(f)
+	}
 	if err == nil {
 		if w, ok := dst.(interface{ CloseWrite() error }); ok {
 			w.CloseWrite() // when dst is broken, the other direction finds out

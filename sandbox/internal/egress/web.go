@@ -99,6 +99,9 @@ type webConn struct {
 	net.Conn
 	first []byte // read already
 	flow  *flow
+	door  *Door
+
+	sending, receiving *allowance
 
 	in, out atomic.Int64
 	unread  atomic.Bool // a request has begun, and could not be read to its end (yet)
@@ -113,7 +116,13 @@ func (c *webConn) Read(p []byte) (int, error) {
 		c.in.Add(int64(n))
 		return n, nil
 	}
-	n, err := c.Conn.Read(p)
+	may := c.sending.take(int64(len(p)))
+	if may == 0 && len(p) > 0 {
+		c.door.spent(c.flow)
+		return 0, errSpent
+	}
+	n, err := c.Conn.Read(p[:may])
+	c.sending.give(may - int64(n))
 	c.in.Add(int64(n))
 	return n, err
 }
@@ -121,6 +130,11 @@ func (c *webConn) Read(p []byte) (int, error) {
 func (c *webConn) Write(p []byte) (int, error) {
 	// Counted before the other side can have them, so that the record of a
 	// connection which ends in this moment does not say too little.
+	if may := c.receiving.take(int64(len(p))); may < int64(len(p)) {
+		c.receiving.give(may)
+		c.door.spent(c.flow)
+		return 0, errSpent
+	}
 	c.out.Add(int64(len(p)))
 	n, err := c.Conn.Write(p)
 	c.out.Add(int64(n - len(p)))
@@ -135,7 +149,7 @@ func (c *webConn) Close() error {
 
 // serve hands c to the HTTP server and returns when the connection is over.
 func (w *web) serve(c net.Conn, first []byte, f *flow) (out audit.Outcome, received int64) {
-	wc := &webConn{Conn: c, first: first, flow: f, gone: make(chan struct{})}
+	wc := &webConn{Conn: c, first: first, flow: f, gone: make(chan struct{}), door: w.door, sending: w.door.sending(), receiving: w.door.receiving()}
 	var front net.Conn = wc
 	var secure *tls.Conn
 	if f.secure() {
