@@ -259,7 +259,7 @@ func connects(rs []audit.Record) (allowed, denied []string) {
 		case r.Outcome != nil && open[r.Call] != "":
 			allowed = append(allowed, string(r.Outcome.Status)+" "+open[r.Call])
 			delete(open, r.Call)
-		case r.Event != nil && r.Event.Action == "connect":
+		case r.Event != nil && r.Event.Action == "connect" && r.Event.Kind == audit.KindDenial:
 			denied = append(denied, r.Event.Decision.Reason+" "+r.Event.Resource)
 		}
 	}

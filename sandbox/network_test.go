@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -149,4 +151,40 @@ func TestAskFromInside(t *testing.T) {
 		`private-address Host::"yes.example.com"`, `private-address Host::"yes.example.com"`, `approval Host::"no.example.com"`,
 		`unlisted-host Host::"api.github.com"`, `unlisted-host Host::"printer.local"`, `raw-address Host::"9.9.9.9"`, `approval Host::"no.example.com"`,
 	}, denied[:7], "then come counts")
+}
+
+// What the kernel refuses is on record as well, if that is asked for.
+func TestRecordProbes(t *testing.T) {
+	log := audittest.NewLog(t)
+	s := box(t, log, rules(Rule{Host: "tools.local", Ports: []uint16{443}}), &Options{Self: true, RecordProbes: true})
+	require.NoError(t, s.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "tools") })))
+	want := []string{
+		`unlisted-port Host::"tools.local" tcp 22`, `raw-address Host::"93.184.216.34" tcp 22`, `raw-address Host::"2606:4700::1111" tcp 22`,
+		`raw-address Host::"8.8.8.8" udp 123`, `raw-address Host::"2606:4700::1111" udp 443`, `unlisted-port Host::"tools.local" udp 443`,
+		`raw-address Host::"9.9.9.9" tcp 853`,
+	}
+	assert.Equal(t, []string{"refused", "refused", "refused", "refused", "refused", "refused", "refused", "refused", "200 tools", "reset", "refused"}, try(t, s,
+		"tcp tools.local:22", "tcp 93.184.216.34:22", "tcp [2606:4700::1111]:22", "udp 8.8.8.8:123", "udp [2606:4700::1111]:443", "udp tools.local:443",
+		"tcp 127.0.0.1:9", "udp 127.0.0.1:9", // stays inside
+		"get https://tools.local/", "tcp 9.9.9.9:443", // not refused by the kernel
+		"tcp 9.9.9.9:853"))
+	var got []string
+	for range 2000 { // it comes in order, but later
+		got = nil
+		for _, r := range log.Records() {
+			if r.Event != nil && r.Event.Kind == audit.KindProbe {
+				assert.Equal(t, "kernel", r.Event.Source)
+				p := fmt.Sprintf("%s %s %s %s", r.Event.Decision.Reason, r.Event.Resource, r.Event.Detail["protocol"], r.Event.Detail["port"])
+				if !slices.Contains(got, p) {
+					got = append(got, p)
+				}
+			}
+		}
+		if len(got) == len(want) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond) // only to let others run
+	}
+	assert.Equal(t, want, got)
+	require.NoError(t, s.Close())
 }

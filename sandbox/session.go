@@ -71,6 +71,10 @@ type Options struct {
 	// MaxConnections bounds the connections of the session at one time; zero
 	// means 256.
 	MaxConnections int
+	// RecordProbes puts on record also what the kernel refuses, as [audit.KindProbe]:
+	// connections to ports that no rule names, and UDP. It takes a moment of Start,
+	// and changes nothing about what is refused.
+	RecordProbes bool
 	// NetworkLimits bound rates and bytes.
 	NetworkLimits NetworkLimits
 	// KeepWorkspace is asked, once the session has ended, whether a workspace that
@@ -227,6 +231,16 @@ func (s *Session) launch(ctx context.Context) (err error) {
 		return nil // a test left the network out
 	}
 	s.door.SetRoom(s.box.InitPID())
+	if s.opts.RecordProbes {
+		packets, err := s.box.Packets()
+		if err == nil {
+			err = s.door.Watch(packets)
+		}
+		if err != nil {
+			closeListeners(s.box.Listeners)
+			return fmt.Errorf("record probes: %w", err)
+		}
+	}
 	return s.door.Serve(egress.Listeners(s.box.Listeners))
 }
 

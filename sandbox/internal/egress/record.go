@@ -52,6 +52,7 @@ type target struct {
 	proto string // "tcp", "dns"; "http" or "https" when requests are looked at
 
 	method, path string // of such a request
+	kernel       bool   // refused below this door
 	program      string // that holds the connection, if it was looked for
 }
 
@@ -143,8 +144,12 @@ func (r *recorder) append(ctx context.Context, t target, d audit.Decision, detai
 	for i := 0; i+1 < len(detail); i += 2 {
 		facts[detail[i]] = detail[i+1]
 	}
+	kind, source := audit.KindDenial, ""
+	if t.kernel {
+		kind, source = audit.KindProbe, "kernel"
+	}
 	err := r.log.Append(context.WithoutCancel(ctx), audit.Event{
-		Kind: audit.KindDenial, Door: audit.DoorCompute, Action: "connect", Resource: t.resource(),
+		Kind: kind, Source: source, Door: audit.DoorCompute, Action: "connect", Resource: t.resource(),
 		Actor: r.actor, Decision: &d, Args: t.args(), Detail: facts,
 	})
 	if err != nil {
