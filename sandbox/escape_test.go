@@ -21,6 +21,9 @@ import (
 // launchers are the executors that run the whole corpus.
 var launchers = []Launcher{LauncherReexec, LauncherVfork}
 
+// launchedBy returns options that choose an executor.
+func launchedBy(launcher Launcher) *Options { return &Options{Launcher: launcher} }
+
 func init() {
 	escapeSetID, escapeRights = escape.SetIDArg, escape.PrintRights
 	roles["probes"] = func() {
@@ -51,11 +54,13 @@ type raid struct {
 // run returns what the probes found, by name.
 func (r raid) run(t *testing.T, tg escape.Target) map[string]escape.Finding {
 	t.Helper()
+	opts := launchedBy(r.launcher)
+	opts.Self, opts.without = true, r.without
 	s, err := Start(context.Background(), &Policy{
 		Filesystem: Filesystem{ReadOnly: append(SystemPaths(), tg.ReadOnly)},
 		Process:    Process{Exec: r.exec},
 	}, agent,
-		audittest.NewLog(t), &Options{Self: true, Launcher: r.launcher, without: r.without})
+		audittest.NewLog(t), opts)
 	require.NoError(t, err)
 	defer s.Close()
 	tg.Work, tg.WorkHost = "/sandbox", s.Workspace()

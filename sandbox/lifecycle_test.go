@@ -55,20 +55,16 @@ func init() {
 // some at any moment of its making, and finds no process of theirs.
 func TestKilledHost(t *testing.T) {
 	needSandbox(t)
-	rounds := 6
-	switch {
-	case os.Getenv("TWINWARD_SOAK") == "1":
-		rounds = 200
-	case os.Getenv("TWINWARD_FULL") == "1":
-		rounds = 20
-	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	for i := range rounds {
+	t.Setenv("TMPDIR", t.TempDir())
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	for i := range rounds(6, 20, 200) {
 		m := mark()
 		host := exec.Command("/proc/self/exe", m)
-		host.Env = append(os.Environ(), roleVar+"=host", "TMPDIR="+t.TempDir())
+		host.Env = append(os.Environ(), roleVar+"=host")
 		out, err := host.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, host.Start())
@@ -88,6 +84,15 @@ func TestKilledHost(t *testing.T) {
 		_ = host.Wait()
 		// The kernel kills a pid namespace after its init, so give it its time.
 		require.Eventually(t, func() bool { return len(processes(m)) == 0 }, 20*time.Second, time.Millisecond)
+	}
+	// What a host that was killed cannot take away is the folder of its workspace.
+	after, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	assert.Equal(t, string(mounts), string(after))
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	for _, e := range left {
+		assert.True(t, strings.HasPrefix(e.Name(), "sandbox-"), "%s was left", e.Name())
 	}
 }
 
@@ -168,7 +173,7 @@ func init() {
 func TestManySessions(t *testing.T) {
 	needSandbox(t)
 	var all sync.WaitGroup
-	users := make([]int, 8)
+	users := make([]int, rounds(8, 20, 200))
 	for i := range users {
 		all.Go(func() {
 			s, err := Start(context.Background(), nil, agent, audittest.NewLog(t), nil)

@@ -84,9 +84,14 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	if d.order.Places, err = locate(spec.Binds); err != nil {
 		return nil, err
 	}
-	if d.order.Workspace, _, err = resolve(spec.Workspace); err != nil {
+	workspace, links, err := resolve(spec.Workspace)
+	if err != nil {
 		return nil, &LayerError{Layer: LayerMount, Step: "find the workspace", Err: err}
 	}
+	if err := checkLinks(d.order.Places, workspace, links); err != nil {
+		return nil, err
+	}
+	d.order.Workspace = workspace
 	if err := checkStrict(spec, d.order.Workspace, d.order.Places); err != nil {
 		return nil, err
 	}

@@ -60,6 +60,30 @@ func locate(binds []Bind) ([]place, error) {
 	return out, nil
 }
 
+// checkLinks refuses paths that lead through a symbolic link which a session
+// could have made: one that lies in the workspace or in a place that is shown
+// writable. Whoever was inside before could have it lead anywhere.
+func checkLinks(places []place, workspace string, workspaceLinks [][2]string) error {
+	writable := writableDirs(workspace, places)
+	check := func(source string, links [][2]string, writable []string) error {
+		for _, l := range links {
+			for _, w := range writable {
+				if beneath(l[0], w) {
+					return &LayerError{Layer: LayerMount, Step: "find " + source, Err: fmt.Errorf("%s is a symbolic link that a session can have made, as %s is writable", l[0], w),
+						Hint: "name the path that it leads to, if that is meant"}
+				}
+			}
+		}
+		return nil
+	}
+	for _, p := range places {
+		if err := check(p.Source, p.Links, writable); err != nil {
+			return err
+		}
+	}
+	return check("the workspace", workspaceLinks, writable[1:])
+}
+
 // A source is a place with its tree.
 type source struct {
 	place
