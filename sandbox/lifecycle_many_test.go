@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -203,47 +201,4 @@ func children() []string {
 		out = append(out, strings.Fields(string(b))...)
 	}
 	return out
-}
-
-func init() {
-	// A host in a container that masks a part of /proc.
-	roles["masked"] = func() {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			panic(err)
-		}
-		masked := false
-		for _, file := range []string{"/proc/kcore", "/proc/keys", "/proc/sysrq-trigger", "/proc/timer_list"} {
-			masked = unix.Mount("/dev/null", file, "", unix.MS_BIND, "") == nil || masked
-		}
-		if !masked {
-			panic("nothing to mask")
-		}
-		_, err := Start(context.Background(), nil, agent, discard{}, nil)
-		var le *LayerError
-		if errors.As(err, &le) && le.Layer == LayerProc && le.Hint != "" {
-			os.Stdout.WriteString("refused")
-			return
-		}
-		os.Stdout.WriteString("not refused as it should be: ")
-		if err != nil {
-			os.Stdout.WriteString(err.Error())
-		}
-	}
-}
-
-// TestMaskedProc starts where the kernel forbids a fresh /proc: an error that
-// says so, and not a session with less.
-func TestMaskedProc(t *testing.T) {
-	needSandbox(t)
-	host := exec.Command("/proc/self/exe")
-	host.Env = append(os.Environ(), roleVar+"=masked")
-	host.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 1000, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 1000, HostID: os.Getgid(), Size: 1}},
-		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN}, // to mask what follows
-	}
-	out, err := host.CombinedOutput()
-	require.NoError(t, err, string(out))
-	assert.Equal(t, "refused", string(out))
 }
