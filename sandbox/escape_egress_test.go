@@ -302,7 +302,7 @@ func TestEgressEscapes(t *testing.T) {
 	at := netip.MustParseAddrPort(srv.Listener.Addr().String())
 	port := strconv.Itoa(int(at.Port()))
 	for _, launcher := range launchers {
-		t.Run("launcher="+launcher, func(t *testing.T) {
+		t.Run("launcher="+string(launcher), func(t *testing.T) {
 			resolver := &moving{host: at.Addr()}
 			opts := launchedBy(launcher)
 			opts.Self, opts.Resolver = true, resolver

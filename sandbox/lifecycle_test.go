@@ -40,7 +40,7 @@ func mark() string { return fmt.Sprintf("1%08d", rand.IntN(1e8)) } // sleeps for
 func init() {
 	// A host that starts a session with a daemon in it, says so, and hangs.
 	roles["host"] = func() {
-		s, err := Start(context.Background(), nil, agent, discard{}, nil)
+		s, err := Start(context.Background(), nil, agent, discard{}, launchedBy(Launcher(os.Getenv("SANDBOX_TEST_LAUNCHER"))))
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -64,7 +64,7 @@ func TestKilledHost(t *testing.T) {
 	for i := range rounds(6, 20, 200) {
 		m := mark()
 		host := exec.Command("/proc/self/exe", m)
-		host.Env = append(os.Environ(), roleVar+"=host")
+		host.Env = append(os.Environ(), roleVar+"=host", "SANDBOX_TEST_LAUNCHER="+string(launchers[i/2%len(launchers)]))
 		out, err := host.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, host.Start())
@@ -99,8 +99,10 @@ func TestKilledHost(t *testing.T) {
 // TestNothingIsLeft counts what a host can leak, before and after sessions.
 func TestNothingIsLeft(t *testing.T) {
 	needSandbox(t)
-	once := func(m string) {
-		s, err := Start(context.Background(), &Policy{Network: Network{Allow: []Rule{{Host: "a.example.com", Ports: []uint16{80, 443}}}}}, agent, audittest.NewLog(t), &Options{Self: true})
+	once := func(m string, launcher Launcher) {
+		opts := launchedBy(launcher)
+		opts.Self = true
+		s, err := Start(context.Background(), &Policy{Network: Network{Allow: []Rule{{Host: "a.example.com", Ports: []uint16{80, 443}}}}}, agent, audittest.NewLog(t), opts)
 		require.NoError(t, err)
 		c := s.Command(context.Background(), "sh", "-c", "setsid sleep $0 & mkdir -p a/b; touch a/b/c; chmod 000 a/b a; echo up; sleep $0", m)
 		out, err := c.StdoutPipe()
@@ -120,10 +122,12 @@ func TestNothingIsLeft(t *testing.T) {
 		require.NoError(t, err)
 		return len(all), string(b)
 	}
-	once(mark()) // what the runtime keeps once and for all
+	for _, launcher := range launchers {
+		once(mark(), launcher) // what the runtime keeps once and for all
+	}
 	fds, mounts := count()
-	for range 5 {
-		once(mark())
+	for i := range 6 {
+		once(mark(), launchers[i%len(launchers)])
 	}
 	after, mountsAfter := count()
 	assert.Equal(t, mounts, mountsAfter)
@@ -176,7 +180,7 @@ func TestManySessions(t *testing.T) {
 	users := make([]int, rounds(8, 20, 200))
 	for i := range users {
 		all.Go(func() {
-			s, err := Start(context.Background(), nil, agent, audittest.NewLog(t), nil)
+			s, err := Start(context.Background(), nil, agent, audittest.NewLog(t), launchedBy(launchers[i%len(launchers)]))
 			if !assert.NoError(t, err) {
 				return
 			}
