@@ -4,7 +4,7 @@
 // program needs, inside each sandbox that it finds, and prints side by side
 // which got through.
 //
-//	twinward-escape [-in plain,twinward,bwrap,bwrap-tight,srt] [-group files] [-v] [-table]
+//	twinward-escape [-in plain,twinward,bwrap,…] [-group files] [-v] [-table]
 //
 // The program inside is this very file, which is why it has to be built without
 // cgo: CGO_ENABLED=0 go build. A sandbox that is not installed is said to be
@@ -15,7 +15,8 @@
 // The sandboxes run as their makers show it:
 //
 //   - plain: no sandbox at all, as a measure of what the others add
-//   - twinward: package sandbox, zero policy, all layers
+//   - twinward: package sandbox, zero policy, all layers; twinward-vfork by its
+//     other launcher, twinward-strict with exec: strict
 //   - bwrap: bubblewrap with all namespaces, /usr, and a private /tmp, /dev and /proc
 //   - bwrap-tight: and --disable-userns, --cap-drop ALL, --clearenv
 //   - srt: npm's @anthropic-ai/sandbox-runtime, no network, one writable directory

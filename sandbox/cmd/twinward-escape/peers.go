@@ -36,7 +36,9 @@ var peers = []peer{
 	{"plain", func(ctx context.Context, t escape.Target, only []string, out *os.File) error {
 		return start(ctx, t, only, out, func(exe string) []string { return []string{exe, probeArg} })
 	}},
-	{"twinward", twinward},
+	{"twinward", twinward(sandbox.LauncherReexec, "")},
+	{"twinward-vfork", twinward(sandbox.LauncherVfork, "")},
+	{"twinward-strict", twinward(sandbox.LauncherReexec, sandbox.ExecStrict)},
 	{"bwrap", func(ctx context.Context, t escape.Target, only []string, out *os.File) error {
 		return bubblewrap(ctx, t, only, out)
 	}},
@@ -133,31 +135,36 @@ func srt(ctx context.Context, t escape.Target, only []string, out *os.File) erro
 
 // twinward is package sandbox with the policy of somebody who wrote none, plus
 // the read-only directory that all peers show.
-func twinward(ctx context.Context, t escape.Target, only []string, out *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	policy := &sandbox.Policy{Filesystem: sandbox.Filesystem{ReadOnly: append(sandbox.SystemPaths(), t.ReadOnly)}}
-	s, err := sandbox.Start(ctx, policy, audit.Actor{Agent: "escape"}, unrecorded{}, &sandbox.Options{Self: true})
-	if err != nil {
-		if errors.Is(err, sandbox.ErrUnsupported) {
-			return fmt.Errorf("%w: %v", errMissing, err)
+func twinward(launcher sandbox.Launcher, mode sandbox.ExecMode) func(context.Context, escape.Target, []string, *os.File) error {
+	return func(ctx context.Context, t escape.Target, only []string, out *os.File) error {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		policy := &sandbox.Policy{
+			Filesystem: sandbox.Filesystem{ReadOnly: append(sandbox.SystemPaths(), t.ReadOnly)},
+			Process:    sandbox.Process{Exec: mode},
 		}
-		return err
+		s, err := sandbox.Start(ctx, policy, audit.Actor{Agent: "escape"}, unrecorded{}, &sandbox.Options{Self: true, Launcher: launcher})
+		if err != nil {
+			if errors.Is(err, sandbox.ErrUnsupported) {
+				return fmt.Errorf("%w: %v", errMissing, err)
+			}
+			return err
+		}
+		defer s.Close()
+		t.Work, t.WorkHost = "/sandbox", s.Workspace()
+		env, err := escape.Env(t, only...)
+		if err != nil {
+			return err
+		}
+		cmd := s.Command(ctx, sandbox.Self, probeArg)
+		cmd.Env, cmd.Stdout = env, io.Writer(out)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%w\n%s", err, tail(stderr.Bytes()))
+		}
+		return nil
 	}
-	defer s.Close()
-	t.Work, t.WorkHost = "/sandbox", s.Workspace()
-	env, err := escape.Env(t, only...)
-	if err != nil {
-		return err
-	}
-	cmd := s.Command(ctx, sandbox.Self, probeArg)
-	cmd.Env, cmd.Stdout = env, io.Writer(out)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%w\n%s", err, tail(stderr.Bytes()))
-	}
-	return nil
 }
 
 // unrecorded is a log that keeps nothing: nobody is accountable for a probe.

@@ -32,7 +32,7 @@ type result struct {
 
 func run(args []string) error {
 	flags := flag.NewFlagSet("twinward-escape", flag.ContinueOnError)
-	in := flags.String("in", "plain,twinward,bwrap,bwrap-tight,srt", "sandboxes to compare, separated by commas")
+	in := flags.String("in", "plain,twinward,twinward-vfork,twinward-strict,bwrap,bwrap-tight,srt", "sandboxes to compare, separated by commas")
 	group := flags.String("group", "", "only the probes of one group: "+strings.Join(escape.Groups(), ", "))
 	table := flags.Bool("table", false, "print what each probe tries and what stops it in twinward, instead of the comparison")
 	verbose := flags.Bool("v", false, "also print the probes that nothing let through, and what each one saw")
@@ -81,7 +81,7 @@ func run(args []string) error {
 		compare(os.Stdout, probes, results, *verbose)
 	}
 	for _, r := range results {
-		if r.peer.name == "twinward" && slices.ContainsFunc(probes, func(p escape.Probe) bool { return r.found[p.Name].Open && p.Accepted == "" }) {
+		if strings.HasPrefix(r.peer.name, "twinward") && slices.ContainsFunc(probes, func(p escape.Probe) bool { return r.found[p.Name].Open && p.Accepted == "" }) {
 			return errOut
 		}
 	}
@@ -185,14 +185,31 @@ func compare(w io.Writer, probes []escape.Probe, results []result, verbose bool)
 		switch {
 		case r.missing != nil:
 			fmt.Fprintf(w, "%s: %v\n", r.peer.name, r.missing)
-		case r.peer.name == "twinward":
-			for _, p := range probes {
-				if r.found[p.Name].Open && p.Accepted != "" {
-					fmt.Fprintf(w, "twinward lets %q through on purpose: %s\n", p.Name, p.Accepted)
-				}
+		case strings.HasPrefix(r.peer.name, "twinward"):
+			for _, reason := range accepted(r, probes) {
+				fmt.Fprintf(w, "%s lets these through on purpose: %s\n", r.peer.name, reason)
 			}
 		}
 	}
+}
+
+// accepted returns why a peer lets probes through, and which.
+func accepted(r result, probes []escape.Probe) []string {
+	var out []string
+	names := map[string][]string{}
+	for _, p := range probes {
+		if !r.found[p.Name].Open || p.Accepted == "" {
+			continue
+		}
+		if names[p.Accepted] == nil {
+			out = append(out, p.Accepted)
+		}
+		names[p.Accepted] = append(names[p.Accepted], p.Name)
+	}
+	for i, reason := range out {
+		out[i] = reason + " (" + strings.Join(names[reason], "; ") + ")"
+	}
+	return out
 }
 
 func cell(r result, p escape.Probe, verbose bool) string {
