@@ -105,14 +105,14 @@ var egressProbes = []egressProbe{
 	{"no Host", "raw", "tools.local:80 " + q("GET / HTTP/1.1\r\n\r\n"), "parser"},
 	{"another host in the target", "raw", "tools.local:80 " + q("GET http://evil.com/ HTTP/1.1\r\nHost: tools.local\r\n\r\n"), "host-mismatch"},
 	{"a path that is not public", "get", "http://web.example.com:PORT/secret", "http-path"},
-	{"a path that climbs", "raw", "web.example.com:PORT " + get("/public/../secret"), "http-path"},
-	{"a path that climbs, encoded", "raw", "web.example.com:PORT " + get("/public/%2e%2e/secret"), "http-path"},
-	{"a path that climbs, encoded twice", "raw", "web.example.com:PORT " + get("/public/%252e%252e/secret"), "ambiguous-path"},
-	{"a path that climbs with a slash encoded", "raw", "web.example.com:PORT " + get("/public/..%2fsecret"), "ambiguous-path"},
-	{"a path that climbs with a parameter", "raw", "web.example.com:PORT " + get("/public/..;/secret"), "ambiguous-path"},
-	{"a path that climbs with backslashes", "raw", "web.example.com:PORT " + get(`/public/..\secret`), "ambiguous-path"},
-	{"a path with a NUL", "raw", "web.example.com:PORT " + get("/secret%00/public/"), "ambiguous-path"},
-	{"an overlong dot", "raw", "web.example.com:PORT " + get("/public/%c0%ae%c0%ae/secret"), "ambiguous-path"},
+	{"a path that climbs", "raw", "web.example.com:PORT " + getPath("/public/../secret"), "http-path"},
+	{"a path that climbs, encoded", "raw", "web.example.com:PORT " + getPath("/public/%2e%2e/secret"), "http-path"},
+	{"a path that climbs, encoded twice", "raw", "web.example.com:PORT " + getPath("/public/%252e%252e/secret"), "ambiguous-path"},
+	{"a path that climbs with a slash encoded", "raw", "web.example.com:PORT " + getPath("/public/..%2fsecret"), "ambiguous-path"},
+	{"a path that climbs with a parameter", "raw", "web.example.com:PORT " + getPath("/public/..;/secret"), "ambiguous-path"},
+	{"a path that climbs with backslashes", "raw", "web.example.com:PORT " + getPath(`/public/..\secret`), "ambiguous-path"},
+	{"a path with a NUL", "raw", "web.example.com:PORT " + getPath("/secret%00/public/"), "ambiguous-path"},
+	{"an overlong dot", "raw", "web.example.com:PORT " + getPath("/public/%c0%ae%c0%ae/secret"), "ambiguous-path"},
 	{"another method", "raw", "web.example.com:PORT " + q("DELETE /public/x HTTP/1.1\r\nHost: web.example.com:PORT\r\nConnection: close\r\n\r\n"), "http-method"},
 	{"a method in another case", "raw", "web.example.com:PORT " + q("get /public/x HTTP/1.1\r\nHost: web.example.com:PORT\r\nConnection: close\r\n\r\n"), "http-method"},
 	{"a method in a field", "raw", "web.example.com:PORT " + q("GET /public/x HTTP/1.1\r\nHost: web.example.com:PORT\r\nX-HTTP-Method-Override: DELETE\r\nConnection: close\r\n\r\n"), "method-override"},
@@ -171,7 +171,7 @@ const (
 
 func q(s string) string { return strconv.Quote(s) }
 
-func get(path string) string {
+func getPath(path string) string {
 	return q("GET " + path + " HTTP/1.1\r\nHost: web.example.com:PORT\r\nConnection: close\r\n\r\n")
 }
 
