@@ -16,6 +16,9 @@ type Attempt struct {
 	Actor audit.Actor
 	Host  string // canonical name; what a program inside wrote, so do not render it as markup
 	Port  uint16
+	// Program is the executable of the process that holds the connection, as far
+	// as it could be found; of several attempts, that of the first.
+	Program string
 }
 
 // A Verdict says what follows from an [Answer].
@@ -69,7 +72,7 @@ func (s *Session) ask(c *egress.Config) error {
 	}
 	c.AskTimeout = s.opts.AskTimeout
 	c.Ask = func(ctx context.Context, q egress.Question) egress.Answer {
-		a := ask(ctx, Attempt{Actor: q.Actor, Host: q.Host, Port: q.Port})
+		a := ask(ctx, Attempt{Actor: q.Actor, Host: q.Host, Port: q.Port, Program: q.Program})
 		return egress.Answer{Verdict: egress.Verdict(a.Verdict), By: a.By, Reason: a.Reason}
 	}
 	c.Suggest = s.live.suggest

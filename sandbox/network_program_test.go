@@ -96,6 +96,12 @@ func resolveInside(addr string) (*unix.SockaddrInet4, error) {
 // A rule for programs is about who holds the connection, all of them, and never
 // about who started them.
 func TestPrograms(t *testing.T) {
+	for _, l := range launchers {
+		t.Run(string(l), func(t *testing.T) { testPrograms(t, l) })
+	}
+}
+
+func testPrograms(t *testing.T, l Launcher) {
 	log := audittest.NewLog(t)
 	port := echoServer(t)
 	work := t.TempDir()
@@ -120,7 +126,7 @@ func TestPrograms(t *testing.T) {
 	for _, h := range []string{"self", "bash", "copy", "sum", "both", "any"} {
 		r[h+".example.com."] = "127.0.0.1"
 	}
-	s := box(t, log, p, &Options{Self: true, Resolver: r, Workspace: work})
+	s := box(t, log, p, &Options{Self: true, Resolver: r, Workspace: work, Launcher: l})
 	require.NoError(t, s.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "tools") })))
 	run := func(program, way, host string) string {
 		cmd := s.Command(t.Context(), program, way, fmt.Sprintf("%s.example.com:%d", host, port))

@@ -130,6 +130,7 @@ func TestAskFromInside(t *testing.T) {
 		Self: true, Resolver: hosts{"yes.example.com.": "127.0.0.1", "no.example.com.": "93.184.216.34"}, Governed: []string{"https://api.github.com"},
 		Ask: func(_ context.Context, a Attempt) Answer {
 			asked = append(asked, fmt.Sprintf("%s %s:%d", a.Actor.Agent, a.Host, a.Port))
+			assert.Equal(t, Self, a.Program)
 			if a.Host == "yes.example.com" {
 				return Answer{Verdict: Always, By: "alice"}
 			}
@@ -155,8 +156,14 @@ func TestAskFromInside(t *testing.T) {
 
 // What the kernel refuses is on record as well, if that is asked for.
 func TestRecordProbes(t *testing.T) {
+	for _, l := range launchers {
+		t.Run(string(l), func(t *testing.T) { testRecordProbes(t, l) })
+	}
+}
+
+func testRecordProbes(t *testing.T, l Launcher) {
 	log := audittest.NewLog(t)
-	s := box(t, log, rules(Rule{Host: "tools.local", Ports: []uint16{443}}), &Options{Self: true, RecordProbes: true})
+	s := box(t, log, rules(Rule{Host: "tools.local", Ports: []uint16{443}}), &Options{Self: true, RecordProbes: true, Launcher: l})
 	require.NoError(t, s.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "tools") })))
 	want := []string{
 		`unlisted-port Host::"tools.local" tcp 22`, `raw-address Host::"93.184.216.34" tcp 22`, `raw-address Host::"2606:4700::1111" tcp 22`,

@@ -108,8 +108,9 @@ func (d *Door) askable(name string) bool {
 // why says more about a refusal.
 func (d *Door) ask(s *snapshot, a *attempt) (r Rule, cause, why string) {
 	p := place{a.t.host, a.t.port}
+	_ = d.look(a) // for the person's information
 	for {
-		q, ok := d.inquire(s, p)
+		q, ok := d.inquire(s, p, a.t.program)
 		if !ok {
 			return Rule{}, CauseAsk, "too many questions"
 		}
@@ -140,7 +141,7 @@ func askedRule(p place) Rule {
 }
 
 // inquire returns the inquiry about p, which is made if there is none.
-func (d *Door) inquire(s *snapshot, p place) (*inquiry, bool) {
+func (d *Door) inquire(s *snapshot, p place, program string) (*inquiry, bool) {
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
 	q := s.asks.byPlace[p]
@@ -163,7 +164,7 @@ func (d *Door) inquire(s *snapshot, p place) (*inquiry, bool) {
 	d.tasks.Add(1)
 	go func() {
 		defer d.tasks.Done()
-		d.pose(s, p, q)
+		d.pose(s, p, q, program)
 	}()
 	return q, true
 }
@@ -185,7 +186,7 @@ func (d *Door) takeOnce(s *snapshot, q *inquiry, p place) bool {
 // pose asks the host's callback, puts the answer on record, and gives it to those
 // who wait. The callback keeps its place among the questions until it returns,
 // also when nobody waits for it any more.
-func (d *Door) pose(s *snapshot, p place, q *inquiry) {
+func (d *Door) pose(s *snapshot, p place, q *inquiry, program string) {
 	ctx, cancel := context.WithTimeout(d.ctx, d.conf.AskTimeout)
 	defer cancel()
 	got := make(chan Answer, 1)
@@ -193,7 +194,7 @@ func (d *Door) pose(s *snapshot, p place, q *inquiry) {
 		defer func() { <-d.asking }()
 		defer d.survive()
 		defer close(got)
-		got <- d.conf.Ask(ctx, Question{Actor: d.conf.Actor, Host: p.host, Port: p.port})
+		got <- d.conf.Ask(ctx, Question{Actor: d.conf.Actor, Host: p.host, Port: p.port, Program: program})
 	}()
 	var answer Answer
 	answered := false

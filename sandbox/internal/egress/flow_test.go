@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
 // put changes the rules of a door.
@@ -204,4 +206,44 @@ func TestNothingIsDecidedByStaleRules(t *testing.T) {
 	assert.NotZero(t, served.Load())
 	assert.NotZero(t, dialled.Load())
 	t.Logf("%d requests, %d reloads, %d served, %d dialled", requests, 2*n, served.Load(), dialled.Load())
+}
+
+// BenchmarkPut replaces a list of 200 rules by half of it while 200 connections
+// are open, of which 100 are cut.
+func BenchmarkPut(b *testing.B) {
+	var rules []Rule
+	for i := range 200 {
+		rules = append(rules, allow(fmt.Sprintf("h%d.example.com", i), []uint16{5432}))
+	}
+	ca, err := NewCA(time.Now())
+	require.NoError(b, err)
+	d, err := New(Config{Rules: rules, Actor: theActor, Log: audittest.NewLog(b), CA: ca})
+	require.NoError(b, err)
+	defer d.Close()
+	put := func(rules []Rule) {
+		r, err := d.Compile(rules, "x")
+		require.NoError(b, err)
+		require.NoError(b, d.Put(r))
+	}
+	for b.Loop() {
+		b.StopTimer()
+		put(rules)
+		var conns []net.Conn
+		for i := range 200 {
+			near, far := net.Pipe()
+			conns = append(conns, near, far)
+			_, ok := d.admit(&attempt{c: far, t: target{host: fmt.Sprintf("h%d.example.com", i), port: 5432}}, d.now(), rules[i])
+			require.True(b, ok)
+		}
+		b.StartTimer()
+		put(rules[:100])
+		b.StopTimer()
+		d.mu.Lock()
+		clear(d.open)
+		d.mu.Unlock()
+		for _, c := range conns {
+			c.Close()
+		}
+		b.StartTimer()
+	}
 }
