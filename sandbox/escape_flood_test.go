@@ -25,17 +25,17 @@ func init() {
 	// and are killed while they wait for its answer.
 	roles["flood"] = func() {
 		if len(os.Args) > 1 {
+			_, _, _ = unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_SESSION_TO_PARENT, 0, 0, 0, 0, 0)
+			fmt.Println("refused")
 			for range 16 {
 				go func() {
 					runtime.LockOSThread()
 					for {
-						_, _, _ = unix.RawSyscall6(unix.SYS_KEYCTL, unix.KEYCTL_SESSION_TO_PARENT, 0, 0, 0, 0, 0)
-						_, _, _ = unix.RawSyscall6(unix.SYS_MOUNT, 0, 0, 0, 0, 0, 0)
+						_, _, _ = unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_SESSION_TO_PARENT, 0, 0, 0, 0, 0)
+						_, _, _ = unix.Syscall6(unix.SYS_MOUNT, 0, 0, 0, 0, 0, 0)
 					}
 				}()
 			}
-			_, _, _ = unix.RawSyscall6(unix.SYS_KEYCTL, unix.KEYCTL_SESSION_TO_PARENT, 0, 0, 0, 0, 0)
-			fmt.Println("refused")
 			time.Sleep(time.Hour)
 		}
 		for n := 0; ; n++ {
