@@ -13,8 +13,9 @@
 // for another name is answered "does not exist" on the spot, a bare address is
 // reset, and what has no listener (other ports, UDP) is refused by the kernel.
 //
-// What is checked is the destination, not the contents: an allowed host sees
-// whatever the program sends it.
+// What is checked is the destination. Where a rule says http or https, each
+// request is judged too, by its method and path; queries, headers and bodies
+// are not: an allowed host sees whatever the program puts there.
 package egress
 
 import (

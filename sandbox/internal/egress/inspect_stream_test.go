@@ -19,6 +19,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -161,6 +162,7 @@ func TestInspectUpgrade(t *testing.T) {
 	in := newInside(t, inspected(get("/a", "/b")), o.reach)
 	open := func(path, early string) (net.Conn, *bufio.Reader, int) {
 		c := in.dial("example.com", 80)
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		// What is sent before the answer is not lost.
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n%s", path, early)
 		b := bufio.NewReader(c)
@@ -195,11 +197,11 @@ func TestInspectUpgrade(t *testing.T) {
 	rs := in.closed()
 	outs := ended(t, rs)
 	require.Len(t, outs, 2)
-	for i, o := range outs {
+	for _, o := range outs {
 		assert.Equal(t, outPolicy, o.ErrorCode)
 		assert.Equal(t, "status:101", o.Checks[0])
-		assert.Equal(t, int64(4*(i+1)+6*i), o.Bytes, "b was cut first")
 	}
+	assert.ElementsMatch(t, []int64{4, 14}, []int64{outs[0].Bytes, outs[1].Bytes})
 }
 
 // After new rules, requests on living connections are judged by them.

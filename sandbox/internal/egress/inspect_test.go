@@ -259,6 +259,7 @@ func TestInspectAsksTheEngine(t *testing.T) {
 // A program that says two things is refused, and nothing of it goes out.
 func TestInspectSmuggling(t *testing.T) {
 	o := newOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		assert.Empty(t, r.Header.Get("Upgrade")+r.Header.Get("Http2-Settings"), "nothing is offered that would hide requests")
 		io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, "ok")
 	})
