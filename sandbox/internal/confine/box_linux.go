@@ -5,8 +5,12 @@ package confine
 import (
 	"errors"
 	"os"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,11 +36,20 @@ type Box struct {
 	cgroup *cgroup // nil without total limits
 	used   Usage   // when the room has ended
 
+	patience time.Duration // with an init that does not start what it was asked to
+	answered atomic.Uint64 // requests to start a command
+
 	mu    sync.Mutex
 	next  uint64
 	procs map[uint64]*Process
 	ended bool
 }
+
+// startPatience is the patience of every room but those of tests.
+const startPatience = time.Minute
+
+// gone is what those hear who wait when a room ends.
+var gone = &message{Kind: msgRefused}
 
 // A Process is one command in a room.
 type Process struct {
@@ -76,6 +89,12 @@ func (b *Box) closeListeners() {
 // Exec starts a command. files are its descriptors from 0 on; nil stands for
 // /dev/null. The command gets copies, the caller keeps what it passed.
 func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
+	// The kernel would take what comes before a NUL for the whole.
+	for _, list := range [][]string{{e.Path, e.Dir}, e.Args, e.Env} {
+		if slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, "\x00") }) {
+			return nil, &ExecError{Path: e.Path, Err: unix.EINVAL}
+		}
+	}
 	var null []bool
 	fds := []int{-1} // the place of the body
 	for _, f := range files {
@@ -105,17 +124,40 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 		b.forget(p.id)
 		return nil, &ExecError{Path: e.Path, Err: err}
 	}
-	answer := <-p.said
+	answer := b.answer(p)
 	if answer.Kind == msgRefused {
 		b.forget(p.id)
 		err := error(answer.Errno)
-		if answer.Errno == 0 {
+		switch {
+		case answer == gone:
+			err = ErrEnded
+		case answer.Errno == 0:
 			err = errors.New(answer.Text)
 		}
 		return nil, &ExecError{Path: e.Path, Err: err}
 	}
 	p.PID = answer.PID
 	return p, nil
+}
+
+// answer waits until init has started p, or has not. Whoever stops init's child
+// in the moment before it executes (SIGSTOP cannot be blocked) also stops init,
+// which could then not even kill for the host. Such a room is ended.
+func (b *Box) answer(p *Process) *message {
+	seen := b.answered.Load()
+	// Twice, as the host itself may have been stopped for that long.
+	for idle := 0; idle < 2; idle++ {
+		select {
+		case m := <-p.said:
+			return m
+		case <-time.After(b.patience / 2):
+		}
+		if now := b.answered.Load(); now != seen { // there is a queue, and it moves
+			seen, idle = now, -1
+		}
+	}
+	b.kill()
+	return <-p.said
 }
 
 // Wait returns how the command ended. It may be called once.
@@ -158,7 +200,7 @@ func (b *Box) receive() {
 	b.ended = true
 	for _, p := range b.procs {
 		select {
-		case p.said <- &message{Kind: msgRefused, Text: ErrEnded.Error()}:
+		case p.said <- gone:
 		default:
 		}
 		p.exit <- Exit{Code: -1, Signal: int(unix.SIGKILL), Lost: true}
@@ -171,6 +213,9 @@ func (b *Box) receive() {
 }
 
 func (b *Box) deliver(m *message) {
+	if m.Kind == msgStarted || m.Kind == msgRefused {
+		b.answered.Add(1)
+	}
 	b.mu.Lock()
 	p := b.procs[m.ID]
 	if m.Kind == msgExited {

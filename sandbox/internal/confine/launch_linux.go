@@ -45,7 +45,7 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 		return nil, err
 	}
 	defer d.close()
-	b := &Box{id: id, pts: -1, done: make(chan struct{}), procs: map[uint64]*Process{}}
+	b := &Box{id: id, pts: -1, done: make(chan struct{}), procs: map[uint64]*Process{}, patience: startPatience}
 	if b.cgroup, err = newCgroup(spec.Total, or(spec.Limits.Processes, defaultProcesses)); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -80,6 +81,10 @@ func TestCommandErrors(t *testing.T) {
 			{Exec{Path: "true", Dir: "/dev/null"}, unix.ENOTDIR},
 			{Exec{Path: "true", Args: []string{"true", strings.Repeat("x", 1<<18)}}, unix.E2BIG},
 			{Exec{Path: "true", Env: []string{"PATH=/none"}}, unix.ENOENT},
+			{Exec{Path: "true\x00x"}, unix.EINVAL},
+			{Exec{Path: "true", Dir: "/\x00x"}, unix.EINVAL},
+			{Exec{Path: "true", Args: []string{"true", "a\x00b"}}, unix.EINVAL},
+			{Exec{Path: "true", Env: []string{"A=b\x00c"}}, unix.EINVAL},
 		} {
 			_, err := b.Exec(c.exec, []*os.File{nil, nil, nil})
 			var ee *ExecError
@@ -138,4 +143,27 @@ func TestDescriptors(t *testing.T) {
 func TestUnknownLauncher(t *testing.T) {
 	_, err := Launch(context.Background(), &Spec{Launcher: "other"})
 	assert.ErrorContains(t, err, "unknown launcher")
+}
+
+// TestStoppedStarts lets a program stop everything, over and over, until it meets
+// a command that does not execute yet: the host gets its error, and does not wait
+// for ever with an init that cannot act any more.
+func TestStoppedStarts(t *testing.T) {
+	const tries = 300
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l})
+		b.patience = 2 * time.Second
+		p, err := b.Exec(Exec{Path: "bash", Args: []string{"bash", "-c", "while :; do kill -STOP -1; done"}}, []*os.File{nil, nil, nil})
+		require.NoError(t, err)
+		for n := 0; err == nil && n < tries; n++ {
+			_, err = b.Exec(Exec{Path: "true", Args: []string{"true"}}, []*os.File{nil, nil, nil})
+		}
+		if err == nil {
+			t.Logf("%s: no child was stopped before it executed", l)
+			continue
+		}
+		assert.ErrorIs(t, err, ErrEnded, string(l))
+		<-b.Done()
+		assert.True(t, p.Wait().Lost)
+	}
 }
