@@ -214,10 +214,10 @@ func TestTerminalOfTheHostStaysOutside(t *testing.T) {
 	n, err := master.Read(b)
 	require.NoError(t, err)
 	assert.Equal(t, "not a terminal\r\nneither\r\n", string(b[:n]))
-	c = sh(s, "cat")
+	c = sh(s, "true")
 	c.Stdin = slave
 	assert.ErrorContains(t, c.Run(), "StartPty")
-	c = sh(s, "cat <&3")
+	c = sh(s, "true")
 	c.ExtraFiles = []*os.File{slave}
 	assert.ErrorContains(t, c.Run(), "StartPty")
 	c = sh(s, "true")
