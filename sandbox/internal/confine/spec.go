@@ -1,19 +1,31 @@
 // Package confine builds the room that a sandboxed program lives in, keeps it
 // alive, and runs commands inside.
 //
-// The room is made by the host program itself, executed again as pid 1 of new
-// namespaces ([Launch]). That process, "init", does all the work that needs
-// privileges inside its own user namespace: it builds a new root from detached
-// mounts, brings up a network that leads nowhere but to listeners which it
-// hands back to the host, and then gives every privilege up. From then on it
-// only forks on request. The one thread that forks commands has walked through
-// every layer first (rlimits, no_new_privs, capabilities, Landlock, seccomp),
-// so whatever it starts is born confined.
+// There are two launchers, which take the same steps in the same order.
+//
+// [LauncherReexec]: the host program is executed again as pid 1 of new
+// namespaces. That process, "init", does all the work that needs privileges
+// inside its own user namespace, in Go (root_linux.go, init_linux.go): it builds
+// a new root from detached mounts, brings up a network that leads nowhere but to
+// listeners which it hands back to the host, and then gives every privilege up.
+// From then on it only forks on request. The one thread that forks commands has
+// walked through every layer first (rlimits, no_new_privs, capabilities,
+// Landlock, seccomp), so whatever it starts is born confined.
+//
+// [LauncherVfork]: the host writes the same steps down as a program of system
+// calls (steps_root_linux.go, steps_init_linux.go). A child that shares the
+// host's memory executes it by a loop of assembly (machine_linux.go), alone in
+// its namespaces, and then becomes an executable of two pages that consists of
+// that loop and a program of its own: a leader that reaps, and a thread inside
+// all layers that runs the small programs which the host sends (command_linux.go).
+//
+// What a layer consists of (mounts, rules, filter, limits, messages) is data
+// that both read. TestLaunchersMakeTheSameRoom compares what they make.
 //
 // Three properties hold the design together:
 //
-//   - Nothing in the environment or the arguments can turn a program into init:
-//     it takes a sealed memory file and a socket that carries the same nonce,
+//   - Nothing in the environment or the arguments can turn a program into init
+//     (of the first launcher): it takes a sealed memory file and a socket that carries the same nonce,
 //     both inherited at fixed descriptors (see hook_linux.go).
 //   - All mounts are made from descriptors that were opened before the new root
 //     was attached, without following symbolic links, so there is no path for a

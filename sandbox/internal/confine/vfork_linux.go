@@ -41,6 +41,9 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 	defer func() {
 		if err != nil {
 			v.close()
+			if b.sock != nil {
+				b.sock.Close()
+			}
 		}
 	}()
 	spec := &d.order.Spec
