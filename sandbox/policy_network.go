@@ -93,6 +93,11 @@ type HTTPRule struct {
 	// is sent on: without query, dot segments, doubled slashes and needless escapes.
 	// "*" stands for any bytes but "/", none included, and "**" for any bytes; all
 	// else, "?" and "[" too, stands for itself. Empty means any.
+	//
+	// A path that servers may read in several ways, such as one with %2F or
+	// ;parameters, is allowed only if each reading is. Under deny, globs are taken
+	// widely: the case of ASCII letters and a slash at the end do not matter, and
+	// /x/** covers /x too.
 	Path string `json:"path,omitempty"`
 }
 
