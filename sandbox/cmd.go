@@ -138,9 +138,6 @@ func (c *Cmd) start() error {
 		if errors.As(err, &ee) {
 			err = ee.Err
 		}
-		if errors.Is(err, confine.ErrEnded) {
-			err = ErrEnded
-		}
 		if errors.Is(err, syscall.ENOENT) {
 			err = fmt.Errorf("%w, or no such directory or interpreter", ErrNotFound)
 		}
