@@ -122,8 +122,8 @@ func (d ToolDefinition) Pin() (string, error) {
 }
 
 var (
-	serverName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
-	toolName   = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,96}$`)
+	serverName = regexp.MustCompile(`^[a-z0-9-]+$`)
+	toolName   = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 )
 
 // maxCatalogFile bounds one catalogue file.
@@ -171,12 +171,12 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 // checkServer reports what is wrong with names, classes and pins of a server.
 // Schemas are looked at when the arguments' types are made.
 func checkServer(s Server, rep *Report) {
-	if !serverName.MatchString(s.Name) {
+	if len(s.Name) > 32 || !serverName.MatchString(s.Name) {
 		s.finding(rep, s.Name, fmt.Sprintf("server name %q", s.Name), "use 1 to 32 of a-z, 0-9 and -")
 	}
 	seen := make(map[string]string, len(s.Tools))
 	for _, t := range s.Tools {
-		if !toolName.MatchString(t.Name) {
+		if len(t.Name) > 96 || !toolName.MatchString(t.Name) {
 			s.finding(rep, t.Name, fmt.Sprintf("tool name %q of server %q", t.Name, s.Name), "use 1 to 96 of A-Z, a-z, 0-9, _, . and -")
 		}
 		key := skeletonOf(t.Name)

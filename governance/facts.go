@@ -204,7 +204,7 @@ var factKinds = map[FactKind]string{
 }
 
 var (
-	factName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+	factName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 	// What Cedar's grammar keeps for itself.
 	reserved = []string{"true", "false", "if", "then", "else", "in", "is", "like", "has"}
 )
@@ -213,7 +213,7 @@ var (
 func (f Fact) define(bad func(word, msg, fix string)) *factDef {
 	before := false
 	say := func(word, msg, fix string) { before = true; bad(word, msg, fix) }
-	if !factName.MatchString(f.Name) || slices.Contains(reserved, f.Name) {
+	if len(f.Name) > 64 || !factName.MatchString(f.Name) || slices.Contains(reserved, f.Name) {
 		say("name:", fmt.Sprintf("a fact is called %q", f.Name), "use a-z, 0-9 and _, a letter first, at most 64, and no word of Cedar's grammar")
 	}
 	of, isKind := f.Kind == SumWithin || f.Kind == DistinctWithin, factKinds[f.Kind] != ""

@@ -159,7 +159,7 @@ func (f *Filesystem) checkProtect(bad report) {
 	}
 }
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (e Environment) check(bad report) {
 	if len(e) > maxVariables {
@@ -168,7 +168,7 @@ func (e Environment) check(bad report) {
 	for _, name := range slices.Sorted(maps.Keys(e)) {
 		field, v := "environment."+name, e[name]
 		switch {
-		case !variableName.MatchString(name):
+		case len(name) > 128 || !variableName.MatchString(name):
 			bad(field, fmt.Sprintf("%q is not a variable's name", name), "use letters, digits and _")
 		case strings.HasPrefix(name, "LD_"):
 			bad(field, "variables of the dynamic linker change what programs are", "leave it out")
