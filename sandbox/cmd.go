@@ -126,7 +126,12 @@ func (c *Cmd) start() error {
 	if err := c.s.begin(); err != nil {
 		return err
 	}
-	call, decision, err := c.s.permit(c.ctx, c)
+	// Close waits for this, so it ends with the session.
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	stop := context.AfterFunc(c.s.ctx, func() { cancel(ErrEnded) })
+	call, decision, err := c.s.permit(ctx, c)
+	stop()
+	cancel(nil)
 	if err != nil {
 		c.s.commands.Done()
 		return err

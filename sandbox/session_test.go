@@ -367,3 +367,27 @@ func summary(r audit.Record) string {
 	}
 	return "unknown"
 }
+
+// A slowRecorder begins no command before somebody gives up.
+type slowRecorder struct {
+	audit.Recorder
+	asked chan struct{}
+}
+
+func (r *slowRecorder) Begin(ctx context.Context, in audit.Intent) (audit.Call, error) {
+	close(r.asked)
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// TestCloseWhileACommandIsDecided ends a session in which a command waits for its
+// permission or its record, with a context of its own that does not end.
+func TestCloseWhileACommandIsDecided(t *testing.T) {
+	log := &slowRecorder{Recorder: audittest.NewLog(t), asked: make(chan struct{})}
+	s := box(t, log, nil, nil)
+	started := make(chan error, 1)
+	go func() { started <- sh(s, "true").Start() }()
+	<-log.asked
+	require.NoError(t, s.Close())
+	assert.ErrorIs(t, <-started, ErrEnded)
+}
