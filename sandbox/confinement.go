@@ -22,6 +22,7 @@ func (s *Session) strengthen(spec *confine.Spec) {
 	spec.Devices = s.policy.Devices
 	spec.Total = confine.TotalLimits{Memory: uint64(l.MaxTotalMemory), CPU: uint64(l.MaxCPU), Parent: s.opts.Cgroup}
 	spec.ExecStrict = l.Exec == ExecStrict
+	spec.OneWay = s.policy.trustsPaths()
 	if l.Programs != nil {
 		spec.Programs = make([]confine.Program, 0, len(l.Programs))
 		for _, p := range l.Programs {

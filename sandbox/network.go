@@ -139,8 +139,8 @@ func (s *Session) setNetwork(ctx context.Context, c audit.Change, change func(no
 		return err
 	}
 	next = next.normal()
-	if err := next.checkKept(); err != nil {
-		return err
+	if next.trustsPaths() && !s.policy.trustsPaths() && s.policy.Process.Exec != ExecStrict && s.policy.Process.Programs == nil {
+		return &NewSessionError{Part: "network", Problem: "a rule lists a program without its sha256, and this session was not made so that what it shows read-only cannot be changed by another way"}
 	}
 	if !s.opts.AllowUngoverned {
 		if err := next.checkGoverned(s.opts.Governed); err != nil {

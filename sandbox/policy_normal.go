@@ -134,6 +134,14 @@ func (p *Policy) rules() []Rule {
 	return all
 }
 
+// trustsPaths reports whether a rule takes a program for what lies at its path,
+// as no digest says what it is.
+func (p *Policy) trustsPaths() bool {
+	return slices.ContainsFunc(p.rules(), func(r Rule) bool {
+		return slices.ContainsFunc(r.Programs, func(p Program) bool { return p.SHA256 == "" })
+	})
+}
+
 func servedRule(host string, by []Program) Rule {
 	return Rule{Host: host, Ports: []uint16{80, 443}, Served: true, Programs: by}
 }

@@ -12,8 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
 func TestLoadPolicy(t *testing.T) {
@@ -267,32 +265,5 @@ func TestLittleMemoryIsRefused(t *testing.T) {
 	for size, ok := range map[int64]bool{0: true, minMemory: true, minMemory - 1: false, 1 << 20: false} {
 		err := (&Policy{Process: Process{MaxMemory: size}}).Validate()
 		assert.Equal(t, ok, err == nil, "%d: %v", size, err)
-	}
-}
-
-// TestNothingIsTakenAndIgnored starts sessions with each part that this version
-// cannot keep.
-func TestNothingIsTakenAndIgnored(t *testing.T) {
-	for _, part := range pending {
-		assert.False(t, part.used((&Policy{}).normal()), part.field)
-	}
-	full := &Policy{
-		Filesystem: Filesystem{Protect: []string{".git/hooks"}},
-		Process:    Process{MaxTotalMemory: 1 << 30, MaxCPU: 1000, Exec: ExecStrict, Programs: []Program{{Path: "/usr/bin/true"}}},
-		Network: Network{Allow: []Rule{
-			{Host: "a.example.com", Protocol: ProtocolHTTPS, Access: AccessFull, Programs: []Program{{Path: "/usr/bin/true"}}},
-			{Host: "b.example.com", Protocol: ProtocolHTTPS, Access: AccessFull, Served: true},
-		}},
-		Devices: []string{"gpu"},
-	}
-	require.NoError(t, full.Validate())
-	err := full.normal().checkKept()
-	for _, part := range pending {
-		assert.ErrorContains(t, err, part.field)
-	}
-	if len(pending) > 0 {
-		_, err = Start(t.Context(), full, audit.Actor{Agent: "a", Issuer: "test"}, audittest.NewLog(t), nil)
-		_, ok := errors.AsType[*PolicyError](err)
-		assert.True(t, ok, "%v", err)
 	}
 }

@@ -155,9 +155,6 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	s := &Session{policy: p.normal(), actor: actor, done: make(chan struct{})}
 	s.log = countedLog{log, &s.tally}
 	s.live.set(s.policy)
-	if err := s.policy.checkKept(); err != nil {
-		return nil, err
-	}
 	if opts != nil && !opts.AllowUngoverned {
 		if err := p.checkGoverned(opts.Governed); err != nil {
 			return nil, err

@@ -17,12 +17,12 @@ func (s *Spec) writableAttrs() uint64 {
 	return mountSafe
 }
 
-// checkStrict refuses a room in which one file can be written at one path and
-// run at another: a workspace that lies in a folder which is shown read-only, or
+// checkOneWay refuses a room in which one file can be written at one path and
+// is shown read-only at another, if that matters: a workspace that lies in a folder which is shown read-only, or
 // a folder that is there twice. (A writable bind hides a read-only one at its
 // own place.)
-func checkStrict(s *Spec, workspace string, places []place) error {
-	if !s.noNewPrograms() {
+func checkOneWay(s *Spec, workspace string, places []place) error {
+	if !s.noNewPrograms() && !s.OneWay {
 		return nil
 	}
 	for i, dir := range writableDirs(workspace, places) {
@@ -44,8 +44,8 @@ func checkStrict(s *Spec, workspace string, places []place) error {
 			}
 			if in {
 				return &LayerError{Layer: LayerMount, Step: "show " + p.Source + " read-only",
-					Err:  errors.New("what the session writes in " + dir + " could be run from here"),
-					Hint: "in strict mode keep what is writable, and the workspace, apart from the paths of filesystem.read_only"}
+					Err:  errors.New("what the session writes in " + dir + " could be had from here, as if it were the host's"),
+					Hint: "with process.exec: strict, process.programs or programs of a rule without sha256, keep what is writable, and the workspace, apart from the paths of filesystem.read_only"}
 			}
 		}
 	}

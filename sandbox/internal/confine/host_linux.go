@@ -92,7 +92,7 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 		return nil, err
 	}
 	d.order.Workspace = workspace
-	if err := checkStrict(spec, d.order.Workspace, d.order.Places); err != nil {
+	if err := checkOneWay(spec, d.order.Workspace, d.order.Places); err != nil {
 		return nil, err
 	}
 	if d.order.Runnable, err = findPrograms(spec, d.order.Places); err != nil {

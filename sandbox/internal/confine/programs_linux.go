@@ -100,7 +100,7 @@ func findPrograms(s *Spec, places []place) ([]runnable, error) {
 type programFile struct{ *os.File }
 
 // openProgram opens the file at a path and makes sure that nobody inside can
-// change it: [checkStrict] has seen to it that what is shown read-only cannot be
+// change it: [checkOneWay] has seen to it that what is shown read-only cannot be
 // written by another way.
 func openProgram(s *Spec, path string, places []place) (*programFile, runnable, error) {
 	fail := func(problem string, err error) (*programFile, runnable, error) {

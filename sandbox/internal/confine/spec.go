@@ -166,6 +166,9 @@ type Spec struct {
 	// ExecStrict refuses to run what was written inside, and to map as code what
 	// was written in memory: no compiler, no just-in-time compiler.
 	ExecStrict bool `json:",omitempty"`
+	// OneWay says that what is shown read-only must not be writable by another way.
+	// ExecStrict and Programs imply it.
+	OneWay bool `json:",omitempty"`
 	// Programs, unless nil, are the only files that may be run, so none that was
 	// written inside. Code in memory stays allowed unless ExecStrict.
 	Programs []Program
