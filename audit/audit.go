@@ -207,7 +207,8 @@ const (
 	// its own. Detail: [DetailPolicyHash], "replaces" (the hash before), "bundle"
 	// (the digest of the files), [DetailAuthor] and [DetailReviewer], and of a
 	// reload counts: "policies", "generated" and "tools". Action "load_models" is
-	// a model router's configuration.
+	// a model router's configuration. Actions "set_network" and "answer" change
+	// what a living sandbox session may reach.
 	KindPolicy Kind = "policy.load"
 	// KindIdentity is about the agent in Resource. Action "register_agent",
 	// "update_agent", "assign_profile", "new_secret", "freeze_agent",

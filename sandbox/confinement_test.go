@@ -4,6 +4,8 @@ package sandbox
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,4 +56,23 @@ func TestWhatTheKernelStoppedIsOnRecord(t *testing.T) {
 	}
 	once := map[string]string{"program": "unshare"}
 	assert.Equal(t, []map[string]string{once, once, once, once, {"program": "unshare", "repeated": "3"}}, seen)
+}
+
+// A rule that takes a program for what lies at its path needs a room in which
+// nobody inside can put another one there.
+func TestProgramsByPathCannotBeReplaced(t *testing.T) {
+	dir := t.TempDir()
+	work := filepath.Join(dir, "work")
+	require.NoError(t, os.Mkdir(work, 0o755))
+	tool := []Program{{Path: work + "/tool"}}
+	p := &Policy{Filesystem: Filesystem{ReadOnly: append(SystemPaths(), dir)}, Network: Network{Allow: []Rule{{Host: "a.example.com", Programs: tool}}}}
+	_, err := Start(t.Context(), p, agent, audittest.NewLog(t), &Options{Workspace: work})
+	var le *LayerError
+	require.ErrorAs(t, err, &le)
+	assert.Contains(t, le.Hint, "sha256")
+
+	p.Network.Allow[0].Programs = []Program{{Path: work + "/tool", SHA256: strings.Repeat("0", 64)}}
+	s := box(t, audittest.NewLog(t), p, &Options{Workspace: work})
+	var fixed *NewSessionError
+	assert.ErrorAs(t, s.SetNetwork(t.Context(), Network{Allow: []Rule{{Host: "a.example.com", Programs: tool}}}, byAlice), &fixed)
 }
