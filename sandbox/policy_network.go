@@ -57,7 +57,9 @@ type Rule struct {
 	Deny []HTTPRule `json:"deny,omitempty"`
 	// Programs are those that may connect; nil means any. The program is the very
 	// process that holds the socket: neither its parent nor the one that started
-	// it counts.
+	// it counts. This keeps programs to their destinations; it does not stop one
+	// that can make a listed program do its work, by its options, its settings or
+	// LD_PRELOAD, which process.exec: strict or process.programs make harder.
 	Programs []Program `json:"programs,omitempty"`
 }
 
