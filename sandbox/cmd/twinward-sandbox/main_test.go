@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -21,11 +22,30 @@ import (
 	"github.com/twinward-dev/twinward/sandbox"
 )
 
+// A lockedBuffer is written to by the program and the command at one time, as
+// standard error is.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 // say runs the command and returns its exit status, its output and what it said
 // besides, its error last.
 func say(t *testing.T, in string, args ...string) (code int, out, errs string) {
 	t.Helper()
-	var o, e bytes.Buffer
+	var o, e lockedBuffer
 	code, err := command(t.Context(), args, strings.NewReader(in), &o, &e)
 	if err != nil {
 		fmt.Fprintln(&e, err)

@@ -133,7 +133,6 @@ func TestInspectUpstreamsAreBounded(t *testing.T) {
 		}
 	})
 	defer close(stop)
-	o.secure.Config.Protocols.SetHTTP2(false)
 	in := newInside(t, inspected(nil), func(c *Config) { o.reach(c); c.MaxConns = 3 })
 	c := in.clientOf("2") // one connection here, one for each request there
 	for range 3 {

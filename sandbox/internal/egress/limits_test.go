@@ -95,8 +95,11 @@ func TestRates(t *testing.T) {
 		c.Limits = Limits{ConnectionsPerSecond: 1, QueriesPerSecond: 1}
 	})
 	addr := in.addr("a.example.com")
-	in.door.queries.at = time.Now().Add(time.Hour) // no time passes
-	in.door.conns.at = time.Now().Add(time.Hour)
+	for _, b := range []*bucket{in.door.queries, in.door.conns} {
+		b.mu.Lock()
+		b.at = time.Now().Add(time.Hour) // no time passes
+		b.mu.Unlock()
+	}
 	assert.True(t, says(in.dialAddr(addr, 5432), "hello"))
 	in.refused(in.dialAddr(addr, 5432))
 	assert.Nil(t, in.door.resolve(question(t, "a.example.com.", 1)))
