@@ -147,8 +147,10 @@ var removable = map[Layer][]Layer{
 	LayerNoNewPrivs: {LayerNoNewPrivs, LayerLandlock, LayerSeccomp},
 }
 
-// TestEachLayerHolds takes one layer away at a time and runs the corpus again (in
-// plain mode, only what the layer must be alone in stopping).
+// TestEachLayerHolds takes one layer away at a time and runs the corpus again: in
+// soak mode all of it, in full mode what the layer is said to stop, in plain mode
+// what it must be alone in stopping.
+//
 // Each layer must be the only thing that stops some probe: one that names it
 // alone in the table must get through, and one that names others too must not.
 func TestEachLayerHolds(t *testing.T) {
@@ -159,7 +161,15 @@ func TestEachLayerHolds(t *testing.T) {
 		i++
 		t.Run(string(layer), func(t *testing.T) {
 			r := raid{launcher: launchers[i%len(launchers)], without: without} // each is as good
-			if os.Getenv("TWINWARD_FULL") != "1" {
+			switch {
+			case os.Getenv("TWINWARD_SOAK") == "1":
+			case os.Getenv("TWINWARD_FULL") == "1":
+				for _, p := range all {
+					if slices.ContainsFunc(without, func(l Layer) bool { return slices.Contains(p.Stops, string(l)) }) {
+						r.only = append(r.only, p.Name)
+					}
+				}
+			default:
 				r.only = demanded[layer]
 			}
 			found := r.run(t, tg)
