@@ -114,13 +114,14 @@ func TestNothingOfTheHostIsReachable(t *testing.T) {
 	}
 	for _, l := range launchers {
 		b := standing(t, &Spec{Launcher: l})
+		// Who may read a process's maps may read its memory. (Bash may give what it
+		// had read of another file for bytes of /proc/…/mem, so that is not asked.)
 		const spy = `
 			while :; do
 				for p in $(seq 1 $((RANDOM % 64 + 8))) $(($(cut -d' ' -f5 /proc/loadavg) + 1)) $(($(cut -d' ' -f5 /proc/loadavg) + 2)); do
 					[ $p = $$ ] && continue
 					{ read -r x </proc/$p/environ; } 2>/dev/null && echo "$p environ"
 					{ read -r x </proc/$p/maps; } 2>/dev/null && case $x in 00400000-00401000*) echo "$p maps $x";; esac
-					{ read -r -N 16 x </proc/$p/mem; } 2>/dev/null && echo "$p mem $x"
 					for f in /proc/$p/fd/*; do [ -S $f ] && echo "$p socket $f"; done
 				done
 			done 2>/dev/null`
@@ -146,7 +147,7 @@ func TestNothingOfTheHostIsReachable(t *testing.T) {
 		r.Close()
 		for line := range strings.Lines(string(found)) {
 			assert.NotContains(t, line, string(secret))
-			for _, bad := range []string{"maps", "mem", "socket"} {
+			for _, bad := range []string{"maps", "socket"} {
 				assert.NotContains(t, line, bad, "%s: a process that a spy should not reach", l)
 			}
 		}
