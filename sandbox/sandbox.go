@@ -106,21 +106,23 @@
 //
 // # BENCHMARKS
 //
-// "bash .ci/bench" runs each comparison in turns inside one run. What was seen on
-// two cores of an EPYC that had ten times as much to do (a load of 20), which
-// makes everything slow and costs those most that hand work from thread to thread;
-// ratios are of medians:
+// "bash .ci/bench" runs each comparison in turns inside one run. What was seen in
+// one such run on two quiet cores of an EPYC (Linux 6.18); ratios are of medians:
 //
 //	                                            re-exec    vfork
-//	start, /bin/true, close; × bubblewrap       3.8        1.8
-//	the same; × srt                             0.064      0.035
-//	the same, host with 1 GiB; × small host     4.1        0.84
-//	Command of /bin/true; × plain exec          1.7        1.3
-//	memory of an idle session, kB               6,920      24
+//	start, /bin/true, close, ms                 18         8.3
+//	the same; × bubblewrap (5.7 ms)             3.1        1.4
+//	the same; × srt (362 ms)                    0.061      0.026
+//	the same, host with 1 GiB; × small host     4.6        1.1
+//	Command of /bin/true; × plain exec          1.34       1.19
+//	memory of an idle session, kB               7,469      24
+//	download, upload; × loopback                0.39, 0.55 0.37, 0.57
+//	find /usr, git; × plain                     1.25, 0.96 1.12, 1.12
 //
-// A small HTTPS request on a kept connection takes 0.07 to 0.11 ms longer through
-// the door, and 0.26 to 0.31 ms longer where the door looks into it. A change of
-// the network takes effect within 0.13 to 0.24 ms, connections cut included.
+// A small HTTPS request on a kept connection takes 0.05 ms longer through the
+// door, and 0.22 ms longer where the door looks into it; on a new connection 0.64
+// ms, and nothing where the door looks into it, as it keeps its own connection. A
+// change of the network takes effect within 0.17 ms, connections cut included.
 // Bubblewrap is given the same files and namespaces, and has no Landlock, filter
 // or network.
 //
