@@ -1,0 +1,19 @@
+package argument
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// TestHostLabelsAreBounded holds RFC 1035's limits of labels and names.
+func TestHostLabelsAreBounded(t *testing.T) {
+	label := strings.Repeat("a", 63)
+	assert.True(t, hostName(label+".example.com"))
+	assert.False(t, hostName(label+"a.example.com"))
+	assert.False(t, hostName("a..example.com"))
+	assert.False(t, hostName("-a.example.com"))
+	assert.False(t, hostName(strings.Repeat("abc.", 63)+"ab"), "254 bytes")
+	assert.True(t, hostName(strings.Repeat("abc.", 63)+"a"), "253 bytes")
+}
