@@ -138,7 +138,7 @@ func checkGlob(g string) (problem, fix string) {
 			}
 			switch e := unhex(g[i+1])<<4 | unhex(g[i+2]); {
 			case e == '/' || e == '\\':
-				return "has an escaped slash, which is refused in every request", "leave it out"
+				return "has an escaped slash; a request with one is judged by each way to read it", "write / for it, and a rule for each reading"
 			case unreserved(e):
 				return fmt.Sprintf("has an escape for %q, which paths are freed of", e), fmt.Sprintf("write %c", e)
 			}

@@ -266,3 +266,9 @@ func TestLittleMemoryIsRefused(t *testing.T) {
 		assert.Equal(t, ok, err == nil, "%d: %v", size, err)
 	}
 }
+
+func TestVariableNamesAreBounded(t *testing.T) {
+	of := func(n int) *Policy { return &Policy{Environment: Environment{strings.Repeat("A", n): "x"}} }
+	assert.NoError(t, of(128).Validate())
+	assert.Error(t, of(129).Validate())
+}
