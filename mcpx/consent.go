@@ -29,11 +29,18 @@ const consentRequest = "consent"
 // consent asks the user to consent, by having the client open a page (URL mode
 // elicitation). It returns nil and no error when they have done so, and else an
 // answer for the client to act upon and call again: of the protocol versions
-// before 2026-07-28 that is the error URLElicitationRequired.
+// before 2026-07-28 that is the error URLElicitationRequired. With a nil req the
+// client cannot be asked.
 func (g *Gateway) consent(ctx context.Context, f *flight, u *Upstream, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 	say := func(format string, args ...any) error { return failed(codeConsent, fmt.Sprintf(format, args...), true) }
 	if g.opts.Consents == nil || f.actor.User == "" {
 		return nil, say("The server %q needs a user who has opened their account to you. An operator has to look.", u.Name)
+	}
+	var caps *mcp.ClientCapabilities
+	if req == nil {
+		req = &mcp.CallToolRequest{Params: &mcp.CallToolParamsRaw{}}
+	} else {
+		caps = req.ClientCapabilities()
 	}
 	if answer, ok := req.Params.InputResponses[consentRequest]; ok && req.Params.RequestState != "" {
 		if e, ok := answer.(*mcp.ElicitResult); !ok || e.Action != "accept" {
@@ -51,7 +58,6 @@ func (g *Gateway) consent(ctx context.Context, f *flight, u *Upstream, req *mcp.
 		g.gov.logger.Error("mcpx: consent cannot be asked for", "server", u.Name, "credential", u.Credential, "error", err)
 		return nil, say("The user cannot be asked to open the account that the server %q needs. An operator has to look.", u.Name)
 	}
-	caps := req.ClientCapabilities()
 	if caps == nil || caps.Elicitation == nil || caps.Elicitation.URL == nil {
 		// Only that user, signed in at the host, gets further on that page.
 		return nil, say("The server %q needs an account of the user you work for. Ask them to open %s and then call again.", u.Name, page)

@@ -23,11 +23,11 @@ const codeWithheld = "withheld"
 
 // meet does to an answer what the decision demands. What cannot be done leaves
 // nothing of the answer.
-func meet(d governance.Decision, res mcp.Result, out *audit.Outcome) (mcp.Result, error) {
-	if len(d.Obligations) == 0 || isNilResult(res) {
-		return res, nil
+func meet(d governance.Decision, r reply, out *audit.Outcome) (reply, error) {
+	if len(d.Obligations) == 0 || isNilReply(r) {
+		return r, nil
 	}
-	withhold := func(why, text string) (mcp.Result, error) {
+	withhold := func(why, text string) (reply, error) {
 		out.Bytes, out.Checks = 0, append(out.Checks, codeWithheld+":"+why)
 		return nil, failed(codeWithheld, "The call was done, but "+text+" Do not repeat it.", false)
 	}
@@ -36,26 +36,32 @@ func meet(d governance.Decision, res mcp.Result, out *audit.Outcome) (mcp.Result
 		return withhold(audit.GuardObligation, "its answer may not be given to you.")
 	}
 	if !demands.Redact.Empty() {
+		res, err := r.result()
 		tool, ok := res.(*mcp.CallToolResult)
-		if !ok || len(tool.InputRequests) > 0 {
+		if err != nil || !ok || len(tool.InputRequests) > 0 {
 			return withhold(governance.ObligationRedact, "its answer may not be given to you.")
 		}
 		redacted, blanked := redact(demands.Redact, tool)
 		out.Checks = append(out.Checks, fmt.Sprintf("redacted:%d", blanked))
-		out.Bytes, res = size(redacted), redacted
+		r = typedReply{redacted}
+		out.Bytes = r.size()
 	}
 	if demands.MaxBytes > 0 {
-		text, err := json.Marshal(res)
+		text, err := r.text()
 		if err != nil || int64(len(text)) > demands.MaxBytes {
 			return withhold(governance.ObligationMaxBytes, fmt.Sprintf("its answer is larger than the %d bytes that are allowed. Ask for less.", demands.MaxBytes))
 		}
 	}
-	return res, nil
+	return r, nil
 }
 
-func isNilResult(res mcp.Result) bool {
-	t, ok := res.(*mcp.CallToolResult)
-	return res == nil || ok && t == nil
+func isNilReply(r reply) bool {
+	t, ok := r.(typedReply)
+	if !ok {
+		return r == nil
+	}
+	tool, ok := t.res.(*mcp.CallToolResult)
+	return t.res == nil || ok && tool == nil
 }
 
 // redact blanks places of an answer, and as a whole whatever is not JSON: a text

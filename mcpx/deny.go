@@ -52,6 +52,9 @@ type refusal struct {
 	retryable bool
 }
 
+// Error makes a refusal the error that [governor.call] returns.
+func (r refusal) Error() string { return "mcpx: refused: " + r.Reason }
+
 // refused makes a refusal of a guard that spoke before policy was asked.
 func refused(guard string) refusal {
 	return refusal{Decision: governance.Decision{Decision: audit.Refusal(audit.NewID(), guard)}}

@@ -34,10 +34,57 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 	if f == nil || f.server != u.Name {
 		return nil, failed(audit.GuardPanic, "The call did not pass through governance.", false)
 	}
-	outer := ctx
-	ctx, cancel := context.WithTimeout(ctx, g.opts.CallTimeout)
-	defer cancel()
+	p, err := g.reach(ctx, f, u, req)
+	defer p.end()
+	if err != nil || p.ask != nil {
+		return p.ask, err
+	}
+	params := &mcp.CallToolParams{Name: f.tool, Arguments: f.args}
+	if f.trace != "" {
+		params.Meta = mcp.Meta{"traceparent": f.trace}
+	}
+	typed, err := p.s.cs.CallTool(carried{p.ctx, p.c}, params)
+	if err != nil {
+		if p.ctx.Err() != nil {
+			select { // the SDK tells the upstream behind our back
+			case <-p.c.told:
+			case <-time.After(cancelWait):
+			}
+		}
+		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
+	}
+	if typed.NeedsInput() {
+		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", u.Name), false)
+	}
+	return g.clean(p.ctx, f, p.c, typed)
+}
+
+// A passage is what one call needs at its upstream, until its end.
+type passage struct {
+	outer context.Context // of the agent's call
+	ctx   context.Context // ends with the call's timeout too
+	c     *carriage
+	s     *session
+	ask   *mcp.CallToolResult // instead of a session: what the client has to do first
+	ends  []func()
+}
+
+// end gives back what the passage holds. The lease goes last.
+func (p *passage) end() {
+	for _, f := range slices.Backward(p.ends) {
+		f()
+	}
+}
+
+// reach gets a call to the point where only its one request is missing: it
+// leases what the upstream needs, takes this actor's session with it, and looks
+// whether the tool that would run is the approved one. The caller ends the
+// passage whether or not there is an error. With a nil req the client can be
+// asked for nothing.
+func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream, req *mcp.CallToolRequest) (*passage, error) {
+	ctx, cancel := context.WithTimeout(outer, g.opts.CallTimeout)
 	c := &carriage{told: make(chan struct{})}
+	p := &passage{outer: outer, ctx: ctx, c: c, ends: []func(){cancel}}
 	f.asks = false
 	var started *credential.Lease // what a child must have been started with
 	var ask credential.LeaseRequest
@@ -45,28 +92,26 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 		lease, err := g.lease(ctx, f, u)
 		var missing *credential.GrantError
 		if errors.As(err, &missing) {
-			var ask *mcp.CallToolResult
-			if ask, err = g.consent(ctx, f, u, req); err == nil && ask == nil {
+			if p.ask, err = g.consent(ctx, f, u, req); err == nil && p.ask == nil {
 				lease, err = g.lease(ctx, f, u) // they have consented
 			}
-			if ask != nil {
-				return ask, nil
+			if p.ask != nil {
+				return p, nil
 			}
 		}
 		if errors.As(err, &missing) {
 			err = failed(codeConsent, fmt.Sprintf("The account that the server %q needs was not opened to you.", u.Name), true)
 		}
 		if err != nil {
-			return nil, err
+			return p, err
 		}
-		defer lease.Release()
+		p.ends = append(p.ends, lease.Release)
 		c.lease = lease
 		f.out.CredentialVersion = lease.Ref().Version
 		if u.child {
 			started, ask = lease, leaseRequest(f, u)
 		}
 	}
-	out := carried{ctx, c}
 	key := poolKey{u.Name, owner(f.actor)}
 	use := func(started *credential.Lease) (*session, func(), error) {
 		return g.pool.use(ctx, key, started, opener{
@@ -77,7 +122,7 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 				}
 				return g.connect(carried{ctx, own}, u)
 			},
-			list:  func(s *session) error { return listLive(out, s) },
+			list:  func(s *session) error { return listLive(carried{ctx, c}, s) },
 			lease: func(ctx context.Context) (*credential.Lease, error) { return g.opts.Vault.Lease(ctx, ask) },
 			spare: func(why error) {
 				g.gov.logger.Error("mcpx: the server does not start with the new version of its secret, so the process with the old one goes on",
@@ -93,15 +138,15 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 		// Two rotations went by before the child had its secret.
 		var failure error
 		if started, failure = g.lease(ctx, f, u); failure != nil {
-			return nil, failure
+			return p, failure
 		}
-		defer started.Release()
+		p.ends = append(p.ends, started.Release)
 		s, done, err = use(started)
 	}
 	if err != nil {
-		return nil, g.explain(outer, ctx, u, f, c, nil, err)
+		return p, g.explain(outer, ctx, u, f, c, nil, err)
 	}
-	defer done()
+	p.s, p.ends = s, append(p.ends, done)
 	if u.child { // it may have the version before
 		c.lease = s.wire.lease
 		f.out.CredentialVersion = c.lease.Ref().Version
@@ -109,26 +154,9 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 	c.begin()
 	if guard := g.pool.check(g.gov.engine, s, u.Name, f.tool); guard != "" {
 		g.gov.logger.Warn("mcpx: a live tool is not the approved one", "server", u.Name, "tool", f.tool)
-		return nil, failed(guard, "This tool has changed since it was approved.", false)
+		return p, failed(guard, "This tool has changed since it was approved.", false)
 	}
-	params := &mcp.CallToolParams{Name: f.tool, Arguments: f.args}
-	if f.trace != "" {
-		params.Meta = mcp.Meta{"traceparent": f.trace}
-	}
-	typed, err := s.cs.CallTool(out, params)
-	if err != nil {
-		if ctx.Err() != nil {
-			select { // the SDK tells the upstream behind our back
-			case <-c.told:
-			case <-time.After(cancelWait):
-			}
-		}
-		return nil, g.explain(outer, ctx, u, f, c, s, err)
-	}
-	if typed.NeedsInput() {
-		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", u.Name), false)
-	}
-	return g.clean(ctx, f, c, typed)
+	return p, nil
 }
 
 func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credential.Lease, error) {

@@ -131,23 +131,27 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 	return g
 }
 
-// A query is one request on its way through the middleware.
+// A query is one request that is to be governed.
 type query struct {
-	next   mcp.MethodHandler
 	method string
-	req    mcp.Request
-	outer  context.Context // of the request, before revocation is attached
-	visit  *visit          // nil if it came through no door of a gateway
+	do     func(context.Context, *flight) (reply, error) // does what was allowed
+	outer  context.Context                               // of the request, before revocation is attached
+	visit  *visit                                        // nil if it came through no door of a gateway
 	actor  audit.Actor
 	name   string // what is asked for: a tool, a prompt, a URI
 	args   []byte
 	modern bool // 2026-07-28 and later
 	trace  string
+
+	// Of requests that the SDK carries.
+	next mcp.MethodHandler
+	req  mcp.Request
 }
 
 func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (res mcp.Result, err error) {
 		q := &query{next: next, method: method, req: req, outer: ctx}
+		q.do = q.viaSDK
 		if extra := req.GetExtra(); extra != nil && extra.TokenInfo != nil {
 			if v, ok := extra.TokenInfo.Extra[visitKey].(*visit); ok {
 				v.handled.Store(true)
@@ -185,20 +189,11 @@ func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 		return g.refuse(ctx, q, r)
 	}
 	q.actor = actor
-	if g.agents != nil {
-		inner, cancel, err := g.agents.Context(ctx, actor)
-		if err == nil && q.visit.ended() {
-			cancel()
-			err = audit.ErrRevoked
-		}
-		if err != nil {
-			r := refused(audit.GuardRevoked)
-			r.text = "This agent may not act any more."
-			return g.refuse(ctx, q, r)
-		}
-		defer cancel()
-		ctx = inner
+	ctx, cancel, no := g.alive(ctx, q)
+	if no != nil {
+		return g.refuse(ctx, q, *no)
 	}
+	defer cancel()
 	switch q.method {
 	case methodListTools, methodListPrompts, methodListResources, methodListTemplates:
 		if g.engine.Hash() == "" {
@@ -228,6 +223,24 @@ func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 		return g.listen(ctx, q)
 	}
 	return g.refuse(ctx, q, refused(audit.GuardMethod))
+}
+
+// alive binds ctx to the life of the actor's agent, or refuses.
+func (g *governor) alive(ctx context.Context, q *query) (context.Context, context.CancelFunc, *refusal) {
+	if g.agents == nil {
+		return ctx, func() {}, nil
+	}
+	inner, cancel, err := g.agents.Context(ctx, q.actor)
+	if err == nil && q.visit.ended() {
+		cancel()
+		err = audit.ErrRevoked
+	}
+	if err != nil {
+		r := refused(audit.GuardRevoked)
+		r.text = "This agent may not act any more."
+		return ctx, nil, &r
+	}
+	return inner, cancel, nil
 }
 
 // actor says who asks. A request that came over HTTP has exactly one source for
