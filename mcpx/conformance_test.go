@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,6 +20,7 @@ import (
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/oauth"
+	"github.com/twinward-dev/twinward/mcpx/internal/npmtest"
 )
 
 // The scenarios of MCP's conformance suite for authorization extensions. Left
@@ -31,29 +30,12 @@ var scenarios = []string{"auth/client-credentials-basic", "auth/client-credentia
 
 // The suite starts this test binary as the client, and judges what it sends.
 func TestAuthorizationConformance(t *testing.T) {
-	if os.Getenv("TWINWARD_FULL") == "" && os.Getenv("TWINWARD_SOAK") == "" {
-		t.Skip("this test runs npm's @modelcontextprotocol/conformance: set TWINWARD_FULL=1")
-	}
-	dir := t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json"} {
-		b, err := os.ReadFile(filepath.Join("testdata", "conformance", name))
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
-	}
-	npm := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	npm.Dir = dir
-	text, err := npm.CombinedOutput()
-	require.NoError(t, err, "npm is needed in full mode: %s", text)
-	nodes, err := filepath.Glob(filepath.Join(dir, "node_modules", "node-*", "bin", "node")) // the suite needs 22
-	require.NoError(t, err)
-	require.Len(t, nodes, 1)
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	for _, name := range scenarios {
 		t.Run(strings.TrimPrefix(name, "auth/"), func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), nodes[0], filepath.Join(dir, "node_modules/@modelcontextprotocol/conformance/dist/index.js"),
-				"client", "--command", exe, "--scenario", name)
-			cmd.Dir = dir
+			cmd := npmtest.Command(t.Context(), t, npmtest.Conformance, "client", "--command", exe, "--scenario", name)
+			cmd.Dir = t.TempDir()
 			cmd.Env = append(os.Environ(), "MCPX_TEST_CHILD=conformance")
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%s", out)
