@@ -36,6 +36,11 @@ type GatewayOptions struct {
 	// AuthorizationServers are the issuers whose tokens are accepted, for the
 	// protected-resource metadata of RFC 9728.
 	AuthorizationServers []string
+	// StateKey seals what clients carry for the gateway from one request to the
+	// next: at least 32 random bytes, the same on each host behind one URL. The
+	// zero value means a random key, so that what clients carry is of no use
+	// after a restart or at another host.
+	StateKey credential.Secret
 	// Leaks says what happens when an upstream sends a secret back, besides that
 	// it is taken out and recorded.
 	Leaks credential.LeakPolicy
@@ -83,6 +88,12 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	g.gov = newGovernor(engine, log, g.opts.Logger)
 	g.gov.agents = g.opts.Agents
 	g.gov.site = g
+	if seal, err := newSealer(g.opts.StateKey); err == nil {
+		g.gov.seal = seal
+	} else if g.gov.broken == nil {
+		g.gov.broken = err
+		g.gov.logger.Error("mcpx: everything is denied", "error", err)
+	}
 	g.pool = newPool()
 	for _, s := range []**mcp.Server{&g.server, &g.bare} {
 		*s = mcp.NewServer(&mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}, &mcp.ServerOptions{

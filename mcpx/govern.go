@@ -10,6 +10,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/governance"
 )
 
@@ -94,7 +95,8 @@ type governor struct {
 	identify func(context.Context, mcp.Request) (audit.Actor, error)
 	agents   Agents // may be nil
 	site     site
-	broken   error // why everything is denied, or nil
+	seal     *sealer // for what clients carry
+	broken   error   // why everything is denied, or nil
 }
 
 // A site is where the governed tools live.
@@ -117,6 +119,7 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 		logger = slog.New(slog.DiscardHandler)
 	}
 	g := &governor{engine: engine, log: audit.OrRefuse(log), logger: logger}
+	g.seal, _ = newSealer(credential.Secret{})
 	switch {
 	case debugged():
 		g.broken = ErrDebug

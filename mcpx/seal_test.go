@@ -10,7 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/twinward-dev/twinward/audit/audittest"
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/governance"
 )
 
 func testSealer(t testing.TB, key credential.Secret) (*sealer, *time.Time) {
@@ -106,4 +108,12 @@ func FuzzSeal(f *testing.F) {
 			t.Fatalf("cannot open what was sealed: %v", err)
 		}
 	})
+}
+
+func TestStateKeyThatIsTooShort(t *testing.T) {
+	g := NewGateway(nil, nil, &GatewayOptions{StateKey: credential.NewSecret([]byte("short"))})
+	assert.Error(t, g.gov.broken)
+	engine := governance.NewEngine(audittest.NewLog(t), nil)
+	g = NewGateway(engine, audittest.NewLog(t), &GatewayOptions{StateKey: credential.NewSecret([]byte("short"))})
+	assert.ErrorContains(t, g.AddUpstream(t.Context(), InMemory("x", nil)), "StateKey")
 }
