@@ -35,6 +35,12 @@ type Server struct {
 	Name string `json:"server"`
 	// Tools are those that may be called at all.
 	Tools []Tool `json:"tools"`
+	// Prompts are those that may be got.
+	Prompts []Prompt `json:"prompts,omitempty"`
+	// Resources and ResourceTemplates say which URIs belong to the server. A URI
+	// that nobody claims does not exist.
+	Resources         []Resource         `json:"resources,omitempty"`
+	ResourceTemplates []ResourceTemplate `json:"resourceTemplates,omitempty"`
 
 	file, text string // for positions
 }
@@ -154,7 +160,7 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 		s.file, s.text = file, string(src)
 		return s, nil
 	}
-	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived", "labels"}]}`
+	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived", "labels"}], "prompts":[{"name", "description", "arguments"}], "resources":[{"uri", …}], "resourceTemplates":[{"uriTemplate", …}]}`
 	switch e := err.(type) {
 	case *jsonv2.SemanticError:
 		msg := "unexpected value"

@@ -253,6 +253,7 @@ func (c *compiler) catalog(context.Context) {
 	c.snap.catalog = c.bundle.Catalog
 	for _, s := range c.bundle.Catalog {
 		checkServer(s, c.rep)
+		checkOffers(s, c.rep)
 		if _, twice := c.servers[s.Name]; twice {
 			s.finding(c.rep, s.Name, fmt.Sprintf("server %q is in the catalogue twice", s.Name), "merge the two files")
 		}
@@ -459,6 +460,10 @@ func (c *compiler) finish() {
 		for _, t := range s.Tools {
 			text, _ := json.Marshal([]any{toolKey(s.Name, t.Name), t.As, t.Derived, t.Labels}) // maps are sorted
 			part("catalogue", text)
+		}
+		if len(s.Prompts)+len(s.Resources)+len(s.ResourceTemplates) > 0 {
+			text, _ := json.Marshal([]any{s.Name, s.Prompts, s.Resources, s.ResourceTemplates})
+			part("offers", text)
 		}
 	}
 	for _, f := range c.bundle.Facts {

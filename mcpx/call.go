@@ -58,7 +58,7 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 		q.args = json.RawMessage("{}")
 	}
 	g.site.refresh()
-	server, tool := g.site.tool(q.name)
+	server, tool := g.site.route(kindTool, q.name)
 	d := g.decide(ctx, governance.Request{
 		Actor: q.actor, Action: "call_tool", Server: server, Name: tool, Args: q.args,
 		Enforces: meetsForTools,

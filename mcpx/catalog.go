@@ -14,8 +14,8 @@ import (
 
 var serverName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
-// Catalog writes down the tools that server has now, for an author who governs
-// a server of their own:
+// Catalog writes down the tools, prompts and resources that server has now, for
+// an author who governs a server of their own:
 //
 //	bundle.Catalog = append(bundle.Catalog, must(mcpx.Catalog(ctx, "tickets", server)))
 //
@@ -38,11 +38,13 @@ func Catalog(ctx context.Context, name string, server *mcp.Server) (governance.S
 	return readCatalog(ctx, name, here)
 }
 
-// ReadCatalog lists a live server's tools as a catalogue file (JSON) for a
-// person to review and to store in the bundle's catalog folder. The class of
-// each tool is a proposal from the server's own annotations, and destructive
-// when it says nothing: a reviewer has to look at each one, because a server
-// may lie.
+// ReadCatalog lists a live server's tools, prompts and resources as a catalogue
+// file (JSON) for a person to review and to store in the bundle's catalog
+// folder. The class of each tool is a proposal from the server's own
+// annotations, and destructive when it says nothing: a reviewer has to look at
+// each one, because a server may lie. The URIs and URI templates are what the
+// server claims for itself: behind a [Gateway] no two servers may claim the
+// same, and a reviewer takes out what belongs to one user only.
 func ReadCatalog(ctx context.Context, server string, t mcp.Transport) ([]byte, error) {
 	s, err := readCatalog(ctx, server, t)
 	if err != nil {
@@ -85,7 +87,58 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 		}
 		s.Tools = append(s.Tools, governance.Tool{ToolDefinition: d, Class: classOf(tool.Annotations)})
 	}
+	if err := readOffers(ctx, cs, &s); err != nil {
+		return none, fmt.Errorf("%w: listing what %q offers: %w", ErrCatalog, name, err)
+	}
 	return s, nil
+}
+
+// readOffers adds what a server offers besides tools.
+func readOffers(ctx context.Context, cs *mcp.ClientSession, s *governance.Server) error {
+	caps := cs.InitializeResult().Capabilities
+	if caps == nil {
+		return nil
+	}
+	if caps.Prompts != nil {
+		for p, err := range cs.Prompts(ctx, nil) {
+			if err != nil {
+				return err
+			}
+			s.Prompts = append(s.Prompts, promptOf(p))
+		}
+	}
+	if caps.Resources == nil {
+		return nil
+	}
+	for r, err := range cs.Resources(ctx, nil) {
+		if err != nil {
+			return err
+		}
+		s.Resources = append(s.Resources, resourceOf(r))
+	}
+	for r, err := range cs.ResourceTemplates(ctx, nil) {
+		if err != nil {
+			return err
+		}
+		s.ResourceTemplates = append(s.ResourceTemplates, governance.ResourceTemplate{
+			URITemplate: r.URITemplate, Name: r.Name, Title: r.Title, Description: r.Description, MIMEType: r.MIMEType,
+		})
+	}
+	return nil
+}
+
+func promptOf(p *mcp.Prompt) governance.Prompt {
+	d := governance.Prompt{Name: p.Name, Title: p.Title, Description: p.Description}
+	for _, a := range p.Arguments {
+		if a != nil {
+			d.Arguments = append(d.Arguments, governance.PromptArgument{Name: a.Name, Title: a.Title, Description: a.Description, Required: a.Required})
+		}
+	}
+	return d
+}
+
+func resourceOf(r *mcp.Resource) governance.Resource {
+	return governance.Resource{URI: r.URI, Name: r.Name, Title: r.Title, Description: r.Description, MIMEType: r.MIMEType}
 }
 
 // classOf proposes a class. MCP's own default is destructive.

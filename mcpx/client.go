@@ -23,6 +23,12 @@ func newClient(opts *mcp.ClientOptions) *mcp.Client {
 				r.TTLMs = 0
 			case *mcp.ReadResourceResult:
 				r.TTLMs = 0
+			case *mcp.ListPromptsResult:
+				r.TTLMs = 0
+			case *mcp.ListResourcesResult:
+				r.TTLMs = 0
+			case *mcp.ListResourceTemplatesResult:
+				r.TTLMs = 0
 			}
 			return res, err
 		}

@@ -138,7 +138,7 @@ func (r refusal) err(method, name string) error {
 	switch {
 	case method == methodGetPrompt && r.Hidden:
 		return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("unknown prompt %q", name)}
-	case (method == methodReadResource || method == methodSubscribe) && r.Hidden:
+	case (method == methodReadResource || method == methodSubscribe || method == methodListen) && r.Hidden:
 		return mcp.ResourceNotFoundError(name)
 	case r.Reason == audit.GuardMethod:
 		return &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: fmt.Sprintf("method %q is not available here", clip(method, 64))}

@@ -224,12 +224,15 @@ func (g *Gateway) offer(name string, d governance.ToolDefinition, u *Upstream) (
 
 // The gateway is the governor's site.
 
-func (g *Gateway) tool(name string) (server, tool string) {
-	server, tool, ok := strings.Cut(name, "__")
+func (g *Gateway) route(k kind, name string) (server, own string) {
+	if k != kindTool {
+		return "", name
+	}
+	server, own, ok := strings.Cut(name, "__")
 	if !ok {
 		return "", name
 	}
-	return server, tool
+	return server, own
 }
 
 func (g *Gateway) name() string { return "" }

@@ -101,9 +101,10 @@ type governor struct {
 
 // A site is where the governed tools live.
 type site interface {
-	// tool says which server and which of its tools a client's name means.
-	tool(name string) (server, tool string)
-	// name is the server whose prompts and resources are offered, "" if none are.
+	// route says which server a client's name means, and what that server calls
+	// it; the server is "" if there is none.
+	route(k kind, name string) (server, own string)
+	// name is what records call the site: its only server, or "" for several.
 	name() string
 	// credential names the secret that calls to a server use, or is "".
 	credential(server string) string
@@ -113,6 +114,17 @@ type site interface {
 	// refresh is called before tools are listed or called.
 	refresh()
 }
+
+// A kind is a space of names that clients use.
+type kind int
+
+const (
+	kindTool kind = iota
+	kindPrompt
+	kindResource // URIs
+	kindTemplate // URI templates
+	kindLogging  // the log messages of a server, called "logging"
+)
 
 func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Logger) *governor {
 	if logger == nil {
@@ -142,6 +154,7 @@ type query struct {
 	visit  *visit                                        // nil if it came through no door of a gateway
 	actor  audit.Actor
 	name   string // what is asked for: a tool, a prompt, a URI
+	kind   kind   // of name
 	args   []byte
 	modern bool // 2026-07-28 and later
 	trace  string
@@ -278,20 +291,22 @@ func (q *query) describe() {
 	case *mcp.CallToolParamsRaw:
 		q.name, q.args = p.Name, p.Arguments
 	case *mcp.GetPromptParams:
-		q.name = p.Name
+		q.kind, q.name = kindPrompt, p.Name
 	case *mcp.ReadResourceParams:
-		q.name = p.URI
+		q.kind, q.name = kindResource, p.URI
 	case *mcp.SubscribeParams:
-		q.name = p.URI
+		q.kind, q.name = kindResource, p.URI
 	case *mcp.UnsubscribeParams:
-		q.name = p.URI
+		q.kind, q.name = kindResource, p.URI
 	case *mcp.CompleteParams:
 		if p.Ref != nil {
-			q.name = p.Ref.Name + p.Ref.URI
+			if q.kind, q.name = kindPrompt, p.Ref.Name; p.Ref.Type == "ref/resource" {
+				q.kind, q.name = kindTemplate, p.Ref.URI
+			}
 		}
 	}
 	if q.method == methodSetLevel {
-		q.name = "logging"
+		q.kind, q.name = kindLogging, "logging"
 	}
 	var header http.Header
 	if extra := q.req.GetExtra(); extra != nil {

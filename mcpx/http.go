@@ -380,7 +380,7 @@ func visitOf(ctx context.Context) *visit {
 // hidden reports whether a tool must look to the actor as if it did not exist,
 // whatever its arguments.
 func (g *Gateway) hidden(ctx context.Context, actor audit.Actor, name string) bool {
-	server, tool := g.tool(name)
+	server, tool := g.route(kindTool, name)
 	// The snapshot is asked, not the engine: nothing is done yet, so nothing counts.
 	d, _ := g.gov.engine.Snapshot().Decide(ctx, governance.Request{Actor: actor, Action: "call_tool", Server: server, Name: tool})
 	return d.Hidden

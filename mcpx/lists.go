@@ -35,7 +35,7 @@ func (g *governor) listTools(ctx context.Context, q *query) (mcp.Result, error) 
 		tools := out.Tools
 		out = *page
 		for _, t := range page.Tools {
-			server, tool := g.site.tool(t.Name)
+			server, tool := g.site.route(kindTool, t.Name)
 			switch g.liveTool(t, server, tool) {
 			case "":
 				tools = append(tools, t)
@@ -51,7 +51,7 @@ func (g *governor) listTools(ctx context.Context, q *query) (mcp.Result, error) 
 	}
 	of := len(out.Tools)
 	out.Tools, err = visible(ctx, g, q, "call_tool", out.Tools, func(t *mcp.Tool) governance.ToolRef {
-		server, tool := g.site.tool(t.Name)
+		server, tool := g.site.route(kindTool, t.Name)
 		return governance.ToolRef{Server: server, Name: tool}
 	})
 	if err != nil {
@@ -89,7 +89,8 @@ func (g *governor) listPrompts(ctx context.Context, q *query) (mcp.Result, error
 	}
 	of := len(out.Prompts)
 	out.Prompts, err = visible(ctx, g, q, "get_prompt", out.Prompts, func(p *mcp.Prompt) governance.ToolRef {
-		return governance.ToolRef{Server: g.site.name(), Name: p.Name}
+		server, own := g.site.route(kindPrompt, p.Name)
+		return governance.ToolRef{Server: server, Name: own}
 	})
 	if err != nil {
 		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
@@ -117,7 +118,8 @@ func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, err
 	}
 	of := len(out.Resources)
 	out.Resources, err = visible(ctx, g, q, "read_resource", out.Resources, func(r *mcp.Resource) governance.ToolRef {
-		return governance.ToolRef{Server: g.site.name(), Name: r.URI}
+		server, own := g.site.route(kindResource, r.URI)
+		return governance.ToolRef{Server: server, Name: own}
 	})
 	if err != nil {
 		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
@@ -145,7 +147,8 @@ func (g *governor) listTemplates(ctx context.Context, q *query) (mcp.Result, err
 	}
 	of := len(out.ResourceTemplates)
 	out.ResourceTemplates, err = visible(ctx, g, q, "read_resource", out.ResourceTemplates, func(r *mcp.ResourceTemplate) governance.ToolRef {
-		return governance.ToolRef{Server: g.site.name(), Name: r.URITemplate}
+		server, own := g.site.route(kindTemplate, r.URITemplate)
+		return governance.ToolRef{Server: server, Name: own}
 	})
 	if err != nil {
 		return g.refuse(ctx, q, refused(audit.GuardPolicyError))

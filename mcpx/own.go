@@ -31,7 +31,7 @@ func (s *ownServer) name() string {
 	return ""
 }
 
-func (s *ownServer) tool(name string) (string, string) { return s.name(), name }
+func (s *ownServer) route(_ kind, name string) (string, string) { return s.name(), name }
 
 func (s *ownServer) credential(string) string { return "" }
 

@@ -13,7 +13,7 @@ import (
 
 // single governs a method that is about one named thing.
 func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Result, error) {
-	server := g.site.name()
+	server, name := g.site.route(q.kind, q.name)
 	if server == "" {
 		r := refused(audit.GuardUnknown)
 		r.Hidden = true
@@ -22,7 +22,7 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	if p, ok := q.req.GetParams().(*mcp.GetPromptParams); ok && len(p.Arguments) > 0 {
 		q.args, _ = json.Marshal(p.Arguments)
 	}
-	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: q.name, Enforces: meetsForOthers}
+	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: name, Enforces: meetsForOthers}
 	if p, ok := q.req.GetParams().(*mcp.CompleteParams); ok {
 		ask.Attrs = map[string]any{"argument": p.Argument.Name}
 	}
@@ -44,13 +44,18 @@ func (g *governor) listen(ctx context.Context, q *query) (mcp.Result, error) {
 		return q.next(ctx, q.method, q.req)
 	}
 	uris := slices.Clone(p.Notifications.ResourceSubscriptions)
-	server := g.site.name()
-	if server == "" || len(uris) > maxSubscriptions {
+	if len(uris) > maxSubscriptions {
 		return g.refuse(ctx, q, refused(audit.GuardMethod))
 	}
 	for _, uri := range uris {
-		q.name = uri
-		d := g.decide(ctx, governance.Request{Actor: q.actor, Action: "subscribe", Server: server, Name: uri})
+		q.kind, q.name = kindResource, uri
+		server, own := g.site.route(q.kind, uri)
+		if server == "" {
+			r := refused(audit.GuardUnknown)
+			r.Hidden = true
+			return g.refuse(ctx, q, r)
+		}
+		d := g.decide(ctx, governance.Request{Actor: q.actor, Action: "subscribe", Server: server, Name: own})
 		if !d.Allowed() {
 			return g.refuse(ctx, q, refusal{Decision: d})
 		}
