@@ -20,7 +20,7 @@ import (
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/oauth"
-	"github.com/twinward-dev/twinward/mcpx/internal/npmtest"
+	"github.com/twinward-dev/twinward/mcpx/mcptest/npmtest"
 )
 
 // The scenarios of MCP's conformance suite for authorization extensions. Left

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/twinward-dev/twinward/mcpx/internal/npmtest"
+	"github.com/twinward-dev/twinward/mcpx/mcptest/npmtest"
 )
 
 func TestNode(t *testing.T) {
