@@ -129,7 +129,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		}
 	}
 	h.ServeHTTP(seen, r)
-	if !v.handled.Load() && (seen.status >= 400 || m.call && seen.status != 0) {
+	if !v.handled.Load() && (seen.status >= 400 || m.call && !m.reply && seen.status != 0) {
 		no := deny(seen.status, audit.GuardHeaders, "refused by the MCP SDK")
 		no.m = m
 		g.recordDoor(r, actor, no)
@@ -189,10 +189,10 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		no.code = jsonrpc.CodeInvalidRequest
 		return m, no
 	}
-	if m.reply {
+	if m.reply && (modern(r) || !g.owners.answer(id)) {
 		return m, deny(http.StatusBadRequest, audit.GuardMethod, "nothing was asked, so no response is expected")
 	}
-	if no := agree(r, m); no != nil {
+	if no := agree(r, m); no != nil || m.reply {
 		return m, no
 	}
 	return m, g.admitMethod(r, m, who, id)
@@ -397,7 +397,7 @@ func (g *Gateway) handlers() (legacy, modern http.Handler) {
 		return g.server
 	}
 	opts := mcp.StreamableHTTPOptions{
-		JSONResponse: true, SessionTimeout: 30 * time.Minute, MaxRequestBodyBytes: maxBody,
+		SessionTimeout: 30 * time.Minute, MaxRequestBodyBytes: maxBody,
 		PropagateRequestCancellation: true,
 	}
 	vouch := auth.RequireBearerToken(func(ctx context.Context, _ string, _ *http.Request) (*auth.TokenInfo, error) {

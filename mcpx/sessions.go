@@ -18,13 +18,52 @@ const sessionHeader = "Mcp-Session-Id"
 type owners struct {
 	live func() map[string]bool // the ids that the SDK still serves
 
-	mu   sync.Mutex
-	of   map[string]string
-	many map[string]int
+	mu    sync.Mutex
+	of    map[string]string
+	many  map[string]int
+	asked map[string]questions // by session
 }
 
 func newOwners(live func() map[string]bool) *owners {
-	return &owners{live: live, of: make(map[string]string), many: make(map[string]int)}
+	return &owners{live: live, of: make(map[string]string), many: make(map[string]int), asked: make(map[string]questions)}
+}
+
+// questions counts what the client of a session was asked, and how much of that
+// it has answered.
+type questions struct{ open, answered int }
+
+// ask lets the client of a session send one response, until the returned
+// function is called.
+func (o *owners) ask(id string) (done func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	q := o.asked[id]
+	q.open++
+	o.asked[id] = q
+	return sync.OnceFunc(func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		q := o.asked[id]
+		q.open, q.answered = q.open-1, max(0, q.answered-1)
+		if o.asked[id] = q; q.open == 0 {
+			delete(o.asked, id)
+		}
+	})
+}
+
+// answer reports whether a session's client was asked something that it has not
+// answered. Which response belongs to which question, the SDK knows; it drops
+// those that belong to none.
+func (o *owners) answer(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	q := o.asked[id]
+	if q.answered >= q.open {
+		return false
+	}
+	q.answered++
+	o.asked[id] = q
+	return true
 }
 
 // holds reports whether the session exists and belongs to owner.
