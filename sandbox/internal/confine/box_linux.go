@@ -23,6 +23,7 @@ type Box struct {
 	id     identity
 	pts    int // O_PATH descriptor of the room's /dev/pts
 	sock   *os.File
+	mail   mailbox // of whoever receives
 	init   *os.Process
 	exited chan struct{} // init is reaped, and so everything inside is dead
 	done   chan struct{} // and everybody who waited has been told
@@ -252,6 +253,7 @@ func (b *Box) send(packet []byte, fds ...int) error {
 	return sendErr
 }
 
+// recv returns what init says next, until the next call. One goroutine calls it.
 func (b *Box) recv() (packet []byte, fds []int, err error) {
 	raw, err := b.sock.SyscallConn()
 	if err != nil {
@@ -259,7 +261,7 @@ func (b *Box) recv() (packet []byte, fds []int, err error) {
 	}
 	var recvErr error
 	if err := raw.Read(func(fd uintptr) bool {
-		packet, fds, recvErr = recvPacket(int(fd))
+		packet, fds, recvErr = b.mail.recvPacket(int(fd))
 		return recvErr != unix.EAGAIN
 	}); err != nil {
 		return nil, nil, err

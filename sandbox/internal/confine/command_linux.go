@@ -54,7 +54,7 @@ func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool) *
 func (p *prog) vector(list []string) ref {
 	at := p.reserve(wordSize * (len(list) + 1))
 	for i, s := range list {
-		p.point(at+ref(i*wordSize), p.put(append([]byte(s), 0)))
+		p.point(at+ref(i*wordSize), p.putString(s))
 	}
 	return at
 }
@@ -111,7 +111,7 @@ func (p *prog) execute(name string, argv, envp ref, env []string) {
 	var paths []ref
 	for _, d := range strings.Split(pathOf(env), ":") {
 		if strings.HasPrefix(d, "/") { // never the current directory
-			paths = append(paths, p.put([]byte(d+"/"+name+"\x00")))
+			paths = append(paths, p.putString(d+"/"+name))
 		}
 	}
 	// dirs goes on at next when a path is a directory.

@@ -103,7 +103,7 @@ func TestHookWakesOnlyAsPID1(t *testing.T) {
 	for _, f := range files {
 		f.Close()
 	}
-	m, _, err := recv(host)
+	m, _, err := new(mailbox).recv(host)
 	require.NoError(t, err)
 	assert.Equal(t, msgFailed, m.Kind)
 	assert.Equal(t, LayerPID, m.Fail.Layer)
@@ -149,7 +149,7 @@ func TestPrivilegedProgramsTakeNoOrders(t *testing.T) {
 	out, err := cmd.Output()
 	require.NoError(t, err)
 	assert.Empty(t, out)
-	m, _, err := recv(host)
+	m, _, err := new(mailbox).recv(host)
 	require.NoError(t, err)
 	assert.Equal(t, msgFailed, m.Kind)
 	assert.Equal(t, LayerUser, m.Fail.Layer)
@@ -227,7 +227,7 @@ func TestMessageLimits(t *testing.T) {
 	require.Error(t, send(p[0], &message{Text: strings.Repeat("x", maxPacket)}))
 	require.Error(t, send(p[0], &message{}, make([]int, maxFDs+1)...))
 	require.NoError(t, send(p[0], &message{Kind: "a", ID: 7}, p[0]))
-	m, fds, err := recv(p[1])
+	m, fds, err := new(mailbox).recv(p[1])
 	require.NoError(t, err)
 	assert.Equal(t, &message{Kind: "a", ID: 7}, m)
 	assert.Len(t, fds, 1)
@@ -236,7 +236,7 @@ func TestMessageLimits(t *testing.T) {
 	assert.Equal(t, unix.FD_CLOEXEC, flags)
 	closeAll(fds)
 	unix.Close(p[0])
-	_, _, err = recv(p[1])
+	_, _, err = new(mailbox).recv(p[1])
 	assert.ErrorIs(t, err, io.EOF)
 	unix.Close(p[1])
 }
@@ -280,7 +280,7 @@ func FuzzMessage(f *testing.F) {
 		if unix.Send(p[0], b, 0) != nil || len(b) == 0 {
 			return
 		}
-		m, fds, err := recv(p[1])
+		m, fds, err := new(mailbox).recv(p[1])
 		assert.Empty(t, fds)
 		if err == nil && m.Fail != nil {
 			assert.Error(t, m.Fail.err())

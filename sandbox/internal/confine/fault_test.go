@@ -62,7 +62,7 @@ func TestEveryStepMayFail(t *testing.T) {
 				during = ""
 				return
 			}
-			before = fmt.Sprint(s.args...)
+			before = fmt.Sprint(s.words)
 			// A call that the kernel does not know.
 			op := v.block.mem[wordSize*(headerWords+opWords*i):]
 			copy(op[wordSize*opNR:], []byte{0xff, 0xff, 0, 0, 0, 0, 0, 0})

@@ -47,13 +47,14 @@ func textPointer() unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(&addr))
 }
 
-// image returns the file of a program that was written to be alone.
-func (p *prog) image() []byte {
+// image returns the parts of the file of a program that was written to be alone:
+// what it begins with, and what lies at pageSize.
+func (p *prog) image() (text, data []byte) {
 	machine := elf.EM_X86_64
 	if runtime.GOARCH == "arm64" {
 		machine = elf.EM_AARCH64
 	}
-	text := machineText()
+	code := machineText()
 	var h elf.Header64
 	var ph elf.Prog64
 	headers := binary.Size(h) + 3*binary.Size(ph)
@@ -64,20 +65,19 @@ func (p *prog) image() []byte {
 		Entry: imageBase + uint64(headers), Phoff: uint64(binary.Size(h)),
 		Ehsize: uint16(binary.Size(h)), Phentsize: uint16(binary.Size(ph)), Phnum: 3,
 	}
-	file := make([]byte, pageSize+size)
 	var b bytes.Buffer
 	for _, part := range []any{
 		h,
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: imageBase, Filesz: uint64(headers + len(text)), Memsz: uint64(headers + len(text)), Align: pageSize},
+		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: imageBase, Filesz: uint64(headers + len(code)), Memsz: uint64(headers + len(code)), Align: pageSize},
 		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Off: pageSize, Vaddr: imageData, Filesz: size, Memsz: size, Align: pageSize},
 		elf.Prog64{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W)},
-		text,
+		code,
 	} {
 		_ = binary.Write(&b, binary.LittleEndian, part)
 	}
-	copy(file, b.Bytes())
-	p.link(file[pageSize:], imageData)
-	return file
+	data = make([]byte, size)
+	p.link(data, imageData)
+	return b.Bytes(), data
 }
 
 // memoryImage returns the descriptor of a sealed file in memory that holds an
@@ -92,12 +92,12 @@ func memoryImage(p *prog) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("memory for init: %w", err)
 	}
-	file := p.image()
+	text, data := p.image()
 	// What lies between the text and the data stays a hole.
 	for _, part := range []struct {
 		at   int64
 		data []byte
-	}{{0, file[:4096]}, {pageSize, file[pageSize:]}} {
+	}{{0, text}, {pageSize, data}} {
 		if n, err := unix.Pwrite(fd, part.data, part.at); err != nil || n < len(part.data) {
 			unix.Close(fd)
 			return -1, fmt.Errorf("memory for init: %w", errors.Join(err, unix.ENOSPC))

@@ -5,6 +5,7 @@ package confine
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,7 @@ import (
 const (
 	opNR = iota
 	opArg
-	opOut   = opArg + 6 // address that takes the result, errors too
+	opOut   = opArg + 6 // address that takes the result, errors too; these eight are a step's words
 	opOK    = opOut + 1 // op that follows; 0: the next in the list
 	opZero  = opOK + 1  // op that follows a result of zero; 0: as opOK
 	opErr   = opZero + 1
@@ -62,6 +63,18 @@ type (
 	head  int // word of the header: its address is the argument
 )
 
+// A kind is what a word of a step means.
+type kind uint8
+
+const (
+	kindNone kind = iota // not set
+	kindWord             // a value or an absolute address
+	kindRef
+	kindSlot
+	kindLabel
+	kindHead
+)
+
 // A step is an op and what it is for.
 type step struct {
 	layer Layer
@@ -69,12 +82,19 @@ type step struct {
 	hint  string
 
 	nr        uintptr
-	args      []any
-	out       any // nil, slot or head
-	ok        any // nil, or where to go: a label or an address
+	words     [stepWords]uint64 // the arguments, then where the result and the next op are
+	kinds     [stepWords]kind
 	zero, err label
 	errIs     unix.Errno
 }
+
+const (
+	stepOut   = 6
+	stepOK    = 7
+	stepWords = 8
+)
+
+func (s *step) set(i int, k kind, v uint64) { s.kinds[i], s.words[i] = k, v }
 
 // An expectation is looked at by the host when the program has run: a result
 // that was no error and is still wrong.
@@ -91,30 +111,64 @@ type prog struct {
 	fail     label // where an error leads that no step cares for
 	expects  []expectation
 	pointers []pointer
+	kept     [][]byte // memory outside, while the program lives
 
 	layer Layer // of the steps that follow
 }
 
 // call appends a call. An argument is an integer, a string or bytes (copied to
-// the data, with a NUL), or a ref, slot or head.
+// the data, with a NUL), or a ref, slot, label or head. It keeps
+// nothing of args, so that a program of a thousand steps is no work for the
+// collector.
 func (p *prog) call(what string, nr uintptr, args ...any) *step {
+	p.steps = append(p.steps, step{layer: p.layer, what: what, nr: nr})
+	s := &p.steps[len(p.steps)-1]
 	for i, a := range args {
 		switch a := a.(type) {
 		case string:
-			args[i] = p.put(append([]byte(a), 0))
+			s.set(i, kindRef, uint64(p.putString(a)))
 		case []byte:
-			args[i] = p.put(a)
+			s.set(i, kindRef, uint64(p.put(a)))
+		default:
+			k, v := valueOf(a)
+			s.set(i, k, v)
 		}
 	}
-	p.steps = append(p.steps, step{layer: p.layer, what: what, nr: nr, args: args})
-	return &p.steps[len(p.steps)-1]
+	return s
+}
+
+// valueOf returns what a place or an integer is in a step.
+func valueOf(a any) (kind, uint64) {
+	switch a := a.(type) {
+	case int:
+		return kindWord, uint64(a)
+	case int64:
+		return kindWord, uint64(a)
+	case uint64:
+		return kindWord, a
+	case uintptr:
+		return kindWord, uint64(a)
+	case ref:
+		return kindRef, uint64(a)
+	case slot:
+		return kindSlot, uint64(a)
+	case label:
+		return kindLabel, uint64(a)
+	case head:
+		return kindHead, uint64(a)
+	}
+	panic("confine: a step has an argument of a type that it cannot have")
 }
 
 // slot returns a new word for a result.
 func (p *prog) slot() slot { return slot(p.reserve(wordSize)) }
 
 // to keeps the result in a slot or a word of the header.
-func (s *step) to(out any) *step { s.out = out; return s }
+func (s *step) to(out any) *step {
+	k, v := valueOf(out)
+	s.set(stepOut, k, v)
+	return s
+}
 
 // orElse goes to a label when the call fails, or fails with one errno.
 func (s *step) orElse(l label, only ...unix.Errno) *step {
@@ -126,7 +180,11 @@ func (s *step) orElse(l label, only ...unix.Errno) *step {
 }
 
 // then goes to a label, or to an address in another program, afterwards.
-func (s *step) then(to any) *step { s.ok = to; return s }
+func (s *step) then(to any) *step {
+	k, v := valueOf(to)
+	s.set(stepOK, k, v)
+	return s
+}
 
 // ifZero goes to a label when the result is zero.
 func (s *step) ifZero(l label) *step { s.zero = l; return s }
@@ -156,7 +214,8 @@ func (p *prog) reserve(n int) ref {
 		p.data = append(p.data, 0)
 	}
 	at := len(p.data)
-	p.data = append(p.data, make([]byte, n)...)
+	p.data = slices.Grow(p.data, n)[:at+n]
+	clear(p.data[at:])
 	return ref(at)
 }
 
@@ -167,13 +226,31 @@ func (p *prog) put(b []byte) ref {
 	return at
 }
 
+// putString copies a string and the NUL that ends it.
+func (p *prog) putString(s string) ref {
+	at := p.reserve(len(s) + 1)
+	copy(p.data[at:], s)
+	return at
+}
+
+// outside returns the address of bytes that are too many to be copied. Only a
+// child that shares this process's memory can follow it.
+func (p *prog) outside(b []byte) uintptr {
+	p.kept = append(p.kept, b) // the collector frees what nobody keeps, and moves nothing
+	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+}
+
 // point writes the address of a ref, slot, head or label into the data, for
 // structures that hold addresses.
-func (p *prog) point(at ref, target any) { p.pointers = append(p.pointers, pointer{at, target}) }
+func (p *prog) point(at ref, target any) {
+	k, v := valueOf(target)
+	p.pointers = append(p.pointers, pointer{at, k, v})
+}
 
 type pointer struct {
-	at     ref
-	target any
+	at   ref
+	kind kind
+	word uint64
 }
 
 // expect looks at the data once the program has run.
@@ -203,63 +280,42 @@ func (p *prog) labelAddr(base uintptr, l label) uint64 {
 	return p.opAddr(base, i)
 }
 
-// value returns what an argument is at run time, and whether it is the address
-// of the argument.
-func (p *prog) value(base uintptr, a any) (v uint64, indirect bool) {
-	switch a := a.(type) {
-	case int:
-		return uint64(a), false
-	case int64:
-		return uint64(a), false
-	case uint64:
-		return a, false
-	case uintptr:
-		return uint64(a), false
-	case ref:
-		return p.dataAddr(base) + uint64(a), false
-	case slot:
-		return p.dataAddr(base) + uint64(a), true
-	case head:
-		return uint64(base) + uint64(wordSize*int(a)), false
-	case label:
-		return p.labelAddr(base, a), false
+// resolve returns what a word of a step is at run time: of a slot, its address.
+func (p *prog) resolve(base uintptr, k kind, v uint64) uint64 {
+	switch k {
+	case kindRef, kindSlot:
+		return p.dataAddr(base) + v
+	case kindLabel:
+		return p.labelAddr(base, label(v))
+	case kindHead:
+		return uint64(base) + wordSize*v
 	}
-	panic(fmt.Sprintf("confine: argument of type %T", a))
+	return v
 }
 
 // link writes the program to where it will lie, in the form of the machine.
 func (p *prog) link(mem []byte, base uintptr) {
 	word := binary.NativeEndian.PutUint64
 	word(mem[wordSize*headerFail:], p.labelAddr(base, p.fail))
-	for i, s := range p.steps {
-		op := mem[wordSize*(headerWords+opWords*i):]
+	for i := range p.steps {
+		s, op := &p.steps[i], mem[wordSize*(headerWords+opWords*i):][:wordSize*opWords]
 		word(op[wordSize*opNR:], uint64(s.nr))
 		var ind uint64
-		for k, a := range s.args {
-			v, indirect := p.value(base, a)
-			word(op[wordSize*(opArg+k):], v)
-			if indirect {
+		for k := range s.words {
+			word(op[wordSize*(opArg+k):], p.resolve(base, s.kinds[k], s.words[k]))
+			if k < stepOut && s.kinds[k] == kindSlot {
 				ind |= 1 << k
 			}
-		}
-		if s.out != nil {
-			v, _ := p.value(base, s.out)
-			word(op[wordSize*opOut:], v)
-		}
-		if s.ok != nil {
-			v, _ := p.value(base, s.ok)
-			word(op[wordSize*opOK:], v)
 		}
 		word(op[wordSize*opZero:], p.labelAddr(base, s.zero))
 		word(op[wordSize*opErr:], p.labelAddr(base, s.err))
 		word(op[wordSize*opErrIs:], uint64(s.errIs))
 		word(op[wordSize*opInd:], ind)
 	}
-	copy(mem[wordSize*(headerWords+opWords*len(p.steps)):], p.data)
 	data := mem[wordSize*(headerWords+opWords*len(p.steps)):]
+	copy(data, p.data)
 	for _, f := range p.pointers {
-		v, _ := p.value(base, f.target)
-		word(data[f.at:], v)
+		word(data[f.at:], p.resolve(base, f.kind, f.word))
 	}
 }
 

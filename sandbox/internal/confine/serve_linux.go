@@ -27,8 +27,9 @@ type procTable struct {
 func (s *initState) serve() {
 	s.procs = procTable{byPID: map[int]uint64{}, byID: map[uint64]int{}, started: make(chan struct{}, 1)}
 	go s.reap()
+	mail := new(mailbox)
 	for {
-		m, fds, err := recv(fdSocket)
+		m, fds, err := mail.recv(fdSocket)
 		if err != nil {
 			return
 		}

@@ -49,6 +49,8 @@ const (
 // the image of init are descriptors of the host above 2.
 func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool) *roomProgram {
 	r := &roomProgram{spec: &p.order.Spec, dirs: map[string]bool{}, maybe: map[Layer]slot{}}
+	// A usual room takes some seven hundred steps and 30 kB.
+	r.steps, r.data = make([]step, 0, 800), make([]byte, 0, 40<<10)
 	r.fail = r.label()
 	r.layer = LayerUser
 	// Nothing happens before the host has said who the room's user is and has
@@ -114,7 +116,7 @@ func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool)
 	r.call("close everything", unix.SYS_CLOSE_RANGE, image+1, math.MaxUint32, 0)
 	r.in(LayerRlimits, r.limits)
 	argv := r.reserve(2 * wordSize)
-	r.point(argv, r.put([]byte("twinward-init\x00")))
+	r.point(argv, r.putString("twinward-init"))
 	r.call("execute init", unix.SYS_EXECVEAT, image, "", argv, argv+wordSize, unix.AT_EMPTY_PATH)
 	r.mark(gone)
 	r.mark(r.fail)

@@ -166,7 +166,7 @@ func (r *roomProgram) write(path string, data []byte) {
 	what, target := "write "+path, strings.TrimPrefix(path, "/")
 	r.mkdir(filepath.Dir(target))
 	fd, n := r.create(what, target, unix.O_EXCL|unix.O_WRONLY, 0o644), r.slot()
-	r.call(what, unix.SYS_WRITE, fd, data, len(data)).to(n)
+	r.call(what, unix.SYS_WRITE, fd, r.outside(data), len(data)).to(n)
 	r.expectWord(n, uint64(len(data)))
 	r.call("close", unix.SYS_CLOSE, fd)
 }

@@ -102,24 +102,32 @@ func sendPacket(sock int, b []byte, fds ...int) error {
 	}
 }
 
+// A mailbox is where packets are received, one at a time.
+type mailbox struct {
+	packet [maxPacket]byte
+	oob    [maxOOB]byte
+}
+
+const maxOOB = 24 + 4*maxFDs // unix.CmsgSpace(4*maxFDs)
+
 // recv blocks for one message. io.EOF means that the other side is gone. The
 // descriptors that it returns are close-on-exec.
-func recv(sock int) (*message, []int, error) {
-	b, fds, err := recvPacket(sock)
+func (m *mailbox) recv(sock int) (*message, []int, error) {
+	b, fds, err := m.recvPacket(sock)
 	if err != nil {
 		return nil, nil, err
 	}
-	m := new(message)
-	if err := json.Unmarshal(b, m); err != nil {
+	said := new(message)
+	if err := json.Unmarshal(b, said); err != nil {
 		closeAll(fds)
 		return nil, nil, err
 	}
-	return m, fds, nil
+	return said, fds, nil
 }
 
-func recvPacket(sock int) ([]byte, []int, error) {
-	buf := make([]byte, maxPacket)
-	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
+// recvPacket returns one packet, which is overwritten by the next.
+func (m *mailbox) recvPacket(sock int) ([]byte, []int, error) {
+	buf, oob := m.packet[:], m.oob[:]
 	var n, oobn, flags int
 	var err error
 	for {
