@@ -47,17 +47,17 @@ prepare() {
 	id "$uid_name" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$uid_name" || die "cannot make the ordinary uid $uid_name"
 	work=$(mktemp -d /tmp/twinward-gate.XXXXXX)
 	chmod 755 "$work"
-	trap 'rm -rf "$work"' EXIT
+	trap 'rm -rf "$work" 2>/dev/null || { wait; rm -rf "$work"; }' EXIT
+	export TWINWARD_AGENTS="$work/agents" # filled by prepare_agents
 	git clone -q "$top" "$work/clone" || die "cannot clone the tree"
 	cp -a "$work/clone" "$work/uid"
-	mkdir -p "$work/home"
-	chown -R "$uid_name" "$work/uid" "$work/home"
+	mkdir -p "$work/home" "$work/clone.tests" "$work/uid.tests" # the tests: see keep
+	chown -R "$uid_name" "$work/uid" "$work/home" "$work/uid.tests"
 }
 
 # prepare_agents: the agents that must work inside a sandbox (0.8 GB), once for
 # both uids. None of their scripts is run.
 prepare_agents() {
-	export TWINWARD_AGENTS="$work/agents"
 	mkdir -p "$TWINWARD_AGENTS"
 	cp "$work"/clone/sandbox/testdata/agents/*.json "$TWINWARD_AGENTS"
 	(cd "$TWINWARD_AGENTS" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install the agents of sandbox/testdata/agents"
