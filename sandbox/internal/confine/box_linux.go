@@ -269,14 +269,6 @@ func (b *Box) recv() (packet []byte, fds []int, err error) {
 	return packet, fds, recvErr
 }
 
-func dup(fd int) int {
-	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1
-	}
-	return n
-}
-
 // startProcess is os.StartProcess for descriptors that are not files of package
 // os. They stay open here.
 func startProcess(path string, fds []int, attr *syscall.SysProcAttr) (*os.Process, error) {

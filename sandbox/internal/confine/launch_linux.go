@@ -217,24 +217,29 @@ func (b *Box) handshake(spec *Spec) error {
 			if b.cgroup != nil {
 				b.report.Layers = append(b.report.Layers, LayerTotals)
 			}
-			return b.adopt(spec.Ports, fds)
+			listeners := fds
+			fds = nil
+			return b.adopt(spec.Ports, listeners)
 		}
 	}
 }
 
-// adopt turns the descriptors into listeners.
+// adopt turns the descriptors into listeners, and closes them.
 func (b *Box) adopt(ports []uint16, fds []int) error {
 	if len(fds) == 0 {
 		return nil // the network layer was left out
 	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "listener")
+	}
+	defer closeFiles(files)
 	if len(fds) != len(ports)+2 {
 		return fmt.Errorf("init sent %d listeners, want %d", len(fds), len(ports)+2)
 	}
 	b.Listeners.TCP = map[uint16]net.Listener{}
 	for i, p := range append(slices.Clone(ports), DNSPort) {
-		f := os.NewFile(uintptr(dup(fds[i])), "listener")
-		ln, err := net.FileListener(f)
-		f.Close()
+		ln, err := net.FileListener(files[i])
 		if err != nil {
 			return fmt.Errorf("listener of port %d: %w", p, err)
 		}
@@ -244,9 +249,7 @@ func (b *Box) adopt(ports []uint16, fds []int) error {
 			b.Listeners.DNSTCP = ln
 		}
 	}
-	f := os.NewFile(uintptr(dup(fds[len(fds)-1])), "resolver")
-	defer f.Close()
 	var err error
-	b.Listeners.DNSUDP, err = net.FilePacketConn(f)
+	b.Listeners.DNSUDP, err = net.FilePacketConn(files[len(files)-1])
 	return err
 }

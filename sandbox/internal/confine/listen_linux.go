@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sockets of the room's network are made by a child of the host that joins the
-// room's user and network namespace, makes them, and is gone. It shares the
+// Sockets of a living room's network are made by a child of the host that joins
+// the room's user and network namespace, makes them, and is gone. It shares the
 // descriptor table with the host, so they are the host's at once. It never
 // enters the pid namespace: nothing inside can see, signal or trace it.
 
@@ -25,7 +25,7 @@ func (b *Box) Listen(ports []uint16) (map[uint16]net.Listener, error) {
 	}
 	s := &socketProgram{}
 	for _, port := range ports {
-		s.listener(unix.SOCK_STREAM, port)
+		s.listener(port)
 	}
 	files, err := s.run(b)
 	if err != nil {
@@ -74,29 +74,40 @@ type socketProgram struct {
 	fds []slot
 }
 
-func (s *socketProgram) socket(what string, family, kind, protocol int) slot {
+func (s *socketProgram) fd() slot {
 	s.layer = LayerNetwork
 	fd := s.slot()
-	s.call("socket for "+what, unix.SYS_SOCKET, family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol).to(fd)
 	s.fds = append(s.fds, fd)
 	return fd
 }
 
+func (s *socketProgram) socket(what string, family, kind, protocol int) slot {
+	fd := s.fd()
+	s.prog.socket(what, family, kind, protocol, fd)
+	return fd
+}
+
+func (s *socketProgram) listener(port uint16) { s.prog.listener(unix.SOCK_STREAM, port, s.fd()) }
+
+func (p *prog) socket(what string, family, kind, protocol int, fd slot) {
+	p.call("socket for "+what, unix.SYS_SOCKET, family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol).to(fd)
+}
+
 // listener appends what [wildcard] does.
-func (s *socketProgram) listener(kind int, port uint16) {
+func (p *prog) listener(kind int, port uint16, fd slot) {
 	what := fmt.Sprintf("port %d", port)
-	fd := s.socket(what, unix.AF_INET6, kind, 0)
+	p.socket(what, unix.AF_INET6, kind, 0, fd)
 	one, zero := []byte{1, 0, 0, 0}, []byte{0, 0, 0, 0}
-	s.call("both families on "+what, unix.SYS_SETSOCKOPT, fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, zero, 4)
+	p.call("both families on "+what, unix.SYS_SETSOCKOPT, fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, zero, 4)
 	if kind == unix.SOCK_STREAM {
-		s.call("reuse "+what, unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, one, 4)
+		p.call("reuse "+what, unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, one, 4)
 	}
-	addr := make([]byte, unix.SizeofSockaddrInet6)
-	binary.NativeEndian.PutUint16(addr, unix.AF_INET6)
+	var addr [unix.SizeofSockaddrInet6]byte
+	binary.NativeEndian.PutUint16(addr[:], unix.AF_INET6)
 	binary.BigEndian.PutUint16(addr[2:], port)
-	s.call("bind "+what, unix.SYS_BIND, fd, addr, len(addr))
+	p.call("bind "+what, unix.SYS_BIND, fd, addr[:], len(addr))
 	if kind == unix.SOCK_STREAM {
-		s.call("listen on "+what, unix.SYS_LISTEN, fd, unix.SOMAXCONN)
+		p.call("listen on "+what, unix.SYS_LISTEN, fd, unix.SOMAXCONN)
 	}
 }
 

@@ -144,10 +144,11 @@ var nsKinds = []struct {
 	file  string
 	layer Layer
 	flag  uintptr
+	ask   uint // of a pidfd: PIDFD_GET_…_NAMESPACE (linux/pidfd.h)
 }{
-	{"user", LayerUser, unix.CLONE_NEWUSER}, {"mnt", LayerMount, unix.CLONE_NEWNS}, {"pid", LayerPID, unix.CLONE_NEWPID},
-	{"net", LayerNet, unix.CLONE_NEWNET}, {"ipc", LayerIPC, unix.CLONE_NEWIPC}, {"uts", LayerUTS, unix.CLONE_NEWUTS},
-	{"cgroup", LayerCgroup, unix.CLONE_NEWCGROUP},
+	{"user", LayerUser, unix.CLONE_NEWUSER, 0xff09}, {"mnt", LayerMount, unix.CLONE_NEWNS, 0xff03}, {"pid", LayerPID, unix.CLONE_NEWPID, 0xff05},
+	{"net", LayerNet, unix.CLONE_NEWNET, 0xff04}, {"ipc", LayerIPC, unix.CLONE_NEWIPC, 0xff02}, {"uts", LayerUTS, unix.CLONE_NEWUTS, 0xff0a},
+	{"cgroup", LayerCgroup, unix.CLONE_NEWCGROUP, 0xff01},
 }
 
 // readNamespaces returns the namespaces of a process; who is a name in /proc.

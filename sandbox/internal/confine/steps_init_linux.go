@@ -34,6 +34,7 @@ const (
 	saysResult              // words of a header: op, errno, -, kind, request, pid
 	saysExited              // pid, wait status, rusage
 	saysListener            // with the descriptor of the filter's listener
+	saysRoom                // with descriptors of the room: /dev/pts, and the listeners
 )
 
 const readyWords = 5
@@ -80,10 +81,15 @@ func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool)
 	r.signals()
 	r.in(LayerUTS, func() { r.call("set the host name", unix.SYS_SETHOSTNAME, r.spec.Hostname, len(r.spec.Hostname)) })
 	targets := r.buildRoot(p)
+	fds := r.outgoing()
+	r.call("hand out /dev/pts", unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0).to(fds[0].at(0))
 	if p.order.IDMapped {
 		r.layers = append(r.layers, LayerIDMap)
 	}
-	r.in(LayerNetwork, r.network)
+	r.in(LayerNetwork, func() { r.network(fds) })
+	for _, parcel := range fds {
+		r.call("hand out descriptors", unix.SYS_SENDMSG, control, r.message([]byte{saysRoom, 0, 0, 0, 0, 0, 0, 0}, parcel), unix.MSG_NOSIGNAL)
+	}
 	// Best effort: the number of keys of a user is bounded, /proc/keys is hidden.
 	r.optional(r.call("leave the host's keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0))
 	rules := r.landlock(append(landlockRules(r.spec, targets), programRules(p.order.Runnable)...), abi)
@@ -160,8 +166,52 @@ func (r *roomProgram) signals() {
 	}
 }
 
-// network brings lo up and routes everything to it; see netns_linux.go.
-func (r *roomProgram) network() {
+// A parcel is a control message of descriptors (SCM_RIGHTS).
+type parcel struct {
+	cmsg ref
+	n    int
+}
+
+// parcel returns a new parcel of n descriptors.
+func (p *prog) parcel(n int) parcel {
+	at := p.reserve(2*wordSize + (n+1)*4) // a result is a word, a descriptor is half of one
+	binary.NativeEndian.PutUint64(p.data[at:], uint64(2*wordSize+4*n))
+	binary.NativeEndian.PutUint32(p.data[at+wordSize:], unix.SOL_SOCKET)
+	binary.NativeEndian.PutUint32(p.data[at+wordSize+4:], unix.SCM_RIGHTS)
+	return parcel{at, n}
+}
+
+// at is where a descriptor is put. It can be used until the next one is there.
+func (p parcel) at(i int) slot { return slot(p.cmsg) + 2*wordSize + slot(4*i) }
+
+// message returns a struct msghdr of a text and descriptors.
+func (p *prog) message(text []byte, fds parcel) ref {
+	msg, iov := p.reserve(7*wordSize), p.reserve(2*wordSize)
+	p.point(iov, p.put(text))
+	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], uint64(len(text)))
+	p.point(msg+2*wordSize, iov)
+	binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
+	p.point(msg+4*wordSize, fds.cmsg)
+	binary.NativeEndian.PutUint64(p.data[msg+5*wordSize:], uint64(2*wordSize+(4*fds.n+7)/8*8))
+	return msg
+}
+
+// outgoing returns the parcels of what the host is to have of the room:
+// /dev/pts, then the listeners of the ports, of DNS over TCP and over UDP.
+func (r *roomProgram) outgoing() (out []parcel) {
+	n := 1
+	if !slices.Contains(r.spec.Without, LayerNetwork) {
+		n += len(r.spec.Ports) + 2
+	}
+	for ; n > 0; n -= listenersPerPacket {
+		out = append(out, r.parcel(min(n, listenersPerPacket)))
+	}
+	return out
+}
+
+// network brings lo up and routes everything to it, see netns_linux.go, and makes
+// the listeners, which come behind the first of the descriptors.
+func (r *roomProgram) network(fds []parcel) {
 	nl := r.slot()
 	r.call("netlink", unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE).to(nl)
 	request := func(what string, kind, flags uint16, body []byte) {
@@ -179,6 +229,16 @@ func (r *roomProgram) network() {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		request(fmt.Sprintf("route everything to lo (family %d)", family), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, localRoute(family))
 	}
+	next := 0
+	listen := func(kind int, port uint16) {
+		next++
+		r.listener(kind, port, fds[next/listenersPerPacket].at(next%listenersPerPacket))
+	}
+	for _, port := range r.spec.Ports {
+		listen(unix.SOCK_STREAM, port)
+	}
+	listen(unix.SOCK_STREAM, DNSPort)
+	listen(unix.SOCK_DGRAM, DNSPort)
 }
 
 // landlock makes the ruleset that the worker will take on.
@@ -354,18 +414,9 @@ func (p *initProgram) filter(ord *order, result, asked slot) {
 		kind.notify = true
 		install(kind, seccompNewListener|seccompWaitKillable, asked).orElse(plain)
 		kind.notify = false
-		cmsg, msg, iov := p.reserve(3*wordSize), p.reserve(7*wordSize), p.reserve(2*wordSize)
-		binary.NativeEndian.PutUint64(p.data[cmsg:], 2*wordSize+4)
-		binary.NativeEndian.PutUint32(p.data[cmsg+wordSize:], unix.SOL_SOCKET)
-		binary.NativeEndian.PutUint32(p.data[cmsg+wordSize+4:], unix.SCM_RIGHTS)
-		p.point(iov, p.put([]byte{saysListener, 0, 0, 0, 0, 0, 0, 0}))
-		binary.NativeEndian.PutUint64(p.data[iov+wordSize:], wordSize)
-		p.point(msg+2*wordSize, iov)
-		binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
-		p.point(msg+4*wordSize, cmsg)
-		binary.NativeEndian.PutUint64(p.data[msg+5*wordSize:], 3*wordSize)
-		p.call("", callValue, asked).to(slot(cmsg + 2*wordSize))
-		p.call("hand out the listener", unix.SYS_SENDMSG, fdControl, msg, unix.MSG_NOSIGNAL)
+		fds := p.parcel(1)
+		p.call("", callValue, asked).to(fds.at(0))
+		p.call("hand out the listener", unix.SYS_SENDMSG, fdControl, p.message([]byte{saysListener, 0, 0, 0, 0, 0, 0, 0}, fds), unix.MSG_NOSIGNAL)
 		p.call("close", unix.SYS_CLOSE, asked).then(end)
 	}
 	p.mark(plain)

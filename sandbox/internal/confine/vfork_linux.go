@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -61,6 +60,8 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 			abi = 0
 		}
 	}
+	// Its listeners come with the room, or there is none.
+	spec.Optional = slices.DeleteFunc(slices.Clone(spec.Optional), func(l Layer) bool { return l == LayerNetwork })
 	if v.plan, err = newPlan(d); err != nil {
 		return nil, err
 	}
@@ -166,7 +167,7 @@ func (v *vfork) handshake() error {
 	b, spec := v.box, &v.plan.order.Spec
 	s := &initState{ord: &v.plan.order}
 	who := strconv.Itoa(b.init.Pid)
-	namespaces, err := s.checkNamespaces(readNamespaces(who))
+	namespaces, err := s.checkNamespaces(b.namespaces())
 	if err != nil {
 		return v.why(err)
 	}
@@ -181,24 +182,31 @@ func (v *vfork) handshake() error {
 	if err := b.send(make([]byte, wordSize)); err != nil {
 		return v.why(fmt.Errorf("init ended without a word: %w", err))
 	}
-	packet, fds, err := b.recv()
-	if err == nil && len(fds) == 1 && v.plan.order.Notify {
-		if b.denials, err = listenerFile(fds[0]); err != nil {
-			return fmt.Errorf("take over the listener of denials: %w", err)
+	var fds []int
+	defer func() { closeAll(fds) }()
+	word := func(int) int64 { return 0 }
+	for word(0) != saysReady {
+		packet, got, err := b.recv()
+		if err != nil {
+			return v.why(fmt.Errorf("init ended without a word: %w", err))
 		}
-		packet, fds, err = b.recv()
-	}
-	closeAll(fds)
-	if err != nil {
-		return v.why(fmt.Errorf("init ended without a word: %w", err))
+		fds = append(fds, got...)
+		word = func(i int) int64 { return int64(binary.NativeEndian.Uint64(packet[i*wordSize:])) }
+		switch {
+		case len(packet) == wordSize && word(0) == saysRoom:
+		case len(packet) == wordSize && word(0) == saysListener && len(got) == 1 && b.denials == nil && v.plan.order.Notify:
+			fds = fds[:len(fds)-1]
+			if b.denials, err = listenerFile(got[0]); err != nil {
+				return fmt.Errorf("take over the listener of denials: %w", err)
+			}
+		case len(packet) == readyWords*wordSize && word(0) == saysReady:
+		default:
+			return errors.New("init: unexpected message")
+		}
 	}
 	v.running = false // it is init's image by now
 	if err := v.block.failure(); err != nil {
 		return err
-	}
-	word := func(i int) int64 { return int64(binary.NativeEndian.Uint64(packet[i*wordSize:])) }
-	if len(packet) != readyWords*wordSize || word(0) != saysReady {
-		return errors.New("init: unexpected first message")
 	}
 
 	s.layers = append(s.layers, v.room.layers...)
@@ -235,13 +243,11 @@ func (v *vfork) handshake() error {
 	if v.plan.order.Notify && b.denials == nil && has(LayerSeccomp) {
 		b.report.Unseen = map[Layer]string{LayerSeccomp: "the kernel gives no listener: " + unix.Errno(-word(4)).Error()}
 	}
-	worker, err := workerOf(b.init.Pid)
+	// Of the leader: the worker is its clone and came after all of this. The less
+	// is looked up beneath /proc/<pid>, the sooner the kernel is done with it.
+	status, err := unix.Open("/proc/"+who+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
-	}
-	status, err := unix.Open("/proc/"+who+"/task/"+worker+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("look at init's worker: %w", err)
+		return fmt.Errorf("look at init: %w", err)
 	}
 	b.report.Status, err = readStatus(status)
 	unix.Close(status)
@@ -264,13 +270,12 @@ func (v *vfork) handshake() error {
 	if b.cgroup != nil {
 		b.report.Layers = append(b.report.Layers, LayerTotals)
 	}
-	if b.pts, err = unix.Open("/proc/"+who+"/root/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-		return &LayerError{Layer: LayerMount, Step: "open the room's /dev/pts", Err: err}
+	if len(fds) == 0 {
+		return errors.New("init: no descriptor of /dev/pts")
 	}
-	if has(LayerNetwork) {
-		return b.openListeners(spec.Ports)
-	}
-	return nil
+	listeners := fds[1:]
+	b.pts, fds = fds[0], nil
+	return b.adopt(spec.Ports, listeners)
 }
 
 // why ends the child and returns what stopped it or, if nothing did, err.
@@ -288,25 +293,16 @@ func (v *vfork) why(err error) error {
 // and file system user.
 func fourTimes(id int) string { return fmt.Sprintf("%d\t%d\t%d\t%d", id, id, id, id) }
 
-// workerOf returns the thread of init that starts commands.
-func workerOf(pid int) (string, error) {
-	dir := fmt.Sprintf("/proc/%d/task", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return "", fmt.Errorf("look for init's worker: %w", err)
-	}
-	for _, e := range entries {
-		if e.Name() != strconv.Itoa(pid) {
-			return e.Name(), nil
-		}
-	}
-	return "", errors.New("init has no worker")
-}
-
 // writeMaps says who the room's user is, once a child is in a user namespace.
 func (id identity) writeMaps(pid int) error {
 	write := func(name, text string) error {
-		return os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, name), []byte(text), 0)
+		fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/"+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		_, err = unix.Write(fd, []byte(text))
+		return err
 	}
 	if !id.root {
 		// The kernel wants it before a user may map a group.
@@ -320,24 +316,28 @@ func (id identity) writeMaps(pid int) error {
 	return write("uid_map", fmt.Sprintf("%d %d 1\n", UID, id.uid))
 }
 
-// openListeners fills Listeners.
-func (b *Box) openListeners(ports []uint16) error {
-	s := &socketProgram{}
-	for _, p := range append(slices.Clone(ports), DNSPort) {
-		s.listener(unix.SOCK_STREAM, p)
+// namespaces returns those of init. It asks the kernel by init's descriptor where
+// it can (Linux 6.11), as each link that is read in /proc has to be forgotten when
+// init ends.
+func (b *Box) namespaces() map[string]string {
+	out := map[string]string{}
+	_ = b.init.WithHandle(func(handle uintptr) {
+		for _, k := range nsKinds {
+			fd, err := unix.IoctlRetInt(int(handle), k.ask)
+			if err != nil {
+				return
+			}
+			var st unix.Stat_t
+			if unix.Fstat(fd, &st) == nil {
+				out[k.file] = k.file + ":[" + strconv.FormatUint(st.Ino, 10) + "]"
+			}
+			unix.Close(fd)
+		}
+	})
+	if len(out) < len(nsKinds) {
+		return readNamespaces(strconv.Itoa(b.init.Pid))
 	}
-	s.listener(unix.SOCK_DGRAM, DNSPort)
-	files, err := s.run(b)
-	if err != nil {
-		return err
-	}
-	defer closeFiles(files)
-	fds := make([]int, len(files))
-	for i, f := range files {
-		fds[i] = int(f.Fd())
-	}
-	b.Listeners.TCP = map[uint16]net.Listener{}
-	return b.adopt(ports, fds)
+	return out
 }
 
 // A child that changes its user makes the memory that it shares with the host

@@ -167,3 +167,14 @@ func TestStoppedStarts(t *testing.T) {
 		assert.True(t, p.Wait().Lost)
 	}
 }
+
+// TestNamespacesByDescriptor asks the kernel both ways.
+func TestNamespacesByDescriptor(t *testing.T) {
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l})
+		want := readNamespaces(fmt.Sprint(b.InitPID()))
+		assert.Len(t, want, len(nsKinds))
+		assert.Equal(t, want, b.namespaces())
+		assert.Equal(t, want, b.Report().Namespaces)
+	}
+}
