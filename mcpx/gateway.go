@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -66,6 +67,8 @@ type Gateway struct {
 	closed atomic.Bool
 
 	legacy, modern http.Handler
+	info           []byte // who we are, as JSON
+	slow           bool   // of tests: the SDK carries every call
 
 	mu        sync.Mutex
 	upstreams map[string]*Upstream
@@ -95,8 +98,10 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 		g.gov.logger.Error("mcpx: everything is denied", "error", err)
 	}
 	g.pool = newPool()
+	self := &mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}
+	g.info, _ = json.Marshal(self)
 	for _, s := range []**mcp.Server{&g.server, &g.bare} {
-		*s = mcp.NewServer(&mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}, &mcp.ServerOptions{
+		*s = mcp.NewServer(self, &mcp.ServerOptions{
 			Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
 		})
 		(*s).AddReceivingMiddleware(g.gov.middleware)

@@ -91,6 +91,26 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		g.turnAway(w, r, actor, no)
 		return
 	}
+	id := r.Header.Get(sessionHeader)
+	var h *held
+	if !modern(r) {
+		h = g.owners.get(id, owner(actor))
+	}
+	if g.fast(r, v, m, h) {
+		g.serveFast(w, r, v, m, h)
+		return
+	}
+	if h != nil && m.call && !m.reply {
+		end, fresh := h.begin(m.id, nil)
+		if !fresh {
+			g.turnAway(w, r, actor, duplicate(m))
+			return
+		}
+		defer end()
+	}
+	if h != nil && m.method == notifyCancelled {
+		h.cancel(m.cancels)
+	}
 	if modern(r) && m.method == methodCallTool {
 		v.hidden = g.hidden(r.Context(), actor, m.name)
 	}
@@ -117,18 +137,22 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		r.Header.Del(name)
 	}
 	seen := &watched{ResponseWriter: w}
-	h, id := g.legacy, r.Header.Get(sessionHeader)
+	era := g.legacy
 	if modern(r) {
-		h = g.modern
+		era = g.modern
 		r.Header.Del(sessionHeader)
 	} else if id == "" {
 		seen.hook = func(h http.Header) {
 			if created := h.Get(sessionHeader); created != "" {
-				g.owners.add(created, owner(actor))
+				h := g.owners.add(created, owner(actor))
+				h.plain = legacyVersion(m.speaks) && !mayAsk(m.features)
 			}
 		}
 	}
-	h.ServeHTTP(seen, r)
+	era.ServeHTTP(seen, r)
+	if h != nil && (seen.status == http.StatusOK || seen.status == http.StatusAccepted) && r.Method == http.MethodPost {
+		h.served(m)
+	}
 	if !v.handled.Load() && (seen.status >= 400 || m.call && !m.reply && seen.status != 0) {
 		no := deny(seen.status, audit.GuardHeaders, "refused by the MCP SDK")
 		no.m = m
@@ -296,6 +320,13 @@ func (g *Gateway) admitMethod(r *http.Request, m message, who, id string) *httpR
 		return deny(http.StatusBadRequest, audit.GuardSession, "an Mcp-Session-Id is required; initialize first")
 	}
 	return nil
+}
+
+// duplicate refuses a call whose id its session uses already.
+func duplicate(m message) *httpRefusal {
+	no := deny(http.StatusBadRequest, audit.GuardHeaders, "a request with this id is under way")
+	no.code, no.m = jsonrpc.CodeInvalidRequest, m
+	return no
 }
 
 // recordDoor puts a refusal at the door on record and returns its decision.

@@ -1,8 +1,13 @@
 package mcpx
 
 import (
+	"context"
+	"encoding/json"
 	"net/http"
 	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Caps on the MCP sessions of clients that speak a protocol with sessions.
@@ -19,13 +24,93 @@ type owners struct {
 	live func() map[string]bool // the ids that the SDK still serves
 
 	mu    sync.Mutex
-	of    map[string]string
+	of    map[string]*held
 	many  map[string]int
 	asked map[string]questions // by session
 }
 
+// heardFor is how long after the SDK served a session it is sure to have it
+// still. It forgets sessions that it does not hear of for much longer.
+const heardFor = 5 * time.Minute
+
+// A held session is one of a client whose protocol has sessions.
+type held struct {
+	owner string
+
+	mu    sync.Mutex
+	plain bool      // its client can be asked for nothing, and wants no log
+	heard time.Time // when the SDK last served it
+	calls map[string]context.CancelFunc
+}
+
+// ready reports whether the fast path may take calls of the session.
+func (h *held) ready() bool {
+	if h == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.plain && time.Since(h.heard) < heardFor
+}
+
+// served notes that the SDK served a request of the session.
+func (h *held) served(m message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.heard = time.Now()
+	h.plain = h.plain && m.method != methodSetLevel
+}
+
+// begin enters a call until the function that it returns is called. It is not
+// fresh if one with that id is under way. With a nil cancel the SDK carries it.
+func (h *held) begin(id json.RawMessage, cancel context.CancelFunc) (end func(), fresh bool) {
+	key := idKey(id)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, twice := h.calls[key]; twice {
+		return nil, false
+	}
+	if h.calls == nil {
+		h.calls = make(map[string]context.CancelFunc)
+	}
+	h.calls[key] = cancel
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.calls, key)
+	}, true
+}
+
+// cancel ends the call with that id, if the fast path carries it.
+func (h *held) cancel(id json.RawMessage) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if end := h.calls[idKey(id)]; end != nil {
+		end()
+	}
+}
+
+// end ends all calls that the fast path carries.
+func (h *held) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, end := range h.calls {
+		if end != nil {
+			end()
+		}
+	}
+}
+
+// idKey tells ids apart however they are written.
+func idKey(id json.RawMessage) string {
+	if len(id) > 0 && id[0] == '"' {
+		return `"` + text(jsontext.Value(id))
+	}
+	return string(id)
+}
+
 func newOwners(live func() map[string]bool) *owners {
-	return &owners{live: live, of: make(map[string]string), many: make(map[string]int), asked: make(map[string]questions)}
+	return &owners{live: live, of: make(map[string]*held), many: make(map[string]int), asked: make(map[string]questions)}
 }
 
 // questions counts what the client of a session was asked, and how much of that
@@ -68,10 +153,17 @@ func (o *owners) answer(id string) bool {
 
 // holds reports whether the session exists and belongs to owner.
 func (o *owners) holds(id, owner string) bool {
+	return o.get(id, owner) != nil
+}
+
+// get returns the session if it exists and belongs to owner, else nil.
+func (o *owners) get(id, owner string) *held {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	of, ok := o.of[id]
-	return ok && of == owner
+	if h := o.of[id]; h != nil && h.owner == owner {
+		return h
+	}
+	return nil
 }
 
 // room reports whether owner may open one more session.
@@ -90,13 +182,16 @@ func (o *owners) room(owner string) bool {
 	return len(o.of) < maxSessions && o.many[owner] < maxSessionsPerActor
 }
 
-func (o *owners) add(id, owner string) {
+func (o *owners) add(id, owner string) *held {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if _, ok := o.of[id]; !ok {
-		o.of[id] = owner
+	h, ok := o.of[id]
+	if !ok {
+		h = &held{owner: owner, heard: time.Now()}
+		o.of[id] = h
 		o.many[owner]++
 	}
+	return h
 }
 
 func (o *owners) drop(id string) {
@@ -106,13 +201,14 @@ func (o *owners) drop(id string) {
 }
 
 func (o *owners) dropLocked(id string) {
-	owner, ok := o.of[id]
+	h, ok := o.of[id]
 	if !ok {
 		return
 	}
+	h.end()
 	delete(o.of, id)
-	if o.many[owner]--; o.many[owner] <= 0 {
-		delete(o.many, owner)
+	if o.many[h.owner]--; o.many[h.owner] <= 0 {
+		delete(o.many, h.owner)
 	}
 }
 

@@ -22,7 +22,7 @@ const (
 var errJSON = errors.New("not a JSON-RPC message")
 
 // A message is what the door needs to know of one JSON-RPC message before
-// anything else parses it.
+// anything else parses it. Its byte slices are parts of the body.
 type message struct {
 	method  string
 	call    bool            // it has an id
@@ -31,6 +31,13 @@ type message struct {
 	named   bool            // the method has such a name
 	version string          // of the protocol, from params._meta
 	reply   bool            // it is a response, not a request
+
+	args     json.RawMessage // params.arguments
+	asked    meta            // params._meta
+	odd      bool            // it holds what only the SDK's parser knows how to take
+	cancels  json.RawMessage // params.requestId
+	speaks   string          // params.protocolVersion
+	features json.RawMessage // params.capabilities
 }
 
 // scan reads one message strictly: exactly one object, UTF-8 without
@@ -41,138 +48,274 @@ func scan(body []byte) (message, error) {
 	if err := checkDepth(body); err != nil {
 		return m, err
 	}
-	d := jsontext.NewDecoder(bytes.NewReader(body))
+	d := newReader(body)
 	if k := d.PeekKind(); k == '[' {
 		return m, fmt.Errorf("%w: batches are not accepted", errJSON)
 	} else if k != '{' {
 		return m, fmt.Errorf("%w: the body must be one JSON object", errJSON)
 	}
-	keys, err := members(d)
+	var version, id, method jsontext.Value
+	var hasMethod, answers bool
+	var p params
+	err := d.object(func(key string) error {
+		var err error
+		switch key {
+		case "jsonrpc":
+			version, err = d.value()
+		case "id":
+			id, err = d.value()
+		case "method":
+			hasMethod = true
+			method, err = d.value()
+		case "params":
+			err = p.read(d)
+		case "result", "error":
+			answers = true
+			err = d.SkipValue()
+		default:
+			m.odd = true
+			err = d.SkipValue()
+		}
+		return err
+	})
 	if err != nil {
 		return m, err
 	}
 	if _, err := d.ReadToken(); err != io.EOF {
 		return m, fmt.Errorf("%w: there is data after the message", errJSON)
 	}
-	if v, ok := keys["jsonrpc"]; !ok || text(v) != "2.0" {
+	if text(version) != "2.0" {
 		return m, fmt.Errorf(`%w: "jsonrpc" must be "2.0"`, errJSON)
 	}
-	if id, ok := keys["id"]; ok {
+	if id != nil {
 		if !validID(id) {
 			return m, fmt.Errorf("%w: the id must be a string or a whole number that is exact in every parser", errJSON)
 		}
-		m.call, m.id = true, json.RawMessage(bytes.Clone(id))
+		m.call, m.id = true, json.RawMessage(id)
 	}
-	_, hasResult := keys["result"]
-	_, hasError := keys["error"]
-	method, ok := keys["method"]
 	switch {
-	case !ok && (hasResult || hasError):
+	case !hasMethod && answers:
 		m.reply = true
 		return m, nil
-	case !ok || method.Kind() != '"':
+	case !hasMethod || method.Kind() != '"':
 		return m, fmt.Errorf(`%w: "method" must be a string`, errJSON)
-	case hasResult || hasError:
+	case answers:
 		return m, fmt.Errorf("%w: it is both a request and a response", errJSON)
 	}
 	m.method = text(method)
-	return m, m.readParams(keys["params"])
+	return m, p.into(&m)
 }
 
-// readParams reads what the headers and the protocol version are compared with.
-func (m *message) readParams(params jsontext.Value) error {
-	field := ""
-	switch m.method {
-	case methodCallTool, methodGetPrompt:
-		field = "name"
-	case methodReadResource:
-		field = "uri"
+// params are the parameters that the door looks at, of whatever method.
+type params struct {
+	kind     jsontext.Kind // 0 if there are none
+	name     jsontext.Value
+	uri      jsontext.Value
+	args     jsontext.Value
+	request  jsontext.Value
+	speaks   jsontext.Value
+	features jsontext.Value
+	meta     meta
+	other    bool // there are keys besides
+}
+
+func (p *params) read(d *reader) error {
+	p.kind = d.PeekKind()
+	if p.kind != '{' {
+		return d.SkipValue()
 	}
-	if len(params) == 0 || params.Kind() == 'n' {
+	return d.object(func(key string) error {
+		var err error
+		switch key {
+		case "name":
+			p.name, err = d.value()
+		case "uri":
+			p.uri, err = d.value()
+		case "arguments":
+			p.args, err = d.value()
+		case "requestId":
+			p.request, err = d.value()
+		case "protocolVersion":
+			p.speaks, err = d.value()
+		case "capabilities":
+			p.features, err = d.value()
+		case "_meta":
+			err = p.meta.read(d)
+		default:
+			p.other = true
+			err = d.SkipValue()
+		}
+		return err
+	})
+}
+
+// into gives the message what its method has.
+func (p *params) into(m *message) error {
+	m.asked = p.meta
+	if p.kind == 0 || p.kind == 'n' {
+		m.odd = true
 		return nil
 	}
-	if params.Kind() != '{' {
+	if p.kind != '{' {
 		return fmt.Errorf(`%w: "params" must be an object`, errJSON)
 	}
-	keys, err := members(jsontext.NewDecoder(bytes.NewReader(params)))
-	if err != nil {
-		return err
+	field, name := "name", p.name
+	switch m.method {
+	case methodCallTool, methodGetPrompt:
+	case methodReadResource:
+		field, name = "uri", p.uri
+	default:
+		name = nil
 	}
-	if v, ok := keys[field]; ok && field != "" {
-		if v.Kind() != '"' {
+	if name != nil {
+		if name.Kind() != '"' {
 			return fmt.Errorf("%w: params.%s must be a string", errJSON, field)
 		}
-		m.name, m.named = text(v), true
+		m.name, m.named = text(name), true
 	}
-	if v, ok := keys["arguments"]; ok && m.method == methodCallTool && v.Kind() != '{' {
+	if m.method == methodCallTool && p.args != nil && p.args.Kind() != '{' {
 		return fmt.Errorf("%w: params.arguments must be an object", errJSON)
 	}
-	if v, ok := keys["_meta"]; ok && v.Kind() == '{' {
-		meta, err := members(jsontext.NewDecoder(bytes.NewReader(v)))
-		if err != nil {
-			return err
-		}
-		if v, ok := meta["io.modelcontextprotocol/protocolVersion"]; ok {
-			m.version = text(v)
-		}
-	}
+	m.version = text(p.meta.version)
+	m.odd = m.odd || p.other || p.meta.odd || p.uri != nil || p.request != nil || p.speaks != nil || p.features != nil
+	m.args, m.cancels, m.speaks, m.features = json.RawMessage(p.args), json.RawMessage(p.request), text(p.speaks), json.RawMessage(p.features)
 	return nil
 }
 
-// members reads one object. The decoder refuses invalid UTF-8, lone surrogates
-// and keys that occur twice, however they are escaped, at every level below.
-func members(d *jsontext.Decoder) (map[string]jsontext.Value, error) {
-	bad := func(err error) (map[string]jsontext.Value, error) {
-		var syntax *jsontext.SyntacticError
-		if errors.Is(err, jsontext.ErrDuplicateName) {
-			return nil, fmt.Errorf("%w: a key occurs twice", errJSON)
-		}
-		if errors.As(err, &syntax) {
-			return nil, fmt.Errorf("%w: %w at byte %d", errJSON, syntax.Err, syntax.ByteOffset)
-		}
-		return nil, fmt.Errorf("%w: it is cut off", errJSON)
+// meta is what the door looks at in the _meta of a request.
+type meta struct {
+	version  jsontext.Value // of the protocol
+	client   jsontext.Value // clientInfo
+	features jsontext.Value // clientCapabilities
+	progress jsontext.Value // progressToken
+	trace    jsontext.Value // traceparent
+	odd      bool           // it is no object, or asks for what the SDK has to do
+}
+
+func (m *meta) read(d *reader) error {
+	if d.PeekKind() != '{' {
+		m.odd = true
+		return d.SkipValue()
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return bad(err)
+	return d.object(func(key string) error {
+		var err error
+		switch key {
+		case "io.modelcontextprotocol/protocolVersion":
+			m.version, err = d.value()
+		case "io.modelcontextprotocol/clientInfo":
+			m.client, err = d.value()
+		case "io.modelcontextprotocol/clientCapabilities":
+			m.features, err = d.value()
+		case "io.modelcontextprotocol/logLevel":
+			m.odd = true
+			err = d.SkipValue()
+		case "progressToken":
+			m.progress, err = d.value()
+		case "traceparent":
+			m.trace, err = d.value()
+		default:
+			err = d.SkipValue()
+		}
+		return err
+	})
+}
+
+// A reader reads JSON strictly: its decoder refuses invalid UTF-8, lone
+// surrogates and keys that occur twice, however they are escaped, at every
+// level. What it returns are parts of the text, and not copies.
+type reader struct {
+	jsontext.Decoder
+	text []byte
+}
+
+func newReader(text []byte) *reader {
+	r := &reader{text: text}
+	r.Reset(bytes.NewBuffer(text))
+	return r
+}
+
+// value returns the next value.
+func (r *reader) value() (jsontext.Value, error) {
+	v, err := r.ReadValue()
+	if err != nil {
+		return nil, err
 	}
-	keys := make(map[string]jsontext.Value, 4)
+	end := int(r.InputOffset())
+	return r.text[end-len(v) : end : end], nil
+}
+
+// object reads one object; member has to read the value of each key.
+func (r *reader) object(member func(key string) error) error {
+	if _, err := r.ReadToken(); err != nil {
+		return plain(err)
+	}
 	for {
-		tok, err := d.ReadToken()
+		key, err := r.ReadToken()
 		if err != nil {
-			return bad(err)
+			return plain(err)
 		}
-		if tok.Kind() == '}' {
-			return keys, nil
+		if key.Kind() == '}' {
+			return nil
 		}
-		key := tok.String()
-		v, err := d.ReadValue()
-		if err != nil {
-			return bad(err)
+		if err := member(key.String()); err != nil {
+			return plain(err)
 		}
-		keys[key] = v.Clone()
 	}
+}
+
+// plain puts a decoder's error into words for the client.
+func plain(err error) error {
+	var syntax *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, errJSON):
+		return err
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return fmt.Errorf("%w: a key occurs twice", errJSON)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("%w: %w at byte %d", errJSON, syntax.Err, syntax.ByteOffset)
+	}
+	return fmt.Errorf("%w: it is cut off", errJSON)
 }
 
 // checkDepth bounds nesting before any parser recurses.
 func checkDepth(body []byte) error {
-	depth, inString := 0, false
+	depth := 0
 	for i := 0; i < len(body); i++ {
-		c := body[i]
-		switch {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
+		switch body[i] {
+		case '"':
+			n := stringEnd(body[i+1:])
+			if n < 0 {
+				return nil // it does not end, which the parser will find
+			}
+			i += n + 1
+		case '{', '[':
 			if depth++; depth > maxDepth {
 				return fmt.Errorf("%w: nested deeper than %d levels", errJSON, maxDepth)
 			}
-		case c == '}' || c == ']':
+		case '}', ']':
 			depth--
 		}
 	}
 	return nil
+}
+
+// stringEnd returns where the quote is that ends a string, or -1.
+func stringEnd(s []byte) int {
+	for at := 0; ; {
+		n := bytes.IndexByte(s[at:], '"')
+		if n < 0 {
+			return -1
+		}
+		at += n
+		escapes := 0
+		for escapes < at && s[at-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return at
+		}
+		at++
+	}
 }
 
 // text returns the string that v is, or "".

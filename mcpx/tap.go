@@ -68,6 +68,9 @@ type wire struct {
 	dead    atomic.Bool  // nothing will come any more
 	changed atomic.Bool  // the upstream said that its tools changed
 
+	direct *carrier     // sends requests over HTTP, or is nil
+	ids    atomic.Int64 // of requests that the fast path sent
+
 	cut func() error // ends the connection at once; the SDK's Close waits for calls
 
 	lease   *credential.Lease // that the process was started with, or nil

@@ -28,10 +28,11 @@ type Upstream struct {
 	// transport of its own with the proxy settings of the environment.
 	Transport http.RoundTripper
 
-	origin string // scheme://host[:port] for HTTP; of a child process that gets a secret
-	child  bool   // it is given its secret as it starts
-	dial   func(ctx context.Context, u *Upstream, w *wire) (mcp.Transport, func() error, error)
-	err    error
+	origin   string   // scheme://host[:port] for HTTP; of a child process that gets a secret
+	endpoint *url.URL // for HTTP
+	child    bool     // it is given its secret as it starts
+	dial     func(ctx context.Context, u *Upstream, w *wire) (mcp.Transport, func() error, error)
+	err      error
 }
 
 // HTTP is a server that speaks streamable HTTP at an absolute http or https
@@ -47,7 +48,7 @@ func HTTP(name, endpoint string) *Upstream {
 	case at.User != nil:
 		u.err = errors.New("its URL holds a password: put it in the vault and name it in Credential")
 	default:
-		u.origin = at.Scheme + "://" + at.Host
+		u.origin, u.endpoint = at.Scheme+"://"+at.Host, at
 	}
 	u.dial = func(_ context.Context, u *Upstream, w *wire) (mcp.Transport, func() error, error) {
 		base := u.Transport
@@ -56,12 +57,13 @@ func HTTP(name, endpoint string) *Upstream {
 			own := http.DefaultTransport.(*http.Transport).Clone()
 			base, idle = own, own.CloseIdleConnections
 		}
+		w.direct = &carrier{base: base, credentialed: u.Credential != "", wire: w}
 		t := &mcp.StreamableClientTransport{
 			Endpoint:             endpoint,
 			MaxRetries:           -1, // a call is made once
 			DisableStandaloneSSE: true,
 			HTTPClient: &http.Client{
-				Transport: &carrier{base: base, credentialed: u.Credential != "", wire: w},
+				Transport: w.direct,
 				CheckRedirect: func(*http.Request, []*http.Request) error {
 					return errRedirect
 				},

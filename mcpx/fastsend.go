@@ -1,0 +1,353 @@
+package mcpx
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// firstID is where the ids of our own requests begin: in a session with an
+// upstream that the SDK has too, whose ids count from 1. They are exact in every
+// parser.
+const firstID = 1 << 40
+
+// drainWait is how long the end of a stream is waited for.
+const drainWait = 100 * time.Millisecond
+
+// errGarbage is an answer that is not what was asked for.
+var errGarbage = errors.New("mcpx: the upstream's answer cannot be read")
+
+// direct does an allowed call at an upstream over HTTP: one request, whose
+// arguments are the bytes that were decided.
+func (g *Gateway) direct(ctx context.Context, f *flight, u *Upstream, a *answer) (reply, error) {
+	p, err := g.reach(ctx, f, u, nil)
+	defer p.end()
+	if err != nil {
+		return nil, err
+	}
+	x := &exchange{g: g, p: p, f: f, u: u, answer: a, id: firstID + p.s.wire.ids.Add(1)}
+	raw, err := x.call()
+	switch {
+	case x.withheld != nil:
+		return nil, x.withheld
+	case err != nil:
+		x.tell()
+		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
+	}
+	return g.pass(p, f, u, raw)
+}
+
+// An exchange is the request of one call to an upstream, and its answer.
+type exchange struct {
+	g        *Gateway
+	p        *passage
+	f        *flight
+	u        *Upstream
+	answer   *answer
+	id       int64
+	ok       bool  // by its status it is an answer
+	withheld error // why a notification is not passed on, which ends the call
+}
+
+func (x *exchange) modern() bool { return x.p.s.wire.agreed() >= modernVersion }
+
+// body is the request, spliced around the arguments.
+func (x *exchange) body() []byte {
+	b := make([]byte, 0, 384+len(x.f.args))
+	b = strconv.AppendInt(append(b, `{"jsonrpc":"2.0","id":`...), x.id, 10)
+	b = append(b, `,"method":"tools/call","params":{`...)
+	meta := len(b)
+	b = append(b, `"_meta":{`...)
+	open := len(b)
+	if x.modern() {
+		b = append(b, clientMeta...)
+	}
+	if x.f.trace != "" {
+		b = append(append(append(b, `"traceparent":"`...), x.f.trace...), `",`...)
+	}
+	if x.answer.token != nil {
+		b = append(strconv.AppendInt(append(b, `"progressToken":`...), x.id, 10), ',')
+	}
+	if len(b) == open {
+		b = b[:meta]
+	} else {
+		b = append(b[:len(b)-1], "},"...)
+	}
+	b = append(b, `"name":`...)
+	b, _ = jsontext.AppendQuote(b, x.f.tool)
+	b = append(append(b, `,"arguments":`...), x.f.args...)
+	return append(b, "}}"...)
+}
+
+// clientMeta is what the newer protocol wants to know with each request.
+const clientMeta = `"` + mcp.MetaKeyProtocolVersion + `":"` + modernVersion + `","` +
+	mcp.MetaKeyClientInfo + `":{"name":"twinward","version":"1"},"` + mcp.MetaKeyClientCapabilities + `":{},`
+
+// post sends one message in this actor's session with the upstream.
+func (x *exchange) post(ctx context.Context, body []byte, name string) (*http.Response, error) {
+	h := http.Header{
+		"Content-Type": {"application/json"},
+		"Accept":       {"application/json, text/event-stream"},
+	}
+	if v := x.p.s.wire.agreed(); v != "" {
+		h[headerVersion] = []string{v}
+	}
+	if id := x.p.s.cs.ID(); id != "" {
+		h[sessionHeader] = []string{id}
+	}
+	if x.modern() {
+		h[headerMethod], h[headerName] = []string{methodCallTool}, []string{name}
+	}
+	r := &http.Request{
+		Method: http.MethodPost, URL: x.u.endpoint, Host: x.u.endpoint.Host, Header: h,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		// A connection that was found closed before anything was written is no
+		// call that was made.
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+	}
+	return x.p.s.wire.direct.RoundTrip(r.WithContext(carried{ctx, x.p.c}))
+}
+
+// call sends the request and returns the result as it was written.
+func (x *exchange) call() (json.RawMessage, error) {
+	ctx, cancel := context.WithCancel(x.p.ctx)
+	defer context.AfterFunc(x.g.pool.life, cancel)() // closing ends what is under way
+	resp, err := x.post(ctx, x.body(), x.f.tool)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	x.ok = resp.StatusCode >= 200 && resp.StatusCode < 300
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if resp.StatusCode == http.StatusOK && kind == "text/event-stream" {
+		raw, err := x.events(ctx, resp.Body)
+		if err != nil || !x.g.pool.background(func() { drain(resp.Body, cancel) }) {
+			cancel()
+			resp.Body.Close()
+		}
+		return raw, err
+	}
+	defer cancel()
+	defer resp.Body.Close()
+	if kind != "application/json" && resp.StatusCode == http.StatusOK {
+		return nil, fmt.Errorf("%w: its media type is %q", errGarbage, clip(kind, 64))
+	}
+	body, err := readAll(resp)
+	if err != nil {
+		return nil, err
+	}
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return nil, errors.New(resp.Status) // whose words these are is not known
+	}
+	raw, _, err := x.read(body)
+	if err == nil && raw == nil {
+		err = errGarbage
+	}
+	var own *jsonrpc.Error
+	if !x.ok {
+		if !errors.As(err, &own) {
+			err = errors.New(resp.Status)
+		}
+		return nil, err
+	}
+	return raw, err
+}
+
+func readAll(resp *http.Response) ([]byte, error) {
+	if n := resp.ContentLength; n > 0 && n <= 1<<20 {
+		b := make([]byte, n)
+		_, err := io.ReadFull(resp.Body, b)
+		return b, err
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// read takes one message of the upstream: the result if it is the answer, or
+// else what it asks or tells.
+func (x *exchange) read(text []byte) (result json.RawMessage, other *jsonrpc.Request, err error) {
+	if raw, ok := readResponse(text, x.id); ok {
+		return raw, nil, nil
+	}
+	msg, err := jsonrpc.DecodeMessage(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch m := msg.(type) {
+	case *jsonrpc.Request:
+		return nil, m, nil
+	case *jsonrpc.Response:
+		if id, ok := m.ID.Raw().(int64); !ok || id != x.id {
+			return nil, nil, nil // of no call of ours
+		}
+		if x.ok {
+			x.p.c.answered(m)
+		}
+		if m.Error != nil {
+			return nil, nil, m.Error
+		}
+		return m.Result, nil, nil
+	}
+	return nil, nil, errGarbage
+}
+
+// readResponse reads an ordinary response to a request.
+func readResponse(body []byte, id int64) (json.RawMessage, bool) {
+	d := newReader(body)
+	if d.PeekKind() != '{' {
+		return nil, false
+	}
+	var version, of, result jsontext.Value
+	err := d.object(func(key string) error {
+		var err error
+		switch key {
+		case "jsonrpc":
+			version, err = d.value()
+		case "id":
+			of, err = d.value()
+		case "result":
+			result, err = d.value()
+		default:
+			err = errJSON
+		}
+		return err
+	})
+	if err != nil {
+		return nil, false
+	}
+	if _, err := d.ReadToken(); err != io.EOF {
+		return nil, false
+	}
+	ours := string(version) == `"2.0"` && string(of) == strconv.FormatInt(id, 10)
+	return json.RawMessage(result), ours && result != nil
+}
+
+// tell tells an upstream that a call which it may still do is cancelled. In the
+// newer protocol the end of the request has said so.
+func (x *exchange) tell() {
+	if x.p.ctx.Err() == nil || x.modern() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.p.ctx), cancelWait)
+	defer cancel()
+	body := fmt.Appendf(nil, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d,"reason":%q}}`, x.id, x.p.ctx.Err().Error())
+	x.send(ctx, body)
+}
+
+// send sends what has no answer.
+func (x *exchange) send(ctx context.Context, body []byte) {
+	if resp, err := x.post(ctx, body, ""); err == nil {
+		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
+		resp.Body.Close()
+	}
+}
+
+// told takes what the upstream asks or tells while it works.
+func (x *exchange) told(ctx context.Context, m *jsonrpc.Request) {
+	switch {
+	case m.IsCall():
+		x.refuse(ctx, m)
+	case m.Method == "notifications/tools/list_changed":
+		x.p.s.wire.changed.Store(true)
+	case m.Method == notifyProgress:
+		x.progress(m)
+	}
+}
+
+// refuse answers an upstream that asks the agent for something. Nobody is asked
+// for anything here, and a session lives on without an answer to a ping only so
+// long.
+func (x *exchange) refuse(ctx context.Context, m *jsonrpc.Request) {
+	r := &jsonrpc.Response{ID: m.ID}
+	switch m.Method {
+	case methodPing:
+		r.Result = json.RawMessage("{}")
+	case "roots/list":
+		r.Result = json.RawMessage(`{"roots":[]}`)
+	default:
+		r.Error = &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "this client answers no " + clip(m.Method, 64)}
+	}
+	if body, err := jsonrpc.EncodeMessage(r); err == nil {
+		x.send(ctx, body)
+	}
+}
+
+// progress passes on how far the call is, under the client's own token. What
+// policy demands of answers cannot be done to it, so then it is left out.
+func (x *exchange) progress(m *jsonrpc.Request) {
+	if x.answer.token == nil || len(x.f.decision.Obligations) > 0 {
+		return
+	}
+	text, found := x.g.redact(x.p.c, m.Params)
+	if len(found) > 0 {
+		if x.withheld = x.g.leaked(x.p.ctx, x.f, "progress", found); x.withheld != nil {
+			return
+		}
+	}
+	if params, ok := retarget(text, x.id, x.answer.token); ok {
+		x.answer.notify(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":"notifications/progress","params":%s}`, params))
+	}
+}
+
+// retarget replaces the token of a progress notification, and drops its _meta.
+func retarget(params []byte, ours int64, theirs json.RawMessage) ([]byte, bool) {
+	d := newReader(params)
+	if d.PeekKind() != '{' {
+		return nil, false
+	}
+	out := append([]byte(`{"progressToken":`), theirs...)
+	mine := false
+	err := d.object(func(key string) error {
+		v, err := d.value()
+		switch key {
+		case "progressToken":
+			mine = string(v) == strconv.FormatInt(ours, 10)
+		case "progress", "total", "message":
+			out = append(append(append(append(out, `,"`...), key...), `":`...), v...)
+		}
+		return err
+	})
+	return append(out, '}'), err == nil && mine && !bytes.ContainsAny(out, "\r\n")
+}
+
+// events reads a stream of events up to the result.
+func (x *exchange) events(ctx context.Context, body io.Reader) (json.RawMessage, error) {
+	s := newEvents(body)
+	for {
+		data, err := s.next()
+		if err != nil {
+			return nil, err
+		}
+		result, other, err := x.read(data)
+		switch {
+		case err != nil || result != nil:
+			return result, err
+		case other != nil:
+			if x.told(ctx, other); x.withheld != nil {
+				return nil, x.withheld
+			}
+		}
+	}
+}
+
+// drain reads the little that comes after a result, so that the connection can
+// be used again, and does not wait long for it.
+func drain(body io.ReadCloser, cancel context.CancelFunc) {
+	timer := time.AfterFunc(drainWait, cancel)
+	_, _ = io.CopyN(io.Discard, body, 64<<10)
+	timer.Stop()
+	cancel()
+	_ = body.Close()
+}
