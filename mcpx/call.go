@@ -20,8 +20,9 @@ import (
 // who calls and why that is allowed, and leaves behind what goes on record.
 type flight struct {
 	actor      audit.Actor
+	kind       kind
 	server     string
-	tool       string
+	tool       string // what the server calls it: a tool, a prompt, a URI
 	args       json.RawMessage
 	trace      string
 	decision   governance.Decision
@@ -29,13 +30,6 @@ type flight struct {
 	key        governance.Decision // on use_credential
 	asks       bool                // the answer asks the user for consent
 	out        audit.Outcome       // Bytes, Checks and CredentialVersion
-}
-
-type flightKey struct{}
-
-func flightOf(ctx context.Context) *flight {
-	f, _ := ctx.Value(flightKey{}).(*flight)
-	return f
 }
 
 // A reply is what came back for an allowed request, in its carrier's own form.
@@ -71,19 +65,33 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 		return g.no(ctx, q, override(d, guard))
 	}
 	f := &flight{actor: q.actor, server: server, tool: tool, args: q.args, trace: q.trace, decision: d}
-	if name := g.site.credential(server); name != "" {
-		use := g.decide(ctx, governance.Request{
-			Actor: q.actor, Action: "use_credential", Name: name,
-			Attrs: map[string]any{"server": server, "tool": tool, "purpose": "tool"},
-		})
-		if !use.Allowed() {
-			use.Hidden = false // the tool is known; only its key is refused
-			return g.no(ctx, q, decided(use))
-		}
-		defer use.Settle(governance.Result{})
-		f.credential, f.key = &audit.CredentialUse{Name: name, Decision: use.Decision}, use
+	if no, ok := g.useCredential(ctx, f); !ok {
+		return g.no(ctx, q, no)
 	}
+	defer f.key.Settle(governance.Result{})
 	return g.act(ctx, q, f)
+}
+
+// purposes are what policy is told that a credential is used for.
+var purposes = [...]string{kindTool: "tool", kindPrompt: "prompt", kindResource: "resource", kindTemplate: "resource", kindLogging: "logging"}
+
+// useCredential decides whether the secret of the flight's server, if it has
+// one, may be used for this.
+func (g *governor) useCredential(ctx context.Context, f *flight) (refusal, bool) {
+	name := g.site.credential(f.server)
+	if name == "" {
+		return refusal{}, true
+	}
+	use := g.decide(ctx, governance.Request{
+		Actor: f.actor, Action: "use_credential", Name: name,
+		Attrs: map[string]any{"server": f.server, "tool": f.tool, "purpose": purposes[f.kind]},
+	})
+	if !use.Allowed() {
+		use.Hidden = false // the tool is known; only its key is refused
+		return decided(use), false
+	}
+	f.credential, f.key = &audit.CredentialUse{Name: name, Decision: use.Decision}, use
+	return refusal{}, true
 }
 
 // no records a refusal once.

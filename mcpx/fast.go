@@ -173,11 +173,7 @@ func (g *Gateway) serveFast(w http.ResponseWriter, r *http.Request, v *visit, m 
 		case u.endpoint != nil:
 			return g.direct(ctx, f, u, a)
 		}
-		res, err := g.forward(context.WithValue(ctx, flightKey{}, f), u, nil)
-		if err != nil {
-			return nil, err
-		}
-		return typedReply{res}, nil
+		return g.forward(ctx, q, f, u)
 	}
 	res, err := g.carry(outer, q)
 	a.finish(m.name, res, err)

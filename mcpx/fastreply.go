@@ -1,9 +1,8 @@
 package mcpx
 
 import (
+	"bytes"
 	"encoding/json"
-	"fmt"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -11,7 +10,8 @@ import (
 
 // A rawReply is a result as the upstream wrote it, less what may not pass.
 type rawReply struct {
-	members []byte // content, structuredContent and isError, separated by commas
+	method  string // "" is tools/call
+	members []byte // of the result, separated by commas
 	meta    []byte // what passes of _meta, separated by commas
 	isError bool
 	bytes   int64 // of what the upstream sent
@@ -23,14 +23,28 @@ func (r *rawReply) text() ([]byte, error) { return r.append(nil, "", nil), nil }
 
 func (r *rawReply) result() (mcp.Result, error) {
 	text, _ := r.text()
-	t := new(mcp.CallToolResult)
-	if err := t.UnmarshalJSON(text); err != nil {
-		return nil, err
+	var res mcp.Result
+	switch r.method {
+	case methodGetPrompt:
+		res = new(mcp.GetPromptResult)
+	case methodReadResource:
+		res = new(mcp.ReadResourceResult)
+	case methodComplete:
+		res = new(mcp.CompleteResult)
+	default:
+		t := new(mcp.CallToolResult)
+		if err := t.UnmarshalJSON(text); err != nil {
+			return nil, err
+		}
+		eachMember(text, func(key string, v []byte) bool {
+			if key == "structuredContent" && string(v) != "null" {
+				t.StructuredContent = json.RawMessage(bytes.Clone(v)) // numbers stay as they were written
+			}
+			return true
+		})
+		return t, nil
 	}
-	if raw, ok := member(text, "structuredContent"); ok && len(raw) > 0 {
-		t.StructuredContent = raw // numbers stay as they were written
-	}
-	return t, nil
+	return res, json.Unmarshal(text, res)
 }
 
 // append writes the result, with more members first and with who the server is
@@ -46,7 +60,10 @@ func (r *rawReply) append(b []byte, first string, server []byte) []byte {
 			}
 			b = append(append(b, `"`+mcp.MetaKeyServerInfo+`":`...), server...)
 		}
-		b = append(b, "},"...)
+		b = append(b, '}')
+		if len(r.members) > 0 {
+			b = append(b, ',')
+		}
 	}
 	return append(append(b, r.members...), '}')
 }
@@ -80,7 +97,8 @@ func readResult(raw []byte) (*rawReply, bool) {
 		case "inputRequests", "requestState":
 			odd = true
 			err = d.SkipValue()
-		default:
+		default: // of a version of the protocol that is not known here
+			odd = true
 			err = d.SkipValue()
 		}
 		return err
@@ -155,7 +173,7 @@ func (r *rawReply) readMeta(d *reader, odd *bool) error {
 	}
 	return d.object(func(key string) error {
 		v, err := d.value()
-		if err != nil || strings.HasPrefix(key, "io.modelcontextprotocol/") || strings.HasPrefix(key, "dev.twinward/") {
+		if err != nil || !mayPass(key) {
 			return err
 		}
 		if len(r.meta) > 0 {
@@ -168,7 +186,7 @@ func (r *rawReply) readMeta(d *reader, odd *bool) error {
 }
 
 // pass gives back an upstream's result, scrubbed. What is not ordinary about it
-// goes the way of the SDK's results.
+// is read by [parseResult].
 func (g *Gateway) pass(p *passage, f *flight, u *Upstream, raw json.RawMessage) (reply, error) {
 	if r, ok := readResult(raw); ok {
 		if _, found := g.redact(p.c, raw); len(found) == 0 {
@@ -176,19 +194,9 @@ func (g *Gateway) pass(p *passage, f *flight, u *Upstream, raw json.RawMessage) 
 			return r, nil
 		}
 	}
+	p.c.expect(methodCallTool, nil)
 	p.c.mu.Lock()
 	p.c.result = raw
 	p.c.mu.Unlock()
-	typed := new(mcp.CallToolResult)
-	if err := typed.UnmarshalJSON(raw); err != nil {
-		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
-	}
-	if typed.NeedsInput() {
-		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", u.Name), false)
-	}
-	res, err := g.clean(p.ctx, f, p.c, typed)
-	if err != nil {
-		return nil, err
-	}
-	return typedReply{res}, nil
+	return g.clean(p.ctx, f, p.c)
 }

@@ -3,12 +3,13 @@ package mcpx
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -27,23 +28,32 @@ const cancelWait = time.Second
 // was rotated away before a child was started with it.
 const maxOvertaken = 3
 
-// forward does an allowed call at its upstream: lease, one request, scrub. The
-// client's _meta stays here, since policy did not see it.
-func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-	f := flightOf(ctx)
-	if f == nil || f.server != u.Name {
-		return nil, failed(audit.GuardPanic, "The call did not pass through governance.", false)
+// do does what was allowed, at the server that it is for.
+func (g *Gateway) do(ctx context.Context, q *query, f *flight) (reply, error) {
+	u := g.upstream(f.server)
+	if u == nil {
+		return nil, failed(audit.GuardPanic, "The server is not behind this gateway.", false)
 	}
-	p, err := g.reach(ctx, f, u, req)
+	return g.forward(ctx, q, f, u)
+}
+
+// forward does an allowed request at its upstream: lease, one request, scrub.
+// The client's _meta stays here, since policy did not see it.
+func (g *Gateway) forward(ctx context.Context, q *query, f *flight, u *Upstream) (reply, error) {
+	call, _ := q.req.(*mcp.CallToolRequest)
+	p, err := g.reach(ctx, f, u, call)
 	defer p.end()
-	if err != nil || p.ask != nil {
-		return p.ask, err
+	if err != nil {
+		return nil, err
 	}
-	params := &mcp.CallToolParams{Name: f.tool, Arguments: f.args}
-	if f.trace != "" {
-		params.Meta = mcp.Meta{"traceparent": f.trace}
+	if p.ask != nil {
+		return typedReply{p.ask}, nil
 	}
-	typed, err := p.s.cs.CallTool(carried{p.ctx, p.c}, params)
+	said := g.newMessages(p.ctx, q, f, p.c)
+	p.c.expect(q.method, said)
+	err = g.request(carried{p.ctx, p.c}, p, q, f, said)
+	said.end()
+	f.out.Checks = append(f.out.Checks, p.c.checks()...)
 	if err != nil {
 		if p.ctx.Err() != nil {
 			select { // the SDK tells the upstream behind our back
@@ -53,10 +63,43 @@ func (g *Gateway) forward(ctx context.Context, u *Upstream, req *mcp.CallToolReq
 		}
 		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
 	}
-	if typed.NeedsInput() {
-		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", u.Name), false)
+	return g.clean(p.ctx, f, p.c)
+}
+
+// request sends the one request. What comes back is in the carriage.
+func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, said *messages) error {
+	meta := mcp.Meta{}
+	if f.trace != "" {
+		meta["traceparent"] = f.trace
 	}
-	return g.clean(p.ctx, f, p.c, typed)
+	if said.wants() {
+		if said.token != "" {
+			meta["progressToken"] = said.token
+		}
+		if err := p.s.wantLogs(ctx, said.level, meta); err != nil {
+			g.gov.logger.Debug("mcpx: the server's log level could not be set", "server", f.server, "error", err)
+		}
+	}
+	var err error
+	if q.method == methodCallTool {
+		_, err = p.s.cs.CallTool(ctx, &mcp.CallToolParams{Meta: meta, Name: f.tool, Arguments: f.args})
+		return err
+	}
+	switch params := q.req.GetParams().(type) {
+	case *mcp.GetPromptParams:
+		_, err = p.s.cs.GetPrompt(ctx, &mcp.GetPromptParams{Meta: meta, Name: f.tool, Arguments: params.Arguments})
+	case *mcp.ReadResourceParams:
+		_, err = p.s.cs.ReadResource(ctx, &mcp.ReadResourceParams{Meta: meta, URI: f.tool})
+	case *mcp.CompleteParams:
+		ref := *params.Ref
+		if f.kind == kindPrompt {
+			ref.Name = f.tool
+		}
+		_, err = p.s.cs.Complete(ctx, &mcp.CompleteParams{Meta: meta, Ref: &ref, Argument: params.Argument, Context: params.Context})
+	default:
+		return failed(audit.GuardMethod, "This cannot be asked of a server.", false)
+	}
+	return err
 }
 
 // A passage is what one call needs at its upstream, until its end.
@@ -152,9 +195,16 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream, req *mcp.
 		f.out.CredentialVersion = c.lease.Ref().Version
 	}
 	c.begin()
-	if guard := g.pool.check(g.gov.engine, s, u.Name, f.tool); guard != "" {
-		g.gov.logger.Warn("mcpx: a live tool is not the approved one", "server", u.Name, "tool", f.tool)
-		return p, failed(guard, "This tool has changed since it was approved.", false)
+	guard := ""
+	switch f.kind {
+	case kindTool:
+		guard = g.pool.check(g.gov.engine, s, u.Name, f.tool)
+	case kindPrompt:
+		guard = g.checkPrompt(carried{ctx, c}, s, u.Name, f.tool)
+	}
+	if guard != "" {
+		g.gov.logger.Warn("mcpx: what the server has now is not what was approved", "server", u.Name, "name", f.tool)
+		return p, failed(guard, "This has changed since it was approved.", false)
 	}
 	return p, nil
 }
@@ -244,9 +294,8 @@ func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c 
 // sdkError reports whether an error is the SDK's own and not an upstream's.
 func sdkError(e *jsonrpc.Error) bool { return e.Code <= -32001 && e.Code >= -32005 }
 
-// clean scrubs a result and rebuilds it from the upstream's bytes, so that
-// numbers stay as they were written.
-func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.CallToolResult) (*mcp.CallToolResult, error) {
+// clean scrubs a result, which stays as the upstream wrote it otherwise.
+func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, error) {
 	c.mu.Lock()
 	raw := c.result
 	c.mu.Unlock()
@@ -259,36 +308,28 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage, typed *mcp.
 		if err := g.leaked(ctx, f, "result", found); err != nil {
 			return nil, err
 		}
-		typed = new(mcp.CallToolResult)
-		if !json.Valid(raw) || typed.UnmarshalJSON(raw) != nil {
+		if !json.Valid(raw) {
 			return nil, garbage
 		}
 	}
-	if found := g.redactData(c, typed.Content); len(found) > 0 {
+	raw, found, ok := g.redactData(c, raw)
+	if len(found) > 0 {
 		if err := g.leaked(ctx, f, "data", found); err != nil {
 			return nil, err
 		}
 	}
-	out := &mcp.CallToolResult{Content: typed.Content, IsError: typed.IsError}
-	structured, ok := member(raw, "structuredContent")
 	if !ok {
 		return nil, garbage
 	}
-	if len(structured) > 0 && string(structured) != "null" {
-		out.StructuredContent = structured
+	r, asks, ok := parseResult(c.method, raw)
+	if !ok {
+		return nil, garbage
 	}
-	for k, v := range typed.Meta {
-		// Protocol fields are between the gateway and the upstream, and nobody
-		// but the gateway speaks for Twinward.
-		if !strings.HasPrefix(k, "io.modelcontextprotocol/") && !strings.HasPrefix(k, "dev.twinward/") {
-			if out.Meta == nil {
-				out.Meta = mcp.Meta{}
-			}
-			out.Meta[k] = v
-		}
+	if asks {
+		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", f.server), false)
 	}
-	f.out.Bytes = int64(len(raw))
-	return out, nil
+	f.out.Bytes = r.bytes
+	return r, nil
 }
 
 // cleanError scrubs an upstream's JSON-RPC error.
@@ -338,34 +379,67 @@ func (g *Gateway) redact(c *carriage, b []byte) ([]byte, credential.Found) {
 	return b, found
 }
 
-// redactData scrubs what came base64-encoded once it is decoded. The decoder
-// passes over line breaks, which hid it while it was text, and the agent would
-// get it without them.
-func (g *Gateway) redactData(c *carriage, content []mcp.Content) (found credential.Found) {
-	for _, item := range content {
-		var data *[]byte
-		switch item := item.(type) {
-		case *mcp.ImageContent:
-			data = &item.Data
-		case *mcp.AudioContent:
-			data = &item.Data
-		case *mcp.EmbeddedResource:
-			if item.Resource == nil {
+// redactData scrubs what came base64-encoded once it is decoded, in members
+// called data or blob wherever they are. A decoder passes over line breaks, which
+// hid it while it was text. It reports false for what is not JSON.
+func (g *Gateway) redactData(c *carriage, raw []byte) (_ []byte, found credential.Found, ok bool) {
+	if len(g.scrubbers(c)) == 0 || !bytes.Contains(raw, []byte(`"data"`)) && !bytes.Contains(raw, []byte(`"blob"`)) {
+		return raw, nil, true
+	}
+	var out []byte
+	last := int64(0)
+	d := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
+	encoded := false // what comes next is the value of such a member
+	for {
+		kind, n := d.StackIndex(d.StackDepth())
+		isName := kind == '{' && n%2 == 0
+		if encoded && d.PeekKind() == '"' {
+			v, err := d.ReadValue()
+			if err != nil {
+				return nil, found, false
+			}
+			encoded = false
+			text, _ := jsontext.AppendUnquote(nil, v)
+			data, err := base64.StdEncoding.DecodeString(string(text))
+			if err != nil {
 				continue
 			}
-			data = &item.Resource.Blob
-		default:
+			clean, in := g.redact(c, data)
+			if len(in) == 0 {
+				continue
+			}
+			found = found.Plus(in)
+			end := d.InputOffset()
+			out = append(out, raw[last:end-int64(len(v))]...)
+			out = append(append(append(out, '"'), base64.StdEncoding.EncodeToString(clean)...), '"')
+			last = end
 			continue
 		}
-		clean, n := g.redact(c, *data)
-		*data, found = clean, found.Plus(n)
+		tok, err := d.ReadToken()
+		if err == io.EOF {
+			return append(out, raw[last:]...), found, true
+		}
+		if err != nil {
+			return nil, found, false
+		}
+		encoded = isName && tok.Kind() == '"' && (tok.String() == "data" || tok.String() == "blob")
 	}
-	return found
 }
 
 func (g *Gateway) redactText(c *carriage, s string) string {
 	b, _ := g.redact(c, []byte(s))
 	return string(b)
+}
+
+// heardSecret is leaked for a message that came before the result, on another
+// goroutine than the call's.
+func (g *Gateway) heardSecret(ctx context.Context, f *flight, c *carriage, found credential.Found) error {
+	c.mu.Lock()
+	c.found = append(c.found, found.Checks()...)
+	c.mu.Unlock()
+	return g.opts.Leaks.Report(ctx, g.gov.log, audit.Event{
+		Door: audit.DoorTool, Action: f.decision.Action, Resource: f.decision.Resource, Actor: f.actor, Trace: f.trace,
+	}, "message", found)
 }
 
 // leaked puts on record that an upstream sent a secret back, and returns why
@@ -384,31 +458,4 @@ func (g *Gateway) leaked(ctx context.Context, f *flight, surface string, found c
 		return failed(codeAudit, "The answer is withheld: the audit log cannot be written.", false)
 	}
 	return nil
-}
-
-// member returns one member of a JSON object as it was written, or nothing if
-// it is absent. An upstream's strings may be cut in the middle of a character.
-func member(object []byte, name string) (json.RawMessage, bool) {
-	d := jsontext.NewDecoder(bytes.NewReader(object), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
-	if tok, err := d.ReadToken(); err != nil || tok.Kind() != '{' {
-		return nil, false
-	}
-	var got json.RawMessage
-	for {
-		tok, err := d.ReadToken()
-		if err != nil {
-			return nil, false
-		}
-		if tok.Kind() == '}' {
-			return got, true
-		}
-		key := tok.String()
-		v, err := d.ReadValue()
-		if err != nil {
-			return nil, false
-		}
-		if key == name {
-			got = json.RawMessage(bytes.Clone(v))
-		}
-	}
 }

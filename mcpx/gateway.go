@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -52,8 +54,11 @@ type GatewayOptions struct {
 }
 
 // A Gateway is one governed MCP endpoint in front of many servers. It offers
-// exactly the tools of the catalogue in force whose servers were added with
-// [Gateway.AddUpstream], under the names "<server>__<tool>".
+// exactly the tools, prompts and resources of the catalogue in force whose
+// servers were added with [Gateway.AddUpstream]: tools and prompts under the
+// names "<server>__<name>", and resources under their URIs, which the catalogue
+// says whose they are. What an upstream answers, and says meanwhile, comes to
+// the client as it was written.
 //
 // It is an http.Handler for the door of a sandbox session, and [Gateway.Handler]
 // makes one for agents elsewhere; both serve protocol versions with and without
@@ -70,10 +75,12 @@ type Gateway struct {
 	info           []byte // who we are, as JSON
 	slow           bool   // of tests: the SDK carries every call
 
+	send    mcp.MethodHandler // to the client of a session, as it is
+	levels  sessionLevels
+	offered atomic.Pointer[offers]
+
 	mu        sync.Mutex
 	upstreams map[string]*Upstream
-	offered   map[string]string // pins of the tools on the server, by offered name
-	synced    string            // the snapshot that offered was made from
 	pool      *pool
 }
 
@@ -81,7 +88,8 @@ type Gateway struct {
 // or MCPGODEBUG in the environment it refuses everything, and AddUpstream says
 // why.
 func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOptions) *Gateway {
-	g := &Gateway{upstreams: make(map[string]*Upstream), offered: make(map[string]string)}
+	g := &Gateway{upstreams: make(map[string]*Upstream)}
+	g.offered.Store(new(offers))
 	if opts != nil {
 		g.opts = *opts
 	}
@@ -102,9 +110,26 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	g.info, _ = json.Marshal(self)
 	for _, s := range []**mcp.Server{&g.server, &g.bare} {
 		*s = mcp.NewServer(self, &mcp.ServerOptions{
-			Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
+			Capabilities: &mcp.ServerCapabilities{
+				Tools:       &mcp.ToolCapabilities{ListChanged: true},
+				Prompts:     &mcp.PromptCapabilities{ListChanged: true},
+				Resources:   &mcp.ResourceCapabilities{ListChanged: true},
+				Completions: &mcp.CompletionCapabilities{},
+				Logging:     &mcp.LoggingCapabilities{},
+			},
 		})
 		(*s).AddReceivingMiddleware(g.gov.middleware)
+	}
+	g.server.AddSendingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler {
+		g.send = next
+		return next
+	})
+	g.levels.live = func() map[*mcp.ServerSession]bool {
+		live := make(map[*mcp.ServerSession]bool)
+		for ss := range g.server.Sessions() {
+			live[ss] = true
+		}
+		return live
 	}
 	g.owners = newOwners(func() map[string]bool {
 		live := make(map[string]bool)
@@ -149,16 +174,53 @@ func (g *Gateway) AddUpstream(ctx context.Context, u *Upstream) error {
 	if !known {
 		return fail("%q is not in the catalogue in force: write it with ReadCatalog, review it, and reload the engine", u.Name)
 	}
-	g.mu.Lock()
-	if g.upstreams[u.Name] != nil {
-		g.mu.Unlock()
-		return fail("%q was added already", u.Name)
-	}
 	own := *u
-	g.upstreams[u.Name] = &own
-	g.synced = ""
-	g.mu.Unlock()
+	if err := g.add(&own); err != nil {
+		return fail("%q: %w", u.Name, err)
+	}
 	g.refresh()
+	return nil
+}
+
+// add puts an upstream among the others, unless it would be taken for one.
+func (g *Gateway) add(u *Upstream) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.upstreams[u.Name] != nil {
+		return errors.New("it was added already")
+	}
+	with := maps.Clone(g.upstreams)
+	with[u.Name] = u
+	catalog := g.gov.engine.Catalog()
+	was, _ := newOffers(catalog, g.upstreams)
+	for _, s := range catalog {
+		if s.Name != u.Name {
+			continue
+		}
+		for what, other := range was.disputes(s) {
+			return fmt.Errorf("%q is claimed by %q too: take it out of one of the two catalogue files", what, other)
+		}
+	}
+	if u.OwnNames && was.bare != "" {
+		return fmt.Errorf("%q is offered under its own names already, and only one can be", was.bare)
+	}
+	now, _ := newOffers(catalog, with)
+	if s, ok := now.catalog[now.bare]; ok {
+		for _, t := range s.Tools {
+			if now.shadowed(s.Name, t.Name) {
+				return fmt.Errorf("tool %q: %w", t.Name, errShadowed)
+			}
+		}
+		for _, p := range s.Prompts {
+			if now.shadowed(s.Name, p.Name) {
+				return fmt.Errorf("prompt %q: %w", p.Name, errShadowed)
+			}
+		}
+	}
+	g.upstreams = with
+	stale := *g.offered.Load()
+	stale.hash = "" // so that refresh makes it anew
+	g.offered.Store(&stale)
 	return nil
 }
 
@@ -175,72 +237,35 @@ func (g *Gateway) Close() error {
 	return errors.Join(append(errs, g.pool.close())...)
 }
 
-// refresh makes the server offer what the catalogue in force approves.
-func (g *Gateway) refresh() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	hash := g.gov.engine.Hash()
-	if hash != "" && hash == g.synced {
-		return
-	}
-	want := make(map[string]string)
-	for _, s := range g.gov.engine.Catalog() {
-		u := g.upstreams[s.Name]
-		if u == nil {
-			continue
-		}
-		for _, t := range s.Tools {
-			name := s.Name + "__" + t.Name
-			pin, err := t.Pin()
-			if err == nil && g.offered[name] != pin {
-				err = g.offer(name, t.ToolDefinition, u)
-			}
-			if err != nil {
-				g.gov.logger.Error("mcpx: a tool of the catalogue cannot be offered", "tool", name, "error", err)
-				continue
-			}
-			want[name] = pin
-		}
-	}
-	for name := range g.offered {
-		if _, ok := want[name]; !ok {
-			g.server.RemoveTools(name)
-		}
-	}
-	g.offered, g.synced = want, hash
-}
-
-// offer registers a forwarder. The SDK panics on a tool that it does not like.
-func (g *Gateway) offer(name string, d governance.ToolDefinition, u *Upstream) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
-	t, err := toTool(name, d)
-	if err != nil {
-		return err
-	}
-	g.server.AddTool(t, func(ctx context.Context, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		return g.forward(ctx, u, req)
-	})
-	return nil
-}
-
 // The gateway is the governor's site.
 
 func (g *Gateway) route(k kind, name string) (server, own string) {
-	if k != kindTool {
-		return "", name
-	}
-	server, own, ok := strings.Cut(name, "__")
-	if !ok {
-		return "", name
-	}
-	return server, own
+	return g.offered.Load().route(k, name)
 }
 
 func (g *Gateway) name() string { return "" }
+
+// logging are the servers whose log messages clients can ask for.
+func (g *Gateway) logging() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Sorted(maps.Keys(g.upstreams))
+}
+
+// setLevel keeps from which level on a client's session wants log messages.
+func (g *Gateway) setLevel(req mcp.Request) error {
+	p, ok := req.GetParams().(*mcp.SetLoggingLevelParams)
+	ss, _ := req.GetSession().(*mcp.ServerSession)
+	level := -1
+	if ok && p != nil {
+		level = slices.Index(levels, string(p.Level))
+	}
+	if level < 0 || ss == nil {
+		return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "unknown log level"}
+	}
+	g.levels.set(ss, level)
+	return nil
+}
 
 func (g *Gateway) credential(server string) string {
 	if u := g.upstream(server); u != nil {
@@ -258,10 +283,8 @@ func (g *Gateway) upstream(name string) *Upstream {
 // live refuses what is not offered, and what this actor's session with the
 // upstream has shown to differ from the approved definition.
 func (g *Gateway) live(_ context.Context, q *query, server, tool string) string {
-	g.mu.Lock()
-	_, offered := g.offered[server+"__"+tool]
-	g.mu.Unlock()
-	if !offered {
+	o := g.offered.Load()
+	if _, ok := o.tools[o.name(server, tool)]; !ok {
 		return audit.GuardUnknown
 	}
 	return g.pool.drift(g.gov.engine, poolKey{server, owner(q.actor)}, tool)

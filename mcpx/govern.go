@@ -36,6 +36,12 @@ const (
 	notifyCancelled   = "notifications/cancelled"
 	notifyProgress    = "notifications/progress"
 	notifyRoots       = "notifications/roots/list_changed"
+
+	// What only servers say.
+	notifyMessage        = "notifications/message"
+	notifyUpdated        = "notifications/resources/updated"
+	notifyToolsChanged   = "notifications/tools/list_changed"
+	notifyPromptsChanged = "notifications/prompts/list_changed"
 )
 
 // GovernOptions are the options of [Govern]. The zero value, and nil, are safe.
@@ -111,8 +117,12 @@ type site interface {
 	// live returns the guard that refuses the call because the tool that would
 	// run is not the approved one, or "".
 	live(ctx context.Context, q *query, server, tool string) (guard string)
-	// refresh is called before tools are listed or called.
+	// refresh is called before anything is listed or asked for.
 	refresh()
+	// logging are the servers that log messages may come from.
+	logging() []string
+	// do does an allowed request that the SDK carries.
+	do(ctx context.Context, q *query, f *flight) (reply, error)
 }
 
 // A kind is a space of names that clients use.
@@ -167,7 +177,7 @@ type query struct {
 func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (res mcp.Result, err error) {
 		q := &query{next: next, method: method, req: req, outer: ctx}
-		q.do = q.viaSDK
+		q.do = func(ctx context.Context, f *flight) (reply, error) { return g.site.do(ctx, q, f) }
 		if extra := req.GetExtra(); extra != nil && extra.TokenInfo != nil {
 			if v, ok := extra.TokenInfo.Extra[visitKey].(*visit); ok {
 				v.handled.Store(true)
@@ -233,8 +243,10 @@ func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 		return private(g.single(ctx, q, "read_resource"))
 	case methodComplete:
 		return g.single(ctx, q, "complete")
-	case methodSubscribe, methodUnsubscribe, methodSetLevel:
+	case methodSubscribe, methodUnsubscribe:
 		return g.single(ctx, q, "subscribe")
+	case methodSetLevel:
+		return g.setLevel(ctx, q)
 	case methodListen:
 		return g.listen(ctx, q)
 	}

@@ -71,6 +71,7 @@ func (g *governor) liveTool(t *mcp.Tool, server, tool string) string {
 }
 
 func (g *governor) listPrompts(ctx context.Context, q *query) (mcp.Result, error) {
+	g.site.refresh()
 	var out mcp.ListPromptsResult
 	err := pages(ctx, q, func(cursor string, extra *mcp.RequestExtra, ss *mcp.ServerSession) mcp.Request {
 		return &mcp.ListPromptsRequest{Session: ss, Extra: extra, Params: &mcp.ListPromptsParams{Cursor: cursor, Meta: metaOf(q.req)}}
@@ -100,6 +101,7 @@ func (g *governor) listPrompts(ctx context.Context, q *query) (mcp.Result, error
 }
 
 func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, error) {
+	g.site.refresh()
 	var out mcp.ListResourcesResult
 	err := pages(ctx, q, func(cursor string, extra *mcp.RequestExtra, ss *mcp.ServerSession) mcp.Request {
 		return &mcp.ListResourcesRequest{Session: ss, Extra: extra, Params: &mcp.ListResourcesParams{Cursor: cursor, Meta: metaOf(q.req)}}
@@ -129,6 +131,7 @@ func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, err
 }
 
 func (g *governor) listTemplates(ctx context.Context, q *query) (mcp.Result, error) {
+	g.site.refresh()
 	var out mcp.ListResourceTemplatesResult
 	err := pages(ctx, q, func(cursor string, extra *mcp.RequestExtra, ss *mcp.ServerSession) mcp.Request {
 		return &mcp.ListResourceTemplatesRequest{Session: ss, Extra: extra, Params: &mcp.ListResourceTemplatesParams{Cursor: cursor, Meta: metaOf(q.req)}}

@@ -37,6 +37,12 @@ func (s *ownServer) credential(string) string { return "" }
 
 func (s *ownServer) refresh() {}
 
+func (s *ownServer) logging() []string { return []string{s.name()} }
+
+func (s *ownServer) do(ctx context.Context, q *query, f *flight) (reply, error) {
+	return q.viaSDK(ctx, f)
+}
+
 // live finds the tool that would run, among those that the server has now.
 func (s *ownServer) live(ctx context.Context, q *query, server, tool string) string {
 	ss, _ := q.req.GetSession().(*mcp.ServerSession)

@@ -59,6 +59,11 @@ type session struct {
 	wire   *wire
 	tools  map[string]*mcp.Tool // what the upstream has now, by its own names
 	listed time.Time
+
+	prompts struct { // the same, once somebody asked for one
+		sync.Mutex
+		now map[string]*mcp.Prompt
+	}
 }
 
 // fresh reports whether the session's view of the tools counts.
@@ -268,6 +273,61 @@ func (p *pool) check(engine *governance.Engine, s *session, server, tool string)
 		return audit.GuardPinDrift
 	}
 	return ""
+}
+
+// checkPrompt compares what the session has for a prompt with what was approved.
+func (g *Gateway) checkPrompt(ctx context.Context, s *session, server, name string) string {
+	approved, ok := g.offered.Load().prompt(server, name)
+	if !ok {
+		return audit.GuardUnknown
+	}
+	s.prompts.Lock()
+	defer s.prompts.Unlock()
+	if s.prompts.now == nil {
+		now := make(map[string]*mcp.Prompt)
+		for p, err := range s.cs.Prompts(ctx, nil) {
+			if err != nil || now[p.Name] != nil || len(now) >= maxLiveTools {
+				return audit.GuardPinDrift // what would run cannot be seen
+			}
+			now[p.Name] = p
+		}
+		s.prompts.now = now
+	}
+	live := s.prompts.now[name]
+	if live == nil {
+		return audit.GuardPinDrift
+	}
+	pin, err := promptOf(live).Pin()
+	if err != nil || pin != approved {
+		return audit.GuardPinDrift
+	}
+	return ""
+}
+
+// wantLogs asks the upstream for log messages from a level on, in the request's
+// metadata or, in versions with sessions, for the session; there it never asks
+// for less, since other calls may want more.
+func (s *session) wantLogs(ctx context.Context, level int, meta mcp.Meta) error {
+	if level < 0 {
+		return nil
+	}
+	if s.wire.agreed() >= modernVersion {
+		meta[mcp.MetaKeyLogLevel] = levels[level]
+		return nil
+	}
+	if caps := s.cs.InitializeResult().Capabilities; caps == nil || caps.Logging == nil {
+		return nil
+	}
+	s.wire.logs.Lock()
+	defer s.wire.logs.Unlock()
+	if from := s.wire.logs.from; from != 0 && from <= level+1 {
+		return nil
+	}
+	if err := s.cs.SetLoggingLevel(ctx, &mcp.SetLoggingLevelParams{Level: mcp.LoggingLevel(levels[level])}); err != nil {
+		return err
+	}
+	s.wire.logs.from = level + 1
+	return nil
 }
 
 // close ends all sessions and waits for them.

@@ -13,6 +13,7 @@ import (
 
 // single governs a method that is about one named thing.
 func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Result, error) {
+	g.site.refresh()
 	server, name := g.site.route(q.kind, q.name)
 	if server == "" {
 		r := refused(audit.GuardUnknown)
@@ -30,7 +31,13 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	if !d.Allowed() {
 		return g.refuse(ctx, q, decided(d))
 	}
-	return q.deliver(g.act(ctx, q, &flight{actor: q.actor, server: server, trace: q.trace, decision: d}))
+	defer d.Settle(governance.Result{}) // unless act did
+	f := &flight{actor: q.actor, kind: q.kind, server: server, tool: name, args: q.args, trace: q.trace, decision: d}
+	if no, ok := g.useCredential(ctx, f); !ok {
+		return g.refuse(ctx, q, no)
+	}
+	defer f.key.Settle(governance.Result{})
+	return q.deliver(g.act(ctx, q, f))
 }
 
 // maxSubscriptions bounds the resources that one listen stream asks for.
@@ -47,7 +54,9 @@ func (g *governor) listen(ctx context.Context, q *query) (mcp.Result, error) {
 	if len(uris) > maxSubscriptions {
 		return g.refuse(ctx, q, refused(audit.GuardMethod))
 	}
-	for _, uri := range uris {
+	g.site.refresh()
+	asks := make([]governance.Request, len(uris))
+	for i, uri := range uris {
 		q.kind, q.name = kindResource, uri
 		server, own := g.site.route(q.kind, uri)
 		if server == "" {
@@ -55,9 +64,39 @@ func (g *governor) listen(ctx context.Context, q *query) (mcp.Result, error) {
 			r.Hidden = true
 			return g.refuse(ctx, q, r)
 		}
-		d := g.decide(ctx, governance.Request{Actor: q.actor, Action: "subscribe", Server: server, Name: own})
+		asks[i] = governance.Request{Actor: q.actor, Action: "subscribe", Server: server, Name: own}
+	}
+	return g.several(ctx, q, asks, true)
+}
+
+// setLevel governs from which level on a client's session gets log messages: of
+// those servers whose logging the actor may subscribe to.
+func (g *governor) setLevel(ctx context.Context, q *query) (mcp.Result, error) {
+	var asks []governance.Request
+	for _, server := range g.site.logging() {
+		asks = append(asks, governance.Request{Actor: q.actor, Action: "subscribe", Server: server, Name: q.name})
+	}
+	if len(asks) == 0 {
+		return g.refuse(ctx, q, refused(audit.GuardMethod))
+	}
+	return g.several(ctx, q, asks, false)
+}
+
+// several does a request that is about several things, if all of them are
+// allowed, or any. Each that is gets its own intent and outcome.
+func (g *governor) several(ctx context.Context, q *query, asks []governance.Request, all bool) (mcp.Result, error) {
+	var last refusal
+	allowed := 0
+	for _, ask := range asks {
+		d := g.decide(ctx, ask)
 		if !d.Allowed() {
-			return g.refuse(ctx, q, refusal{Decision: d})
+			if last = decided(d); all {
+				if q.kind == kindResource {
+					q.name = ask.Name
+				}
+				return g.refuse(ctx, q, last)
+			}
+			continue
 		}
 		call, err := g.log.Begin(ctx, audit.Intent{
 			Door: audit.DoorTool, Action: d.Action, Resource: d.Resource,
@@ -68,12 +107,21 @@ func (g *governor) listen(ctx context.Context, q *query) (mcp.Result, error) {
 			d.Settle(governance.Result{})
 			return q.answer(override(d, codeAudit))
 		}
+		allowed++
 		defer func() {
 			d.Settle(governance.Result{OK: true})
 			if err := call.End(context.WithoutCancel(ctx), audit.Outcome{Status: audit.StatusOK}); err != nil {
 				g.logger.Error("mcpx: the end of a subscription could not be recorded", "error", err)
 			}
 		}()
+	}
+	if allowed == 0 {
+		return g.refuse(ctx, q, last)
+	}
+	if s, ok := g.site.(interface{ setLevel(mcp.Request) error }); ok && q.method == methodSetLevel {
+		if err := s.setLevel(q.req); err != nil {
+			return nil, err
+		}
 	}
 	return q.next(ctx, q.method, q.req)
 }

@@ -1,6 +1,7 @@
 package mcpx
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,9 @@ type carriage struct {
 	tellOnce sync.Once
 
 	mu     sync.Mutex
+	method string          // of the one request that is forwarded, once it is sent
+	said   *messages       // takes what the upstream says meanwhile, or nil
+	found  []string        // secrets in that, for the record
 	result json.RawMessage // as the upstream wrote it
 	reply  *jsonrpc.Error  // the upstream's own error
 	broken error           // the request could not be sent or read
@@ -72,6 +76,11 @@ type wire struct {
 	ids    atomic.Int64 // of requests that the fast path sent
 
 	cut func() error // ends the connection at once; the SDK's Close waits for calls
+
+	logs struct { // what the upstream was told to log, in versions with sessions
+		sync.Mutex
+		from int // index in levels, plus one
+	}
 
 	lease   *credential.Lease // that the process was started with, or nil
 	users   int               // calls under way; under the pool's lock
@@ -139,7 +148,7 @@ func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 	c := carriageOf(ctx)
 	if req.IsCall() {
 		t.mu.Lock()
-		if c != nil && req.Method == methodCallTool {
+		if c != nil && c.awaits(req.Method) {
 			t.waiting[req.ID] = c
 		}
 		if req.Method == methodInitialize {
@@ -165,8 +174,13 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 	}
 	switch m := msg.(type) {
 	case *jsonrpc.Request:
-		if m.Method == "notifications/tools/list_changed" {
+		switch m.Method {
+		case notifyToolsChanged, notifyPromptsChanged:
 			t.wire.changed.Store(true)
+		case notifyProgress, notifyMessage:
+			if !t.wire.http { // else the carrier has heard it, and knows whose it is
+				t.heard(m)
+			}
 		}
 	case *jsonrpc.Response:
 		t.mu.Lock()
@@ -176,6 +190,9 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		t.mu.Unlock()
 		if c != nil {
 			c.answered(m)
+			if m.Error == nil { // the SDK need not read it too, and might refuse it
+				msg = &jsonrpc.Response{ID: m.ID, Result: stubs[c.method]}
+			}
 		}
 		if first {
 			var r struct {
@@ -187,6 +204,35 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		}
 	}
 	return msg, nil
+}
+
+// stubs are results that say nothing.
+var stubs = map[string]json.RawMessage{
+	methodCallTool:     json.RawMessage(`{"content":[]}`),
+	methodGetPrompt:    json.RawMessage(`{"messages":[]}`),
+	methodReadResource: json.RawMessage(`{"contents":[]}`),
+	methodComplete:     json.RawMessage(`{"completion":{"values":[]}}`),
+}
+
+// heard gives a message to the call that it belongs to. Progress names its call.
+// A log message does not: it belongs to the only call under way, and is nobody's
+// if there are several.
+func (t *tapConn) heard(m *jsonrpc.Request) {
+	var whose *messages
+	t.mu.Lock()
+	for _, c := range t.waiting {
+		said := c.hears()
+		switch {
+		case m.Method == notifyMessage:
+			if len(t.waiting) == 1 {
+				whose = said
+			}
+		case said.wants() && said.token != "" && bytes.Contains(m.Params, []byte(said.token)):
+			whose = said // which compares it exactly
+		}
+	}
+	t.mu.Unlock()
+	whose.hear(m.Method, m.Params)
 }
 
 func (t *tapConn) Close() error {
@@ -206,6 +252,34 @@ func (c *carriage) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.status, c.broken = 0, nil
+}
+
+// awaits reports whether the forwarded request has this method.
+func (c *carriage) awaits(method string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.method == method
+}
+
+// hears returns who takes what the upstream says during the call, or nil.
+func (c *carriage) hears() *messages {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.said
+}
+
+// checks are what was found in messages, for the record.
+func (c *carriage) checks() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.found
+}
+
+// expect prepares for the answer to a request that is about to be sent.
+func (c *carriage) expect(method string, said *messages) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.method, c.said = method, said
 }
 
 func (c *carriage) answered(m *jsonrpc.Response) {
@@ -266,15 +340,22 @@ func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 && c != nil && strings.TrimSpace(resp.Header.Get("Location")) != "" {
 		c.note(0, errRedirect)
 	}
-	resp.Body = &capped{ReadCloser: resp.Body, left: maxReply, c: c}
+	body := &capped{ReadCloser: resp.Body, left: maxReply, c: c}
+	if c != nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		if said := c.hears(); said.wants() {
+			body.events = &eventScanner{found: said.event}
+		}
+	}
+	resp.Body = body
 	return resp, nil
 }
 
 // capped is a body that ends with an error when it is too long.
 type capped struct {
 	io.ReadCloser
-	left int64
-	c    *carriage
+	left   int64
+	c      *carriage
+	events *eventScanner // or nil
 }
 
 func (b *capped) Read(p []byte) (int, error) {
@@ -289,6 +370,9 @@ func (b *capped) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.left -= int64(n)
+	if b.events != nil {
+		b.events.write(p[:n])
+	}
 	if err != nil && err != io.EOF && b.c != nil {
 		b.c.note(0, err)
 	}

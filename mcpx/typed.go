@@ -30,7 +30,7 @@ func (q *query) viaSDK(ctx context.Context, f *flight) (reply, error) {
 	if p, ok := q.req.GetParams().(*mcp.CallToolParamsRaw); ok {
 		p.Arguments = f.args
 	}
-	res, err := q.next(context.WithValue(ctx, flightKey{}, f), q.method, q.req)
+	res, err := q.next(ctx, q.method, q.req)
 	return typedReply{res}, err
 }
 
@@ -41,6 +41,9 @@ func (q *query) deliver(r reply, err error) (mcp.Result, error) {
 	}
 	if err != nil || r == nil {
 		return nil, err
+	}
+	if raw, ok := r.(*rawReply); ok {
+		return &rawResult{reply: raw, modern: q.modern}, nil
 	}
 	return r.result()
 }

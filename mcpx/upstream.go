@@ -27,6 +27,10 @@ type Upstream struct {
 	// Transport carries the requests of an upstream over HTTP; nil means a
 	// transport of its own with the proxy settings of the environment.
 	Transport http.RoundTripper
+	// OwnNames offers the tools and prompts of this upstream under their own
+	// names, and not as "<server>__<name>", for clients that know them so. At
+	// most one upstream of a gateway may be. Policy calls them as ever.
+	OwnNames bool
 
 	origin   string   // scheme://host[:port] for HTTP; of a child process that gets a secret
 	endpoint *url.URL // for HTTP

@@ -190,7 +190,7 @@ func methods() []Case {
 		if m.params == "" {
 			meta = "$onlymeta"
 		}
-		all = append(all, Case{ID: "M4", Name: m.method, Want: Refused, Guards: []string{"method", "unknown", "no-permit"},
+		all = append(all, Case{ID: "M4", Name: m.method, Want: Refused, Guards: []string{"method", "unknown", "no-permit", "not-in-profile"},
 			Body:   `{"jsonrpc":"2.0","id":1,"method":"` + m.method + `","params":{` + meta + m.params + `}}`,
 			Header: [][2]string{{"Mcp-Method", m.method}, {"Mcp-Name", name}}})
 	}
