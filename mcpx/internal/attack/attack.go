@@ -46,6 +46,8 @@ type Target struct {
 	Forbidden string
 	// Prefix is what the endpoint puts before the names of Upstream's tools.
 	Prefix string
+	// Plain has the client of the older era declare no capabilities.
+	Plain bool
 	// Upstream is behind the endpoint; nil where it cannot be seen.
 	Upstream *Upstream
 }

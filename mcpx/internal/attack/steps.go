@@ -51,7 +51,7 @@ func steps() []Case {
 
 // fresh opens a session besides the player's own.
 func (p *Player) fresh(ctx context.Context) (shot, [2]string, answer) {
-	a := p.fire(ctx, initialize(), p.Header)
+	a := p.fire(ctx, p.initialize(), p.Header)
 	session := [2]string{headerSession, a.header.Get(headerSession)}
 	s, _ := p.base(ctx, Legacy, p.Tool, p.Args)
 	s.header[0] = session
@@ -75,7 +75,7 @@ func ended(ctx context.Context, p *Player, _ string) Result {
 
 func fixated(ctx context.Context, p *Player, _ string) Result {
 	const id = "attacker-chosen-session"
-	s := initialize()
+	s := p.initialize()
 	s.header = [][2]string{{headerSession, id}}
 	a := p.fire(ctx, s, p.Header)
 	if a.verdict() == answered && a.header.Get(headerSession) == id {

@@ -66,7 +66,7 @@ func (p *Player) session(ctx context.Context, id http.Header) ([2]string, error)
 	if s, ok := p.sessions[key]; ok {
 		return s, nil
 	}
-	a := p.fire(ctx, initialize(), id)
+	a := p.fire(ctx, p.initialize(), id)
 	if a.verdict() != answered {
 		return [2]string{}, fmt.Errorf("initialize: %s", a.reason())
 	}
@@ -76,8 +76,12 @@ func (p *Player) session(ctx context.Context, id http.Header) ([2]string, error)
 	return s, nil
 }
 
-func initialize() shot {
-	return shot{body: `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + Legacy + `","capabilities":{"elicitation":{},"sampling":{},"roots":{}},"clientInfo":{"name":"attack","version":"1"}}}`}
+func (p *Player) initialize() shot {
+	can := `{"elicitation":{},"sampling":{},"roots":{}}`
+	if p.Plain {
+		can = `{}`
+	}
+	return shot{body: `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + Legacy + `","capabilities":` + can + `,"clientInfo":{"name":"attack","version":"1"}}}`}
 }
 
 // call makes one well-formed call.
