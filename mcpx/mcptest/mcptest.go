@@ -152,6 +152,9 @@ type ConnectOptions struct {
 	Version string
 	// Token is a bearer token to present.
 	Token string
+	// Transport carries the agent's requests, such as one that trusts a test's
+	// certificate or attaches tokens; nil is a plain one.
+	Transport http.RoundTripper
 	// Client are the options of the agent's MCP client.
 	Client *mcp.ClientOptions
 }
@@ -204,7 +207,12 @@ func TryConnect(t testing.TB, endpoint string, opts *ConnectOptions) (*Agent, er
 	if opts == nil {
 		opts = &ConnectOptions{}
 	}
-	w := &wire{token: opts.Token, base: http.DefaultTransport.(*http.Transport).Clone()}
+	w := &wire{token: opts.Token, base: opts.Transport}
+	if w.base == nil {
+		own := http.DefaultTransport.(*http.Transport).Clone()
+		t.Cleanup(own.CloseIdleConnections) // after the session has ended
+		w.base = own
+	}
 	client := mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "1"}, opts.Client)
 	cs, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{
 		Endpoint: endpoint, HTTPClient: &http.Client{Transport: w}, MaxRetries: -1, DisableStandaloneSSE: true,
@@ -212,17 +220,14 @@ func TryConnect(t testing.TB, endpoint string, opts *ConnectOptions) (*Agent, er
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() {
-		cs.Close()
-		w.base.CloseIdleConnections()
-	})
+	t.Cleanup(func() { cs.Close() })
 	return &Agent{ClientSession: cs, wire: w}, nil
 }
 
 // wire records what an agent is sent.
 type wire struct {
 	token string
-	base  *http.Transport
+	base  http.RoundTripper
 	mu    sync.Mutex
 	got   bytes.Buffer
 }
