@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,47 +123,21 @@ func (s *Session) files() []confine.File {
 		text("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
 		text("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
 		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
-		{Path: trustFile, Data: trustedRoots(ca)},
+		{Path: trustFile, Source: trustedRoots(), Data: append([]byte("\n"), ca...)}, // the roots may not end in a newline
 		{Path: caFile, Data: ca},
 	}
 }
 
-// trustedRoots returns the host's roots, or nothing when it has none, as then
-// only what is served in-process can be verified; and more.
-func trustedRoots(more []byte) []byte {
+// trustedRoots returns the file with the host's roots, or "" when it has none:
+// then only what is served in-process can be verified.
+func trustedRoots() string {
 	const limit = 4 << 20
 	for _, path := range hostTrust {
-		if b, err := readWith(path, limit, more); err == nil {
-			return b
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Size() < limit {
+			return path
 		}
 	}
-	return slices.Clone(more)
-}
-
-// readWith reads a text file of less than limit bytes, and appends more on a new
-// line. It is called at each start and the file is large, so it is copied once.
-func readWith(path string, limit int64, more []byte) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if fi.Size() >= limit {
-		return nil, fmt.Errorf("%s has %d bytes, the limit is %d", path, fi.Size(), limit)
-	}
-	b := make([]byte, fi.Size(), fi.Size()+1+int64(len(more)))
-	n, err := io.ReadFull(f, b)
-	if err != nil && n > 0 { // it has become shorter
-		return nil, err
-	}
-	if n > 0 && b[n-1] != '\n' {
-		b = append(b, '\n')
-	}
-	return append(b, more...), nil
+	return ""
 }
 
 func closeListeners(l confine.Listeners) {

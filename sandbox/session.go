@@ -188,12 +188,23 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 
 func (s *Session) launch(ctx context.Context) (err error) {
 	watch := stopwatch{last: time.Now()}
-	ca, err := egress.NewCA(time.Now())
-	if err != nil {
+	type made struct {
+		ca  *egress.CA
+		err error
+	}
+	key := make(chan made, 1)
+	go func() { // meanwhile the disk is waited for
+		ca, err := egress.NewCA(time.Now())
+		key <- made{ca, err}
+	}()
+	err = s.openWorkspace()
+	authority := <-key
+	if err = errors.Join(err, authority.err); err != nil {
 		return err
 	}
+	watch.lap("workspace")
 	c := egress.Config{
-		CA: ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, Roots: s.opts.Roots, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
+		CA: authority.ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, Roots: s.opts.Roots, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
 		Limits: egress.Limits(s.opts.NetworkLimits),
 	}
 	if err := s.ask(&c); err != nil {
@@ -203,10 +214,6 @@ func (s *Session) launch(ctx context.Context) (err error) {
 		return err
 	}
 	watch.lap("network door")
-	if err := s.openWorkspace(); err != nil {
-		return err
-	}
-	watch.lap("workspace")
 	spec, err := s.spec()
 	if err != nil {
 		return err

@@ -242,7 +242,7 @@ func TestMessageLimits(t *testing.T) {
 }
 
 func TestOrderRoundTrip(t *testing.T) {
-	in := &order{Spec: Spec{Workspace: "/w", Files: []File{{"/a", []byte("one")}, {"/b", nil}, {"/c", []byte("three")}}}, KUID: 7}
+	in := &order{Spec: Spec{Workspace: "/w", Files: []File{{Path: "/a", Data: []byte("one")}, {Path: "/b"}, {Path: "/c", Data: []byte("three")}}}, Origins: make([]original, 3), KUID: 7}
 	b, err := in.encode()
 	require.NoError(t, err)
 	out, err := decode(b)
@@ -259,7 +259,7 @@ func TestOrderRoundTrip(t *testing.T) {
 }
 
 func FuzzOrder(f *testing.F) {
-	b, _ := (&order{Spec: Spec{Files: []File{{"/a", []byte("one")}}}}).encode()
+	b, _ := (&order{Spec: Spec{Files: []File{{Path: "/a", Data: []byte("one")}}}, Origins: make([]original, 1)}).encode()
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if ord, err := decode(b); err == nil {

@@ -38,7 +38,7 @@ func children(t testing.TB) []string {
 func TestEveryStepMayFail(t *testing.T) {
 	standing(t, &Spec{Launcher: LauncherVfork}).Close()
 	spec := &Spec{Launcher: LauncherVfork, Hostname: "sandbox", Workspace: t.TempDir(), OwnWorkspace: true, Self: true,
-		Binds: []Bind{{Source: "/usr"}}, Files: []File{{Path: "/etc/given", Data: []byte("given\n")}}}
+		Binds: []Bind{{Source: "/usr"}}, Files: []File{{Path: "/etc/given", Source: "/etc/passwd", Data: []byte("given\n")}}}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	seed := rand.Uint64()

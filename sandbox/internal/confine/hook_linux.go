@@ -36,10 +36,17 @@ type order struct {
 	Notify         bool       // the host wants to know of denials
 	LogLandlock    bool       // and hears those of Landlock in the audit log
 	KUID           int
-	Sizes          []int // of the data of each file
-	Inherited      int   // how many mounts there are
-	IDMapped       bool  // some of the inherited mounts translate ids
+	Sizes          []int      // of the data of each file
+	Origins        []original // of each file
+	Inherited      int        // how many mounts there are
+	IDMapped       bool       // some of the inherited mounts translate ids
 	HostNS         map[string]string
+}
+
+// An original is a file of the host that another begins with.
+type original struct {
+	FD   int // as in [place.Mount]
+	Size int64
 }
 
 // The hook. It runs before main in every program that imports this package,
@@ -140,7 +147,7 @@ func decode(b []byte) (*order, error) {
 		return nil, err
 	}
 	b = b[n:]
-	if len(ord.Sizes) != len(ord.Files) {
+	if len(ord.Sizes) != len(ord.Files) || len(ord.Origins) != len(ord.Files) {
 		return nil, errOrder
 	}
 	for i, size := range ord.Sizes {

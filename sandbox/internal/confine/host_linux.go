@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -59,7 +61,8 @@ func (id identity) attr(flags uintptr) *syscall.SysProcAttr {
 	return a
 }
 
-// A delivery is what init inherits, to be closed by the host afterwards.
+// A delivery is what init inherits, to be closed by the host afterwards: mounts,
+// and files to be copied.
 type delivery struct {
 	order  order
 	mounts []int
@@ -103,6 +106,9 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	}
 	d.order.GPU = slices.Contains(spec.Devices, gpu)
 	d.order.Optional = slices.DeleteFunc(slices.Clone(spec.Optional), func(l Layer) bool { return slices.Contains(spec.required(), l) })
+	if err := d.origins(); err != nil {
+		return nil, err
+	}
 	if !id.root {
 		return d, nil
 	}
@@ -155,6 +161,31 @@ func (d *delivery) tree(real string, id identity, writable bool) (int, error) {
 	return fdMounts + len(d.mounts) - 1, nil
 }
 
+// origins opens what files begin with.
+func (d *delivery) origins() error {
+	d.order.Origins = make([]original, len(d.order.Files))
+	for i, f := range d.order.Files {
+		d.order.Origins[i].FD = -1
+		if f.Source == "" {
+			continue
+		}
+		fd, err := unix.Open(f.Source, unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		var st unix.Stat_t
+		if err == nil {
+			d.mounts = append(d.mounts, fd)
+			err = unix.Fstat(fd, &st)
+		}
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			err = errors.New("not a regular file")
+		}
+		if err != nil {
+			return &LayerError{Layer: LayerMount, Step: "open " + f.Source, Err: err}
+		}
+		d.order.Origins[i] = original{fdMounts + len(d.mounts) - 1, st.Size}
+	}
+	return nil
+}
+
 // self detaches the host's executable. When that cannot be done, because it was
 // replaced or deleted since it was started or is only for root, init copies it.
 func (d *delivery) self() {
@@ -184,25 +215,64 @@ func translate(tree, uid, gid int, id identity) error {
 }
 
 // mappingNamespace returns a user namespace that exists only for its tables. A
-// child that is stopped before its first instruction holds it open meanwhile.
+// child that sleeps holds it open meanwhile.
 func mappingNamespace(uid, gid int, id identity) (*os.File, error) {
-	p, err := os.StartProcess("/proc/self/exe", []string{"twinward-mapping"}, &os.ProcAttr{
-		Env: []string{},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags:  unix.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: id.uid, Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: id.gid, Size: 1}},
-			Pdeathsig:   unix.SIGKILL,
-			Ptrace:      true,
-		},
-	})
+	p := &prog{layer: LayerIDMap}
+	p.fail = p.label()
+	sleep := p.label()
+	p.call("die with the host", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
+	p.mark(sleep)
+	p.call("sleep", unix.SYS_PPOLL, 0, 0, 0, 0, 0).then(sleep).orElse(sleep)
+	p.mark(p.fail)
+	p.call("end", unix.SYS_EXIT, 1)
+	blk, err := newBlock(p)
 	if err != nil {
 		return nil, err
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", p.Pid))
-	_ = p.Kill()
-	_, _ = p.Wait()
-	return ns, err
+	defer blk.free()
+	runtime.LockOSThread() // it dies with this thread
+	defer runtime.UnlockOSThread()
+	pid, err := blk.run(unix.CLONE_NEWUSER | unix.CLONE_FILES)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		wait(pid)
+	}()
+	if err := writeMap(pid, "uid_map", uid, id.uid); err != nil {
+		return nil, err
+	}
+	if err := writeMap(pid, "gid_map", gid, id.gid); err != nil {
+		return nil, err
+	}
+	return os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+}
+
+// wait waits for a child that was cloned without a signal at its exit: it is none
+// that others wait for.
+func wait(pid int) error {
+	for {
+		if _, err := unix.Wait4(pid, nil, unix.WCLONE, nil); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// writeMap says who the only user (uid_map) or group (gid_map) of a new user
+// namespace is, inside and outside.
+func writeMap(pid int, name string, inside, outside int) error {
+	return writeProc(pid, name, fmt.Sprintf("%d %d 1\n", inside, outside))
+}
+
+func writeProc(pid int, name, text string) error {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/"+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(text))
+	return err
 }
 
 // encode returns the sealed file that init reads.

@@ -110,6 +110,9 @@ func landlockRules(s *Spec, targets map[string]bool) []rule {
 		if writable {
 			access = write
 		}
+		if !writable && beneath(target, "/etc") { // which says so already
+			continue
+		}
 		rules = append(rules, rule{path: target, access: access})
 	}
 	return rules

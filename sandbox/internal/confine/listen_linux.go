@@ -140,12 +140,7 @@ func (s *socketProgram) runAt(pidfd int) ([]*os.File, error) {
 	if err != nil {
 		return nil, &LayerError{Layer: LayerNetwork, Step: "start a helper", Err: err}
 	}
-	// Without an exit signal it is no child that others wait for.
-	for {
-		if _, err = unix.Wait4(pid, nil, unix.WCLONE, nil); err != unix.EINTR {
-			break
-		}
-	}
+	err = wait(pid)
 	if err == nil {
 		err = blk.failure()
 	}

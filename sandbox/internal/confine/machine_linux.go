@@ -160,6 +160,14 @@ func valueOf(a any) (kind, uint64) {
 	panic("confine: a step has an argument of a type that it cannot have")
 }
 
+// recycle makes the program empty and keeps its memory.
+func (p *prog) recycle() {
+	clear(p.steps)
+	clear(p.kept)
+	clear(p.expects)
+	*p = prog{steps: p.steps[:0], data: p.data[:0], marks: p.marks[:0], expects: p.expects[:0], pointers: p.pointers[:0], kept: p.kept[:0]}
+}
+
 // slot returns a new word for a result.
 func (p *prog) slot() slot { return slot(p.reserve(wordSize)) }
 

@@ -5,6 +5,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -357,7 +358,9 @@ func (r *root) mkdir(target string) error {
 	return nil
 }
 
-func (r *root) write(path string, data []byte) error {
+// write makes a file of a copy and what follows it. It closes the original.
+func (r *root) write(path string, from original, data []byte) error {
+	defer closeAll([]int{from.FD})
 	target := strings.TrimPrefix(path, "/")
 	if err := r.mkdir(filepath.Dir(target)); err != nil {
 		return err
@@ -367,7 +370,16 @@ func (r *root) write(path string, data []byte) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), target)
-	_, err = f.Write(data)
+	for left := from.Size; err == nil && left > 0; {
+		var n int
+		if n, err = unix.Sendfile(fd, from.FD, nil, int(left)); err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		left -= int64(n)
+	}
+	if err == nil {
+		_, err = f.Write(data)
+	}
 	return errors.Join(err, f.Close())
 }
 

@@ -165,10 +165,13 @@ func buildRoot(ord *order) (map[string]bool, error) {
 	if err := r.proc(proc, masks); err != nil {
 		return nil, &LayerError{Layer: LayerProc, Step: "mount /proc", Err: err}
 	}
-	for _, f := range append(ord.Files, File{Path: canary, Data: []byte("canary\n")}) {
-		if err := r.write(f.Path, f.Data); err != nil {
+	for i, f := range ord.Files {
+		if err := r.write(f.Path, ord.Origins[i], f.Data); err != nil {
 			return nil, step("write "+f.Path, err)
 		}
+	}
+	if err := r.write(canary, original{FD: -1}, []byte("canary\n")); err != nil {
+		return nil, step("write "+canary, err)
 	}
 	if err := r.self(self); err != nil {
 		return nil, step("show the host's executable", err)

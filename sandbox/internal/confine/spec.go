@@ -116,7 +116,10 @@ type Bind struct {
 // A File is made by init on the read-only root.
 type File struct {
 	Path string
-	Data []byte `json:"-"` // travels beside the JSON
+	// Source, if set, is a regular file of the host that Data follows. Nothing of
+	// it is read into memory.
+	Source string `json:",omitempty"`
+	Data   []byte `json:"-"` // travels beside the JSON
 }
 
 // Limits are the resource limits of each process in the room; zero means the

@@ -50,8 +50,7 @@ const (
 // the image of init are descriptors of the host above 2.
 func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool) *roomProgram {
 	r := &roomProgram{spec: &p.order.Spec, dirs: map[string]bool{}, maybe: map[Layer]slot{}}
-	// A usual room takes some seven hundred steps and 30 kB.
-	r.steps, r.data = make([]step, 0, 800), make([]byte, 0, 40<<10)
+	r.prog = *roomPrograms.Get().(*prog)
 	r.fail = r.label()
 	r.layer = LayerUser
 	// Nothing happens before the host has said who the room's user is and has

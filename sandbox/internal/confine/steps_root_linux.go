@@ -162,10 +162,16 @@ func (r *roomProgram) tmpfs(target string, size, attrs uint64) {
 	r.root.mounted = r.root.mounted[:len(r.root.mounted)-1] // as much the room's own as the root
 }
 
-func (r *roomProgram) write(path string, data []byte) {
+// write makes a file of a copy, from is -1 for none, and what follows it.
+func (r *roomProgram) write(path string, from int, size int64, data []byte) {
 	what, target := "write "+path, strings.TrimPrefix(path, "/")
 	r.mkdir(filepath.Dir(target))
 	fd, n := r.create(what, target, unix.O_EXCL|unix.O_WRONLY, 0o644), r.slot()
+	if from >= 0 {
+		copied := r.slot()
+		r.call(what, unix.SYS_SENDFILE, fd, from, 0, size).to(copied)
+		r.expectWord(copied, uint64(size))
+	}
 	r.call(what, unix.SYS_WRITE, fd, r.outside(data), len(data)).to(n)
 	r.expectWord(n, uint64(len(data)))
 	r.call("close", unix.SYS_CLOSE, fd)
@@ -413,9 +419,10 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 	r.proc(proc, masks)
 	r.layers = append(r.layers, LayerProc)
 	r.layer = LayerMount
-	for _, f := range append(slices.Clone(ord.Files), File{Path: canary, Data: []byte("canary\n")}) {
-		r.write(f.Path, f.Data)
+	for i, f := range ord.Files {
+		r.write(f.Path, p.host(ord.Origins[i].FD), ord.Origins[i].Size, f.Data)
 	}
+	r.write(canary, -1, 0, []byte("canary\n"))
 	target := strings.TrimPrefix(SelfPath, "/")
 	switch {
 	case self != nil:

@@ -3,10 +3,12 @@
 package confine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -46,7 +48,7 @@ func TestLaunchersMakeTheSameRoom(t *testing.T) {
 	} {
 		var rooms []string
 		for _, l := range launchers {
-			b := standing(t, &Spec{Launcher: l, Ports: []uint16{80, 443}, Files: []File{{Path: "/etc/given", Data: []byte("given\n")}}})
+			b := standing(t, &Spec{Launcher: l, Ports: []uint16{80, 443}, Files: []File{{Path: "/etc/given", Data: []byte("given\n")}, {Path: "/etc/longer", Source: "/etc/services", Data: []byte("given\n")}}})
 			out, _ := output(t, b, script)
 			r := b.Report()
 			rooms = append(rooms, fmt.Sprintln(r.Layers, r.LandlockABI, r.Status)+volatile.ReplaceAllString(out, ""))
@@ -176,5 +178,24 @@ func TestNamespacesByDescriptor(t *testing.T) {
 		assert.Len(t, want, len(nsKinds))
 		assert.Equal(t, want, b.namespaces())
 		assert.Equal(t, want, b.Report().Namespaces)
+	}
+}
+
+// TestFileWithASource makes a file of what the host has and more; a source that
+// is none is an error before anything is started.
+func TestFileWithASource(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "source")
+	require.NoError(t, os.WriteFile(source, bytes.Repeat([]byte("0123456789abcde\n"), 20000), 0o644))
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l, Files: []File{{Path: "/etc/copy", Source: source, Data: []byte("more\n")}}})
+		out, _ := output(t, b, "wc -c </etc/copy; tail -n 2 /etc/copy; ls -l /etc/copy | cut -c1-10; ls /proc/self/fd")
+		assert.Equal(t, "320005\n0123456789abcde\nmore\n-rw-r--r--\n0\n1\n2\n3\n", out)
+		b.Close()
+		for _, none := range []string{source + "-none", t.TempDir()} {
+			_, err := Launch(context.Background(), &Spec{Launcher: l, Workspace: t.TempDir(), OwnWorkspace: true, Files: []File{{Path: "/etc/copy", Source: none}}})
+			var le *LayerError
+			require.ErrorAs(t, err, &le)
+			assert.Equal(t, "open "+none, le.Step)
+		}
 	}
 }
