@@ -210,6 +210,11 @@ const (
 	// a model router's configuration. Actions "set_network" and "answer" change
 	// what a living sandbox session may reach.
 	KindPolicy Kind = "policy.load"
+	// KindApproval is what a person said to one call of Actor, on Action and
+	// Resource, with Change: who and why. Detail: "verdict" is "yes" or "no",
+	// "decision" the id of the one that stopped the call, "groups" those of the
+	// person that count.
+	KindApproval Kind = "approval"
 	// KindIdentity is about the agent in Resource. Action "register_agent",
 	// "update_agent", "assign_profile", "new_secret", "freeze_agent",
 	// "revoke_agent" and "reinstate_agent" have a Change; Detail: [DetailOwner],

@@ -149,6 +149,7 @@ const (
 	GuardStrictJSON = "strict-json" // text that two parsers could read differently
 	GuardArguments  = "arguments"   // do not fit the pinned schema, or cannot be decided exactly
 	GuardMethod     = "method"      // an MCP method or HTTP endpoint that no action covers
+	GuardState      = "state"       // carried by a client, and not made here for this very request
 	GuardUnknown    = "unknown"     // a tool, name or model that nobody configured
 
 	// What stands behind it.

@@ -19,6 +19,7 @@ import (
 // A flight is an allowed call on its way. The gateway's forwarder reads from it
 // who calls and why that is allowed, and leaves behind what goes on record.
 type flight struct {
+	q          *query
 	actor      audit.Actor
 	kind       kind
 	server     string
@@ -53,10 +54,17 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 	}
 	g.site.refresh()
 	server, tool := g.site.route(kindTool, q.name)
-	d := g.decide(ctx, governance.Request{
+	ask := governance.Request{
 		Actor: q.actor, Action: "call_tool", Server: server, Name: tool, Args: q.args,
-		Enforces: meetsForTools,
-	})
+		Enforces: g.meetsForTools(),
+	}
+	if no := g.takeInput(q); no != nil {
+		return g.no(ctx, q, *no)
+	}
+	d, r, err := g.approve(ctx, q, ask, g.decide(ctx, ask))
+	if r != nil || err != nil {
+		return r, err
+	}
 	if !d.Allowed() {
 		return g.no(ctx, q, decided(d))
 	}
@@ -64,7 +72,7 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 	if guard := g.site.live(ctx, q, server, tool); guard != "" {
 		return g.no(ctx, q, override(d, guard))
 	}
-	f := &flight{actor: q.actor, server: server, tool: tool, args: q.args, trace: q.trace, decision: d}
+	f := &flight{q: q, actor: q.actor, server: server, tool: tool, args: q.args, trace: q.trace, decision: d}
 	if no, ok := g.useCredential(ctx, f); !ok {
 		return g.no(ctx, q, no)
 	}

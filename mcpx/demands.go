@@ -13,9 +13,18 @@ import (
 // What this door does with an answer where a permit demands it; rates are the
 // engine's. Streams are not answers, so that listening meets nothing.
 var (
-	meetsForTools  = []string{governance.ObligationMaxBytes, governance.ObligationRedact}
-	meetsForOthers = []string{governance.ObligationMaxBytes}
+	meetsForTools   = []string{governance.ObligationMaxBytes, governance.ObligationRedact}
+	meetsWithPeople = append([]string{governance.ObligationApproval}, meetsForTools...)
+	meetsForOthers  = []string{governance.ObligationMaxBytes}
 )
+
+// meetsForTools are what this door does where there is somebody to ask, or not.
+func (g *governor) meetsForTools() []string {
+	if g.approver == nil {
+		return meetsForTools
+	}
+	return meetsWithPeople
+}
 
 // codeWithheld is the outcome of a call that was done and whose answer was not
 // given to the agent.

@@ -50,6 +50,7 @@ type refusal struct {
 	reason    string // for the agent; "" derives it from Decision.Reason
 	text      string // for the agent; "" takes Decision.Hint
 	retryable bool
+	detail    map[string]string // for the auditor
 }
 
 // Error makes a refusal the error that [governor.call] returns.
@@ -78,6 +79,12 @@ func (r refusal) denial() Denial {
 		d.NextStep = "Do not repeat this call. Other arguments or another tool may be allowed; otherwise ask the person you work for, and give them the decision id."
 	case audit.GuardArguments:
 		d.NextStep = "Correct the arguments so that they fit the tool's input schema, and call again."
+	case audit.GuardApproval:
+		if r.retryable {
+			d.NextStep = "Ask the person you work for to have it approved, and then make exactly the same call again."
+		} else {
+			d.NextStep = "Do not repeat this call. Ask the person you work for, and give them the decision id."
+		}
 	case audit.GuardPinDrift:
 		d.NextStep = "This tool has changed since it was approved. Use another one; an operator has to review it."
 	case audit.GuardRevoked, audit.GuardNoActor:
@@ -99,7 +106,7 @@ func agentReason(cause string) string {
 		return audit.GuardNoActor
 	case audit.GuardRevoked, audit.GuardPinDrift, audit.GuardObligation, audit.GuardApproval, audit.GuardRate, audit.GuardCredential,
 		audit.GuardMethod, audit.GuardUnknown, audit.GuardNoSnapshot,
-		audit.GuardHeaders, audit.GuardOrigin, audit.GuardSession, audit.GuardSize, audit.GuardMedia, audit.GuardLimit, codeAudit:
+		audit.GuardHeaders, audit.GuardOrigin, audit.GuardSession, audit.GuardSize, audit.GuardMedia, audit.GuardLimit, audit.GuardState, codeAudit:
 		return cause
 	case audit.GuardStrictJSON, audit.GuardArguments:
 		return audit.GuardArguments

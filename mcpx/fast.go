@@ -286,7 +286,7 @@ func statusOf(code int64) int {
 func (a *answer) result(b []byte, res reply) ([]byte, error) {
 	if raw, ok := res.(*rawReply); ok {
 		if a.modern {
-			return raw.append(b, resultType, a.server), nil
+			return raw.append(b, raw.kind(), a.server), nil
 		}
 		return raw.append(b, "", nil), nil
 	}

@@ -31,7 +31,7 @@ var errGarbage = errors.New("mcpx: the upstream's answer cannot be read")
 // direct does an allowed call at an upstream over HTTP: one request, whose
 // arguments are the bytes that were decided.
 func (g *Gateway) direct(ctx context.Context, f *flight, u *Upstream, a *answer) (reply, error) {
-	p, err := g.reach(ctx, f, u, nil)
+	p, err := g.reach(ctx, f, u)
 	defer p.end()
 	if err != nil {
 		return nil, err

@@ -40,14 +40,13 @@ func (g *Gateway) do(ctx context.Context, q *query, f *flight) (reply, error) {
 // forward does an allowed request at its upstream: lease, one request, scrub.
 // The client's _meta stays here, since policy did not see it.
 func (g *Gateway) forward(ctx context.Context, q *query, f *flight, u *Upstream) (reply, error) {
-	call, _ := q.req.(*mcp.CallToolRequest)
-	p, err := g.reach(ctx, f, u, call)
+	p, err := g.reach(ctx, f, u)
 	defer p.end()
 	if err != nil {
 		return nil, err
 	}
 	if p.ask != nil {
-		return typedReply{p.ask}, nil
+		return p.ask, nil
 	}
 	said := g.newMessages(p.ctx, q, f, p.c)
 	p.c.expect(q.method, said)
@@ -108,7 +107,7 @@ type passage struct {
 	ctx   context.Context // ends with the call's timeout too
 	c     *carriage
 	s     *session
-	ask   *mcp.CallToolResult // instead of a session: what the client has to do first
+	ask   reply // instead of a session: what the client has to do first
 	ends  []func()
 }
 
@@ -122,9 +121,8 @@ func (p *passage) end() {
 // reach gets a call to the point where only its one request is missing: it
 // leases what the upstream needs, takes this actor's session with it, and looks
 // whether the tool that would run is the approved one. The caller ends the
-// passage whether or not there is an error. With a nil req the client can be
-// asked for nothing.
-func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream, req *mcp.CallToolRequest) (*passage, error) {
+// passage whether or not there is an error.
+func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage, error) {
 	ctx, cancel := context.WithTimeout(outer, g.opts.CallTimeout)
 	c := &carriage{told: make(chan struct{})}
 	p := &passage{outer: outer, ctx: ctx, c: c, ends: []func(){cancel}}
@@ -135,7 +133,7 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream, req *mcp.
 		lease, err := g.lease(ctx, f, u)
 		var missing *credential.GrantError
 		if errors.As(err, &missing) {
-			if p.ask, err = g.consent(ctx, f, u, req); err == nil && p.ask == nil {
+			if p.ask, err = g.consent(ctx, f, u); err == nil && p.ask == nil {
 				lease, err = g.lease(ctx, f, u) // they have consented
 			}
 			if p.ask != nil {

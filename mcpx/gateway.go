@@ -33,6 +33,11 @@ type GatewayOptions struct {
 	// Agents ends the calls of an agent when it is revoked. Nil means that
 	// agents cannot be revoked here.
 	Agents Agents
+	// Approver gets the agreement of people where a permit demands @approval.
+	// Nil means that such calls are denied.
+	Approver Approver
+	// ApprovalTime is how long people have to answer. Zero means five minutes.
+	ApprovalTime time.Duration
 	// Resource is the canonical URL of the endpoint: the audience that bearer
 	// tokens must have. [Gateway.Handler] needs it.
 	Resource string
@@ -98,6 +103,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	}
 	g.gov = newGovernor(engine, log, g.opts.Logger)
 	g.gov.agents = g.opts.Agents
+	g.gov.people(g.opts.Approver, g.opts.ApprovalTime)
 	g.gov.site = g
 	if seal, err := newSealer(g.opts.StateKey); err == nil {
 		g.gov.seal = seal
@@ -138,6 +144,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 		}
 		return live
 	})
+	g.gov.open = g.owners.ask
 	g.legacy, g.modern = g.handlers()
 	return g
 }
@@ -230,6 +237,7 @@ func (g *Gateway) Close() error {
 	if g.closed.Swap(true) {
 		return nil
 	}
+	g.gov.memory.close()
 	var errs []error
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -59,6 +60,11 @@ type GovernOptions struct {
 	// Agents ends the calls of an agent when it is revoked. Nil means that
 	// agents cannot be revoked here.
 	Agents Agents
+	// Approver gets the agreement of people where a permit demands @approval.
+	// Nil means that such calls are denied.
+	Approver Approver
+	// ApprovalTime is how long people have to answer. Zero means five minutes.
+	ApprovalTime time.Duration
 	// Logger receives what operators should see; nil discards it.
 	Logger *slog.Logger
 }
@@ -77,8 +83,9 @@ type GovernOptions struct {
 // live tool that is absent from it is unknown, one that differs is denied.
 //
 // Of what permits demand besides (see [governance.Decision.Demands]) this door
-// meets @max_bytes, and @redact for tools: what of their answer is not JSON is
-// blanked as a whole. @rate is the engine's. Any other denies.
+// meets @max_bytes, and for tools @redact (what of their answer is not JSON is
+// blanked as a whole) and, with GovernOptions.Approver, @approval. @rate is the
+// engine's. Any other denies.
 //
 // A nil engine or a nil log denies everything.
 func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) mcp.Middleware {
@@ -88,6 +95,7 @@ func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) 
 	g := newGovernor(engine, log, opts.Logger)
 	g.identify = opts.Identify
 	g.agents = opts.Agents
+	g.people(opts.Approver, opts.ApprovalTime)
 	g.site = newOwnServer(engine, opts.Server)
 	return g.middleware
 }
@@ -95,14 +103,19 @@ func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) 
 // A governor is the one implementation of governance over MCP. The middleware
 // of an author's server and the gateway differ in their site only.
 type governor struct {
-	engine   *governance.Engine
-	log      audit.Recorder
-	logger   *slog.Logger
-	identify func(context.Context, mcp.Request) (audit.Actor, error)
-	agents   Agents // may be nil
-	site     site
-	seal     *sealer // for what clients carry
-	broken   error   // why everything is denied, or nil
+	engine       *governance.Engine
+	log          audit.Recorder
+	logger       *slog.Logger
+	identify     func(context.Context, mcp.Request) (audit.Actor, error)
+	agents       Agents // may be nil
+	site         site
+	seal         *sealer  // for what clients carry
+	memory       memory   // of what clients are asked
+	waiting      crowd    // for people
+	approver     Approver // may be nil
+	approvalTime time.Duration
+	open         func(session string) (done func()) // lets the client of a session answer; nil if nothing hinders it
+	broken       error                              // why everything is denied, or nil
 }
 
 // A site is where the governed tools live.
@@ -142,6 +155,7 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 	}
 	g := &governor{engine: engine, log: audit.OrRefuse(log), logger: logger}
 	g.seal, _ = newSealer(credential.Secret{})
+	g.approvalTime = approvalTime
 	switch {
 	case debugged():
 		g.broken = ErrDebug
@@ -154,6 +168,14 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 		logger.Error("mcpx: everything is denied", "error", g.broken)
 	}
 	return g
+}
+
+// people sets who is asked, and how long they have.
+func (g *governor) people(a Approver, time time.Duration) {
+	g.approver = a
+	if time > 0 {
+		g.approvalTime = time
+	}
 }
 
 // A query is one request that is to be governed.
@@ -169,6 +191,11 @@ type query struct {
 	modern bool // 2026-07-28 and later
 	trace  string
 
+	asked   *asked               // what the gateway had asked, of a request that answers it
+	answers mcp.InputResponseMap // to what was asked
+	grant   *Verdict             // of the person who agreed to it
+	open    func(session string) (done func())
+
 	// Of requests that the SDK carries.
 	next mcp.MethodHandler
 	req  mcp.Request
@@ -176,7 +203,7 @@ type query struct {
 
 func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (res mcp.Result, err error) {
-		q := &query{next: next, method: method, req: req, outer: ctx}
+		q := &query{next: next, method: method, req: req, outer: ctx, open: g.open}
 		q.do = func(ctx context.Context, f *flight) (reply, error) { return g.site.do(ctx, q, f) }
 		if extra := req.GetExtra(); extra != nil && extra.TokenInfo != nil {
 			if v, ok := extra.TokenInfo.Extra[visitKey].(*visit); ok {
@@ -353,7 +380,7 @@ func (g *governor) recordRefusal(ctx context.Context, q *query, r refusal) {
 	ev := audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorTool,
 		Action: r.Action, Resource: r.Resource, Actor: q.actor,
-		Decision: &r.Decision.Decision, Args: q.args, ToolPin: r.Pin, Trace: q.trace,
+		Decision: &r.Decision.Decision, Args: q.args, ToolPin: r.Pin, Trace: q.trace, Detail: r.detail,
 	}
 	if ev.Action == "" {
 		ev.Action, ev.Resource = clip(q.method, 128), clip(q.name, 256)

@@ -84,7 +84,7 @@ func (r *rawResult) MarshalJSON() ([]byte, error) {
 		}
 	}
 	if r.modern {
-		return r.reply.append(nil, resultType, server), nil
+		return r.reply.append(nil, r.reply.kind(), server), nil
 	}
 	return r.reply.append(nil, "", server), nil
 }

@@ -32,7 +32,7 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 		return g.refuse(ctx, q, decided(d))
 	}
 	defer d.Settle(governance.Result{}) // unless act did
-	f := &flight{actor: q.actor, kind: q.kind, server: server, tool: name, args: q.args, trace: q.trace, decision: d}
+	f := &flight{q: q, actor: q.actor, kind: q.kind, server: server, tool: name, args: q.args, trace: q.trace, decision: d}
 	if no, ok := g.useCredential(ctx, f); !ok {
 		return g.refuse(ctx, q, no)
 	}
