@@ -49,13 +49,14 @@ type raid struct {
 	without  []Layer
 	only     []string
 	exec     ExecMode
+	tier     Tier
 }
 
 // run returns what the probes found, by name.
 func (r raid) run(t *testing.T, tg escape.Target) map[string]escape.Finding {
 	t.Helper()
 	opts := launchedBy(r.launcher)
-	opts.Self, opts.without = true, r.without
+	opts.Self, opts.without, opts.Tier = true, r.without, r.tier
 	s, err := Start(context.Background(), &Policy{
 		Filesystem: Filesystem{ReadOnly: append(SystemPaths(), tg.ReadOnly)},
 		Process:    Process{Exec: r.exec},
@@ -64,6 +65,9 @@ func (r raid) run(t *testing.T, tg escape.Target) map[string]escape.Finding {
 	require.NoError(t, err)
 	defer s.Close()
 	tg.Work, tg.WorkHost = "/sandbox", s.Workspace()
+	if s.sharesHost() {
+		tg.Work = s.Workspace()
+	}
 	env, err := escape.Env(tg, r.only...)
 	require.NoError(t, err)
 	cmd := s.Command(context.Background(), Self)

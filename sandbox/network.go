@@ -186,6 +186,9 @@ func (s *Session) setNetwork(ctx context.Context, c audit.Change, change func(no
 
 // listen makes listeners inside for the ports that have none.
 func (s *Session) listen(p *Policy) (map[uint16]net.Listener, error) {
+	if s.sharesHost() {
+		return nil, nil // the proxy takes any port
+	}
 	var missing []uint16
 	for _, port := range p.ports() {
 		if !slices.Contains(s.live.ports, port) {

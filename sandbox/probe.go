@@ -24,6 +24,6 @@ func Probe() Capabilities {
 			c.Missing = append(c.Missing, l)
 		}
 	}
-	c.Tiers = tiers(c.Missing)
+	c.Tiers = tiers(c.Missing, confine.ProbeShared() == nil)
 	return c
 }

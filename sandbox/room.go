@@ -43,6 +43,13 @@ func (s *Session) spec() (*confine.Spec, error) {
 		return nil, err
 	}
 	spec.Workspace = abs
+	if s.sharesHost() {
+		if s.home, err = filepath.EvalSymlinks(abs); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrWorkspace, err)
+		}
+		spec.Side, spec.ProxyPort, spec.Ports, spec.Files = s.side, proxyPort, nil, nil
+		spec.Env = s.environment()
+	}
 	if s.opts.Require != nil {
 		for _, l := range confine.Layers() {
 			if !slices.Contains(s.opts.Require, l) {
@@ -86,13 +93,14 @@ func (s *Session) spec() (*confine.Spec, error) {
 // environment returns what every command has: nothing of it comes from the
 // host's own.
 func (s *Session) environment() []string {
+	home, tmp := s.places()
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=" + confine.Home, "USER=" + confine.User, "LOGNAME=" + confine.User, "SHELL=/bin/sh", "TMPDIR=/tmp", "LANG=C.UTF-8",
-		"NODE_EXTRA_CA_CERTS=" + caFile,
+		"HOME=" + home, "USER=" + confine.User, "LOGNAME=" + confine.User, "SHELL=/bin/sh", "TMPDIR=" + tmp, "LANG=C.UTF-8",
+		"NODE_EXTRA_CA_CERTS=" + s.caFile(),
 	}
 	for _, k := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CODEX_CA_CERTIFICATE", "DENO_CERT"} {
-		env = append(env, k+"="+trustFile)
+		env = append(env, k+"="+s.trustFile())
 	}
 	// Programs need no proxy: every address leads to the door. These are for
 	// programs that speak nothing else, and name loopback as what stays inside.

@@ -59,9 +59,10 @@
 // # Lesser hosts
 //
 // [Probe] says what this host can have. A container that masks parts of its /proc
-// leaves [TierMaskedProc], which the caller has to name. Without user namespaces
-// there is no session: Landlock can hold a program to a port but not to an
-// address, so its network could not be kept to the door.
+// leaves [TierMaskedProc], which the caller has to name. Without user namespaces,
+// [TierNoNamespaces] makes a session of the host's own processes: it keeps files,
+// signals and the network in, shows the host's paths, and can do less. Both stand
+// in the report and in the record of the launch.
 //
 // # Files and terminals
 //

@@ -40,7 +40,7 @@ type Options struct {
 	Launcher Launcher
 	// Require names the layers without which Start fails; nil means all of them.
 	// A layer that is left out of it is still used where it can be had. The
-	// namespaces and the network are always required.
+	// network and, but in [TierNoNamespaces], the namespaces are always required.
 	Require []Layer
 	// Governed are hosts that the host program governs through its tool door:
 	// names, patterns or addresses, with or without a port, or origins such as
@@ -100,6 +100,7 @@ type Session struct {
 	door   *egress.Door
 	probes *probeLog
 
+	home, side    string // of a session that shares the host's tree: see tier.go
 	workspace     string
 	workspaceInfo os.FileInfo // of the directory that the room shows
 	ownWorkspace  bool        // to be removed at the end
@@ -146,7 +147,7 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 	if p == nil {
 		p = &Policy{}
 	}
-	if err := p.Validate(); err != nil {
+	if err := errors.Join(p.Validate(), p.checkTier(opts)); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -214,6 +215,9 @@ func (s *Session) launch(ctx context.Context) (err error) {
 		return err
 	}
 	watch.lap("network door")
+	if err := s.makeSide(); err != nil {
+		return err
+	}
 	spec, err := s.spec()
 	if err != nil {
 		return err
@@ -224,7 +228,6 @@ func (s *Session) launch(ctx context.Context) (err error) {
 		return err
 	}
 	watch.lap("room")
-	s.steps = watch.steps
 	if err := s.log.Append(ctx, s.launchEvent()); err != nil {
 		closeListeners(s.box.Listeners)
 		return fmt.Errorf("record the launch: %w", err)
@@ -234,7 +237,9 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if s.box.Listeners.TCP == nil {
 		return nil // a test left the network out
 	}
-	s.door.SetRoom(s.box.InitPID())
+	if !s.sharesHost() {
+		s.door.SetRoom(s.box.InitPID())
+	}
 	if s.opts.RecordProbes {
 		packets, err := s.box.Packets()
 		if err == nil {
@@ -261,6 +266,9 @@ func (s *Session) abandon() {
 	}
 	if s.ownWorkspace {
 		_ = removeTree(s.workspace)
+	}
+	if s.side != "" {
+		_ = removeTree(s.side)
 	}
 }
 
@@ -317,6 +325,9 @@ func (s *Session) finish() {
 		err = errors.Join(err, removeTree(s.workspace))
 	}
 	s.kept = kept
+	if s.side != "" {
+		err = errors.Join(err, removeTree(s.side))
+	}
 	if logErr := s.log.Append(context.WithoutCancel(s.ctx), s.exitEvent(whyEnded(cause), kept)); logErr != nil {
 		err = errors.Join(err, fmt.Errorf("record the exit: %w", logErr))
 	}

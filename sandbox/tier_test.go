@@ -83,7 +83,7 @@ func TestMaskedProc(t *testing.T) {
 	var f maskedFinding
 	require.NoError(t, json.Unmarshal(out, &f))
 	assert.Equal(t, []Layer{LayerProc}, f.Probe)
-	assert.Equal(t, []Tier{TierMaskedProc}, f.Tiers)
+	assert.Equal(t, []Tier{TierMaskedProc, TierNoNamespaces}, f.Tiers)
 	assert.Equal(t, LayerProc, f.Layer)
 	assert.Contains(t, f.Hint, "TierMaskedProc")
 	assert.Equal(t, "cpuinfo filesystems loadavg meminfo stat uptime version counted\nhi\nsh: 1: cannot create /usr/x: Read-only file system\n", f.Output)

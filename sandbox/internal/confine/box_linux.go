@@ -34,8 +34,9 @@ type Box struct {
 	audit   *os.File       // hears the kernel's audit log, nil when it cannot
 	telling sync.WaitGroup // whoever serves these
 
-	cgroup *cgroup // nil without total limits
-	used   Usage   // when the room has ended
+	shared *sharedRoom // nil when the room has namespaces
+	cgroup *cgroup     // nil without total limits
+	used   Usage       // when the room has ended
 
 	patience time.Duration // with an init that does not start what it was asked to
 	answered atomic.Uint64 // requests to start a command
@@ -73,7 +74,13 @@ func (b *Box) Close() {
 	<-b.done
 }
 
-func (b *Box) kill() { _ = b.init.Kill() }
+func (b *Box) kill() {
+	if b.shared != nil {
+		b.shared.hangUp()
+		return
+	}
+	_ = b.init.Kill()
+}
 
 func (b *Box) closeListeners() {
 	for _, ln := range b.Listeners.TCP {

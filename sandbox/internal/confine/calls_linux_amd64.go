@@ -20,3 +20,9 @@ var archRules = []callRule{
 }
 
 var archAttacks = []uintptr{unix.SYS_IOPL, unix.SYS_IOPERM}
+
+// See attributeCalls and sharedCalls.
+var (
+	archAttributeCalls = []uintptr{unix.SYS_CHMOD}
+	archSharedCalls    = []uintptr{unix.SYS_CHOWN, unix.SYS_LCHOWN, unix.SYS_UTIME, unix.SYS_UTIMES, unix.SYS_FUTIMESAT}
+)

@@ -8,6 +8,6 @@ const auditArch = unix.AUDIT_ARCH_AARCH64
 
 // arm64 has only the common calls.
 var (
-	archCalls, archAttacks []uintptr
-	archRules              []callRule
+	archCalls, archAttacks, archAttributeCalls, archSharedCalls []uintptr
+	archRules                                                   []callRule
 )

@@ -95,13 +95,16 @@ func within(dir, tree string) (bool, error) {
 
 // required are the layers that may not be optional for what spec asks.
 func (s *Spec) required() []Layer {
-	if !s.noNewPrograms() {
-		return nil
+	switch {
+	case s.shared():
+		return []Layer{LayerNoNewPrivs, LayerLandlock, LayerSeccomp}
+	case s.noNewPrograms():
+		return []Layer{LayerLandlock, LayerSeccomp}
 	}
-	return []Layer{LayerLandlock, LayerSeccomp}
+	return nil
 }
 
 // filterKind is the variant of the system call filter that spec asks for.
 func (s *Spec) filterKind() filterKind {
-	return filterKind{files: s.noNewPrograms(), strict: s.ExecStrict}
+	return filterKind{files: s.noNewPrograms(), strict: s.ExecStrict, shared: s.shared()}
 }

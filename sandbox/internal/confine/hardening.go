@@ -16,12 +16,15 @@ const (
 	// process: for hosts in a container that masks parts of its own /proc, where the
 	// kernel lets nobody mount a fresh one.
 	TierMaskedProc Tier = "masked-proc"
+	// TierNoNamespaces has no namespace at all, for hosts that do not let this user
+	// have a user namespace: see shared_linux.go.
+	TierNoNamespaces Tier = "no-namespaces"
 )
 
 // check refuses a tier that does not exist.
 func (t Tier) check() error {
-	if t != TierFull && t != TierMaskedProc {
-		return fmt.Errorf("there is no tier %q; the tiers are %q (full) and %q", t, TierFull, TierMaskedProc)
+	if t != TierFull && t != TierMaskedProc && t != TierNoNamespaces {
+		return fmt.Errorf("there is no tier %q; the tiers are %q (full), %q and %q", t, TierFull, TierMaskedProc, TierNoNamespaces)
 	}
 	return nil
 }

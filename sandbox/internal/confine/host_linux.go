@@ -106,6 +106,9 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	}
 	d.order.GPU = slices.Contains(spec.Devices, gpu)
 	d.order.Optional = slices.DeleteFunc(slices.Clone(spec.Optional), func(l Layer) bool { return slices.Contains(spec.required(), l) })
+	if spec.shared() {
+		return d, d.prepareShared(spec, id)
+	}
 	if err := d.origins(); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ type initState struct {
 	hostProc int // while the room is made
 	unseen   map[Layer]string
 	rules    []rule
+	inner    int  // ruleset of each command, in a room without namespaces
+	apart    bool // the worker can signal nobody outside: see sweep
 	worker   chan func()
 	procs    procTable
 }
@@ -49,51 +51,13 @@ func (s *initState) confine() (err error) {
 		return &LayerError{Layer: LayerUser, Err: errors.New("the host program is set-id or has file capabilities"),
 			Hint: "start it without; such a program takes no orders"}
 	}
-	if os.Getpid() != 1 {
-		return &LayerError{Layer: LayerPID, Err: errors.New("init is not pid 1")}
+	build := s.build
+	if s.ord.shared() {
+		build = s.buildShared
 	}
-	// Nothing below may ever happen to the host's own namespaces, so this comes
-	// before the first change.
-	namespaces, err := s.checkNamespaces(readNamespaces("self"))
+	namespaces, err := build()
 	if err != nil {
 		return err
-	}
-	// The host may have died before this line; then the control socket is closed
-	// and the first message to it fails.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return fmt.Errorf("die with the host: %w", err)
-	}
-	if err := dropDescriptors(fdMounts + s.ord.Inherited); err != nil {
-		return fmt.Errorf("close the host's descriptors: %w", err)
-	}
-	// No signal from inside ends init, and none is inherited as ignored.
-	signal.Notify(make(chan os.Signal, 1))
-	unix.Umask(0)
-
-	if !slices.Contains(s.ord.Without, LayerUTS) {
-		if err := unix.Sethostname([]byte(s.ord.Hostname)); err != nil {
-			return &LayerError{Layer: LayerUTS, Step: "set the host name", Err: err}
-		}
-	}
-	if s.hostProc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return &LayerError{Layer: LayerProc, Step: "open the host's /proc", Err: err}
-	}
-	targets, err := buildRoot(s.ord)
-	if err != nil {
-		return err
-	}
-	if err := s.terminals(); err != nil {
-		return &LayerError{Layer: LayerMount, Step: "hand out /dev/pts", Err: err}
-	}
-	s.rules = append(landlockRules(&s.ord.Spec, targets), programRules(s.ord.Runnable)...)
-	if err := s.network(); err != nil {
-		return err
-	}
-	if s.ord.Tier != TierMaskedProc {
-		s.layers = append(s.layers, LayerProc) // buildRoot does not return without
-	}
-	if s.ord.IDMapped {
-		s.layers = append(s.layers, LayerIDMap)
 	}
 	unix.Umask(0o022)
 	warm()
@@ -131,6 +95,57 @@ func (s *initState) confine() (err error) {
 	}
 	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID, Unseen: s.unseen, Tier: s.ord.Tier}
 	return send(fdSocket, &message{Kind: msgReady, Report: report})
+}
+
+// build makes the room itself, in the namespaces that this process was born in.
+func (s *initState) build() (namespaces map[string]string, err error) {
+	if os.Getpid() != 1 {
+		return nil, &LayerError{Layer: LayerPID, Err: errors.New("init is not pid 1")}
+	}
+	// Nothing below may ever happen to the host's own namespaces, so this comes
+	// before the first change.
+	namespaces, err = s.checkNamespaces(readNamespaces("self"))
+	if err != nil {
+		return nil, err
+	}
+	// The host may have died before this line; then the control socket is closed
+	// and the first message to it fails.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("die with the host: %w", err)
+	}
+	if err := dropDescriptors(fdMounts + s.ord.Inherited); err != nil {
+		return nil, fmt.Errorf("close the host's descriptors: %w", err)
+	}
+	// No signal from inside ends init, and none is inherited as ignored.
+	signal.Notify(make(chan os.Signal, 1))
+	unix.Umask(0)
+
+	if !slices.Contains(s.ord.Without, LayerUTS) {
+		if err := unix.Sethostname([]byte(s.ord.Hostname)); err != nil {
+			return nil, &LayerError{Layer: LayerUTS, Step: "set the host name", Err: err}
+		}
+	}
+	if s.hostProc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, &LayerError{Layer: LayerProc, Step: "open the host's /proc", Err: err}
+	}
+	targets, err := buildRoot(s.ord)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.terminals(); err != nil {
+		return nil, &LayerError{Layer: LayerMount, Step: "hand out /dev/pts", Err: err}
+	}
+	s.rules = append(landlockRules(&s.ord.Spec, targets), programRules(s.ord.Runnable)...)
+	if err := s.network(); err != nil {
+		return nil, err
+	}
+	if s.ord.Tier != TierMaskedProc {
+		s.layers = append(s.layers, LayerProc) // buildRoot does not return without
+	}
+	if s.ord.IDMapped {
+		s.layers = append(s.layers, LayerIDMap)
+	}
+	return namespaces, nil
 }
 
 // spareThreads is more than init ever has blocked at one time.
@@ -266,7 +281,9 @@ var errShared = errors.New("the namespace is the host's")
 // itself. The filter comes last and covers all threads of init.
 func (s *initState) restrict() error {
 	if err := s.layer(LayerCaps, func() error {
-		if err := dropBounding(); err != nil {
+		// Without namespaces there is no right to do that, and without new privileges
+		// nothing that the set could bound.
+		if err := dropBounding(); err != nil && !s.ord.shared() {
 			return fmt.Errorf("empty the bounding set: %w", err)
 		}
 		if err := dropCaps(); err != nil {
@@ -283,6 +300,9 @@ func (s *initState) restrict() error {
 		return err
 	}
 	if err := s.layer(LayerLandlock, func() (err error) {
+		if s.ord.shared() {
+			return s.restrictShared()
+		}
 		s.abi, err = landlockRestrict(s.rules, s.ord.LogLandlock)
 		return err
 	}); err != nil {
@@ -290,9 +310,9 @@ func (s *initState) restrict() error {
 	}
 	return s.layer(LayerSeccomp, func() error {
 		kind := s.ord.filterKind()
-		kind.notify = s.ord.Notify
+		kind.notify = s.ord.Notify || kind.shared
 		listener, err := seccompRestrict(kind)
-		if err != nil && kind.notify {
+		if err != nil && kind.notify && !kind.shared {
 			// Whoever started the host listens to it already; a thread has one listener.
 			s.unseen = map[Layer]string{LayerSeccomp: "the kernel gives no listener: " + err.Error()}
 			listener, err = seccompRestrict(s.ord.filterKind())
@@ -313,11 +333,15 @@ func (s *initState) verify(own int) (map[string]string, error) {
 		return nil, fmt.Errorf("read own status: %w", err)
 	}
 	has := func(l Layer) bool { return slices.Contains(s.layers, l) }
+	if s.ord.shared() {
+		status["CapBnd"] = "0" // restrict says why it is none
+		defer delete(status, "CapBnd")
+	}
 	if err := checkStatus(status, has); err != nil {
 		return nil, err
 	}
 	if has(LayerLandlock) {
-		fd, err := unix.Open(canary, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(s.ord.canary(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
 			unix.Close(fd)
 		}

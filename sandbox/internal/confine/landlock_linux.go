@@ -13,7 +13,7 @@ import (
 // Landlock repeats what the mounts already say, in a mechanism that has nothing
 // in common with them. Network rights are left to the network namespace: a port
 // allow-list would have to name every port on which the workload's own servers
-// may listen.
+// may listen. A room without namespaces has no such right at all.
 
 const (
 	accessRead  = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
@@ -142,6 +142,29 @@ func landlockFlags(abi int, log bool) uintptr {
 	return flags
 }
 
+// newRuleset makes a ruleset and returns its descriptor, to be closed. It is in
+// force for a thread that calls restrictSelf with it, and for what that starts.
+func newRuleset(rules []rule, attr unix.LandlockRulesetAttr, size uintptr) (int, error) {
+	set, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
+	if errno != 0 {
+		return -1, fmt.Errorf("create ruleset: %w", errno)
+	}
+	for _, r := range rules {
+		if err := addRule(int(set), r, attr.Handled_access_fs); err != nil {
+			unix.Close(int(set))
+			return -1, fmt.Errorf("rule for %s: %w", r.path, err)
+		}
+	}
+	return int(set), nil
+}
+
+func restrictSelf(set int, flags uintptr) error {
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(set), flags, 0); errno != 0 {
+		return fmt.Errorf("restrict self: %w", errno)
+	}
+	return nil
+}
+
 // landlockRestrict puts the calling thread into a Landlock domain. It returns
 // the version that is in force. With log, denials are for the audit log.
 func landlockRestrict(rules []rule, log bool) (int, error) {
@@ -153,20 +176,12 @@ func landlockRestrict(rules []rule, log bool) (int, error) {
 		return 0, fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", abi, minLandlock)
 	}
 	attr, size := landlockAttr(abi)
-	set, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
-	if errno != 0 {
-		return 0, fmt.Errorf("create ruleset: %w", errno)
+	set, err := newRuleset(rules, attr, size)
+	if err != nil {
+		return 0, err
 	}
-	defer unix.Close(int(set))
-	for _, r := range rules {
-		if err := addRule(int(set), r, attr.Handled_access_fs); err != nil {
-			return 0, fmt.Errorf("rule for %s: %w", r.path, err)
-		}
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, set, landlockFlags(abi, log), 0); errno != 0 {
-		return 0, fmt.Errorf("restrict self: %w", errno)
-	}
-	return abi, nil
+	defer unix.Close(set)
+	return abi, restrictSelf(set, landlockFlags(abi, log))
 }
 
 var errReplaced = errors.New("the file was replaced or written to since it was checked")

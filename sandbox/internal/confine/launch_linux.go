@@ -50,6 +50,13 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 		return nil, err
 	}
 	unheard := b.hearAudit(d)
+	if spec.shared() {
+		if b.shared, err = newShared(b, spec, d); err != nil {
+			b.stopDenials()
+			b.cgroup.remove()
+			return nil, err
+		}
+	}
 	start, handshake := func() error { return b.spawn(d) }, func() error { return b.handshake(spec) }
 	b.proto = goInit{}
 	if spec.Launcher == LauncherVfork {
@@ -88,7 +95,14 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 		closeAll([]int{b.pts})
 		return nil, err
 	}
-	if b.denials != nil {
+	switch {
+	case b.shared != nil:
+		// Without a filter, which only a test leaves out, nothing can connect at all.
+		b.Listeners.TCP = map[uint16]net.Listener{spec.ProxyPort: b.shared.proxy}
+		if b.denials != nil {
+			b.telling.Go(b.shared.serve)
+		}
+	case b.denials != nil:
 		b.telling.Go(func() { serveDenials(b.denials, spec.OnDenial) })
 	}
 	if unheard != nil {
@@ -152,6 +166,9 @@ func (b *Box) spawn(d *delivery) error {
 		defer close(b.exited)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		attr := b.id.attr(flags)
+		if b.shared != nil {
+			attr = b.shared.attr()
+		}
 		if b.cgroup != nil {
 			attr.UseCgroupFD, attr.CgroupFD = true, b.cgroup.fd
 		}

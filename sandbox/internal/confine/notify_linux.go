@@ -69,11 +69,41 @@ const (
 // serveDenials answers what the listener reports until the last process of the
 // filter is gone or the file is closed. tell must not block.
 func serveDenials(listener *os.File, tell func(Denial)) {
+	n := 0
+	serveCalls(listener, func(got *notification) {
+		d := got.denial()
+		got.answer(listener, unix.EPERM)
+		tell(d)
+		if n++; n >= denialsAtOnce {
+			time.Sleep(denialPause)
+		}
+	})
+}
+
+func (n *notification) denial() Denial {
+	return Denial{Layer: LayerSeccomp, What: attackName(uintptr(n.nr)), Program: threadName(n.pid)}
+}
+
+// answer lets the caller go on with the result of its call: an error, or none.
+func (n *notification) answer(listener *os.File, errno unix.Errno) {
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return
 	}
-	for n := 0; ; n++ {
+	answer := notificationAnswer{id: n.id, errno: -int32(errno)}
+	_ = raw.Control(func(fd uintptr) {
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&answer)))
+	})
+}
+
+// serveCalls gives what the listener reports to handle, one by one, until the
+// last process of the filter is gone or the file is closed.
+func serveCalls(listener *os.File, handle func(*notification)) {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
 		var got notification
 		gone := false
 		err := raw.Read(func(fd uintptr) bool {
@@ -96,17 +126,8 @@ func serveDenials(listener *os.File, tell func(Denial)) {
 		if err != nil || gone {
 			return
 		}
-		if got.id == 0 {
-			continue // its thread was killed
-		}
-		d := Denial{Layer: LayerSeccomp, What: attackName(uintptr(got.nr)), Program: threadName(got.pid)}
-		answer := notificationAnswer{id: got.id, errno: -int32(unix.EPERM)}
-		_ = raw.Control(func(fd uintptr) {
-			_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&answer)))
-		})
-		tell(d)
-		if n >= denialsAtOnce {
-			time.Sleep(denialPause)
+		if got.id != 0 { // else its thread was killed
+			handle(&got)
 		}
 	}
 }

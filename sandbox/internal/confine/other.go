@@ -34,6 +34,9 @@ func Probe() (map[Layer]error, int) {
 	return missing, 0
 }
 
+// ProbeShared says that this system cannot have [TierNoNamespaces].
+func ProbeShared() error { return errHere() }
+
 func (b *Box) Listen([]uint16) (map[uint16]net.Listener, error) { return nil, errHere() }
 func (b *Box) Packets() (*os.File, error)                       { return nil, errHere() }
 func (b *Box) InitPID() int                                     { return 0 }

@@ -57,3 +57,23 @@ func failed(missing map[Layer]error, err error) Layer {
 	missing[le.Layer] = le
 	return le.Layer
 }
+
+// ProbeShared makes a room of [TierNoNamespaces] and reports why it cannot be had.
+func ProbeShared() error {
+	dir, err := os.MkdirTemp("", "sandbox-probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	err = errors.Join(os.Chmod(dir, 0o711), os.Mkdir(dir+"/work", 0o700), os.Mkdir(dir+"/tmp", 0o700), os.Mkdir(dir+"/etc", 0o755))
+	if err != nil {
+		return err
+	}
+	b, err := Launch(context.Background(), &Spec{Tier: TierNoNamespaces, Workspace: dir + "/work", OwnWorkspace: true, Side: dir, ProxyPort: 1})
+	if err != nil {
+		return err
+	}
+	b.Close()
+	b.closeListeners()
+	return nil
+}

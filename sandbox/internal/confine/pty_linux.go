@@ -39,8 +39,11 @@ func (b *Box) Pty() (master, slave *os.File, err error) {
 func (b *Box) openMaster() (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended || b.pts < 0 {
+	if b.ended || b.pts < 0 && b.shared == nil {
 		return -1, ErrEnded
+	}
+	if b.shared != nil {
+		return unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	}
 	return unix.Openat(b.pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }

@@ -37,6 +37,7 @@ const (
 
 var (
 	retEPERM  = uint32(retErrno | uint32(unix.EPERM))
+	retNoAttr = uint32(retErrno | uint32(unix.ENOTSUP)) // what file systems without extended attributes say
 	retENOSYS = uint32(retErrno | uint32(unix.ENOSYS))
 )
 
@@ -96,6 +97,12 @@ type filterKind struct {
 	strict bool // and no memory that was written becomes code
 	shared bool // the room shares namespaces with the host: what they would keep apart is refused
 	notify bool // the host is told of attacks, see notify_linux.go
+}
+
+// asks reports whether a call is put to the host, which does it in the caller's
+// place or refuses: see shared_calls_linux.go.
+func (k filterKind) asks(nr uintptr) bool {
+	return k.shared && (nr == unix.SYS_CONNECT || slices.Contains(attributeCalls, nr))
 }
 
 // refusal is what the filter answers to a call that no honest program makes.
@@ -164,13 +171,25 @@ func segments(k filterKind) []segment {
 	for _, nr := range callsOf(k) {
 		of[nr] = allowed
 	}
+	if k.shared {
+		asked, none := verdict(retNotify), verdict(retNoAttr)
+		for _, nr := range []uintptr{unix.SYS_CONNECT, unix.SYS_UTIMENSAT} {
+			add(nr, asked)
+		}
+		for _, nr := range xattrCalls {
+			add(nr, none)
+		}
+	}
 	add(unix.SYS_SOCKET, socketBlock(k))
 	for _, r := range rulesOf(k) {
-		refusal := retEPERM
+		refusal, pass := retEPERM, uint32(retAllow)
 		if r.attack {
 			refusal = k.refusal()
 		}
-		add(r.number, r.assemble(refusal))
+		if k.asks(r.number) {
+			pass = retNotify
+		}
+		add(r.number, r.assemble(refusal, pass))
 	}
 	for _, nr := range missing {
 		of[nr] = unknown
@@ -204,8 +223,9 @@ func (p *program) tree(s []segment) {
 	p.tree(s[half:])
 }
 
-// assemble returns instructions that always end in a return.
-func (r callRule) assemble(refusal uint32) program {
+// assemble returns instructions that always end in a return: of pass, when the
+// call passes all tests.
+func (r callRule) assemble(refusal, pass uint32) program {
 	var p program
 	for _, t := range r.tests {
 		var body program
@@ -235,14 +255,15 @@ func (r callRule) assemble(refusal uint32) program {
 		}
 		p = append(p, body...)
 	}
-	p.ret(retAllow)
+	p.ret(pass)
 	return p
 }
 
 // socketBlock allows Unix sockets, TCP and UDP over IP, and routing netlink:
 // no raw or packet sockets, no MPTCP (which Landlock and proxies do not see),
 // and none of the forty other families. A room in the host's network has TCP
-// alone, as Landlock can hold that to one port.
+// alone, which connects only by way of the host, and no datagrams at all: those
+// carry an address with each message, where no filter can see it.
 func socketBlock(k filterKind) program {
 	const kind = 0xf // without SOCK_CLOEXEC and SOCK_NONBLOCK
 	kinds, protocols := []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM}, []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP}
@@ -252,19 +273,21 @@ func socketBlock(k filterKind) program {
 	// Ping and MPTCP are asked for by honest programs, and are refused quietly.
 	stream := callRule{tests: []test{
 		{arg: 1, mask: kind, values: []uint32{unix.SOCK_RAW, unix.SOCK_PACKET, unix.SOCK_RDM, unix.SOCK_DCCP}},
-	}}.assemble(k.refusal())
+	}}.assemble(k.refusal(), retAllow)
 	inet := append(stream[:len(stream)-1], callRule{tests: []test{
 		oneOf(1, kind, kinds...), oneOf(2, ^uint32(0), protocols...),
-	}}.assemble(retEPERM)...)
-	route := callRule{tests: []test{oneOf(2, ^uint32(0), unix.NETLINK_ROUTE)}}.assemble(k.refusal())
+	}}.assemble(retEPERM, retAllow)...)
+	route := callRule{tests: []test{oneOf(2, ^uint32(0), unix.NETLINK_ROUTE)}}.assemble(k.refusal(), retAllow)
+	local := callRule{}.assemble(retEPERM, retAllow)
 	if k.shared {
 		route = program{}
 		route.ret(retEPERM)
+		local = callRule{tests: connected}.assemble(retEPERM, retAllow)
 	}
 	var p program
 	p.load(offArgs)
-	p.jump(unix.BPF_JEQ, unix.AF_UNIX, 0, 1)
-	p.ret(retAllow)
+	p.jump(unix.BPF_JEQ, unix.AF_UNIX, 0, len(local))
+	p = append(p, local...)
 	p.jump(unix.BPF_JEQ, unix.AF_NETLINK, 0, len(route))
 	p = append(p, route...)
 	p.jump(unix.BPF_JEQ, unix.AF_INET, 1, 0)

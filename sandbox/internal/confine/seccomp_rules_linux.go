@@ -107,14 +107,32 @@ var sharedCalls = []uintptr{
 	unix.SYS_SHMGET, unix.SYS_SHMAT, unix.SYS_SHMCTL, unix.SYS_SHMDT, unix.SYS_SEMGET, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SEMCTL,
 	unix.SYS_MSGGET, unix.SYS_MSGSND, unix.SYS_MSGRCV, unix.SYS_MSGCTL,
 	unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK, unix.SYS_MQ_TIMEDSEND, unix.SYS_MQ_TIMEDRECEIVE, unix.SYS_MQ_NOTIFY, unix.SYS_MQ_GETSETATTR,
-	unix.SYS_LISTEN, unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET,
+	unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET,
 	unix.SYS_SCHED_SETPARAM, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETATTR,
+	// Landlock says nothing of owners, old ways to set times, and who watches what
+	// happens in a folder.
+	unix.SYS_FCHOWN, unix.SYS_FCHOWNAT, unix.SYS_INOTIFY_ADD_WATCH,
 }
 
-// sharedRules hold in such a room: the limits of other processes of the same
-// user are not the room's.
+// sharedRules hold in such a room: the limits and processors of other processes
+// of the same user are not the room's.
 var sharedRules = []callRule{
 	{unix.SYS_PRLIMIT64, []test{oneOf(0, ^uint32(0), 0)}, false},
+	{unix.SYS_SCHED_SETAFFINITY, []test{oneOf(0, ^uint32(0), 0)}, false},
+}
+
+// connected are the tests of Unix sockets in such a room: one of datagrams could
+// send to any socket of the host. (SOCK_RAW is another name for that.)
+var connected = []test{oneOf(1, 0xf, unix.SOCK_STREAM, unix.SOCK_SEQPACKET)}
+
+// attributeCalls are put to the host there: Landlock would let a program change
+// mode and times of any file that its user may write to or owns.
+var attributeCalls = append([]uintptr{unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_UTIMENSAT}, archAttributeCalls...)
+
+// xattrCalls are answered there as if no file system had such attributes.
+var xattrCalls = []uintptr{
+	unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR, unix.SYS_GETXATTR, unix.SYS_LGETXATTR, unix.SYS_FGETXATTR,
+	unix.SYS_LISTXATTR, unix.SYS_LLISTXATTR, unix.SYS_FLISTXATTR, unix.SYS_REMOVEXATTR, unix.SYS_LREMOVEXATTR, unix.SYS_FREMOVEXATTR,
 }
 
 // attacks are calls that no honest program makes inside. They are refused like
@@ -149,19 +167,25 @@ func rulesOf(k filterKind) []callRule {
 	}
 	if k.shared {
 		all = append(all, sharedRules...)
+		for i := range all {
+			if all[i].number == unix.SYS_SOCKETPAIR {
+				all[i].tests = slices.Concat(all[i].tests, connected)
+			}
+		}
 	}
 	return slices.DeleteFunc(all, func(r callRule) bool { return k.refuses(r.number) })
 }
 
 // refuses reports whether this variant refuses a call that others allow.
 func (k filterKind) refuses(nr uintptr) bool {
-	return k.shared && slices.Contains(sharedCalls, nr) || k.strict && nr == unix.SYS_MEMFD_CREATE
+	return k.strict && nr == unix.SYS_MEMFD_CREATE ||
+		k.shared && (slices.Contains(sharedCalls, nr) || slices.Contains(archSharedCalls, nr) || slices.Contains(xattrCalls, nr))
 }
 
 // callsOf returns the calls that are allowed whatever their arguments.
 func callsOf(k filterKind) []uintptr {
 	rules := rulesOf(k)
 	return slices.DeleteFunc(slices.Concat(commonCalls, archCalls), func(nr uintptr) bool {
-		return k.refuses(nr) || slices.ContainsFunc(rules, func(r callRule) bool { return r.number == nr })
+		return k.refuses(nr) || k.asks(nr) || slices.ContainsFunc(rules, func(r callRule) bool { return r.number == nr })
 	})
 }

@@ -73,6 +73,45 @@ var kinds = []struct {
 	{"default", filterKind{}}, {"files", filterKind{files: true}}, {"strict", filterKind{files: true, strict: true}}, {"shared", filterKind{shared: true}}, {"notify", filterKind{notify: true}},
 }
 
+// A room without namespaces has no datagrams, no port of its own, and nothing of
+// other processes of its user.
+func TestSharedFilterJudgesArguments(t *testing.T) {
+	f := filter(filterKind{shared: true, notify: true})
+	for _, c := range []struct {
+		name string
+		nr   uint32
+		args []uint64
+		want uint32
+	}{
+		{"tcp", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_NONBLOCK, unix.IPPROTO_TCP}, retAllow},
+		{"udp", unix.SYS_SOCKET, []uint64{unix.AF_INET6, unix.SOCK_DGRAM, 0}, retEPERM},
+		{"mptcp", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_STREAM, 262}, retEPERM},
+		{"unix stream", unix.SYS_SOCKET, []uint64{unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0}, retAllow},
+		{"unix datagrams", unix.SYS_SOCKET, []uint64{unix.AF_UNIX, unix.SOCK_DGRAM, 0}, retEPERM},
+		{"the same by another name", unix.SYS_SOCKET, []uint64{high | unix.AF_UNIX, unix.SOCK_RAW | unix.SOCK_CLOEXEC, 0}, retEPERM},
+		{"a pair of streams", unix.SYS_SOCKETPAIR, []uint64{unix.AF_UNIX, unix.SOCK_STREAM, 0}, retAllow},
+		{"a pair of datagrams", unix.SYS_SOCKETPAIR, []uint64{unix.AF_UNIX, unix.SOCK_DGRAM, 0}, retEPERM},
+		{"a pair of another family", unix.SYS_SOCKETPAIR, []uint64{unix.AF_INET, unix.SOCK_STREAM, 0}, retEPERM},
+		{"route", unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, retEPERM},
+		{"connect", unix.SYS_CONNECT, []uint64{3, 0, 0}, retNotify},
+		{"bind", unix.SYS_BIND, []uint64{3, 0, 0}, retEPERM},
+		{"listen", unix.SYS_LISTEN, []uint64{3, 0}, retEPERM},
+		{"fast open", unix.SYS_SENDTO, []uint64{3, 0, 0, unix.MSG_FASTOPEN}, retEPERM},
+		{"mode", unix.SYS_FCHMODAT, []uint64{0, 0, 0o755}, retNotify},
+		{"mode with set-id", unix.SYS_FCHMOD, []uint64{3, 0o4755}, retEPERM},
+		{"times", unix.SYS_UTIMENSAT, []uint64{0, 0, 0, 0}, retNotify},
+		{"owner", unix.SYS_FCHOWN, []uint64{3, 0, 0}, retEPERM},
+		{"attribute", unix.SYS_FSETXATTR, []uint64{3}, retNoAttr},
+		{"limits", unix.SYS_PRLIMIT64, []uint64{0, 7}, retAllow},
+		{"limits of another", unix.SYS_PRLIMIT64, []uint64{77, 7}, retEPERM},
+		{"processors of another", unix.SYS_SCHED_SETAFFINITY, []uint64{77}, retEPERM},
+		{"watch a folder", unix.SYS_INOTIFY_ADD_WATCH, []uint64{3}, retEPERM},
+		{"an attack", unix.SYS_PTRACE, nil, retNotify},
+	} {
+		assert.Equal(t, c.want, judge(t, f, auditArch, c.nr, c.args...), c.name)
+	}
+}
+
 // verdictOf names what a call meets: with arguments that no rule refuses and
 // with some that one does, "arguments" stands for both.
 func verdictOf(t testing.TB, k filterKind, f []unix.SockFilter, nr uint32) string {
@@ -91,6 +130,8 @@ func verdictOf(t testing.TB, k filterKind, f []unix.SockFilter, nr uint32) strin
 		return "EPERM"
 	case retENOSYS:
 		return "ENOSYS"
+	case retNoAttr:
+		return "ENOTSUP"
 	case retNotify:
 		return "notify"
 	default:
@@ -167,6 +208,12 @@ func TestListsAreDisjoint(t *testing.T) {
 		for _, nr := range numbers {
 			put(list, nr)
 		}
+	}
+	for _, nr := range slices.Concat(xattrCalls, archSharedCalls) {
+		assert.Equal(t, "calls", seen[nr])
+	}
+	for _, nr := range attributeCalls {
+		assert.Contains(t, []string{"calls", "rules"}, seen[nr])
 	}
 	for _, list := range [][]callRule{fileRules, strictRules, sharedRules} {
 		for _, r := range list {
@@ -300,13 +347,16 @@ func FuzzFilter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, arch, nr uint32, a, b, c, d uint64) {
 		v := judge(t, prog, arch, nr, a, b, c, d)
 		assert.Contains(t, []uint32{retAllow, retEPERM, retENOSYS}, v)
+		if shared := judge(t, filter(filterKind{shared: true}), arch, nr, a, b, c, d); arch == auditArch && filterKind.asks(filterKind{shared: true}, uintptr(nr)) {
+			assert.Contains(t, []uint32{retNotify, retEPERM}, shared, "what the host is to do never happens by itself")
+		}
 		// A variant only refuses more, and tells only of what is refused anyway.
 		for _, k := range kinds[1:] {
 			kv := judge(t, filter(k.kind), arch, nr, a, b, c, d)
 			if kv == retAllow {
 				assert.Equal(t, uint32(retAllow), v, k.name)
 			}
-			if k.kind.notify && kv == retNotify {
+			if kv == retNotify && !k.kind.asks(uintptr(nr)) {
 				assert.Equal(t, retEPERM, v)
 			}
 		}

@@ -31,6 +31,9 @@ func (s *initState) serve() {
 	for {
 		m, fds, err := mail.recv(fdSocket)
 		if err != nil {
+			if s.ord.shared() {
+				s.sweep() // elsewhere the kernel ends the room with its pid 1
+			}
 			return
 		}
 		switch m.Kind {
@@ -104,7 +107,7 @@ func (s *initState) start(m *message, fds []int) (int, error) {
 	}
 	env := mergeEnv(s.ord.Env, req.Env)
 	if req.Dir == "" {
-		req.Dir = Home
+		req.Dir = s.ord.home()
 	}
 
 	type result struct {
@@ -115,7 +118,11 @@ func (s *initState) start(m *message, fds []int) (int, error) {
 	s.worker <- func() {
 		path, err := lookPath(req.Path, env)
 		var pid int
-		if err == nil {
+		switch {
+		case err != nil:
+		case s.ord.shared():
+			pid, err = s.startShared(path, &req, env, files)
+		default:
 			pid, err = syscall.ForkExec(path, req.Args, &syscall.ProcAttr{
 				Dir: req.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal},
 			})

@@ -22,6 +22,9 @@
 // What a layer consists of (mounts, rules, filter, limits, messages) is data
 // that both read. TestLaunchersMakeTheSameRoom compares what they make.
 //
+// A room of [TierNoNamespaces], which the first launcher makes, is built of less:
+// see shared_linux.go.
+//
 // Three properties hold the design together:
 //
 //   - Nothing in the environment or the arguments can turn a program into init
@@ -177,6 +180,12 @@ type Spec struct {
 	Programs []Program
 	// Tier names what the room does without.
 	Tier Tier `json:",omitempty"`
+	// Side is a directory for a room of [TierNoNamespaces], made by the caller and
+	// removed by him: its tmp is writable inside, and its etc can be read. ProxyPort
+	// is where such a room finds, on loopback, the host's listener of that port in
+	// [Listeners]: the one place that it can connect to.
+	Side      string `json:",omitempty"`
+	ProxyPort uint16 `json:",omitempty"`
 	// Total are limits of the whole room, which take a delegated cgroup.
 	Total TotalLimits
 	// Devices are nodes besides the usual ones: "gpu", or paths under /dev.
