@@ -7,3 +7,6 @@ import "time"
 func SetChildTimes(g *Gateway, check, start, pause, spare time.Duration) {
 	g.pool.times = childTimes{check: check, start: start, pause: pause, spare: spare}
 }
+
+// SlowOnly has the SDK carry every call.
+func SlowOnly(g *Gateway) { g.slow = true }
