@@ -52,8 +52,13 @@ func meet(d governance.Decision, r reply, out *audit.Outcome) (reply, error) {
 		}
 		redacted, blanked := redact(demands.Redact, tool)
 		out.Checks = append(out.Checks, fmt.Sprintf("redacted:%d", blanked))
-		r = typedReply{redacted}
-		out.Bytes = r.size()
+		typed := typedReply{redacted}
+		out.Bytes = typed.size()
+		if _, ok := r.(*rawReply); !ok {
+			r = typed
+		} else if r, err = typed.raw(); err != nil { // whose type each carrier writes by itself
+			return withhold(governance.ObligationRedact, "its answer may not be given to you.")
+		}
 	}
 	if demands.MaxBytes > 0 {
 		text, err := r.text()

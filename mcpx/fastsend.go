@@ -45,7 +45,11 @@ func (g *Gateway) direct(ctx context.Context, f *flight, u *Upstream, a *answer)
 		x.tell()
 		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
 	}
-	return g.pass(p, f, u, raw)
+	p.c.expect(methodCallTool, nil)
+	p.c.mu.Lock()
+	p.c.result = raw
+	p.c.mu.Unlock()
+	return g.clean(p.ctx, f, p.c)
 }
 
 // An exchange is the request of one call to an upstream, and its answer.
@@ -152,8 +156,8 @@ func (x *exchange) call() (json.RawMessage, error) {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return nil, errors.New(resp.Status) // whose words these are is not known
 	}
-	raw, _, err := x.read(body)
-	if err == nil && raw == nil {
+	raw, done, _, err := x.read(body)
+	if err == nil && !done {
 		err = errGarbage
 	}
 	var own *jsonrpc.Error
@@ -175,32 +179,29 @@ func readAll(resp *http.Response) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// read takes one message of the upstream: the result if it is the answer, or
-// else what it asks or tells.
-func (x *exchange) read(text []byte) (result json.RawMessage, other *jsonrpc.Request, err error) {
+// read takes one message of the upstream: if it is the answer, done, its result
+// or error, or else what it asks or tells.
+func (x *exchange) read(text []byte) (result json.RawMessage, done bool, other *jsonrpc.Request, err error) {
 	if raw, ok := readResponse(text, x.id); ok {
-		return raw, nil, nil
+		return raw, true, nil, nil
 	}
 	msg, err := jsonrpc.DecodeMessage(text)
 	if err != nil {
-		return nil, nil, err
+		return nil, false, nil, err
 	}
 	switch m := msg.(type) {
 	case *jsonrpc.Request:
-		return nil, m, nil
+		return nil, false, m, nil
 	case *jsonrpc.Response:
 		if id, ok := m.ID.Raw().(int64); !ok || id != x.id {
-			return nil, nil, nil // of no call of ours
+			return nil, false, nil, nil // of no call of ours
 		}
 		if x.ok {
 			x.p.c.answered(m)
 		}
-		if m.Error != nil {
-			return nil, nil, m.Error
-		}
-		return m.Result, nil, nil
+		return m.Result, true, nil, m.Error
 	}
-	return nil, nil, errGarbage
+	return nil, false, nil, errGarbage
 }
 
 // readResponse reads an ordinary response to a request.
@@ -330,9 +331,9 @@ func (x *exchange) events(ctx context.Context, body io.Reader) (json.RawMessage,
 		if err != nil {
 			return nil, err
 		}
-		result, other, err := x.read(data)
+		result, done, other, err := x.read(data)
 		switch {
-		case err != nil || result != nil:
+		case err != nil || done:
 			return result, err
 		case other != nil:
 			if x.told(ctx, other); x.withheld != nil {

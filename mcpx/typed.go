@@ -64,6 +64,19 @@ func (r typedReply) failed() bool {
 func (r typedReply) text() ([]byte, error)       { return json.Marshal(r.res) }
 func (r typedReply) result() (mcp.Result, error) { return r.res, nil }
 
+// raw is the same reply as an upstream would have written it.
+func (r typedReply) raw() (reply, error) {
+	text, err := r.text()
+	if err != nil {
+		return nil, err
+	}
+	raw, asks, ok := parseResult(methodCallTool, text)
+	if asks || !ok {
+		return nil, errGarbage
+	}
+	return raw, nil
+}
+
 func (r typedReply) size() int64 {
 	t, ok := r.res.(*mcp.CallToolResult)
 	if !ok {
