@@ -208,7 +208,9 @@ const (
 	// (the digest of the files), [DetailAuthor] and [DetailReviewer], and of a
 	// reload counts: "policies", "generated" and "tools". Action "load_models" is
 	// a model router's configuration. Actions "set_network" and "answer" change
-	// what a living sandbox session may reach.
+	// what a living sandbox session may reach. [ActionApproveTool] is about the tool
+	// in Resource, and ToolPin the new definition; Detail: "replaces" is the pin
+	// before, "changed" are the places that differ.
 	KindPolicy Kind = "policy.load"
 	// KindApproval is what a person said to one call of Actor, on Action and
 	// Resource, with Change: who and why. Detail: "verdict" is "yes" or "no",
@@ -290,6 +292,9 @@ const (
 	// force: from files, and from what was staged.
 	ActionReload  = "reload"
 	ActionPromote = "promote"
+	// ActionApproveTool of a [KindPolicy] event put a live tool's definition in the
+	// place of the approved one.
+	ActionApproveTool = "approve_tool"
 )
 
 // Keys of [Event.Detail] that "who authorised it" is answered from.

@@ -68,6 +68,10 @@ type Tool struct {
 	// Labels say what kind of data the tool returns, such as "crm". After a call
 	// of it they are in context.labels for the rest of the session.
 	Labels []string `json:"labels,omitempty"`
+	// HiddenText says that a reviewer has read the characters of the definition
+	// that cannot be seen: see [ToolDefinition.Hidden]. A gateway does not offer a
+	// tool that has some without it.
+	HiddenText bool `json:"hiddenText,omitempty"`
 }
 
 // A ToolDefinition is what a pin covers: name, description, schemas, annotations.
@@ -160,7 +164,7 @@ func parseCatalog(file string, src []byte) (Server, *Finding) {
 		s.file, s.text = file, string(src)
 		return s, nil
 	}
-	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived", "labels"}], "prompts":[{"name", "description", "arguments"}], "resources":[{"uri", …}], "resourceTemplates":[{"uriTemplate", …}]}`
+	const fix = `a catalogue file is {"server":…, "tools":[{"name", "description", "inputSchema", …, "class", "as", "derived", "labels", "hiddenText"}], "prompts":[{"name", "description", "arguments"}], "resources":[{"uri", …}], "resourceTemplates":[{"uriTemplate", …}]}`
 	switch e := err.(type) {
 	case *jsonv2.SemanticError:
 		msg := "unexpected value"

@@ -268,8 +268,8 @@ func (c *compiler) catalog(context.Context) {
 			t.number = len(c.snap.tools)
 			c.snap.tools[toolRef{s.Name, d.Name}] = t
 			c.rep.Tools++
-			if _, r := hiddenIn(d.Description); r != 0 {
-				f := located("hidden-character", s.fileName(), s.text, `"`+d.Name+`"`, fmt.Sprintf("the description of %q: %s", d.Name, hiddenMessage(r)), "it may hold words for a model that a reviewer does not see; read it in hexadecimal before approving the tool")
+			if at := d.Hidden(); len(at) > 0 && !d.HiddenText {
+				f := located("hidden-character", s.fileName(), s.text, `"`+d.Name+`"`, fmt.Sprintf("tool %q holds characters that cannot be seen, or that change what is seen around them, at %s", d.Name, strings.Join(at[:min(len(at), 5)], ", ")), `it may hold words for a model that a reviewer does not see, and gateways do not offer it; read it in hexadecimal, and say "hiddenText": true if it is in order`)
 				f.Severity = SeverityWarning
 				c.rep.add(f)
 			}
@@ -458,7 +458,11 @@ func (c *compiler) finish() {
 	}
 	for _, s := range c.bundle.Catalog {
 		for _, t := range s.Tools {
-			text, _ := json.Marshal([]any{toolKey(s.Name, t.Name), t.As, t.Derived, t.Labels}) // maps are sorted
+			pin := ""
+			if known := c.snap.tools[toolRef{s.Name, t.Name}]; known != nil {
+				pin = known.pin
+			}
+			text, _ := json.Marshal([]any{toolKey(s.Name, t.Name), pin, t.As, t.Derived, t.Labels, t.HiddenText}) // maps are sorted
 			part("catalogue", text)
 		}
 		if len(s.Prompts)+len(s.Resources)+len(s.ResourceTemplates) > 0 {

@@ -254,7 +254,16 @@ func TestHiddenCharactersElsewhere(t *testing.T) {
 	_, rep, err := governance.Compile(t.Context(), b, nil)
 	require.NoError(t, err)
 	require.Len(t, rep.Findings, 1)
-	assert.Contains(t, rep.Findings[0].String(), `catalog/s: warning: the description of "look": the character U+E0041 cannot be seen`)
+	assert.Contains(t, rep.Findings[0].String(), `catalog/s: warning: tool "look" holds characters that cannot be seen, or that change what is seen around them, at /description: U+E0041 (`)
+	b.Catalog[0].Tools[1].Description = "Looks."
+	b.Catalog[0].Tools[1].InputSchema = []byte(`{"type":"object","properties":{"a":{"type":"string","enum":["\u200b"]}}}`)
+	_, rep, err = governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	assert.Contains(t, fmt.Sprint(rep.Findings), "/inputSchema/properties/a/enum/0: U+200B")
+	b.Catalog[0].Tools[1].HiddenText = true
+	_, rep, err = governance.Compile(t.Context(), b, nil)
+	require.NoError(t, err)
+	assert.Empty(t, rep.Findings)
 
 	_, err = governance.LoadBundle(folder(t, map[string]string{"profiles/x.yaml": "id: x\nhosts: [\"a\u200b.example\"]\n"}))
 	require.NoError(t, err)

@@ -45,6 +45,10 @@ func Catalog(ctx context.Context, name string, server *mcp.Server) (governance.S
 // each one, because a server may lie. The URIs and URI templates are what the
 // server claims for itself: behind a [Gateway] no two servers may claim the
 // same, and a reviewer takes out what belongs to one user only.
+//
+// Schemas are as the server wrote them. Characters that cannot be seen are
+// written as escape sequences, so that a reviewer sees them: see
+// [governance.ToolDefinition.Hidden].
 func ReadCatalog(ctx context.Context, server string, t mcp.Transport) ([]byte, error) {
 	s, err := readCatalog(ctx, server, t)
 	if err != nil {
@@ -57,7 +61,7 @@ func ReadCatalog(ctx context.Context, server string, t mcp.Transport) ([]byte, e
 	if err := enc.Encode(s); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCatalog, err)
 	}
-	return b.Bytes(), nil
+	return []byte(governance.EscapeHidden(b.String())), nil
 }
 
 func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.Server, error) {
@@ -68,10 +72,12 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 	if !serverName.MatchString(name) {
 		return none, fmt.Errorf("%w: server name %q: use 1 to 32 of a-z, 0-9 and -", ErrCatalog, name)
 	}
-	if _, overHTTP := t.(*mcp.StreamableClientTransport); !overHTTP {
-		t = &tap{Transport: t, wire: new(wire)} // so that ctx ends it
+	w := new(wire)
+	if st, overHTTP := t.(*mcp.StreamableClientTransport); overHTTP {
+		t = tapped(st, w)
 	}
-	cs, err := newClient(nil).Connect(ctx, t, nil)
+	// With a tap, ctx ends it, and what it lists can be had as it was written.
+	cs, err := newClient(nil).Connect(ctx, &tap{Transport: t, wire: w}, nil)
 	if err != nil {
 		return none, fmt.Errorf("%w: %w", ErrCatalog, err)
 	}
@@ -81,7 +87,7 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 		if err != nil {
 			return none, fmt.Errorf("%w: listing the tools of %q: %w", ErrCatalog, name, err)
 		}
-		d, err := definition(tool)
+		d, err := definition(w.written(tool))
 		if err != nil {
 			return none, fmt.Errorf("%w: tool %q: %w", ErrCatalog, tool.Name, err)
 		}

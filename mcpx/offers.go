@@ -192,6 +192,9 @@ func (g *Gateway) refresh() {
 		for _, t := range s.Tools {
 			name := now.name(s.Name, t.Name)
 			pin, err := t.Pin()
+			if at := t.Hidden(); err == nil && len(at) > 0 && !t.HiddenText {
+				err = fmt.Errorf("it holds characters that cannot be seen, at %s: review it, and say \"hiddenText\": true in the catalogue if it is in order", strings.Join(at[:min(len(at), 5)], ", "))
+			}
 			if err == nil && was.tools[name] != pin {
 				err = g.offerTool(name, t.ToolDefinition)
 			}

@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"encoding/json"
+	"net/http"
 	"sync"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -13,11 +14,11 @@ import (
 func definition(t *mcp.Tool) (governance.ToolDefinition, error) {
 	d := governance.ToolDefinition{Name: t.Name, Title: t.Title, Description: t.Description}
 	var err error
-	if d.InputSchema, err = json.Marshal(t.InputSchema); err != nil {
+	if d.InputSchema, err = written(t.InputSchema); err != nil {
 		return d, err
 	}
 	if t.OutputSchema != nil {
-		if d.OutputSchema, err = json.Marshal(t.OutputSchema); err != nil {
+		if d.OutputSchema, err = written(t.OutputSchema); err != nil {
 			return d, err
 		}
 	}
@@ -25,6 +26,81 @@ func definition(t *mcp.Tool) (governance.ToolDefinition, error) {
 		d.Annotations, err = json.Marshal(t.Annotations)
 	}
 	return d, err
+}
+
+// written is a schema as JSON: as it was written, where that is known.
+func written(schema any) (json.RawMessage, error) {
+	if raw, ok := schema.(json.RawMessage); ok {
+		return raw, nil
+	}
+	return json.Marshal(schema)
+}
+
+// asWritten holds the schemas of a server's last lists of tools as it wrote
+// them: the SDK's own are sorted anew, with numbers that are floats.
+type asWritten struct {
+	mu    sync.Mutex
+	tools map[string]schemas
+}
+
+type schemas struct {
+	Name   string          `json:"name"`
+	Input  json.RawMessage `json:"inputSchema"`
+	Output json.RawMessage `json:"outputSchema"`
+}
+
+// listed reads the result of tools/list.
+func (w *wire) listed(result json.RawMessage) {
+	var list struct {
+		Tools []schemas `json:"tools"`
+	}
+	if json.Unmarshal(result, &list) != nil {
+		return // the SDK will say so
+	}
+	w.asWritten.mu.Lock()
+	defer w.asWritten.mu.Unlock()
+	if w.asWritten.tools == nil || len(w.asWritten.tools)+len(list.Tools) > maxLiveTools {
+		w.asWritten.tools = make(map[string]schemas)
+	}
+	for _, t := range list.Tools {
+		w.asWritten.tools[t.Name] = t
+	}
+}
+
+// written returns a tool that was just listed, with its schemas as they were
+// written.
+func (w *wire) written(t *mcp.Tool) *mcp.Tool {
+	w.asWritten.mu.Lock()
+	defer w.asWritten.mu.Unlock()
+	raw, ok := w.asWritten.tools[t.Name]
+	if !ok {
+		return t
+	}
+	out := *t
+	if t.InputSchema != nil && len(raw.Input) > 0 {
+		out.InputSchema = raw.Input
+	}
+	if t.OutputSchema != nil && len(raw.Output) > 0 {
+		out.OutputSchema = raw.Output
+	}
+	return &out
+}
+
+// tapped is a transport over HTTP whose connection may be tapped: see tapConn.
+func tapped(t *mcp.StreamableClientTransport, w *wire) mcp.Transport {
+	w.http = true
+	client := http.Client{}
+	if t.HTTPClient != nil {
+		client = *t.HTTPClient
+	}
+	base := client.Transport
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	client.Transport = &carrier{base: base, wire: w}
+	out := *t
+	out.HTTPClient = &client
+	return &out
 }
 
 // toTool makes the tool that is offered from its approved definition.

@@ -31,7 +31,8 @@ type poolKey struct{ server, owner string }
 
 // A pool holds the sessions with upstreams.
 type pool struct {
-	pins pinboard
+	pins   pinboard
+	drifts drifts
 
 	mu     sync.Mutex
 	links  map[poolKey]*link
@@ -270,8 +271,10 @@ func (p *pool) check(engine *governance.Engine, s *session, server, tool string)
 	}
 	live := s.tools[tool]
 	if live == nil || !p.pins.same(live, approved, pin) {
+		p.drifts.note(server, tool, approved, pin, live)
 		return audit.GuardPinDrift
 	}
+	p.drifts.drop(server, tool)
 	return ""
 }
 
@@ -388,7 +391,7 @@ func listLive(ctx context.Context, s *session) error {
 		if _, twice := s.tools[t.Name]; twice || len(s.tools) >= maxLiveTools {
 			return fmt.Errorf("mcpx: the upstream lists %q twice, or more than %d tools", clip(t.Name, 64), maxLiveTools)
 		}
-		s.tools[t.Name] = t
+		s.tools[t.Name] = s.wire.written(t)
 	}
 	s.listed = time.Now()
 	return nil

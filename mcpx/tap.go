@@ -82,6 +82,8 @@ type wire struct {
 		from int // index in levels, plus one
 	}
 
+	asWritten asWritten // what it listed
+
 	lease   *credential.Lease // that the process was started with, or nil
 	users   int               // calls under way; under the pool's lock
 	retired bool              // ends with its last user; under the pool's lock
@@ -105,7 +107,7 @@ func (t *tap) Connect(ctx context.Context) (mcp.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	tc := &tapConn{Connection: conn, wire: t.wire, stop: t.stop, waiting: make(map[jsonrpc.ID]*carriage)}
+	tc := &tapConn{Connection: conn, wire: t.wire, stop: t.stop, waiting: make(map[jsonrpc.ID]*carriage), lists: make(map[jsonrpc.ID]bool)}
 	t.wire.cut = tc.Close
 	return tc, nil
 }
@@ -120,6 +122,7 @@ type tapConn struct {
 
 	mu         sync.Mutex
 	waiting    map[jsonrpc.ID]*carriage
+	lists      map[jsonrpc.ID]bool // of tools, asked for
 	initialize jsonrpc.ID
 
 	closing sync.Once
@@ -151,8 +154,11 @@ func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 		if c != nil && c.awaits(req.Method) {
 			t.waiting[req.ID] = c
 		}
-		if req.Method == methodInitialize {
+		switch req.Method {
+		case methodInitialize:
 			t.initialize = req.ID
+		case methodListTools:
+			t.lists[req.ID] = true
 		}
 		t.mu.Unlock()
 		return t.send(ctx, msg)
@@ -187,7 +193,12 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		c := t.waiting[m.ID]
 		delete(t.waiting, m.ID)
 		first := t.initialize.IsValid() && m.ID == t.initialize
+		listed := t.lists[m.ID]
+		delete(t.lists, m.ID)
 		t.mu.Unlock()
+		if listed {
+			t.wire.listed(m.Result)
+		}
 		if c != nil {
 			c.answered(m)
 			if m.Error == nil { // the SDK need not read it too, and might refuse it
