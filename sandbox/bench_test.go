@@ -190,8 +190,9 @@ func BenchmarkCommand(b *testing.B) {
 	alternate(b, 200, lanes...)
 }
 
-// BenchmarkMemory reports what a session in which nothing runs holds: the memory
-// of its own processes, proportional to who shares it.
+// BenchmarkMemory reports what a session in which nothing runs holds, two seconds
+// after the last command: the memory of its own processes, proportional to who
+// shares it.
 func BenchmarkMemory(b *testing.B) {
 	for _, l := range launchers {
 		b.Run(string(l), func(b *testing.B) {
@@ -199,6 +200,7 @@ func BenchmarkMemory(b *testing.B) {
 				before := descendants(b)
 				s := box(b, discard{}, nil, &Options{Launcher: l})
 				require.NoError(b, s.Command(context.Background(), "/bin/true").Run())
+				time.Sleep(2 * time.Second) // init gives back what it built the room with
 				kB, n := 0, 0
 				for pid := range descendants(b) {
 					if !before[pid] {

@@ -234,3 +234,22 @@ func pssOf(t testing.TB, pid int) (kb int) {
 	t.Fatal("no Pss")
 	return 0
 }
+
+// TestTrim lets a process go on with its work while its own pages are dropped.
+func TestTrim(t *testing.T) {
+	var work sync.WaitGroup
+	for range 4 {
+		work.Go(func() {
+			for i := range 200 {
+				assert.Equal(t, i, len(fmt.Sprintf("%*d", i, 0)[:i]))
+				runtime.Gosched()
+			}
+		})
+	}
+	for range 10 {
+		trim()
+	}
+	work.Wait()
+	_, err := os.ReadFile("/proc/self/status")
+	assert.NoError(t, err)
+}

@@ -3,6 +3,8 @@
 package confine
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,21 +26,24 @@ type initState struct {
 	hostProc int // while the room is made
 	unseen   map[Layer]string
 	rules    []rule
-	inner    int  // ruleset of each command, in a room without namespaces
-	apart    bool // the worker can signal nobody outside: see sweep
-	worker   chan func()
+	inner    int           // ruleset of each command, in a room without namespaces
+	apart    bool          // the worker can signal nobody outside: see sweep
+	begin    chan struct{} // closed when the worker may serve
+	ended    chan struct{} // closed when it does no more
 	procs    procTable
 }
 
 // runInit confines this process and serves commands until the host is gone. It
 // returns only then; the caller exits, and the kernel ends the room.
 func runInit(ord *order) {
-	s := &initState{ord: ord, worker: make(chan func())}
+	s := &initState{ord: ord, begin: make(chan struct{}), ended: make(chan struct{})}
 	if err := s.confine(); err != nil {
 		_ = send(fdSocket, &message{Kind: msgFailed, Fail: failOf(err)})
 		return
 	}
-	s.serve()
+	close(s.begin)
+	time.AfterFunc(trimAfter, trim)
+	<-s.ended
 }
 
 // confine takes every step from a fresh child to a room that is ready.
@@ -71,8 +77,8 @@ func (s *initState) confine() (err error) {
 	started := make(chan error)
 	var status map[string]string
 	go func() {
-		// This thread will start every command. It is never unlocked: what it
-		// gives up here is what commands are born without.
+		// This thread will serve the host and start every command. It is never
+		// unlocked: what it gives up here is what commands are born without.
 		runtime.LockOSThread()
 		// Open beforehand: the room may have no /proc.
 		own, err := openStatus(s.hostProc)
@@ -84,9 +90,9 @@ func (s *initState) confine() (err error) {
 		}
 		unix.Close(own)
 		started <- err
-		for f := range s.worker {
-			f()
-		}
+		<-s.begin
+		s.serve()
+		close(s.ended)
 	}()
 	err = <-started
 	unix.Close(s.hostProc)
@@ -170,6 +176,35 @@ func warm() {
 	here.Wait()
 	close(release)
 	gone.Wait()
+}
+
+// trimAfter is how long init keeps the memory that building the room took.
+const trimAfter = time.Second
+
+// trim lets go of the pages of the host's program that building the room has
+// touched, which is most of what init counts as its memory. They are in the
+// host's all the same, and those that are needed come back one by one. A mapping
+// in which something was changed, as by a dynamic linker, stays as it is.
+func trim() {
+	f, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		return // a room without /proc
+	}
+	defer f.Close()
+	var from, to uint64
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		switch line := lines.Bytes(); {
+		case len(line) > 0 && (line[0] <= '9' || line[0] >= 'a'): // a mapping; its properties are capitalised
+			area, rest, _ := bytes.Cut(line, []byte(" "))
+			if from, to = 0, 0; len(rest) > 1 && rest[1] == '-' && bytes.Contains(rest, []byte("/")) {
+				a, b, _ := bytes.Cut(area, []byte("-"))
+				from, _ = strconv.ParseUint(string(a), 16, 64)
+				to, _ = strconv.ParseUint(string(b), 16, 64)
+			}
+		case to > from && bytes.HasPrefix(line, []byte("Anonymous:")) && bytes.HasSuffix(line, []byte(" 0 kB")):
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(from), uintptr(to-from), unix.MADV_DONTNEED)
+		}
+	}
 }
 
 // dropDescriptors closes what the host left open for any child, from first on,

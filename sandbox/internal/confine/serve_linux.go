@@ -23,7 +23,8 @@ type procTable struct {
 	started chan struct{} // wakes the reaper when there may be children again
 }
 
-// serve handles requests until the host closes the control socket.
+// serve handles requests until the host closes the control socket, on the thread
+// that walked through all layers: a command begins as a copy of it.
 func (s *initState) serve() {
 	s.procs = procTable{byPID: map[int]uint64{}, byID: map[uint64]int{}, started: make(chan struct{}, 1)}
 	go s.reap()
@@ -59,7 +60,7 @@ func (s *initState) signal(m *message) {
 	_ = unix.Kill(pid, unix.Signal(m.Signal))
 }
 
-// exec starts one command on the confined thread and answers. The answer goes
+// exec starts one command and answers. The answer goes
 // out under the lock, so that it comes before the news of the command's end.
 func (s *initState) exec(m *message, fds []int) {
 	s.procs.mu.Lock()
@@ -110,35 +111,27 @@ func (s *initState) start(m *message, fds []int) (int, error) {
 		req.Dir = s.ord.home()
 	}
 
-	type result struct {
-		pid int
-		err error
+	path, err := lookPath(req.Path, env)
+	if err != nil {
+		return 0, err
 	}
-	done := make(chan result)
-	s.worker <- func() {
-		path, err := lookPath(req.Path, env)
-		var pid int
-		switch {
-		case err != nil:
-		case s.ord.shared():
-			pid, err = s.startShared(path, &req, env, files)
-		default:
-			pid, err = syscall.ForkExec(path, req.Args, &syscall.ProcAttr{
-				Dir: req.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal},
-			})
-		}
-		done <- result{pid, err}
+	var pid int
+	if s.ord.shared() {
+		pid, err = s.startShared(path, &req, env, files)
+	} else {
+		pid, err = syscall.ForkExec(path, req.Args, &syscall.ProcAttr{
+			Dir: req.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal},
+		})
 	}
-	r := <-done
-	if r.err != nil {
-		return 0, r.err
+	if err != nil {
+		return 0, err
 	}
-	s.procs.byPID[r.pid], s.procs.byID[m.ID] = m.ID, r.pid
+	s.procs.byPID[pid], s.procs.byID[m.ID] = m.ID, pid
 	select {
 	case s.procs.started <- struct{}{}:
 	default:
 	}
-	return r.pid, nil
+	return pid, nil
 }
 
 // reap waits for every child: commands, and orphans that the kernel gives to

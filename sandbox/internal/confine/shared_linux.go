@@ -205,27 +205,26 @@ func (s *initState) startShared(path string, e *Exec, env []string, files []uint
 
 // sweep ends everything in the room, and returns when nothing is left. One
 // signal to all is atomic for the kernel: whoever forks meanwhile is killed
-// before there is a child.
+// before there is a child. Only the worker's thread may call it.
 func (s *initState) sweep() {
 	for {
-		swept := make(chan struct{})
-		s.worker <- func() {
-			defer close(swept)
-			if s.apart {
-				_ = unix.Kill(-1, unix.SIGKILL)
-				return
-			}
-			s.procs.mu.Lock()
-			defer s.procs.mu.Unlock()
-			for pid := range s.procs.byPID {
-				_ = unix.Kill(-pid, unix.SIGKILL)
-			}
-		}
-		<-swept
+		s.killAll()
 		var info unix.Siginfo
 		if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err == unix.ECHILD {
 			return
 		}
 		time.Sleep(time.Millisecond) // [initState.reap] waits for them
+	}
+}
+
+func (s *initState) killAll() {
+	if s.apart {
+		_ = unix.Kill(-1, unix.SIGKILL)
+		return
+	}
+	s.procs.mu.Lock()
+	defer s.procs.mu.Unlock()
+	for pid := range s.procs.byPID {
+		_ = unix.Kill(-pid, unix.SIGKILL)
 	}
 }
