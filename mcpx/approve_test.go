@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -321,7 +322,7 @@ func TestApprovalStateOnTheWire(t *testing.T) {
 	}
 	w := newest()
 	ask := func(w *world, actor audit.Actor, tool, args, more string) rpcAnswer {
-		return postCall(t, w, actor, tool, args, more)
+		return postCall(t, w.gateway, actor, tool, args, more)
 	}
 	state := func(w *world) string {
 		t.Helper()
@@ -417,9 +418,9 @@ type rpcAnswer struct {
 
 // postCall makes one tools/call of a client that shows forms and pages, of
 // 2026-07-28, with more members of its parameters.
-func postCall(t testing.TB, w *world, actor audit.Actor, tool, args, more string) (got rpcAnswer) {
+func postCall(t testing.TB, h http.Handler, actor audit.Actor, tool, args, more string) (got rpcAnswer) {
 	t.Helper()
-	door := mcptest.Door(t, w.gateway, actor)
+	door := mcptest.Door(t, h, actor)
 	s := modernCall(tool, args)
 	s.body = strings.Replace(s.body, `clientCapabilities":{}`, `clientCapabilities":{"elicitation":{"form":{},"url":{}},"sampling":{}}`, 1)
 	s.body = strings.TrimSuffix(s.body, "}}") + more + "}}"

@@ -29,7 +29,8 @@ type flight struct {
 	decision   governance.Decision
 	credential *audit.CredentialUse
 	key        governance.Decision // on use_credential
-	asks       bool                // the answer asks the user for consent
+	asks       string              // if the answer asks the client for something: the outcome's code
+	talk       *talk               // of a call that may be parked, or nil
 	out        audit.Outcome       // Bytes, Checks and CredentialVersion
 }
 
@@ -61,6 +62,9 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 	if no := g.takeInput(q); no != nil {
 		return g.no(ctx, q, *no)
 	}
+	if q.asked != nil && q.asked.talk != nil {
+		return g.resume(ctx, q, ask, q.asked.talk)
+	}
 	d, r, err := g.approve(ctx, q, ask, g.decide(ctx, ask))
 	if r != nil || err != nil {
 		return r, err
@@ -68,16 +72,24 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 	if !d.Allowed() {
 		return g.no(ctx, q, decided(d))
 	}
-	defer d.Settle(governance.Result{}) // unless act did
+	f := &flight{q: q, actor: q.actor, server: server, tool: tool, args: q.args, trace: q.trace, decision: d}
+	defer f.release()
 	if guard := g.site.live(ctx, q, server, tool); guard != "" {
 		return g.no(ctx, q, override(d, guard))
 	}
-	f := &flight{q: q, actor: q.actor, server: server, tool: tool, args: q.args, trace: q.trace, decision: d}
 	if no, ok := g.useCredential(ctx, f); !ok {
 		return g.no(ctx, q, no)
 	}
-	defer f.key.Settle(governance.Result{})
-	return g.act(ctx, q, f)
+	return g.converse(ctx, q, f)
+}
+
+// release gives back what was reserved for the flight, unless its act has settled
+// that, or goes on.
+func (f *flight) release() {
+	if f.talk == nil {
+		f.decision.Settle(governance.Result{})
+		f.key.Settle(governance.Result{})
+	}
 }
 
 // purposes are what policy is told that a credential is used for.
@@ -134,15 +146,15 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) 
 	}
 	res, err := g.run(ctx, q, f)
 	out := f.out
-	if err == nil && !f.asks {
+	if err == nil && f.asks == "" {
 		res, err = meet(f.decision, res, &out)
 	}
 	settle(&out, ctx, q.outer, res, err)
-	if err == nil && !f.asks && audit.WantsResult(call) {
+	if err == nil && f.asks == "" && audit.WantsResult(call) {
 		out.Result, _ = res.text()
 	}
-	if f.asks && out.Status != audit.StatusCancelled {
-		out.Status, out.ErrorCode, out.Bytes = audit.StatusFailed, codeConsent, 0
+	if f.asks != "" && out.Status != audit.StatusCancelled {
+		out.Status, out.ErrorCode, out.Bytes = audit.StatusFailed, f.asks, 0
 	}
 	endErr := call.End(context.WithoutCancel(ctx), out)
 	f.decision.Settle(governance.ResultOf(out))

@@ -218,6 +218,12 @@ func (p *pool) forget(l *link, s *session) {
 }
 
 // drop ends the child of key, whose secret must not be used any more.
+func (p *pool) dropAll(key poolKey) {
+	for key.lane = range maxLanes + 1 {
+		p.drop(key)
+	}
+}
+
 func (p *pool) drop(key poolKey) {
 	p.mu.Lock()
 	l := p.links[key]

@@ -6,14 +6,13 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
-// newClient makes a client that offers a server nothing: no roots, no sampling,
-// no elicitation, and no caching, since what it caches is not keyed by who asks.
-func newClient(opts *mcp.ClientOptions) *mcp.Client {
-	if opts == nil {
-		opts = &mcp.ClientOptions{}
+// newClient makes a client that offers a server these capabilities, nil for
+// nothing: no roots, no sampling, no elicitation. It does no caching, since what it caches is not keyed by who asks.
+func newClient(caps *mcp.ClientCapabilities) *mcp.Client {
+	opts := &mcp.ClientOptions{MultiRoundTrip: &mcp.MultiRoundTripOptions{Disabled: true}, Capabilities: caps}
+	if caps == nil {
+		opts.Capabilities = &mcp.ClientCapabilities{}
 	}
-	opts.Capabilities = &mcp.ClientCapabilities{}
-	opts.MultiRoundTrip = &mcp.MultiRoundTripOptions{Disabled: true}
 	c := mcp.NewClient(&mcp.Implementation{Name: "twinward", Version: "1"}, opts)
 	c.AddSendingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler {
 		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {

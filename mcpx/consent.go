@@ -57,7 +57,7 @@ func (g *Gateway) consent(ctx context.Context, f *flight, u *Upstream) (reply, e
 		// Only that user, signed in at the host, gets further on that page.
 		return nil, say("The server %q needs an account of the user you work for. Ask them to open %s and then call again.", u.Name, page)
 	}
-	f.asks = true
+	f.asks = codeConsent
 	open := &mcp.ElicitParams{
 		Mode: "url", URL: page, ElicitationID: id,
 		Message: fmt.Sprintf("The agent %q wants to use your account at %q.", f.actor.Agent, u.Name),
@@ -70,7 +70,7 @@ func (g *Gateway) consent(ctx context.Context, f *flight, u *Upstream) (reply, e
 		asked: asked{page: id, policy: f.decision.PolicyHash, grant: q.grant},
 	})
 	if err != nil {
-		f.asks = false
+		f.asks = ""
 		return nil, say("Too many questions to the user of the server %q are open already.", u.Name)
 	}
 	return r, nil

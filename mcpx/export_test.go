@@ -10,3 +10,6 @@ func SetChildTimes(g *Gateway, check, start, pause, spare time.Duration) {
 
 // SlowOnly has the SDK carry every call.
 func SlowOnly(g *Gateway) { g.slow = true }
+
+// SetParkTime changes how long a call waits for its client to call again.
+func SetParkTime(g *Gateway, d time.Duration) { g.gov.parkTime = d }

@@ -49,7 +49,11 @@ func (g *Gateway) direct(ctx context.Context, f *flight, u *Upstream, a *answer)
 	p.c.mu.Lock()
 	p.c.result = raw
 	p.c.mu.Unlock()
-	return g.clean(p.ctx, f, p.c)
+	r, err := g.clean(p.ctx, f, p.c)
+	if errors.Is(err, errAsks) { // of a client that cannot be asked
+		_, r, err = g.again(p.ctx, f.q, f, u, r.(*rawReply), 1)
+	}
+	return r, err
 }
 
 // An exchange is the request of one call to an upstream, and its answer.
@@ -275,8 +279,10 @@ func (x *exchange) refuse(ctx context.Context, m *jsonrpc.Request) {
 	switch m.Method {
 	case methodPing:
 		r.Result = json.RawMessage("{}")
-	case "roots/list":
-		r.Result = json.RawMessage(`{"roots":[]}`)
+	case askElicit, askSample, askRoots:
+		if _, err := x.g.asked(ctx, x.p.s.wire, x.f.actor, x.u.Name, readAsk(m)); err != nil {
+			r.Error = err
+		}
 	default:
 		r.Error = &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "this client answers no " + clip(m.Method, 64)}
 	}

@@ -48,9 +48,24 @@ func (g *Gateway) forward(ctx context.Context, q *query, f *flight, u *Upstream)
 	if p.ask != nil {
 		return p.ask, nil
 	}
+	for in, n := q.firstRound(), 1; ; n++ {
+		r, err := g.once(p, q, f, u, in)
+		if !errors.Is(err, errAsks) {
+			return r, err
+		}
+		var out reply
+		if in, out, err = g.again(p.ctx, q, f, u, r.(*rawReply), n); out != nil || err != nil {
+			return out, err
+		}
+	}
+}
+
+// once sends the one request and returns its answer, or errAsks with one that
+// asks first.
+func (g *Gateway) once(p *passage, q *query, f *flight, u *Upstream, in round) (reply, error) {
 	said := g.newMessages(p.ctx, q, f, p.c)
 	p.c.expect(q.method, said)
-	err = g.request(carried{p.ctx, p.c}, p, q, f, said)
+	err := g.request(carried{p.ctx, p.c}, p, q, f, u, said, in)
 	said.end()
 	f.out.Checks = append(f.out.Checks, p.c.checks()...)
 	if err != nil {
@@ -66,8 +81,11 @@ func (g *Gateway) forward(ctx context.Context, q *query, f *flight, u *Upstream)
 }
 
 // request sends the one request. What comes back is in the carriage.
-func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, said *messages) error {
+func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, u *Upstream, said *messages, in round) error {
 	meta := mcp.Meta{}
+	if p.s.wire.agreed() >= modernVersion {
+		meta[mcp.MetaKeyClientCapabilities] = declared(g.clientCaps(q, f, u))
+	}
 	if f.trace != "" {
 		meta["traceparent"] = f.trace
 	}
@@ -81,14 +99,14 @@ func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, 
 	}
 	var err error
 	if q.method == methodCallTool {
-		_, err = p.s.cs.CallTool(ctx, &mcp.CallToolParams{Meta: meta, Name: f.tool, Arguments: f.args})
+		_, err = p.s.cs.CallTool(ctx, &mcp.CallToolParams{Meta: meta, Name: f.tool, Arguments: f.args, InputResponses: in.answers, RequestState: in.state})
 		return err
 	}
 	switch params := q.req.GetParams().(type) {
 	case *mcp.GetPromptParams:
-		_, err = p.s.cs.GetPrompt(ctx, &mcp.GetPromptParams{Meta: meta, Name: f.tool, Arguments: params.Arguments})
+		_, err = p.s.cs.GetPrompt(ctx, &mcp.GetPromptParams{Meta: meta, Name: f.tool, Arguments: params.Arguments, InputResponses: in.answers, RequestState: in.state})
 	case *mcp.ReadResourceParams:
-		_, err = p.s.cs.ReadResource(ctx, &mcp.ReadResourceParams{Meta: meta, URI: f.tool})
+		_, err = p.s.cs.ReadResource(ctx, &mcp.ReadResourceParams{Meta: meta, URI: f.tool, InputResponses: in.answers, RequestState: in.state})
 	case *mcp.CompleteParams:
 		ref := *params.Ref
 		if f.kind == kindPrompt {
@@ -126,7 +144,7 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 	ctx, cancel := context.WithTimeout(outer, g.opts.CallTimeout)
 	c := &carriage{told: make(chan struct{})}
 	p := &passage{outer: outer, ctx: ctx, c: c, ends: []func(){cancel}}
-	f.asks = false
+	f.asks = ""
 	var started *credential.Lease // what a child must have been started with
 	var ask credential.LeaseRequest
 	if u.Credential != "" {
@@ -153,7 +171,16 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 			started, ask = lease, leaseRequest(f, u)
 		}
 	}
-	key := poolKey{u.Name, owner(f.actor)}
+	key := poolKey{server: u.Name, owner: owner(f.actor)}
+	var caps *mcp.ClientCapabilities
+	if !u.modern.Load() && g.mayBeAsked(f.q, f, u) {
+		lane, leave, ok := g.lanes.take(key)
+		if !ok {
+			return p, failed("upstream-busy", fmt.Sprintf("Too many calls of the server %q wait for answers already.", u.Name), true)
+		}
+		p.ends = append(p.ends, leave)
+		key, caps = lane, laneCaps(u)
+	}
 	use := func(started *credential.Lease) (*session, func(), error) {
 		return g.pool.use(ctx, key, started, opener{
 			open: func(ctx context.Context) (*session, error) {
@@ -161,7 +188,7 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 				if u.child { // may go on after this call, see pool.replacement
 					own = &carriage{lease: started, told: make(chan struct{})}
 				}
-				return g.connect(carried{ctx, own}, u)
+				return g.connect(carried{ctx, own}, u, f.actor, caps)
 			},
 			list:  func(s *session) error { return listLive(carried{ctx, c}, s) },
 			lease: func(ctx context.Context) (*credential.Lease, error) { return g.opts.Vault.Lease(ctx, ask) },
@@ -188,6 +215,9 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 		return p, g.explain(outer, ctx, u, f, c, nil, err)
 	}
 	p.s, p.ends = s, append(p.ends, done)
+	if key.lane > 0 && s.wire.agreed() < modernVersion {
+		p.ends = append(p.ends, g.answering(ctx, f.q, f, u, s.wire))
+	}
 	if u.child { // it may have the version before
 		c.lease = s.wire.lease
 		f.out.CredentialVersion = c.lease.Ref().Version
@@ -225,7 +255,7 @@ func (g *Gateway) lease(ctx context.Context, f *flight, u *Upstream) (*credentia
 	if err != nil || lease == nil {
 		end()
 		if u.child && refusedLease(err) {
-			g.pool.drop(poolKey{u.Name, owner(f.actor)})
+			g.pool.dropAll(poolKey{server: u.Name, owner: owner(f.actor)})
 		}
 		g.gov.logger.Error("mcpx: no lease", "credential", u.Credential, "server", u.Name, "error", err)
 		return nil, failed(audit.GuardCredential, fmt.Sprintf("The credential for the server %q cannot be had. An operator has to look.", u.Name), false)
@@ -324,7 +354,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, err
 		return nil, garbage
 	}
 	if asks {
-		return nil, failed("upstream-input", fmt.Sprintf("The server %q asks for input, which is not passed on here.", f.server), false)
+		return r, errAsks
 	}
 	f.out.Bytes = r.bytes
 	return r, nil

@@ -87,6 +87,7 @@ type Gateway struct {
 	mu        sync.Mutex
 	upstreams map[string]*Upstream
 	pool      *pool
+	lanes     lanes
 }
 
 // NewGateway returns a gateway with no upstreams. With a nil engine, a nil log,
@@ -182,6 +183,7 @@ func (g *Gateway) AddUpstream(ctx context.Context, u *Upstream) error {
 		return fail("%q is not in the catalogue in force: write it with ReadCatalog, review it, and reload the engine", u.Name)
 	}
 	own := *u
+	own.modern = new(atomic.Bool)
 	if err := g.add(&own); err != nil {
 		return fail("%q: %w", u.Name, err)
 	}
@@ -238,6 +240,7 @@ func (g *Gateway) Close() error {
 		return nil
 	}
 	g.gov.memory.close()
+	defer g.gov.talks.Wait()
 	var errs []error
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())
@@ -288,6 +291,12 @@ func (g *Gateway) upstream(name string) *Upstream {
 	return g.upstreams[name]
 }
 
+// parks is for calls of servers that ask in the middle of a call.
+func (g *Gateway) parks(q *query, f *flight) bool {
+	u := g.upstream(f.server)
+	return u != nil && q.modern && !u.modern.Load() && g.mayBeAsked(q, f, u)
+}
+
 // live refuses what is not offered, and what this actor's session with the
 // upstream has shown to differ from the approved definition.
 func (g *Gateway) live(_ context.Context, q *query, server, tool string) string {
@@ -295,5 +304,5 @@ func (g *Gateway) live(_ context.Context, q *query, server, tool string) string 
 	if _, ok := o.tools[o.name(server, tool)]; !ok {
 		return audit.GuardUnknown
 	}
-	return g.pool.drift(g.gov.engine, poolKey{server, owner(q.actor)}, tool)
+	return g.pool.drift(g.gov.engine, poolKey{server: server, owner: owner(q.actor)}, tool)
 }

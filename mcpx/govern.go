@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -32,6 +33,10 @@ const (
 	methodListen        = "subscriptions/listen"
 	methodComplete      = "completion/complete"
 	methodSetLevel      = "logging/setLevel"
+
+	askElicit = "elicitation/create"
+	askSample = "sampling/createMessage"
+	askRoots  = "roots/list"
 
 	notifyInitialized = "notifications/initialized"
 	notifyCancelled   = "notifications/cancelled"
@@ -109,11 +114,13 @@ type governor struct {
 	identify     func(context.Context, mcp.Request) (audit.Actor, error)
 	agents       Agents // may be nil
 	site         site
-	seal         *sealer  // for what clients carry
-	memory       memory   // of what clients are asked
-	waiting      crowd    // for people
-	approver     Approver // may be nil
+	seal         *sealer        // for what clients carry
+	memory       memory         // of what clients are asked
+	talks        sync.WaitGroup // calls that may be parked
+	waiting      crowd          // for people
+	approver     Approver       // may be nil
 	approvalTime time.Duration
+	parkTime     time.Duration
 	open         func(session string) (done func()) // lets the client of a session answer; nil if nothing hinders it
 	broken       error                              // why everything is denied, or nil
 }
@@ -130,6 +137,9 @@ type site interface {
 	// live returns the guard that refuses the call because the tool that would
 	// run is not the approved one, or "".
 	live(ctx context.Context, q *query, server, tool string) (guard string)
+	// parks reports whether the call may have to wait, in its middle, for a client
+	// that answers by calling again.
+	parks(q *query, f *flight) bool
 	// refresh is called before anything is listed or asked for.
 	refresh()
 	// logging are the servers that log messages may come from.
@@ -155,7 +165,7 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 	}
 	g := &governor{engine: engine, log: audit.OrRefuse(log), logger: logger}
 	g.seal, _ = newSealer(credential.Secret{})
-	g.approvalTime = approvalTime
+	g.approvalTime, g.parkTime = approvalTime, parkTime
 	switch {
 	case debugged():
 		g.broken = ErrDebug

@@ -30,8 +30,10 @@ type clientState struct {
 	ID string `json:"id,omitempty"`
 	// Kinds are the questions, by key: only those can be answered.
 	Kinds map[string]string `json:"kinds,omitempty"`
-	// Inner is the state of who asked, if that is not the gateway.
-	Inner string `json:"inner,omitempty"`
+	// Theirs says that the answers are for the server behind, and Inner is the
+	// state that it wants back.
+	Theirs bool   `json:"theirs,omitempty"`
+	Inner  string `json:"inner,omitempty"`
 }
 
 // asked is what is remembered of a question.
@@ -39,6 +41,7 @@ type asked struct {
 	policy string   // in force when a person was asked, or agreed
 	page   string   // what the client was asked to show: approvalPage, or the id of a consent
 	grant  *Verdict // of a person who has agreed to this very call
+	talk   *talk    // the call that waits for the answer
 	drop   func()   // called if nobody comes again; may be nil
 }
 
@@ -184,7 +187,7 @@ func (g *governor) takeInput(q *query) *refusal {
 		}
 	}
 	*in.answers, *in.state = nil, st.Inner
-	if st.Inner != "" || st.ID == "" {
+	if st.Theirs {
 		*in.answers = q.answers
 	}
 	return nil

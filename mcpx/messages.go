@@ -179,7 +179,7 @@ func (g *Gateway) newMessages(ctx context.Context, q *query, f *flight, c *carri
 	if q.req == nil {
 		return nil
 	}
-	m := &messages{ctx: ctx, level: -1, send: g.clientOf(q)}
+	m := &messages{ctx: ctx, level: -1, send: g.clientOf(q, f)}
 	m.room.L = &m.mu
 	params, _ := q.req.GetParams().(mcp.RequestParams)
 	if params == nil || isNil(q.req.GetParams()) {
@@ -245,9 +245,13 @@ func (g *Gateway) mayLog(ctx context.Context, f *flight) bool {
 const loggingName = "logging"
 
 // clientOf sends to the client of a request, on that request's stream.
-func (g *Gateway) clientOf(q *query) func(told) {
-	ss, _ := q.req.GetSession().(*mcp.ServerSession)
+func (g *Gateway) clientOf(q *query, f *flight) func(told) {
 	return func(t told) {
+		q := f.listener(q)
+		if q == nil {
+			return // it is away
+		}
+		ss, _ := q.req.GetSession().(*mcp.ServerSession)
 		if ss == nil {
 			return
 		}

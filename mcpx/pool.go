@@ -27,7 +27,10 @@ const (
 // A poolKey names one actor's session with one upstream. Sessions are never
 // shared between actors: what an upstream or the SDK keeps per session, one
 // actor must not see of another.
-type poolKey struct{ server, owner string }
+type poolKey struct {
+	server, owner string
+	lane          int // not 0 for a session in which the server may ask, for one call at a time
+}
 
 // A pool holds the sessions with upstreams.
 type pool struct {
@@ -351,7 +354,9 @@ func (p *pool) close() error {
 }
 
 // connect opens a session with an upstream and looks at its tools.
-func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
+//
+// Caps are what it offers the upstream, which is to be used for the actor.
+func (g *Gateway) connect(ctx carried, u *Upstream, actor audit.Actor, caps *mcp.ClientCapabilities) (*session, error) {
 	w := &wire{http: u.origin != "" && !u.child}
 	t, stop, err := u.dial(ctx, u, w)
 	if err != nil {
@@ -361,7 +366,17 @@ func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
 		stop = sync.OnceValue(stop)
 	}
 	// The connection must not end with the call that opened it; connecting must.
-	cs, err := newClient(nil).Connect(ctx, &tap{Transport: t, wire: w, stop: stop}, nil)
+	client := newClient(caps)
+	client.AddReceivingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler {
+		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			switch method {
+			case askElicit, askSample, askRoots:
+				return g.asked(ctx, w, actor, u.Name, req.GetParams())
+			}
+			return next(ctx, method, req)
+		}
+	})
+	cs, err := client.Connect(ctx, &tap{Transport: t, wire: w, stop: stop}, nil)
 	if err != nil {
 		if stop != nil {
 			err = errors.Join(err, stop())
@@ -369,6 +384,7 @@ func (g *Gateway) connect(ctx carried, u *Upstream) (*session, error) {
 		return nil, err
 	}
 	w.version.Store(cs.InitializeResult().ProtocolVersion)
+	u.modern.Store(w.agreed() >= modernVersion)
 	s := &session{cs: cs, wire: w}
 	if c := carriageOf(ctx); u.child && c != nil && c.lease != nil {
 		w.lease = c.lease

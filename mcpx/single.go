@@ -23,21 +23,26 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	if p, ok := q.req.GetParams().(*mcp.GetPromptParams); ok && len(p.Arguments) > 0 {
 		q.args, _ = json.Marshal(p.Arguments)
 	}
+	if no := g.takeInput(q); no != nil {
+		return g.refuse(ctx, q, *no)
+	}
 	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: name, Enforces: meetsForOthers}
 	if p, ok := q.req.GetParams().(*mcp.CompleteParams); ok {
 		ask.Attrs = map[string]any{"argument": p.Argument.Name}
+	}
+	if q.asked != nil && q.asked.talk != nil {
+		return q.deliver(g.resume(ctx, q, ask, q.asked.talk))
 	}
 	d := g.decide(ctx, ask)
 	if !d.Allowed() {
 		return g.refuse(ctx, q, decided(d))
 	}
-	defer d.Settle(governance.Result{}) // unless act did
 	f := &flight{q: q, actor: q.actor, kind: q.kind, server: server, tool: name, args: q.args, trace: q.trace, decision: d}
+	defer f.release()
 	if no, ok := g.useCredential(ctx, f); !ok {
 		return g.refuse(ctx, q, no)
 	}
-	defer f.key.Settle(governance.Result{})
-	return q.deliver(g.act(ctx, q, f))
+	return q.deliver(g.converse(ctx, q, f))
 }
 
 // maxSubscriptions bounds the resources that one listen stream asks for.

@@ -75,6 +75,8 @@ type wire struct {
 	direct *carrier     // sends requests over HTTP, or is nil
 	ids    atomic.Int64 // of requests that the fast path sent
 
+	answer atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
+
 	cut func() error // ends the connection at once; the SDK's Close waits for calls
 
 	logs struct { // what the upstream was told to log, in versions with sessions
@@ -291,6 +293,7 @@ func (c *carriage) expect(method string, said *messages) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.method, c.said = method, said
+	c.result, c.reply = nil, nil
 }
 
 func (c *carriage) answered(m *jsonrpc.Response) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -31,6 +32,12 @@ type Upstream struct {
 	// names, and not as "<server>__<name>", for clients that know them so. At
 	// most one upstream of a gateway may be. Policy calls them as ever.
 	OwnNames bool
+
+	// Roots lets the server ask clients for their roots, which are names of their
+	// folders, where policy permits it the action elicit. Otherwise nobody tells.
+	Roots bool
+
+	modern *atomic.Bool // it spoke 2026-07-28 or later when it was last connected
 
 	origin   string   // scheme://host[:port] for HTTP; of a child process that gets a secret
 	endpoint *url.URL // for HTTP

@@ -1,0 +1,178 @@
+package mcpx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// parkTime is how long a call waits for a client that has to answer first.
+const parkTime = time.Minute
+
+// A talk is a call whose server asks in the middle of it, for a client that
+// answers by calling again. The act goes on in a goroutine of its own, with one
+// intent and one outcome, while requests of the client come and go: the legs.
+// Each leg is decided. Between two of them the talk is parked in the memory of
+// what is asked; if nobody comes again, the call is cancelled.
+type talk struct {
+	f    *flight
+	end  context.CancelFunc // ends the act
+	turn sync.Mutex         // of the server's questions: one at a time
+	put  chan *question     // to the leg
+	get  chan mcp.InputResponse
+	done chan struct{} // closed when the act has ended
+	r    reply
+	err  error
+
+	open *question // that the client has; of the leg
+
+	mu  sync.Mutex
+	now *query // the leg that the client waits for, nil while it is away
+}
+
+// answerKey names the one question that a parked call asks at a time.
+const answerKey = "question"
+
+// converse acts for a client that may be asked in the middle of it.
+func (g *governor) converse(ctx context.Context, q *query, f *flight) (reply, error) {
+	if !g.site.parks(q, f) {
+		return g.act(ctx, q, f)
+	}
+	// The act outlives this request, but neither its agent nor the gateway. The
+	// SDK's values stay in the context.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	own := *q
+	own.outer = life
+	own.do = func(ctx context.Context, f *flight) (reply, error) { return g.site.do(ctx, &own, f) }
+	inner, cancel, no := g.alive(life, &own)
+	if no != nil {
+		end()
+		return g.no(ctx, q, *no)
+	}
+	t := &talk{f: f, end: end, put: make(chan *question), get: make(chan mcp.InputResponse), done: make(chan struct{})}
+	f.talk, f.q = t, &own
+	g.talks.Go(func() {
+		defer close(t.done)
+		defer cancel()
+		defer end()
+		defer func() {
+			f.decision.Settle(governance.Result{}) // unless act did
+			f.key.Settle(governance.Result{})
+			if p := recover(); p != nil {
+				g.logger.Error("mcpx: panic", "method", q.method, "panic", p, "stack", string(debug.Stack()))
+				t.r, t.err = g.no(life, q, refused(audit.GuardPanic))
+			}
+		}()
+		t.r, t.err = g.act(inner, &own, f)
+	})
+	return g.leg(ctx, q, t)
+}
+
+// leg waits for the outcome of a call, or for its next question.
+func (g *governor) leg(ctx context.Context, q *query, t *talk) (reply, error) {
+	t.attend(q)
+	select {
+	case <-t.done:
+		return t.r, t.err
+	case x := <-t.put:
+		t.open = x
+		return g.park(q, t)
+	case <-ctx.Done():
+		if q.outer.Err() != nil { // else the agent was revoked, which the act sees itself
+			t.end()
+		}
+		<-t.done
+		return t.r, t.err
+	}
+}
+
+// park sends the client away with the question that is open.
+func (g *governor) park(q *query, t *talk) (reply, error) {
+	t.attend(nil)
+	fail := func() (reply, error) {
+		t.end()
+		<-t.done
+		return t.r, t.err
+	}
+	id, err := g.memory.put(owner(q.actor), asked{talk: t, drop: t.end}, g.parkTime)
+	if err != nil {
+		return fail()
+	}
+	r, err := q.inputRequired(g.seal, mcp.InputRequestMap{answerKey: t.open.params}, clientState{ID: id}, g.parkTime)
+	if err != nil {
+		return fail()
+	}
+	return r, nil
+}
+
+// resume goes on with a parked call, if policy still permits it.
+func (g *governor) resume(ctx context.Context, q *query, ask governance.Request, t *talk) (reply, error) {
+	// What the call uses up is reserved since its first leg, so the engine is not
+	// asked to reserve it again.
+	ask.History = t.f.decision.History()
+	ask.Enforces = append(slices.Clone(ask.Enforces), governance.ObligationRate)
+	d, err := g.engine.Snapshot().Decide(ctx, ask)
+	approved := waits(d) && t.f.decision.Approval != nil && d.PolicyHash == t.f.decision.PolicyHash
+	if err != nil || !d.Allowed() && !approved {
+		if d.ID == "" {
+			d.ID = audit.NewID()
+		}
+		t.end()
+		<-t.done
+		return g.no(ctx, q, decided(d))
+	}
+	a := q.answers[answerKey]
+	if a == nil || kindOfAnswer(a) != t.open.kind {
+		return g.park(q, t) // it is asked again
+	}
+	select {
+	case t.get <- a:
+	case <-t.done:
+	}
+	return g.leg(ctx, q, t)
+}
+
+// ask puts a question to the client, and returns its answer. It is called by the
+// act.
+func (t *talk) ask(ctx context.Context, x *question) (mcp.InputResponse, error) {
+	t.turn.Lock()
+	defer t.turn.Unlock()
+	select {
+	case t.put <- x:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case a := <-t.get:
+		return a, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errors.New("the client gave no answer"), ctx.Err())
+	}
+}
+
+// attend says for which request the client waits now: what is said to it goes
+// there.
+func (t *talk) attend(q *query) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now = q
+}
+
+// listener is the request that hears what the server of q's call says, or nil.
+func (f *flight) listener(q *query) *query {
+	if f.talk == nil {
+		return q
+	}
+	f.talk.mu.Lock()
+	defer f.talk.mu.Unlock()
+	return f.talk.now
+}
