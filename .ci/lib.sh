@@ -48,19 +48,26 @@ prepare() {
 	work=$(mktemp -d /tmp/twinward-gate.XXXXXX)
 	chmod 755 "$work"
 	trap 'rm -rf "$work" 2>/dev/null || { wait; rm -rf "$work"; }' EXIT
-	export TWINWARD_AGENTS="$work/agents" # filled by prepare_agents
+	export TWINWARD_AGENTS="$work/agents" TWINWARD_NPM="$work/npm" # filled by prepare_npm
 	git clone -q "$top" "$work/clone" || die "cannot clone the tree"
 	cp -a "$work/clone" "$work/uid"
 	mkdir -p "$work/home" "$work/clone.tests" "$work/uid.tests" # the tests: see keep
 	chown -R "$uid_name" "$work/uid" "$work/home" "$work/uid.tests"
 }
 
-# prepare_agents: the agents that must work inside a sandbox (0.8 GB), once for
-# both uids. None of their scripts is run.
-prepare_agents() {
-	mkdir -p "$TWINWARD_AGENTS"
-	cp "$work"/clone/sandbox/testdata/agents/*.json "$TWINWARD_AGENTS"
-	(cd "$TWINWARD_AGENTS" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install the agents of sandbox/testdata/agents"
+# prepare_npm: what tests run of npm, once for both uids: the agents that must
+# work inside a sandbox (0.8 GB); servers, clients and the conformance suite of
+# MCP. None of their scripts is run.
+prepare_npm() {
+	npm_ci "$TWINWARD_AGENTS" sandbox/testdata/agents
+	npm_ci "$TWINWARD_NPM" mcpx/mcptest/npmtest/testdata
+}
+
+# npm_ci PLACE FOLDER: installs what the folder of the clone pins.
+npm_ci() {
+	mkdir -p "$1"
+	cp "$work/clone/$2"/*.json "$1"
+	(cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
 }
 
 # prepare_peers: the sandboxes that ours is measured beside.
@@ -79,6 +86,6 @@ as_uid() {
 		PATH="$PATH" HOME="$work/home" TMPDIR=/tmp LANG=C.UTF-8 \
 		GOFLAGS="${GOFLAGS:-}" GOPROXY="$(go env GOPROXY)" GOSUMDB="$(go env GOSUMDB)" GOTOOLCHAIN=local \
 		TWINWARD_FULL="${TWINWARD_FULL:-}" TWINWARD_SOAK="${TWINWARD_SOAK:-}" \
-		TWINWARD_REALVAULT="${TWINWARD_REALVAULT:-}" TWINWARD_AGENTS="${TWINWARD_AGENTS:-}" \
+		TWINWARD_REALVAULT="${TWINWARD_REALVAULT:-}" TWINWARD_AGENTS="${TWINWARD_AGENTS:-}" TWINWARD_NPM="${TWINWARD_NPM:-}" \
 		bash -c 'cd "$0" && "$@"' "${uid_dir:-$work/uid}" "$@"
 }
