@@ -85,7 +85,7 @@ as_uid() {
 	runuser -u "$uid_name" -- env -i \
 		PATH="$PATH" HOME="$work/home" TMPDIR=/tmp LANG=C.UTF-8 \
 		GOFLAGS="${GOFLAGS:-}" GOPROXY="$(go env GOPROXY)" GOSUMDB="$(go env GOSUMDB)" GOTOOLCHAIN=local \
-		TWINWARD_FULL="${TWINWARD_FULL:-}" TWINWARD_SOAK="${TWINWARD_SOAK:-}" \
+		GORACE="${GORACE:-}" TWINWARD_FULL="${TWINWARD_FULL:-}" TWINWARD_SOAK="${TWINWARD_SOAK:-}" \
 		TWINWARD_REALVAULT="${TWINWARD_REALVAULT:-}" TWINWARD_AGENTS="${TWINWARD_AGENTS:-}" TWINWARD_NPM="${TWINWARD_NPM:-}" \
 		bash -c 'cd "$0" && "$@"' "${uid_dir:-$work/uid}" "$@"
 }
