@@ -187,6 +187,9 @@ func (g *Gateway) carry(ctx context.Context, q *query) (res reply, err error) {
 			res, err = g.gov.no(ctx, q, refused(audit.GuardPanic))
 		}
 	}()
+	if q.modern && q.visit.life != nil && !q.visit.ended() {
+		return g.gov.call(q.visit.life, q) // which is bound to the request already
+	}
 	ctx, cancel, no := g.gov.alive(ctx, q)
 	if no != nil {
 		return g.gov.no(ctx, q, *no)

@@ -21,6 +21,9 @@ import (
 	"github.com/twinward-dev/twinward/mcpx/mcptest"
 )
 
+// hop is the process of a benchmark, where there is one.
+var hop func() error
+
 // The test binary is also the child process of the tests over stdio.
 func TestMain(m *testing.M) {
 	switch os.Getenv("MCPX_TEST_CHILD") {
@@ -31,6 +34,12 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case "conformance":
 		if err := conformanceClient(); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "hop":
+		if err := hop(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")
 			os.Exit(1)
 		}

@@ -66,6 +66,7 @@ func HTTP(name, endpoint string) *Upstream {
 		var idle func()
 		if base == nil {
 			own := http.DefaultTransport.(*http.Transport).Clone()
+			own.MaxIdleConnsPerHost = 32 // an agent may well have more than two calls under way
 			base, idle = own, own.CloseIdleConnections
 		}
 		w.direct = &carrier{base: base, credentialed: u.Credential != "", wire: w}

@@ -58,11 +58,7 @@ func checkLimits(src []byte, maxNodes int) error {
 	for i := 0; i < len(src); i++ {
 		switch src[i] {
 		case '"':
-			for i++; i < len(src) && src[i] != '"'; i++ {
-				if src[i] == '\\' {
-					i++
-				}
-			}
+			i = stringEnd(src, i+1)
 		case '[', '{':
 			depth++
 			nodes++
@@ -81,6 +77,26 @@ func checkLimits(src []byte, maxNodes int) error {
 		}
 	}
 	return nil
+}
+
+// stringEnd returns where the quote is that ends the string whose text begins
+// at i, or len(src).
+func stringEnd(src []byte, i int) int {
+	for from := i; ; {
+		n := bytes.IndexByte(src[from:], '"')
+		if n < 0 {
+			return len(src)
+		}
+		end := from + n
+		escapes := 0
+		for end-escapes > i && src[end-escapes-1] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return end
+		}
+		from = end + 1
+	}
 }
 
 // A cursor reads JSON that CheckStrict accepted. It relies on that: it looks
