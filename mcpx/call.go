@@ -187,7 +187,13 @@ func (g *governor) run(ctx context.Context, q *query, f *flight) (res reply, err
 			res, err = nil, failed(audit.GuardPanic, "The tool failed inside.", false)
 		}
 	}()
-	return q.do(ctx, f)
+	if _, own := g.site.(*ownServer); own {
+		return q.do(ctx, f)
+	}
+	ctx, seen := g.telemetry.sent(ctx, q, f)
+	res, err = q.do(ctx, f)
+	seen.end(endingOf(res, err))
+	return res, err
 }
 
 // settle completes the outcome of a call from what came back.

@@ -158,7 +158,7 @@ func (g *Gateway) serveFast(w http.ResponseWriter, r *http.Request, v *visit, m 
 	a := &answer{w: w, id: m.id, modern: isModern, server: g.info, token: json.RawMessage(m.asked.progress)}
 	q := &query{
 		method: methodCallTool, name: m.name, args: m.args, modern: isModern,
-		outer: outer, visit: v, actor: v.actor,
+		speaks: r.Header.Get(headerVersion), outer: outer, visit: v, actor: v.actor,
 	}
 	if q.trace = text(m.asked.trace); !validTrace(q.trace) {
 		if q.trace = r.Header.Get("Traceparent"); !validTrace(q.trace) {
@@ -187,8 +187,14 @@ func (g *Gateway) carry(ctx context.Context, q *query) (res reply, err error) {
 			res, err = g.gov.no(ctx, q, refused(audit.GuardPanic))
 		}
 	}()
-	if q.modern && q.visit.life != nil && !q.visit.ended() {
-		return g.gov.call(q.visit.life, q) // which is bound to the request already
+	live := q.modern && q.visit.life != nil && !q.visit.ended()
+	if live {
+		ctx = q.visit.life // which is bound to the request already
+	}
+	ctx, seen := g.gov.telemetry.received(ctx, q)
+	defer func() { seen.end(endingOf(res, err)) }()
+	if live {
+		return g.gov.call(ctx, q)
 	}
 	ctx, cancel, no := g.gov.alive(ctx, q)
 	if no != nil {

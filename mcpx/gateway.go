@@ -15,6 +15,8 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"go.opentelemetry.io/otel/metric"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -56,6 +58,11 @@ type GatewayOptions struct {
 	CallTimeout time.Duration
 	// Logger receives what operators should see; nil discards it.
 	Logger *slog.Logger
+	// TracerProvider is given a span for each governed request and one for each
+	// that goes on to an upstream, and MeterProvider their durations, by
+	// OpenTelemetry's semantic conventions for MCP. Nil gives nothing to anybody.
+	TracerProvider oteltrace.TracerProvider
+	MeterProvider  metric.MeterProvider
 }
 
 // A Gateway is one governed MCP endpoint in front of many servers. It offers
@@ -104,6 +111,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	}
 	g.gov = newGovernor(engine, log, g.opts.Logger)
 	g.gov.agents = g.opts.Agents
+	g.gov.telemetry = newTelemetry(g.opts.TracerProvider, g.opts.MeterProvider)
 	g.gov.people(g.opts.Approver, g.opts.ApprovalTime)
 	g.gov.site = g
 	if seal, err := newSealer(g.opts.StateKey); err == nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"go.opentelemetry.io/otel/metric"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -72,6 +74,11 @@ type GovernOptions struct {
 	ApprovalTime time.Duration
 	// Logger receives what operators should see; nil discards it.
 	Logger *slog.Logger
+	// TracerProvider is given a span for each governed request, and
+	// MeterProvider its duration, by OpenTelemetry's semantic conventions for MCP.
+	// Nil gives nothing to anybody.
+	TracerProvider oteltrace.TracerProvider
+	MeterProvider  metric.MeterProvider
 }
 
 // Govern returns receiving middleware that puts every request of a server under
@@ -102,6 +109,7 @@ func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) 
 	g.agents = opts.Agents
 	g.people(opts.Approver, opts.ApprovalTime)
 	g.site = newOwnServer(engine, opts.Server)
+	g.telemetry = newTelemetry(opts.TracerProvider, opts.MeterProvider)
 	return g.middleware
 }
 
@@ -113,6 +121,7 @@ type governor struct {
 	logger       *slog.Logger
 	identify     func(context.Context, mcp.Request) (audit.Actor, error)
 	agents       Agents // may be nil
+	telemetry    *telemetry
 	site         site
 	seal         *sealer        // for what clients carry
 	memory       memory         // of what clients are asked
@@ -206,6 +215,8 @@ type query struct {
 	grant   *Verdict             // of the person who agreed to it
 	open    func(session string) (done func())
 
+	speaks string // the protocol version of the request's header
+
 	// Of requests that the SDK carries.
 	next mcp.MethodHandler
 	req  mcp.Request
@@ -239,6 +250,14 @@ func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 		return discover(q.next(ctx, q.method, q.req))
 	}
 	q.describe()
+	ctx, seen := g.telemetry.received(ctx, q)
+	res, err := g.govern(ctx, q)
+	seen.end(endingOf(res, err))
+	return res, err
+}
+
+// govern is the way of every request that is not of the handshake.
+func (g *governor) govern(ctx context.Context, q *query) (mcp.Result, error) {
 	if g.broken != nil {
 		r := refused(audit.GuardNoSnapshot)
 		r.text = "This server is not set up: " + g.broken.Error() + "."
