@@ -148,7 +148,8 @@ type tool struct {
 	label    string // the resource, printed
 	args     *argument.Type
 	derived  []argument.Derivation
-	notes    []argument.Note // on its schema, for the report
+	notes    []argument.Note  // on its schemas, for the report
+	output   *argument.Output // nil: there is no output schema, or none that can be checked
 }
 
 // Compile checks a bundle as a whole and makes a snapshot of it. Everything
@@ -189,6 +190,7 @@ type tool struct {
 //	mixed-script, confusable
 //	                   a text that can be taken for another
 //	expired            an @expires that is over
+//	output-schema      an output schema that results cannot be held to
 //
 // Others tell, as information, how arguments reach policy.
 func Compile(ctx context.Context, b Bundle, opts *Options) (snap *Snapshot, rep Report, err error) {
@@ -309,6 +311,7 @@ func makeTool(server string, d Tool) (*tool, error) {
 	key := toolKey(server, d.Name)
 	t := &tool{def: d, pin: pin, key: key, args: args, derived: derived, notes: typer.Notes(), action: uid(typeAction, key), resource: uid(typeTool, key)}
 	t.label = t.resource.String()
+	t.makeOutput()
 	return t, nil
 }
 

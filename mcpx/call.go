@@ -147,6 +147,9 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) 
 	res, err := g.run(ctx, q, f)
 	out := f.out
 	if err == nil && f.asks == "" {
+		res, err = g.inspect(ctx, f, res, &out)
+	}
+	if err == nil && f.asks == "" {
 		res, err = meet(f.decision, res, &out)
 	}
 	settle(&out, ctx, q.outer, res, err)

@@ -3,7 +3,6 @@ package mcpx_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -33,12 +32,7 @@ type shop struct {
 
 func newShop(t *testing.T, tool string, review func(*governance.Server)) *shop {
 	s := &shop{tool: tool, log: audittest.NewLog(t), up: &attack.Upstream{Modern: true}}
-	s.up.Behave(func(w http.ResponseWriter, m attack.Message) bool {
-		if m.Method == "tools/list" {
-			attack.Reply(w, m.ID, attack.List(s.tool))
-		}
-		return m.Method == "tools/list"
-	})
+	s.answer(bought)
 	srv := httptest.NewServer(s.up)
 	t.Cleanup(srv.Close)
 	file, err := mcpx.ReadCatalog(t.Context(), "shop", &mcp.StreamableClientTransport{Endpoint: srv.URL, DisableStandaloneSSE: true})
@@ -77,6 +71,7 @@ func (s *shop) list(t *testing.T) string {
 }
 
 const (
+	bought    = `{"content":[{"type":"text","text":"bought"}],"structuredContent":{}}`
 	buySchema = `{"type":"object","properties":{"what":{"type":"string","description":"a <b> & c \u00e9"},"n":{"type":"integer","maximum":9007199254740993,"default":1.0},"a":{"type":"string"}},"required":["what"],"x":1e-7}`
 	buyTool   = `{"name":"buy","description":"Buys.","inputSchema":` + buySchema + `,"outputSchema":{"type":"object","z":1,"a":2},"annotations":{"readOnlyHint":true}}`
 )
@@ -102,7 +97,7 @@ func TestServedBytesAreTheApprovedBytes(t *testing.T) {
 // P4: the operator sees what changed, and approves exactly that.
 func TestApprove(t *testing.T) {
 	s := newShop(t, buyTool, nil)
-	require.Contains(t, s.call(t, `{"what":"x"}`), "done")
+	require.Contains(t, s.call(t, `{"what":"x"}`), "bought")
 	assert.Empty(t, s.gw.Drifts())
 	s.tool = strings.Replace(buyTool, "Buys.", "Buys things.", 1)
 	third := mcptest.Connect(t, mcptest.Door(t, s.gw, audit.Actor{Agent: "third", Issuer: "session"}).URL, nil)
@@ -149,12 +144,6 @@ func TestApprove(t *testing.T) {
 
 	// The server changes once more while the operator reads.
 	s2.tool = strings.Replace(s2.tool, "all", "everything", 1)
-	s2.up.Behave(func(w http.ResponseWriter, m attack.Message) bool {
-		if m.Method == "tools/list" {
-			attack.Reply(w, m.ID, attack.List(s2.tool))
-		}
-		return m.Method == "tools/list"
-	})
 	other := mcptest.Connect(t, mcptest.Door(t, s2.gw, audit.Actor{Agent: "third", Issuer: "session"}).URL, nil)
 	_, err = other.Call(t.Context(), "shop__buy", `{"what":"x","a":"y"}`)
 	require.NoError(t, err)
@@ -191,7 +180,7 @@ func TestReadCatalogShowsWhatIsHidden(t *testing.T) {
 		require.Equal(t, []string{"/description: U+E0041", "/inputSchema/title: U+202E"}, c.Tools[0].Hidden())
 		c.Tools[0].HiddenText = true
 	})
-	assert.Contains(t, s.call(t, `{}`), "done", "and it is the server's own text all the same")
+	assert.Contains(t, s.call(t, `{}`), "bought", "and it is the server's own text all the same")
 	file, err := mcpx.ReadCatalog(t.Context(), "shop", inMemory(t, "Buys.\U000e0041"))
 	require.NoError(t, err)
 	assert.Contains(t, string(file), `"Buys.\udb40\udc41"`)

@@ -349,6 +349,12 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, err
 	if !ok {
 		return nil, garbage
 	}
+	if found := g.split(c, raw); len(found) > 0 {
+		if err := g.leaked(ctx, f, "split", found); err != nil {
+			return nil, err
+		}
+		return nil, failed(codeWithheld, "The answer is withheld: it held a secret of this host, in pieces. The call was done.", false)
+	}
 	r, asks, ok := parseResult(c.method, raw)
 	if !ok {
 		return nil, garbage

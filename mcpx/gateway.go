@@ -54,6 +54,12 @@ type GatewayOptions struct {
 	// Leaks says what happens when an upstream sends a secret back, besides that
 	// it is taken out and recorded.
 	Leaks credential.LeakPolicy
+	// MaxAnswer bounds what a request may answer, in bytes; a larger answer is
+	// withheld. Zero means 4 MiB.
+	MaxAnswer int64
+	// Labeler says what kind of data answers of tools hold. Nil leaves it at what
+	// the catalogue says.
+	Labeler Labeler
 	// CallTimeout bounds one call of an upstream. Zero means two minutes.
 	CallTimeout time.Duration
 	// Logger receives what operators should see; nil discards it.
@@ -114,6 +120,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	g.gov.telemetry = newTelemetry(g.opts.TracerProvider, g.opts.MeterProvider)
 	g.gov.people(g.opts.Approver, g.opts.ApprovalTime)
 	g.gov.site = g
+	g.gov.answers = answers{most: g.opts.MaxAnswer, labeler: g.opts.Labeler}
 	if seal, err := newSealer(g.opts.StateKey); err == nil {
 		g.gov.seal = seal
 	} else if g.gov.broken == nil {

@@ -72,6 +72,12 @@ type GovernOptions struct {
 	Approver Approver
 	// ApprovalTime is how long people have to answer. Zero means five minutes.
 	ApprovalTime time.Duration
+	// MaxAnswer bounds what a request may answer, in bytes; a larger answer is
+	// withheld. Zero means 4 MiB.
+	MaxAnswer int64
+	// Labeler says what kind of data answers of tools hold. Nil leaves it at what
+	// the catalogue says.
+	Labeler Labeler
 	// Logger receives what operators should see; nil discards it.
 	Logger *slog.Logger
 	// TracerProvider is given a span for each governed request, and
@@ -108,6 +114,7 @@ func Govern(engine *governance.Engine, log audit.Recorder, opts *GovernOptions) 
 	g.identify = opts.Identify
 	g.agents = opts.Agents
 	g.people(opts.Approver, opts.ApprovalTime)
+	g.answers = answers{most: opts.MaxAnswer, labeler: opts.Labeler}
 	g.site = newOwnServer(engine, opts.Server)
 	g.telemetry = newTelemetry(opts.TracerProvider, opts.MeterProvider)
 	return g.middleware
@@ -130,6 +137,7 @@ type governor struct {
 	approver     Approver       // may be nil
 	approvalTime time.Duration
 	parkTime     time.Duration
+	answers      answers
 	open         func(session string) (done func()) // lets the client of a session answer; nil if nothing hinders it
 	broken       error                              // why everything is denied, or nil
 }

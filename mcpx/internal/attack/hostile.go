@@ -79,6 +79,10 @@ func upstreams() []Case {
 		secret("as structured content", func(s string) string { return `{"content":[],"structuredContent":{"x":` + quote(s) + `}}` }),
 		secret("as a key", func(s string) string { return `{"content":[],"structuredContent":{` + quote(s) + `:1}}` }),
 		secret("in _meta", func(s string) string { return `{"content":[],"_meta":{"x":` + quote(s) + `}}` }),
+		secret("in two texts", func(s string) string {
+			half := len(s) / 2
+			return `{"content":[{"type":"text","text":` + quote("a"+s[:half]) + `},{"type":"text","text":` + quote(s[half:]) + `}]}`
+		}),
 		secret("in base64", func(s string) string { return text(base64.StdEncoding.EncodeToString([]byte("xx" + s))) }),
 		secret("in base64 for URLs", func(s string) string { return text(base64.RawURLEncoding.EncodeToString([]byte("x" + s))) }),
 		secret("in hexadecimal", func(s string) string { return text(hex.EncodeToString([]byte(s))) }),
@@ -292,7 +296,8 @@ func leak(f func(w http.ResponseWriter, m Message, secret string)) func(context.
 
 // forms are the encodings of a secret in which an agent would find it.
 func forms(s string) []string {
-	all := []string{s, hex.EncodeToString([]byte(s)), percent(s), escapes(s), url.QueryEscape(url.QueryEscape(s))}
+	half := len(s) / 2
+	all := []string{s, quote(s[half:]), hex.EncodeToString([]byte(s)), percent(s), escapes(s), url.QueryEscape(url.QueryEscape(s))}
 	for skip := range 3 { // a middle part in base64, at each alignment
 		all = append(all, base64.StdEncoding.EncodeToString([]byte(s)[skip:skip+(len(s)-skip)/3*3]))
 	}
