@@ -45,6 +45,7 @@ type host struct {
 	registry *agentid.Registry
 	engine   *governance.Engine
 	gateway  *mcpx.Gateway
+	tools    http.Handler // the gateway, or the door to it
 	router   *inference.Router
 	model    string // which model the agent asks for
 	modelKey string // what the scripted model wants to see
@@ -80,7 +81,7 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error
 		return nil, err
 	}
 	ids := agentid.Options{}
-	if opts.remote {
+	if opts.remote || opts.part == partGateway {
 		if h.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return nil, err
 		}
@@ -105,7 +106,15 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error
 	if _, err := h.engine.Reload(ctx, bundle, deployer); err != nil {
 		return nil, err
 	}
-	if err := h.startTools(ctx, opts); err != nil {
+	switch opts.part {
+	case partGateway:
+		return h, h.startTools(ctx, opts)
+	case partCompute:
+		err = h.joinGateway(ctx, opts.joined)
+	default:
+		err = h.startTools(ctx, opts)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return h, h.startModel(ctx, opts)
@@ -116,13 +125,18 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error
 func (h *host) startVendors(opts options) error {
 	tokens := map[string]string{}
 	for _, name := range []string{"github", "slack", "snowflake"} {
-		tokens[name] = randomToken()
+		if opts.part != partCompute {
+			tokens[name] = randomToken()
+		}
 	}
 	h.decoys = newDecoys(opts.plant)
 	h.vendors = newVendors(tokens, decoysIn(h.decoys, inResponse))
 	h.closers = append(h.closers, func() error { h.vendors.Close(); return nil })
 
 	secrets := map[string]credential.Secret{}
+	if opts.part == partCompute {
+		secrets["gateway"] = credential.NewSecret([]byte(opts.joined.Secret))
+	}
 	for name, token := range tokens {
 		if key := strings.ToUpper(name) + "_TOKEN"; opts.upstreams[name] != "" && os.Getenv(key) != "" {
 			token = takeEnv(key)
@@ -136,8 +150,10 @@ func (h *host) startVendors(opts options) error {
 			return fmt.Errorf("-provider %s needs its key in the environment variable %s", opts.provider, name)
 		}
 	}
-	h.modelKey = key
-	secrets["model"] = credential.NewSecret([]byte(key))
+	if opts.part != partGateway {
+		h.modelKey = key
+		secrets["model"] = credential.NewSecret([]byte(key))
+	}
 	vault, err := credential.NewBroker(credential.NewMemoryStore(secrets), h.log, nil)
 	if err != nil {
 		return err
@@ -187,6 +203,7 @@ func (h *host) bundle(ctx context.Context, opts options, rules fs.FS) (governanc
 func (h *host) startTools(ctx context.Context, opts options) error {
 	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Resource: h.base + "/mcp"})
 	h.closers = append(h.closers, h.gateway.Close)
+	h.tools = h.gateway
 	for name, server := range servers(h.vendors.URL) {
 		url := opts.upstreams[name]
 		if url == "" {
@@ -256,7 +273,7 @@ func (h *host) startSandbox(ctx context.Context, actor audit.Actor, walls []byte
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(box.Handle("tools.local", h.gateway), box.Handle("inference.local", h.router)); err != nil {
+	if err := errors.Join(box.Handle("tools.local", h.tools), box.Handle("inference.local", h.router)); err != nil {
 		return nil, errors.Join(err, box.Close())
 	}
 	return box, nil
@@ -270,7 +287,9 @@ func (h *host) serveRemote() {
 	tools := h.gateway.Handler(h.registry)
 	mux.Handle("/mcp", tools)
 	mux.Handle("/.well-known/oauth-protected-resource/", tools)
-	mux.Handle("/v1/", h.router)
+	if h.router != nil {
+		mux.Handle("/v1/", h.router)
+	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	h.closers = append(h.closers, server.Close)
 	go func() { _ = server.Serve(h.listener) }() // ends with the server

@@ -6,6 +6,7 @@
 //	go run ./examples/standup            # the story, for people
 //	go run ./examples/standup -json      # the same, one JSON object a line
 //	go run ./examples/standup -remote    # the agent outside the sandbox, with a token
+//	go run ./examples/standup -split     # tools' host and agents' host are two processes, as root of two users
 //	go run ./examples/standup -plant 6   # hide six secrets on purpose: the search must find six
 //
 // It exits with 0 only if everything came out as it must.
@@ -26,9 +27,13 @@ func main() {
 	if len(os.Args) == 3 && os.Args[1] == "agent" {
 		os.Exit(agentMain(os.Args[2]))
 	}
+	if len(os.Args) == 4 && os.Args[1] == "part" {
+		os.Exit(partMain(os.Args[2], os.Args[3]))
+	}
 	var opts options
 	flag.BoolVar(&opts.json, "json", false, "print one JSON object a line")
 	flag.BoolVar(&opts.remote, "remote", false, "run the agent outside the sandbox, with client credentials")
+	flag.BoolVar(&opts.split, "split", false, "keep tools and agents in two processes, and search the memory of each for the other's secrets")
 	flag.IntVar(&opts.plant, "plant", 0, "hide `N` secrets where the agent can find them")
 	flag.StringVar(&opts.provider, "provider", "", "a real model: openai, anthropic, …; its key is read from the environment")
 	flag.StringVar(&opts.model, "model", "", "which model of the provider")
@@ -41,7 +46,11 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, opts, os.Stdout); err != nil {
+	play := run
+	if opts.split {
+		play = runSplit
+	}
+	if err := play(ctx, opts, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "standup:", err)
 		os.Exit(1)
 	}
@@ -54,6 +63,10 @@ type options struct {
 	provider, model string
 	dir             string
 	upstreams       map[string]string
+	split           bool
+
+	part   string // which half of a split host this process is, or all of it
+	joined joining
 }
 
 func (o *options) addUpstream(s string) error {

@@ -381,15 +381,8 @@ func (t *telling) compare() {
 			t.wrong("record %d, step %s: allowed, and then %s (%s)", l.Record, l.Step, end.Status, end.ErrorCode)
 		}
 	}
-	v := t.host.vendors
-	if got := len(v.posted("#engineering")); got != 1 {
-		t.wrong("#engineering has %d posts of this run, and there should be one", got)
-	}
-	if got := v.posted("#executive"); len(got) != 0 {
-		t.wrong("#executive was posted to: %q", got)
-	}
-	if len(v.bad) != 0 || v.refused != 0 {
-		t.wrong("the vendors saw %q, and %d requests with a wrong token", v.bad, v.refused)
+	for _, wrong := range t.host.vendors.wrong() {
+		t.wrong("%s", wrong)
 	}
 }
 

@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "agent" {
 		os.Exit(agentMain(os.Args[2]))
 	}
+	if len(os.Args) == 4 && os.Args[1] == "part" {
+		os.Exit(partMain(os.Args[2], os.Args[3]))
+	}
 	if dir := os.Getenv("TWINWARD_STANDUP_HOST"); dir != "" {
 		os.Exit(hostUntilKilled(dir))
 	}

@@ -110,6 +110,22 @@ func (v *vendors) posted(channel string) []string {
 	return append([]string(nil), v.messages[channel]...)
 }
 
+// wrong says what reached the vendors that should not have, or did not and should.
+func (v *vendors) wrong() (wrongs []string) {
+	if got := len(v.posted("#engineering")); got != 1 {
+		wrongs = append(wrongs, fmt.Sprintf("#engineering has %d posts of this run, and there should be one", got))
+	}
+	if got := v.posted("#executive"); len(got) != 0 {
+		wrongs = append(wrongs, fmt.Sprintf("#executive was posted to: %q", got))
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.bad) != 0 || v.refused != 0 {
+		wrongs = append(wrongs, fmt.Sprintf("the vendors saw %q, and %d requests with a wrong token", v.bad, v.refused))
+	}
+	return wrongs
+}
+
 func reply(w http.ResponseWriter, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(body) // the client has gone; nobody is left to tell
