@@ -431,6 +431,9 @@ func postCall(t testing.TB, h http.Handler, actor audit.Actor, tool, args, more 
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(body), &got), "%s", body)
+	if got.Error != nil && json.Unmarshal(got.Error.Data, &got.Result.Meta.Denial) == nil {
+		got.Result.IsError = true
+	}
 	return got
 }
 

@@ -59,7 +59,7 @@ func (q *query) firstRound() round {
 // clientCaps are the capabilities of the client that a server of this call may use:
 // none, unless policy could permit it to ask.
 func (g *Gateway) clientCaps(q *query, f *flight, u *Upstream) *mcp.ClientCapabilities {
-	have := q.caps()
+	have := q.caps() // nil if no SDK carries the call
 	if have == nil || have.Elicitation == nil && have.Sampling == nil && (have.RootsV2 == nil || !u.Roots) {
 		return nil
 	}
@@ -86,7 +86,7 @@ func (g *Gateway) clientCaps(q *query, f *flight, u *Upstream) *mcp.ClientCapabi
 
 // mayBeAsked reports whether the server of a call may ask its client.
 func (g *Gateway) mayBeAsked(q *query, f *flight, u *Upstream) bool {
-	return q.req != nil && g.clientCaps(q, f, u) != nil
+	return g.clientCaps(q, f, u) != nil
 }
 
 // declared writes capabilities for a request of the newer era.
@@ -107,16 +107,13 @@ func declared(c *mcp.ClientCapabilities) map[string]any {
 	return m
 }
 
-// laneCaps is what sessions offer in which a server may ask.
-func laneCaps(u *Upstream) *mcp.ClientCapabilities {
-	c := &mcp.ClientCapabilities{
+// everyCap is all that clients can be asked.
+func everyCap() *mcp.ClientCapabilities {
+	return &mcp.ClientCapabilities{
 		Elicitation: &mcp.ElicitationCapabilities{Form: &mcp.FormElicitationCapabilities{}, URL: &mcp.URLElicitationCapabilities{}},
-		Sampling:    &mcp.SamplingCapabilities{Tools: &mcp.SamplingToolsCapabilities{}},
+		Sampling:    &mcp.SamplingCapabilities{Tools: &mcp.SamplingToolsCapabilities{}, Context: &mcp.SamplingContextCapabilities{}},
+		RootsV2:     &mcp.RootCapabilities{},
 	}
-	if u.Roots {
-		c.RootsV2 = &mcp.RootCapabilities{}
-	}
-	return c
 }
 
 // lanes says which sessions in which a server may ask are in use.

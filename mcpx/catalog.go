@@ -77,7 +77,7 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 		t = tapped(st, w)
 	}
 	// With a tap, ctx ends it, and what it lists can be had as it was written.
-	cs, err := newClient(nil).Connect(ctx, &tap{Transport: t, wire: w}, nil)
+	cs, err := newClient(everyCap()).Connect(ctx, &tap{Transport: t, wire: w}, nil)
 	if err != nil {
 		return none, fmt.Errorf("%w: %w", ErrCatalog, err)
 	}

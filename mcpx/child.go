@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twinward-dev/twinward/credential"
@@ -217,13 +219,19 @@ func (p *pool) forget(l *link, s *session) {
 	s.wire.dead.Store(true)
 }
 
-// drop ends the child of key, whose secret must not be used any more.
+// dropAll is drop for all of an actor's sessions with a server.
 func (p *pool) dropAll(key poolKey) {
-	for key.lane = range maxLanes + 1 {
-		p.drop(key)
+	p.mu.Lock()
+	keys := slices.Collect(maps.Keys(p.links))
+	p.mu.Unlock()
+	for _, k := range keys {
+		if k.server == key.server && k.owner == key.owner {
+			p.drop(k)
+		}
 	}
 }
 
+// drop ends the child of key, whose secret must not be used any more.
 func (p *pool) drop(key poolKey) {
 	p.mu.Lock()
 	l := p.links[key]

@@ -151,6 +151,9 @@ func (r refusal) err(method, name string) error {
 		return &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: fmt.Sprintf("method %q is not available here", clip(method, 64))}
 	}
 	data, _ := json.Marshal(r.denial())
+	if r.Reason == audit.GuardState { // which is no call at all
+		return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: r.message(), Data: data}
+	}
 	return &jsonrpc.Error{Code: CodeDenied, Message: r.message(), Data: data}
 }
 

@@ -172,14 +172,18 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 		}
 	}
 	key := poolKey{server: u.Name, owner: owner(f.actor)}
-	var caps *mcp.ClientCapabilities
-	if !u.modern.Load() && g.mayBeAsked(f.q, f, u) {
+	caps := g.clientCaps(f.q, f, u)
+	if u.modern.Load() {
+		caps = nil // each request says so
+	}
+	if caps != nil {
 		lane, leave, ok := g.lanes.take(key)
 		if !ok {
 			return p, failed("upstream-busy", fmt.Sprintf("Too many calls of the server %q wait for answers already.", u.Name), true)
 		}
 		p.ends = append(p.ends, leave)
-		key, caps = lane, laneCaps(u)
+		says, _ := json.Marshal(declared(caps))
+		key, key.caps = lane, string(says)
 	}
 	use := func(started *credential.Lease) (*session, func(), error) {
 		return g.pool.use(ctx, key, started, opener{

@@ -432,5 +432,8 @@ func (q *query) answer(r refusal) (mcp.Result, error) {
 	if r.Hidden {
 		return nil, unknownTool(q.name)
 	}
+	if r.Reason == audit.GuardState {
+		return nil, r.err(q.method, q.name)
+	}
 	return r.result(q.modern), nil
 }

@@ -29,7 +29,8 @@ const (
 // actor must not see of another.
 type poolKey struct {
 	server, owner string
-	lane          int // not 0 for a session in which the server may ask, for one call at a time
+	lane          int    // not 0 for a session in which the server may ask, for one call at a time
+	caps          string // what the client of that call can be asked
 }
 
 // A pool holds the sessions with upstreams.

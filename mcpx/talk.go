@@ -2,7 +2,6 @@ package mcpx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -26,21 +25,27 @@ const parkTime = time.Minute
 type talk struct {
 	f    *flight
 	end  context.CancelFunc // ends the act
-	turn sync.Mutex         // of the server's questions: one at a time
-	put  chan *question     // to the leg
-	get  chan mcp.InputResponse
-	done chan struct{} // closed when the act has ended
+	put  chan *asking       // to the leg
+	done chan struct{}      // closed when the act has ended
 	r    reply
 	err  error
 
-	open *question // that the client has; of the leg
+	open map[string]*asking // that the client has, by key; of the leg
+	made int                // keys
 
 	mu  sync.Mutex
 	now *query // the leg that the client waits for, nil while it is away
 }
 
-// answerKey names the one question that a parked call asks at a time.
-const answerKey = "question"
+// An asking is a question of the act that waits for its answer.
+type asking struct {
+	x   *question
+	get chan mcp.InputResponse // holds the answer
+}
+
+// gatherTime is how long a leg waits for more questions once it has one. Servers
+// that ask several things at once send them one by one.
+const gatherTime = 50 * time.Millisecond
 
 // converse acts for a client that may be asked in the middle of it.
 func (g *governor) converse(ctx context.Context, q *query, f *flight) (reply, error) {
@@ -58,7 +63,7 @@ func (g *governor) converse(ctx context.Context, q *query, f *flight) (reply, er
 		end()
 		return g.no(ctx, q, *no)
 	}
-	t := &talk{f: f, end: end, put: make(chan *question), get: make(chan mcp.InputResponse), done: make(chan struct{})}
+	t := &talk{f: f, end: end, put: make(chan *asking), done: make(chan struct{}), open: make(map[string]*asking)}
 	f.talk, f.q = t, &own
 	g.talks.Go(func() {
 		defer close(t.done)
@@ -83,9 +88,19 @@ func (g *governor) leg(ctx context.Context, q *query, t *talk) (reply, error) {
 	select {
 	case <-t.done:
 		return t.r, t.err
-	case x := <-t.put:
-		t.open = x
-		return g.park(q, t)
+	case a := <-t.put:
+		t.opened(a)
+		for more := time.After(gatherTime); ; {
+			select {
+			case a := <-t.put:
+				t.opened(a)
+				continue
+			case <-more:
+			case <-t.done:
+				return t.r, t.err
+			}
+			return g.park(q, t)
+		}
 	case <-ctx.Done():
 		if q.outer.Err() != nil { // else the agent was revoked, which the act sees itself
 			t.end()
@@ -95,7 +110,12 @@ func (g *governor) leg(ctx context.Context, q *query, t *talk) (reply, error) {
 	}
 }
 
-// park sends the client away with the question that is open.
+func (t *talk) opened(a *asking) {
+	t.made++
+	t.open[fmt.Sprintf("question-%d", t.made)] = a
+}
+
+// park sends the client away with the questions that are open.
 func (g *governor) park(q *query, t *talk) (reply, error) {
 	t.attend(nil)
 	fail := func() (reply, error) {
@@ -107,7 +127,11 @@ func (g *governor) park(q *query, t *talk) (reply, error) {
 	if err != nil {
 		return fail()
 	}
-	r, err := q.inputRequired(g.seal, mcp.InputRequestMap{answerKey: t.open.params}, clientState{ID: id}, g.parkTime)
+	asks := make(mcp.InputRequestMap, len(t.open))
+	for key, a := range t.open {
+		asks[key] = a.x.params
+	}
+	r, err := q.inputRequired(g.seal, asks, clientState{ID: id}, g.parkTime)
 	if err != nil {
 		return fail()
 	}
@@ -130,13 +154,14 @@ func (g *governor) resume(ctx context.Context, q *query, ask governance.Request,
 		<-t.done
 		return g.no(ctx, q, decided(d))
 	}
-	a := q.answers[answerKey]
-	if a == nil || kindOfAnswer(a) != t.open.kind {
-		return g.park(q, t) // it is asked again
+	for key, a := range q.answers {
+		if ask := t.open[key]; ask != nil && kindOfAnswer(a) == ask.x.kind {
+			ask.get <- a
+			delete(t.open, key)
+		}
 	}
-	select {
-	case t.get <- a:
-	case <-t.done:
+	if len(t.open) > 0 {
+		return g.park(q, t) // the others are asked again
 	}
 	return g.leg(ctx, q, t)
 }
@@ -144,18 +169,17 @@ func (g *governor) resume(ctx context.Context, q *query, ask governance.Request,
 // ask puts a question to the client, and returns its answer. It is called by the
 // act.
 func (t *talk) ask(ctx context.Context, x *question) (mcp.InputResponse, error) {
-	t.turn.Lock()
-	defer t.turn.Unlock()
+	a := &asking{x: x, get: make(chan mcp.InputResponse, 1)}
 	select {
-	case t.put <- x:
+	case t.put <- a:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	select {
-	case a := <-t.get:
-		return a, nil
+	case answer := <-a.get:
+		return answer, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", errors.New("the client gave no answer"), ctx.Err())
+		return nil, fmt.Errorf("the client gave no answer: %w", ctx.Err())
 	}
 }
 
