@@ -45,8 +45,9 @@ func isMade(path string) bool {
 // locate finds binds on the host. Optional ones that are not there are left out.
 func locate(binds []Bind) ([]place, error) {
 	var out []place
+	known := map[string]bool{}
 	for _, b := range binds {
-		real, links, err := resolve(b.Source)
+		real, links, err := resolveBeyond(b.Source, known)
 		if err == nil && isMade(real) {
 			err = fmt.Errorf("it leads to %s, which the room makes for itself", real)
 		}
@@ -147,28 +148,37 @@ func covered(places []place, i int) bool {
 // resolve follows the symbolic links in path and returns the real path with the
 // links that have to exist in the new root for path to work there.
 func resolve(path string) (real string, links [][2]string, err error) {
+	return resolveBeyond(path, map[string]bool{})
+}
+
+// resolveBeyond is resolve for many paths: known are those that are there and are
+// no links. Whatever changes meanwhile is found when the tree is detached.
+func resolveBeyond(path string, known map[string]bool) (real string, links [][2]string, err error) {
 	if !filepath.IsAbs(path) {
 		return "", nil, fmt.Errorf("%s is not an absolute path", path)
 	}
 	rest := strings.Split(filepath.Clean(path), "/")[1:]
 	real = "/"
+	var name [unix.PathMax]byte
 	for hops := 0; len(rest) > 0; {
-		next := filepath.Join(real, rest[0])
-		fi, err := os.Lstat(next)
-		if err != nil {
-			return "", nil, err
-		}
-		if fi.Mode()&os.ModeSymlink == 0 {
+		next := strings.TrimSuffix(real, "/") + "/" + rest[0]
+		if known[next] {
 			real, rest = next, rest[1:]
 			continue
+		}
+		n, err := unix.Readlink(next, name[:])
+		if err == unix.EINVAL { // it is no link
+			known[next] = true
+			real, rest = next, rest[1:]
+			continue
+		}
+		if err != nil {
+			return "", nil, &os.PathError{Op: "readlink", Path: next, Err: err}
 		}
 		if hops++; hops > 40 {
 			return "", nil, unix.ELOOP
 		}
-		to, err := os.Readlink(next)
-		if err != nil {
-			return "", nil, err
-		}
+		to := string(name[:n])
 		links = append(links, [2]string{next, to})
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(real, to)
