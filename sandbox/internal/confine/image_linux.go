@@ -80,9 +80,8 @@ func (p *prog) image() (text, data []byte) {
 	return b.Bytes(), data
 }
 
-// memoryImage returns the descriptor of a sealed file in memory that holds an
-// image and may be executed.
-func memoryImage(p *prog) (int, error) {
+// imageFile returns the descriptor of a file in memory for an image.
+func imageFile() (int, error) {
 	const mfdExec = 0x10 // MFD_EXEC, Linux 6.3: also where the default is not to
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate("twinward-init", flags|mfdExec)
@@ -92,6 +91,11 @@ func memoryImage(p *prog) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("memory for init: %w", err)
 	}
+	return fd, nil
+}
+
+// fillImage writes and seals the file of an image, so that it can be executed.
+func fillImage(fd int, p *prog) error {
 	text, data := p.image()
 	// What lies between the text and the data stays a hole.
 	for _, part := range []struct {
@@ -99,13 +103,11 @@ func memoryImage(p *prog) (int, error) {
 		data []byte
 	}{{0, text}, {pageSize, data}} {
 		if n, err := unix.Pwrite(fd, part.data, part.at); err != nil || n < len(part.data) {
-			unix.Close(fd)
-			return -1, fmt.Errorf("memory for init: %w", errors.Join(err, unix.ENOSPC))
+			return fmt.Errorf("memory for init: %w", errors.Join(err, unix.ENOSPC))
 		}
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, allSeals); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("seal init: %w", err)
+		return fmt.Errorf("seal init: %w", err)
 	}
-	return fd, nil
+	return nil
 }

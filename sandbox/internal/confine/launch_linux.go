@@ -67,10 +67,7 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 			return nil, err
 		}
 		defer v.close()
-		if change != nil {
-			change(v)
-		}
-		start, handshake = v.spawn, v.handshake
+		start, handshake = func() error { return v.spawn(change) }, v.handshake
 	}
 	if err := start(); err != nil {
 		b.stopDenials()

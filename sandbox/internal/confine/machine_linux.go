@@ -114,6 +114,11 @@ type prog struct {
 	kept     [][]byte // memory outside, while the program lives
 
 	layer Layer // of the steps that follow
+
+	// A program whose beginning runs while the rest is written has room for so many
+	// steps, and for so much memory as a whole.
+	roomFor, memory int
+	linked          struct{ steps, data int } // what has been linked
 }
 
 // call appends a call. An argument is an integer, a string or bytes (copied to
@@ -268,6 +273,9 @@ func (p *prog) expect(check func(mem func(ref, int) []byte) error) {
 
 // size returns how many bytes the linked program takes.
 func (p *prog) size() int {
+	if p.memory > 0 {
+		return p.memory
+	}
 	return wordSize*headerWords + wordSize*opWords*len(p.steps) + (len(p.data)+wordSize-1)/wordSize*wordSize
 }
 
@@ -275,7 +283,7 @@ func (p *prog) opAddr(base uintptr, i int) uint64 {
 	return uint64(base) + uint64(wordSize*(headerWords+opWords*i))
 }
 
-func (p *prog) dataAddr(base uintptr) uint64 { return p.opAddr(base, len(p.steps)) }
+func (p *prog) dataAddr(base uintptr) uint64 { return p.opAddr(base, max(len(p.steps), p.roomFor)) }
 
 func (p *prog) labelAddr(base uintptr, l label) uint64 {
 	if l == 0 {
@@ -301,11 +309,17 @@ func (p *prog) resolve(base uintptr, k kind, v uint64) uint64 {
 	return v
 }
 
-// link writes the program to where it will lie, in the form of the machine.
+// fits reports whether the program has become larger than the room for it.
+func (p *prog) fits() bool {
+	return p.memory == 0 || len(p.steps) <= p.roomFor && int(p.dataAddr(0))+len(p.data) <= p.memory
+}
+
+// link writes the program to where it will lie, in the form of the machine: what
+// has not been linked yet, as the rest may be running.
 func (p *prog) link(mem []byte, base uintptr) {
 	word := binary.NativeEndian.PutUint64
 	word(mem[wordSize*headerFail:], p.labelAddr(base, p.fail))
-	for i := range p.steps {
+	for i := p.linked.steps; i < len(p.steps); i++ {
 		s, op := &p.steps[i], mem[wordSize*(headerWords+opWords*i):][:wordSize*opWords]
 		word(op[wordSize*opNR:], uint64(s.nr))
 		var ind uint64
@@ -320,10 +334,15 @@ func (p *prog) link(mem []byte, base uintptr) {
 		word(op[wordSize*opErrIs:], uint64(s.errIs))
 		word(op[wordSize*opInd:], ind)
 	}
-	data := mem[wordSize*(headerWords+opWords*len(p.steps)):]
-	copy(data, p.data)
+	data := mem[p.dataAddr(0):]
+	copy(data[p.linked.data:], p.data[p.linked.data:])
 	for _, f := range p.pointers {
-		word(data[f.at:], p.resolve(base, f.kind, f.word))
+		if int(f.at) >= p.linked.data {
+			word(data[f.at:], p.resolve(base, f.kind, f.word))
+		}
+	}
+	if p.memory > 0 {
+		p.linked.steps, p.linked.data = len(p.steps), len(p.data)
 	}
 }
 
@@ -335,10 +354,11 @@ type block struct {
 }
 
 func newBlock(p *prog) (*block, error) {
-	mem, err := unix.Mmap(-1, 0, p.size(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	mem, err := unix.Mmap(-1, 0, p.size(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("memory for a program: %w", err)
 	}
+	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE) // little of it may be used
 	b := &block{mem, p}
 	p.link(mem, b.base())
 	return b, nil
@@ -350,12 +370,21 @@ func (b *block) free() { _ = unix.Munmap(b.mem) }
 
 func (b *block) base() uintptr { return uintptr(unsafe.Pointer(&b.mem[0])) }
 
+// extend links what was written since.
+func (b *block) extend() error {
+	if !b.prog.fits() {
+		return fmt.Errorf("a program of %d steps and %d bytes is too large", len(b.prog.steps), len(b.prog.data))
+	}
+	b.prog.link(b.mem, b.base())
+	return nil
+}
+
 // header returns a word of the header.
 func (b *block) header(i int) uint64 { return binary.NativeEndian.Uint64(b.mem[wordSize*i:]) }
 
 // at returns bytes of the data.
 func (b *block) at(r ref, n int) []byte {
-	off := wordSize*(headerWords+opWords*len(b.prog.steps)) + int(r)
+	off := int(b.prog.dataAddr(0)) + int(r)
 	return b.mem[off : off+n]
 }
 

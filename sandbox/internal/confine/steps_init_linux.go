@@ -46,24 +46,41 @@ const (
 	headerPID
 )
 
-// newRoomProgram writes the whole way of a room's pid 1. The control socket and
-// the image of init are descriptors of the host above 2.
-func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool) *roomProgram {
+// Room for the program of a room: some twenty binds need a twentieth of it, and
+// what is not used is not touched.
+const (
+	roomSteps  = 16 << 10
+	roomMemory = 8 << 20
+)
+
+// newRoomProgram writes the beginning of the way of a room's pid 1: it waits. The
+// control socket and the image of init are descriptors of the host above 2.
+func newRoomProgram(p *plan, control, image int) *roomProgram {
 	r := &roomProgram{spec: &p.order.Spec, dirs: map[string]bool{}, maybe: map[Layer]slot{}}
 	r.prog = *roomPrograms.Get().(*prog)
+	r.roomFor, r.memory = roomSteps, roomMemory
 	r.fail = r.label()
 	r.layer = LayerUser
+	begin := r.label()
+	r.call("", callValue, 0).then(begin)
+	r.mark(r.fail)
+	r.call("end", unix.SYS_EXIT_GROUP, 1)
+	r.mark(begin)
 	// Nothing happens before the host has said who the room's user is and has
 	// seen that no namespace is its own.
 	// The child's copy of the host's end goes first: the end of the host, which
 	// may come at any moment, closes the socket then.
-	gone := r.label()
 	r.closeOthers(p.keep(control, image))
 	for fd := range 3 { // so that nothing else gets these numbers
 		r.call("reserve low descriptors", unix.SYS_DUP3, control, fd, unix.O_CLOEXEC)
 	}
 	r.dieWithHost()
-	r.call("wait for the host", unix.SYS_RECVFROM, control, r.reserve(wordSize), wordSize, 0, 0, 0).ifZero(gone)
+	r.call("wait for the host", unix.SYS_RECVFROM, control, r.reserve(wordSize), wordSize, 0, 0, 0).ifZero(r.fail)
+	return r
+}
+
+// build writes the rest of the way, until pid 1 executes the image of init.
+func (r *roomProgram) build(p *plan, id identity, control, image, abi int, grouped bool) {
 	if grouped { // its root is to be the group that the host has put it in
 		r.in(LayerCgroup, func() { r.call("leave the host's groups from sight", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP) })
 	}
@@ -123,10 +140,6 @@ func newRoomProgram(p *plan, id identity, control, image, abi int, grouped bool)
 	argv := r.reserve(2 * wordSize)
 	r.point(argv, r.putString("twinward-init"))
 	r.call("execute init", unix.SYS_EXECVEAT, image, "", argv, argv+wordSize, unix.AT_EMPTY_PATH)
-	r.mark(gone)
-	r.mark(r.fail)
-	r.call("end", unix.SYS_EXIT_GROUP, 1)
-	return r
 }
 
 func (r *roomProgram) dieWithHost() {

@@ -23,16 +23,19 @@ import (
 type vfork struct {
 	box     *Box
 	plan    *plan
+	abi     int // of Landlock, zero without
 	init    *initProgram
 	room    *roomProgram
 	block   *block
 	image   int
-	child   int    // the child's end of the control socket
+	child   int    // the child's end of the control socket, until it has it
+	control int    // its number in the child
 	running bool   // the child may execute the program in block
 	restore func() // of what the child changes about the memory that it shares
 }
 
-// newVfork prepares everything. close must be called in the end.
+// newVfork prepares what the child needs before it waits. close must be called in
+// the end.
 func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 	v := &vfork{box: b, image: -1, child: -1}
 	defer func() {
@@ -47,17 +50,16 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 	if spec.Tier != "" {
 		return nil, &LayerError{Layer: LayerProc, Step: "start", Err: fmt.Errorf("tier %s is made by the launcher %q only", spec.Tier, LauncherReexec), Hint: "leave Options.Launcher empty"}
 	}
-	abi := 0
 	if !slices.Contains(spec.Without, LayerLandlock) {
-		abi, err = landlockABI()
-		if err == nil && abi < minLandlock {
-			err = fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", abi, minLandlock)
+		v.abi, err = landlockABI()
+		if err == nil && v.abi < minLandlock {
+			err = fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", v.abi, minLandlock)
 		}
 		if err != nil && !slices.Contains(spec.Optional, LayerLandlock) {
 			return nil, &LayerError{Layer: LayerLandlock, Err: err}
 		}
 		if err != nil {
-			abi = 0
+			v.abi = 0
 		}
 	}
 	// Its listeners come with the room, or there is none.
@@ -65,8 +67,7 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 	if v.plan, err = newPlan(d); err != nil {
 		return nil, err
 	}
-	v.init = newInitProgram(&d.order, abi)
-	if v.image, err = memoryImage(&v.init.prog); err != nil {
+	if v.image, err = imageFile(); err != nil {
 		return nil, err
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -84,16 +85,29 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 			return nil, err
 		}
 	}
-	v.room = newRoomProgram(v.plan, b.id, v.child, v.image, abi, b.cgroup != nil)
-	if abi == 0 {
-		v.room.maybe[LayerLandlock] = v.room.slot()
-	}
+	v.control = v.child
+	v.room = newRoomProgram(v.plan, v.control, v.image)
 	if v.block, err = newBlock(&v.room.prog); err != nil {
 		return nil, err
 	}
-	b.report = Report{LandlockABI: abi, UID: b.id.uid}
-	b.proto = &tinyInit{program: v.init, env: spec.Env, ids: map[int]uint64{}, held: map[uint64]*message{}}
+	b.report = Report{LandlockABI: v.abi, UID: b.id.uid}
 	return v, nil
+}
+
+// write prepares the rest, which takes as long as the kernel takes to make the
+// namespaces.
+func (v *vfork) write() error {
+	b, ord := v.box, &v.plan.order
+	v.init = newInitProgram(ord, v.abi)
+	b.proto = &tinyInit{program: v.init, env: ord.Env, ids: map[int]uint64{}, held: map[uint64]*message{}}
+	if err := fillImage(v.image, &v.init.prog); err != nil {
+		return err
+	}
+	v.room.build(v.plan, b.id, v.control, v.image, v.abi, b.cgroup != nil)
+	if v.abi == 0 {
+		v.room.maybe[LayerLandlock] = v.room.slot()
+	}
+	return v.block.extend()
 }
 
 // above returns a descriptor that is at least min, in the place of fd.
@@ -137,9 +151,19 @@ func (v *vfork) close() {
 	}
 }
 
-// spawn starts the child, which waits for a word.
-func (v *vfork) spawn() error {
+// spawn starts the child, which waits for a word, and writes meanwhile what it is
+// to do. A test may change that, for which all has to be written before.
+func (v *vfork) spawn(change func(*vfork)) error {
 	b := v.box
+	write := v.write
+	if change != nil {
+		if err := v.write(); err != nil {
+			b.sock.Close()
+			return err
+		}
+		change(v)
+		write = func() error { return nil }
+	}
 	flags := uintptr(unix.SIGCHLD)
 	for _, k := range nsKinds {
 		if !slices.Contains(v.plan.order.Without, k.layer) {
@@ -163,6 +187,7 @@ func (v *vfork) spawn() error {
 			_, _ = b.init.Wait()
 		}
 	}()
+	written := write()
 	if err := <-started; err != nil {
 		b.sock.Close()
 		return &LayerError{Layer: LayerUser, Step: "create namespaces", Err: err, Hint: namespaceHint(err)}
@@ -170,7 +195,10 @@ func (v *vfork) spawn() error {
 	v.running = true
 	unix.Close(v.child)
 	v.child = -1
-	return nil
+	if written != nil {
+		b.sock.Close() // close ends the child
+	}
+	return written
 }
 
 // handshake says who the room's user is, waits until init is confined, and
