@@ -112,6 +112,9 @@ func (s *Session) environment() []string {
 		}
 		env = append(env, k+"="+v, strings.ToLower(k)+"="+v)
 	}
+	if s.sharesHost() {
+		env = append(env, "GIT_CONFIG_NOSYSTEM=1") // the host's is not for the session to read, and git fails over that
+	}
 	for k, v := range s.policy.Environment {
 		env = append(env, k+"="+v)
 	}

@@ -446,3 +446,35 @@ func TestSharedLayersHold(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedWork is what people do all day, where it takes the most of a tier.
+func TestSharedWork(t *testing.T) {
+	s := sharedBox(t, audittest.NewLog(t), nil, nil)
+	for _, c := range []struct{ program, script, want string }{
+		{"git", "git init -q r && cd r && echo a >f && git add . && git -c user.email=a@b -c user.name=n commit -qm x && cd .. && git clone -q r c && cat c/f", "a\n"},
+		{"python3", `python3 -c 'import subprocess,tempfile; tempfile.NamedTemporaryFile(); print(subprocess.check_output(["echo","hi"]))'`, "b'hi\\n'\n"},
+		{"node", `node -e 'const fs=require("fs"); fs.writeFileSync("x","1"); fs.chmodSync("x",0o700); fs.utimesSync("x",7,7); console.log(fs.statSync("x").mtimeMs, require("child_process").execSync("echo sub")+"")'`, "7000 sub\n\n"},
+		{"npm", `mkdir p && echo '{"name":"p","version":"1.0.0","bin":{"pp":"x.js"}}' >p/package.json && printf '#!/usr/bin/env node\nconsole.log("ran")' >p/x.js && npm pack --silent ./p >/dev/null && npm init -y >/dev/null && npm install --silent --offline ./p-1.0.0.tgz && node_modules/.bin/pp`, "ran\n"},
+		{"bash", "bash -c 'diff <(echo a) <(echo a) && echo same; sleep 0.01 & wait; echo waited'", "same\nwaited\n"},
+	} {
+		t.Run(c.program, func(t *testing.T) {
+			needPrograms(t, c.program)
+			if c.program == "npm" && !full() {
+				t.Skip("it takes some seconds")
+			}
+			out, err := sh(s, c.script).CombinedOutput()
+			assert.NoError(t, err)
+			assert.Equal(t, c.want, string(out))
+		})
+	}
+
+	c := sh(s, "read x </dev/tty && stty size && echo got $x")
+	p, err := c.StartPty(WindowSize{Rows: 7, Cols: 70})
+	require.NoError(t, err)
+	defer p.Close()
+	_, err = p.Write([]byte("key\n"))
+	require.NoError(t, err)
+	out, _ := io.ReadAll(p)
+	assert.Contains(t, string(out), "7 70\r\ngot key\r\n")
+	assert.NoError(t, c.Wait())
+}

@@ -53,7 +53,11 @@ func (r *sharedRoom) connect(n *notification) unix.Errno {
 		return unix.EFAULT
 	}
 	if family == unix.AF_UNIX {
-		path := string(bytes.TrimRight(raw[min(2, len(raw)):], "\x00"))
+		// A path ends with a NUL, and an abstract name begins with one.
+		path := string(raw[min(2, len(raw)):])
+		if i := strings.IndexByte(path, 0); i > 0 {
+			path = path[:i]
+		}
 		if path == nameCache {
 			return unix.ENOENT // every program tries
 		}

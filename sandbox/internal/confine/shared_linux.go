@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -91,6 +92,10 @@ func othersOf(uid int) (n uint64) {
 	return n
 }
 
+// sharedEtc are what a room with a tree of its own has made for it: who its users
+// are, and whom it trusts.
+var sharedEtc = []string{"passwd", "group", "nsswitch.conf", "hosts", "ssl/certs", "ssl/cert.pem", "pki/tls/certs"}
+
 // hostRules are the Landlock rules of a room that sees the host's own tree.
 func hostRules(o *order) []rule {
 	read, write := uint64(accessRead), uint64(accessRead|accessWrite)
@@ -99,7 +104,7 @@ func hostRules(o *order) []rule {
 		write &^= unix.LANDLOCK_ACCESS_FS_EXECUTE
 	}
 	rules := []rule{{path: o.Workspace, access: write}, {path: o.Side + "/tmp", access: write}, {path: o.Side + "/etc", access: read}}
-	for _, name := range append([]string{"passwd", "group", "nsswitch.conf", "hosts"}, etcBinds...) {
+	for _, name := range slices.Concat(sharedEtc, etcBinds) {
 		rules = append(rules, rule{path: "/etc/" + name, access: read})
 	}
 	for _, name := range harmlessProc {
