@@ -47,6 +47,9 @@ func (p *Policy) check(bad report, where func(field string) string) {
 // control over the host.
 var reserved = []string{"/proc", "/sys", "/dev", "/run", "/sandbox"}
 
+// madeFiles are files that every session has of its own; see [Session.files].
+var madeFiles = []string{"/etc/passwd", "/etc/group", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", trustFile, caFile}
+
 func (f *Filesystem) check(bad report) {
 	if len(f.ReadOnly)+len(f.ReadWrite) > maxPaths {
 		bad("filesystem", fmt.Sprintf("%d paths", len(f.ReadOnly)+len(f.ReadWrite)), fmt.Sprintf("list at most %d; a folder stands for all that is in it", maxPaths))
@@ -98,6 +101,11 @@ func checkPath(p string) (problem, fix string) {
 		return "is the whole host", "list the folders that the session needs"
 	case p == "/tmp":
 		return "is the session's own", "list a folder under the host's /tmp; /tmp itself is writable and empty without being listed"
+	}
+	for _, own := range madeFiles {
+		if within(own, p) {
+			return "would replace " + own + ", which a session makes for itself", "list the files beneath it that are needed"
+		}
 	}
 	for _, r := range reserved {
 		if p == r || strings.HasPrefix(p, r+"/") {

@@ -79,14 +79,6 @@ func (s *Session) spec() (*confine.Spec, error) {
 		return nil, err
 	}
 	s.protected = spec.Protect
-	for _, b := range spec.Binds {
-		for _, f := range spec.Files {
-			if f.Path == b.Source || strings.HasPrefix(f.Path, b.Source+"/") {
-				return nil, &PolicyError{Field: "filesystem", Problem: fmt.Sprintf("%s would replace %s, which the session makes", b.Source, f.Path),
-					Fix: "list the files beneath it that are needed"}
-			}
-		}
-	}
 	return spec, nil
 }
 

@@ -5,16 +5,16 @@ package confine
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twinward-dev/twinward/sandbox/internal/fsuser"
 )
 
 // Calls of a room without namespaces that the host makes in the caller's place.
@@ -119,40 +119,17 @@ func (r *sharedRoom) dial(fd, family int) unix.Errno {
 }
 
 // attributes changes the mode or the times of a file in a place that the room may
-// write in, and of no other.
+// write in, and of no other. A host that is root does it with the rights of the
+// room's user, so that a program finds and changes nothing that it could not.
 func (r *sharedRoom) attributes(n *notification) (errno unix.Errno) {
-	if err := r.asUser(func() { errno = r.setAttributes(n) }); err != nil {
+	uid, gid := -1, -1
+	if r.box.id.root {
+		uid, gid = r.box.id.uid, r.box.id.gid
+	}
+	if err := fsuser.Do(uid, gid, func() { errno = r.setAttributes(n) }); err != nil {
 		return errnoOf(err)
 	}
 	return errno
-}
-
-// asUser runs f with the rights of the room's user to files, on a thread of its
-// own: a host that is root must not find or change for a program what that could
-// not.
-func (r *sharedRoom) asUser(f func()) error {
-	id := r.box.id
-	if !id.root {
-		f()
-		return nil
-	}
-	runtime.LockOSThread()
-	// The group first: letting go of the user lets go of the rights to set either.
-	gid, err := unix.SetfsgidRetGid(id.gid)
-	uid, err2 := unix.SetfsuidRetUid(id.uid)
-	if err := errors.Join(err, err2); err != nil {
-		return err // the thread stays locked, and ends with its goroutine
-	}
-	if now, _ := unix.SetfsuidRetUid(-1); now != id.uid {
-		return unix.EPERM
-	}
-	f()
-	_, err = unix.SetfsuidRetUid(uid)
-	_, err2 = unix.SetfsgidRetGid(gid)
-	if now, _ := unix.SetfsuidRetUid(-1); now == uid && err == nil && err2 == nil {
-		runtime.UnlockOSThread()
-	}
-	return nil
 }
 
 func (r *sharedRoom) setAttributes(n *notification) unix.Errno {

@@ -10,6 +10,8 @@ import (
 	"path"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twinward-dev/twinward/sandbox/internal/fsuser"
 )
 
 // A Dir is a directory in which files are made. What it makes is new: an entry
@@ -20,7 +22,8 @@ type Dir struct {
 }
 
 // NewDir takes over an open directory. With an owner other than -1, what is made
-// in it is given to that owner.
+// in it is made by that owner and with no more rights: whoever puts something else
+// in the place of what was just made, gains nothing by that.
 func NewDir(f *os.File, uid, gid int) *Dir { return &Dir{f, uid, gid} }
 
 // Close closes the directory.
@@ -37,7 +40,11 @@ func (d *Dir) Open(name string) (*Dir, error) {
 
 // Make makes a directory. Its owner can always use it.
 func (d *Dir) Make(name string, perm fs.FileMode) (*Dir, error) {
-	if err := unix.Mkdirat(int(d.file.Fd()), name, 0o700); err != nil {
+	var err error
+	if doErr := fsuser.Do(d.uid, d.gid, func() { err = unix.Mkdirat(int(d.file.Fd()), name, 0o700) }); doErr != nil {
+		err = doErr
+	}
+	if err != nil {
 		return nil, &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
 	sub, err := d.Open(name)
@@ -72,7 +79,13 @@ func (d *Dir) MakeAll(name string) (*Dir, error) {
 
 // Create makes a file that its owner can write, without set-id bits.
 func (d *Dir) Create(name string, perm fs.FileMode) (*os.File, error) {
-	fd, err := unix.Openat(int(d.file.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	var fd int
+	var err error
+	if doErr := fsuser.Do(d.uid, d.gid, func() {
+		fd, err = unix.Openat(int(d.file.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	}); doErr != nil {
+		err = doErr
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: err}
 	}
@@ -84,14 +97,12 @@ func (d *Dir) Create(name string, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// finish gives a new file its owner and mode; nobody but the owner may write it.
-func (d *Dir) finish(f *os.File, perm fs.FileMode) error {
-	if d.uid >= 0 {
-		if err := f.Chown(d.uid, d.gid); err != nil {
-			return err
-		}
+// finish gives a new file its mode; nobody but the owner may write it.
+func (d *Dir) finish(f *os.File, perm fs.FileMode) (err error) {
+	if doErr := fsuser.Do(d.uid, d.gid, func() { err = f.Chmod(perm &^ 0o022) }); doErr != nil {
+		return doErr
 	}
-	return f.Chmod(perm &^ 0o022)
+	return err
 }
 
 // Exists reports whether something is at a name, and whether it is a directory.
