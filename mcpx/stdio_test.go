@@ -103,7 +103,7 @@ func (c *children) command(ctx context.Context) *exec.Cmd {
 		panic(err)
 	}
 	cmd := exec.CommandContext(ctx, exe)
-	cmd.Env = []string{"MCPX_TEST_CHILD=" + c.kind}
+	cmd.Env = []string{"MCPX_TEST_CHILD=" + c.kind, "GORACE=" + os.Getenv("GORACE")}
 	if dir := os.Getenv("SYSTEMROOT"); dir != "" {
 		cmd.Env = append(cmd.Env, "SYSTEMROOT="+dir)
 	}

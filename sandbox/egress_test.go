@@ -230,7 +230,7 @@ func tryLookup(name string) string {
 func try(t *testing.T, s *Session, what ...string) []string {
 	t.Helper()
 	cmd := s.Command(t.Context(), Self, what...)
-	cmd.Env = []string{roleVar + "=egress"}
+	cmd.Env = roleEnv("egress")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	require.NoError(t, cmd.Run(), "%s%s", &out, &errs)

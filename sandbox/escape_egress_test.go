@@ -326,7 +326,7 @@ func TestEgressEscapes(t *testing.T) {
 			in, err := json.Marshal(probes)
 			require.NoError(t, err)
 			cmd := s.Command(t.Context(), Self)
-			cmd.Env = []string{roleVar + "=ways"}
+			cmd.Env = roleEnv("ways")
 			cmd.Stdin = bytes.NewReader(in)
 			var errs bytes.Buffer
 			cmd.Stderr = &errs

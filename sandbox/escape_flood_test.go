@@ -74,7 +74,7 @@ func TestFloodOfAttacks(t *testing.T) {
 		s := box(t, log, nil, opts)
 		other := box(t, audittest.NewLog(t), nil, launchedBy(launcher))
 		flood := s.Command(context.Background(), Self)
-		flood.Env = []string{roleVar + "=flood"}
+		flood.Env = roleEnv("flood")
 		pipe, err := flood.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, flood.Start())

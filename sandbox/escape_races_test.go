@@ -96,7 +96,7 @@ func TestLaunchesRaceSwaps(t *testing.T) {
 	require.NoError(t, os.WriteFile(shared+"/repo/conf/file", []byte("plain"), 0o644))
 	hostile := box(t, audittest.NewLog(t), &Policy{Filesystem: Filesystem{ReadWrite: []string{shared}}}, &Options{Self: true})
 	swap := hostile.Command(context.Background(), Self, shared, secret)
-	swap.Env = []string{roleVar + "=shuffle"}
+	swap.Env = roleEnv("shuffle")
 	pipe, err := swap.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, swap.Start())

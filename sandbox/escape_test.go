@@ -71,7 +71,7 @@ func (r raid) run(t *testing.T, tg escape.Target) map[string]escape.Finding {
 	env, err := escape.Env(tg, r.only...)
 	require.NoError(t, err)
 	cmd := s.Command(context.Background(), Self)
-	cmd.Env = append(env, roleVar+"=probes")
+	cmd.Env = append(env, roleEnv("probes")...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -299,7 +299,7 @@ func TestExportRace(t *testing.T) {
 	s := box(t, audittest.NewLog(t), nil, &Options{Self: true})
 	ctx, cancel := context.WithCancel(context.Background())
 	c := s.Command(ctx, Self)
-	c.Env = []string{roleVar + "=swap", "SANDBOX_TEST_SECRET=" + secret}
+	c.Env = append(roleEnv("swap"), "SANDBOX_TEST_SECRET="+secret)
 	var wg sync.WaitGroup
 	up := make(chan struct{})
 	c.Stdout = writerFunc(func(b []byte) (int, error) { close(up); return len(b), nil })

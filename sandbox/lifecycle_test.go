@@ -166,7 +166,7 @@ func init() {
 		}
 		defer s.Close()
 		c := s.Command(context.Background(), Self)
-		c.Env = []string{roleVar + "=greet"}
+		c.Env = roleEnv("greet")
 		c.Stdout, c.Stderr = os.Stdout, os.Stderr
 		if err := c.Run(); err != nil {
 			fmt.Println(err)

@@ -130,7 +130,7 @@ func testPrograms(t *testing.T, l Launcher) {
 	require.NoError(t, s.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "tools") })))
 	run := func(program, way, host string) string {
 		cmd := s.Command(t.Context(), program, way, fmt.Sprintf("%s.example.com:%d", host, port))
-		cmd.Env = []string{roleVar + "=holders"}
+		cmd.Env = roleEnv("holders")
 		out, err := cmd.Output()
 		require.NoError(t, err, "%s", out)
 		return string(out)

@@ -33,7 +33,7 @@ func init() {
 func TestProbeSaysWhatIsMissing(t *testing.T) {
 	s := box(t, audittest.NewLog(t), nil, &Options{Self: true})
 	c := s.Command(context.Background(), Self)
-	c.Env = []string{roleVar + "=probe"}
+	c.Env = roleEnv("probe")
 	out, err := c.CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.Equal(t, "[user-namespace]\nuser-namespace create namespaces true\n0 left\n", string(out))

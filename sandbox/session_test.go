@@ -345,7 +345,7 @@ func TestSelf(t *testing.T) {
 	assert.ErrorIs(t, roleless.Command(context.Background(), Self).Run(), ErrNotFound, "not asked for")
 	s := box(t, audittest.NewLog(t), nil, &Options{Self: true})
 	c := s.Command(context.Background(), Self)
-	c.Env = []string{roleVar + "=greet"}
+	c.Env = roleEnv("greet")
 	out, err := c.Output()
 	require.NoError(t, err)
 	assert.Equal(t, "hello from inside, uid 1000\n", string(out))

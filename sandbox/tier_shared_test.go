@@ -199,7 +199,7 @@ func TestSharedNetwork(t *testing.T) {
 		fmt.Fprint(w, audit.ActorFrom(r.Context()).Agent)
 	})))
 	c := s.Command(t.Context(), Self, strconv.Itoa(int(port)), path)
-	c.Env = []string{roleVar + "=shared-net"}
+	c.Env = roleEnv("shared-net")
 	out, err := c.CombinedOutput()
 	require.NoError(t, err, string(out))
 	hidden := "of a program that hides ECONNREFUSED\n"
@@ -280,7 +280,7 @@ func TestSharedSignalsStayIn(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, other.Start())
 	c := s.Command(t.Context(), Self, strconv.Itoa(other.Pid()))
-	c.Env = []string{roleVar + "=shared-signals"}
+	c.Env = roleEnv("shared-signals")
 	out, err := c.CombinedOutput()
 	require.NoError(t, err, string(out))
 	// What it reaches is its own threads.

@@ -346,7 +346,7 @@ func TestNoSecretReachesTheAgent(t *testing.T) {
 	arg, err := json.Marshal(job)
 	require.NoError(t, err)
 	cmd := box.Command(t.Context(), sandbox.Self, "thief", string(arg))
-	cmd.Env = []string{"PLANTED=" + base64.StdEncoding.EncodeToString([]byte(decoys["environment"]))}
+	cmd.Env = []string{"PLANTED=" + base64.StdEncoding.EncodeToString([]byte(decoys["environment"])), "GORACE=" + os.Getenv("GORACE")}
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
 	done := make(chan error, 1)

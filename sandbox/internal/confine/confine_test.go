@@ -20,6 +20,9 @@ import (
 // roles are what this binary does when it is run inside a room, by name.
 var roles = map[string]func(){}
 
+// race tells this binary not to sleep at its end when it has the race detector.
+var race = "GORACE=" + os.Getenv("GORACE")
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
 		roles[os.Args[1]]()
@@ -36,7 +39,7 @@ func TestMain(m *testing.M) {
 func run(t *testing.T, argv0 string, files []*os.File, env ...string) string {
 	cmd := exec.Command("/proc/self/exe", "normal")
 	cmd.Args[0] = argv0
-	cmd.Env, cmd.ExtraFiles = env, files
+	cmd.Env, cmd.ExtraFiles = append(env, race), files
 	out, err := cmd.Output()
 	require.NoError(t, err)
 	return string(out)

@@ -23,7 +23,7 @@ import (
 
 // room launches a room that shows the system's programs and this one.
 func room(t *testing.T, change func(*Spec)) *Box {
-	s := &Spec{Hostname: "sandbox", Workspace: tempDir(t), OwnWorkspace: true, Self: true, Env: []string{"PATH=/usr/bin:/bin"}}
+	s := &Spec{Hostname: "sandbox", Workspace: tempDir(t), OwnWorkspace: true, Self: true, Env: []string{"PATH=/usr/bin:/bin", race}}
 	for _, p := range []string{"/bin", "/lib", "/lib64", "/usr"} {
 		s.Binds = append(s.Binds, Bind{Source: p, Optional: true})
 	}
