@@ -359,6 +359,9 @@ func (p *pool) close() error {
 // Caps are what it offers the upstream, which is to be used for the actor.
 func (g *Gateway) connect(ctx carried, u *Upstream, actor audit.Actor, caps *mcp.ClientCapabilities) (*session, error) {
 	w := &wire{http: u.origin != "" && !u.child}
+	if c := carriageOf(ctx); c != nil {
+		w.hearer = &hearer{g.gov.logger, u.Name, g.scrubbers(c)}
+	}
 	t, stop, err := u.dial(ctx, u, w)
 	if err != nil {
 		return nil, err

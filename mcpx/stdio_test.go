@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 	case "server":
 		childServer().Run(context.Background(), &mcp.StdioTransport{})
 		os.Exit(0)
+	case "talkative":
+		talkative()
+		childServer().Run(context.Background(), &mcp.StdioTransport{})
+		os.Exit(0)
 	case "conformance":
 		if err := conformanceClient(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")

@@ -77,6 +77,8 @@ type wire struct {
 
 	answer atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
 
+	hearer *hearer // of a child's standard error, or nil
+
 	cut func() error // ends the connection at once; the SDK's Close waits for calls
 
 	logs struct { // what the upstream was told to log, in versions with sessions

@@ -106,15 +106,17 @@ type Command interface {
 // own, made by command when it first calls, and again after it has ended.
 // Cancelling the context given to command must end the process, as
 // exec.CommandContext does. Its environment is what command gives it; set it
-// explicitly, since os/exec inherits this process's by default.
+// explicitly, since os/exec inherits this process's by default. What it says on
+// its standard error goes to [GatewayOptions.Logger], without the vault's
+// secrets, unless the command has a Stderr of its own.
 func Stdio[C Command](name string, command func(ctx context.Context) C) *Upstream {
 	u := &Upstream{Name: name}
 	if command == nil {
 		u.err = errors.New("command is nil")
 	}
-	u.dial = func(context.Context, *Upstream, *wire) (mcp.Transport, func() error, error) {
+	u.dial = func(_ context.Context, _ *Upstream, w *wire) (mcp.Transport, func() error, error) {
 		ctx, cancel := context.WithCancel(context.Background())
-		t, stop, err := startChild(command(ctx), cancel)
+		t, stop, err := startChild(command(ctx), cancel, w.hearer)
 		if err != nil {
 			cancel()
 			return nil, nil, err
@@ -146,7 +148,7 @@ func StdioWith[C Command](name, secret string, command func(ctx context.Context,
 	if command == nil {
 		u.err = errors.New("command is nil")
 	}
-	u.dial = func(call context.Context, _ *Upstream, _ *wire) (mcp.Transport, func() error, error) {
+	u.dial = func(call context.Context, _ *Upstream, w *wire) (mcp.Transport, func() error, error) {
 		c := carriageOf(call)
 		if c == nil || c.lease == nil {
 			return nil, nil, errNoLease
@@ -158,7 +160,7 @@ func StdioWith[C Command](name, secret string, command func(ctx context.Context,
 		}
 		defer h.Close()
 		ctx, cancel := context.WithCancel(context.Background())
-		t, stop, err := startChild(command(ctx, h), cancel)
+		t, stop, err := startChild(command(ctx, h), cancel, w.hearer)
 		if err != nil {
 			cancel()
 			return nil, nil, err
@@ -171,7 +173,7 @@ func StdioWith[C Command](name, secret string, command func(ctx context.Context,
 // childGrace is how long a child may take to end after its input has ended.
 const childGrace = 2 * time.Second
 
-func startChild(cmd Command, kill context.CancelFunc) (mcp.Transport, func() error, error) {
+func startChild(cmd Command, kill context.CancelFunc, h *hearer) (mcp.Transport, func() error, error) {
 	if cmd == nil {
 		return nil, nil, errors.New("mcpx: the command is nil")
 	}
@@ -183,12 +185,15 @@ func startChild(cmd Command, kill context.CancelFunc) (mcp.Transport, func() err
 	if err != nil {
 		return nil, nil, fmt.Errorf("mcpx: %w", err)
 	}
+	stderr := h.pipe(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, nil, fmt.Errorf("mcpx: %w", err)
 	}
+	ended := h.listen(stderr)
 	stop := func() error {
 		stdin.Close()
 		timer := time.AfterFunc(childGrace, kill)
+		heard(ended)
 		cmd.Wait() // how it ended is of no interest: it was told to
 		timer.Stop()
 		kill()
