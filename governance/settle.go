@@ -49,9 +49,9 @@ func ResultOf(o audit.Outcome) Result {
 	}
 	code, failed := o.ErrorCode, o.Status == audit.StatusFailed
 	switch code {
-	case "credential", "upstream-down", "not-started", "not-begun", "name-not-found", "unreachable", audit.GuardPrivateRange:
+	case "credential", "consent", "upstream-down", "not-started", "not-begun", "name-not-found", "unreachable", audit.GuardPrivateRange:
 		return r
-	case "tool-error", "error", "upstream-unauthorized", "upstream-error-event":
+	case "tool-error", "error", "input-required", "upstream-unauthorized", "upstream-error-event":
 		r.Reached = failed
 	default:
 		status, ok := strings.CutPrefix(code, "upstream-")

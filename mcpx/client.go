@@ -7,7 +7,8 @@ import (
 )
 
 // newClient makes a client that offers a server these capabilities, nil for
-// nothing: no roots, no sampling, no elicitation. It does no caching, since what it caches is not keyed by who asks.
+// nothing: no roots, no sampling, no elicitation. It does no caching, since what
+// it caches is not keyed by who asks.
 func newClient(caps *mcp.ClientCapabilities) *mcp.Client {
 	opts := &mcp.ClientOptions{MultiRoundTrip: &mcp.MultiRoundTripOptions{Disabled: true}, Capabilities: caps}
 	if caps == nil {

@@ -32,6 +32,35 @@
 // answers exactly as one that does not exist. Policy text is for the auditor,
 // who finds it in the record under the decision's id.
 //
+// # When a person has to agree
+//
+// A permit with @approval("group") stops a call until a person of the group has
+// agreed to it: to this one call of this actor, with these bytes as arguments, by
+// the policies in force. GatewayOptions.Approver says how people are asked.
+// [ApproverFunc] is a callback. [Desk] is a page that the host serves behind its
+// login; the agent is told its address and calls again. [ClientApprover] is a
+// form at the client that called, for hosts who know that a person, and not the
+// agent, answers there. Only a yes of somebody of all the groups counts, once,
+// and it is on record who that was. The agent cannot approve: it reaches neither
+// callback nor desk, and forms only where the host says so.
+//
+// # What servers ask
+//
+// A server may ask its client something in the middle of a call: a form or a page
+// for the user, an answer of the client's model, its roots. None of it is passed
+// on unless a policy permits the actor the action elicit, or sample, on that
+// server, and the client offers it; roots besides only with Upstream.Roots. Pages
+// are https or refused, forms that ask for passwords and keys are refused, what
+// does not show in a text is escaped, and _meta["dev.twinward/server"] says who
+// asks. Nobody but the client answers. Each question is on record as an act, and
+// how it was answered as its outcome.
+//
+// Client and server may be of either era of the protocol. Where a server asks in
+// the middle of a call and the client answers by calling again, the call is
+// parked in this process for a minute; policy decides each time that the client
+// comes. What clients carry in between is sealed for the same call of the same
+// actor. Numbers in forms and answers above 2^53 may lose digits.
+//
 // # Trust
 //
 // The go-sdk parses what arrives, and it is lenient: it keeps duplicate keys,
