@@ -27,7 +27,8 @@ type roomProgram struct {
 	// mounted where.
 	root  root
 	dirs  map[string]bool
-	rootF slot // its descriptor
+	links []string // made in it
+	rootF slot     // its descriptor
 
 	layers []Layer        // in force when the program has ended
 	maybe  map[Layer]slot // not zero: the layer could not be had, and may be missing
@@ -139,7 +140,8 @@ func (r *roomProgram) open(what, target string, flags int) slot {
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH})
 }
 
-// attach is what root.attach does.
+// attach is what root.attach does. Where there is nothing but what it has made
+// itself, it needs no descriptor of the place.
 func (r *roomProgram) attach(tree any, target string, dir bool) {
 	what := "mount /" + target
 	if r.root.own(target) {
@@ -147,12 +149,17 @@ func (r *roomProgram) attach(tree any, target string, dir bool) {
 			r.mkdir(target)
 		} else {
 			r.mkdir(filepath.Dir(target))
-			r.call("close", unix.SYS_CLOSE, r.create(what, target, unix.O_RDONLY, 0o644))
+			r.optional(r.call(what, unix.SYS_MKNODAT, r.rootF, target, unix.S_IFREG|0o644, 0), unix.EEXIST)
 		}
 	}
-	at := r.open(what, target, unix.O_PATH)
-	r.call(what, unix.SYS_MOVE_MOUNT, tree, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	r.call("close", unix.SYS_CLOSE, at)
+	throughLink := slices.ContainsFunc(r.links, func(l string) bool { return beneath(target, l) })
+	if r.root.own(target) && !throughLink {
+		r.call(what, unix.SYS_MOVE_MOUNT, tree, "", r.rootF, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	} else {
+		at := r.open(what, target, unix.O_PATH)
+		r.call(what, unix.SYS_MOVE_MOUNT, tree, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+		r.call("close", unix.SYS_CLOSE, at)
+	}
 	r.root.mounted = append(r.root.mounted, target)
 }
 
@@ -193,6 +200,7 @@ func (r *roomProgram) link(from, to string) {
 		return // the link is part of a bind
 	}
 	r.mkdir(filepath.Dir(target))
+	r.links = append(r.links, target)
 	r.optional(r.call("link "+from, unix.SYS_SYMLINKAT, to, r.rootF, target), unix.EEXIST)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,5 +198,19 @@ func TestFileWithASource(t *testing.T) {
 			require.ErrorAs(t, err, &le)
 			assert.Equal(t, "open "+none, le.Step)
 		}
+	}
+}
+
+// TestMountThroughLink: a place that has become beneath a link of the room's own
+// is opened without following it.
+func TestMountThroughLink(t *testing.T) {
+	for _, link := range []string{"", "/way"} {
+		r := &roomProgram{spec: &Spec{}, dirs: map[string]bool{}}
+		if link != "" {
+			r.link(link, "/etc")
+		}
+		r.attach(r.slot(), "way/place", true)
+		opens := slices.ContainsFunc(r.steps, func(s step) bool { return s.nr == unix.SYS_OPENAT2 })
+		assert.Equal(t, link != "", opens)
 	}
 }
