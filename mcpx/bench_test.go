@@ -3,6 +3,11 @@ package mcpx_test
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -94,5 +99,48 @@ func BenchmarkGateway(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkIdleSessions is the memory that sessions of clients take who have
+// asked once, through a gateway, and then do nothing: 10,000 of them, of 50
+// agents.
+func BenchmarkIdleSessions(b *testing.B) {
+	const sessions = 10_000
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	for b.Loop() {
+		w := newWorld(b, &setup{log: nothing{}})
+		post := func(who, session, body string) *httptest.ResponseRecorder {
+			r := httptest.NewRequest(http.MethodPost, "http://door/mcp", strings.NewReader(body))
+			r = r.WithContext(audit.WithActor(r.Context(), audit.Actor{Agent: who, Issuer: "session"}))
+			r.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}}
+			if session != "" {
+				r.Header.Set("Mcp-Session-Id", session)
+				r.Header.Set("Mcp-Protocol-Version", legacy)
+			}
+			out := httptest.NewRecorder()
+			w.gateway.ServeHTTP(out, r)
+			return out
+		}
+		before := heap()
+		for i := range sessions {
+			who := "bot" + strconv.Itoa(i%50)
+			out := post(who, "", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`)
+			id := out.Header().Get("Mcp-Session-Id")
+			if id == "" {
+				b.Fatal(out.Code, out.Body)
+			}
+			post(who, id, `{"jsonrpc":"2.0","method":"notifications/initialized"}`)
+			post(who, id, `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"slack__post_message","arguments":`+goodArgs+`}}`)
+		}
+		b.ReportMetric(float64(heap()-before)/(1<<20), "MB")
+		b.ReportMetric(float64(heap()-before)/sessions/1024, "KB/session")
+		runtime.KeepAlive(w)
 	}
 }
