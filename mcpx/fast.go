@@ -1,6 +1,7 @@
 package mcpx
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,8 +71,7 @@ func (g *Gateway) needsSDK(r *http.Request, v *visit, m message) bool {
 
 // paramHeaders reports whether a schema may want arguments repeated in headers.
 func paramHeaders(schema json.RawMessage) bool {
-	s := string(schema)
-	return strings.Contains(s, "x-mcp-header") || strings.Contains(s, `\u`)
+	return bytes.Contains(schema, []byte("x-mcp-header")) || bytes.Contains(schema, []byte(`\u`))
 }
 
 func legacyVersion(v string) bool {
@@ -128,6 +128,9 @@ func onlyStrings(object jsontext.Value) bool {
 func mayAsk(capabilities json.RawMessage) bool {
 	if len(capabilities) == 0 || capabilities[0] != '{' {
 		return true
+	}
+	if string(capabilities) == "{}" {
+		return false
 	}
 	d := newReader(capabilities)
 	asks := false

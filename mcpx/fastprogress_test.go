@@ -158,16 +158,38 @@ func TestNotOrdinary(t *testing.T) {
 		"log level":         {`"_meta":{`, `"_meta":{"io.modelcontextprotocol/logLevel":"debug",`},
 		"may be asked":      {`Capabilities":{`, `Capabilities":{"elicitation":{}`},
 		"unknown member":    {`"method"`, `"x":1,"method"`},
+		"client of no form": {`"_meta":{`, `"_meta":{"io.modelcontextprotocol/clientInfo":{"name":"x","version":"1","icons":[]},`},
+		"":                  {"", ""},
 	} {
 		n := len(w.slack.Calls())
 		s := modernCall("slack__post_message", goodArgs)
 		s.body = strings.Replace(s.body, change[0], change[1], 1)
-		code, body, _ := fire(t, url, s)
+		code, body, h := fire(t, url, s)
 		assert.Equal(t, 200, code, name)
 		assert.Contains(t, body, "posted to", name)
+		assert.Equal(t, name == "", h.Get("Content-Type") == "application/json", "%s: which way it went", name)
 		require.Len(t, w.slack.Calls(), n+1, name)
 	}
-	// So do tools of this process, which have no request to splice into.
+	// So do all calls of a session whose client may be asked, or wants logs.
+	session := legacySession(t, url)
+	for _, step := range []struct{ send, way string }{
+		{"", "application/json"},
+		{`{"jsonrpc":"2.0","id":9,"method":"logging/setLevel","params":{"level":"debug"}}`, "text/event-stream"},
+	} {
+		if step.send != "" {
+			fire(t, url, shot{header: [][2]string{session, {"Mcp-Protocol-Version", legacy}}, body: step.send})
+		}
+		_, body, h := fire(t, url, legacyCall(session, "slack__post_message", goodArgs))
+		assert.Contains(t, body, "posted to")
+		assert.Equal(t, step.way, h.Get("Content-Type"))
+	}
+	_, _, h := fire(t, url, shot{body: `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"sampling":{}},"clientInfo":{"name":"x","version":"1"}}}`})
+	session[1] = h.Get("Mcp-Session-Id")
+	_, body, h := fire(t, url, legacyCall(session, "slack__post_message", goodArgs))
+	assert.Contains(t, body, "posted to")
+	assert.Equal(t, "text/event-stream", h.Get("Content-Type"))
+
+	// Tools of this process go halfway, which have no request to splice into.
 	gw := mcpx.NewGateway(w.engine, w.log, nil)
 	defer gw.Close()
 	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.InMemory("slack", w.servers["slack"])))

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"time"
@@ -154,7 +153,7 @@ func (x *exchange) call() (json.RawMessage, error) {
 		return nil, err
 	}
 	x.ok = resp.StatusCode >= 200 && resp.StatusCode < 300
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	kind, _, _ := mediaType(resp.Header.Get("Content-Type"))
 	if resp.StatusCode == http.StatusOK && kind == "text/event-stream" {
 		raw, err := x.events(ctx, resp.Body)
 		if err != nil || !x.g.pool.background(func() { drain(resp.Body, cancel) }) {
