@@ -74,7 +74,8 @@ func (s *Session) Command(ctx context.Context, name string, args ...string) *Cmd
 }
 
 // Start starts the program and does not wait for it. Its error says why nothing
-// was started: [ErrDenied], [ErrNotFound], [ErrEnded] or the system's.
+// was started: [ErrDenied], [ErrNotFound], [ErrEnded], that of the context or the
+// system's.
 func (c *Cmd) Start() error {
 	if c.proc != nil || c.ended != nil {
 		return errors.New("sandbox: the command was started already")
@@ -136,9 +137,14 @@ func (c *Cmd) start() error {
 		c.s.commands.Done()
 		return err
 	}
-	c.proc, err = c.s.box.Exec(confine.Exec{Path: c.Path, Args: c.Args, Dir: c.Dir, Env: c.env(), Terminal: c.slave != nil}, files)
+	c.proc, err = c.s.box.Exec(confine.Exec{Path: c.Path, Args: c.Args, Dir: c.Dir, Env: c.env(), Terminal: c.slave != nil, Done: c.ctx.Done()}, files)
 	if err != nil {
 		defer c.s.commands.Done()
+		if errors.Is(err, confine.ErrAbandoned) {
+			decision.Settle(governance.Result{})
+			end := call.End(context.WithoutCancel(c.ctx), audit.Outcome{Status: audit.StatusCancelled, ErrorCode: "not-started"})
+			return errors.Join(context.Cause(c.ctx), end)
+		}
 		var ee *confine.ExecError
 		if errors.As(err, &ee) {
 			err = ee.Err

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -390,4 +391,24 @@ func TestCloseWhileACommandIsDecided(t *testing.T) {
 	<-log.asked
 	require.NoError(t, s.Close())
 	assert.ErrorIs(t, <-started, ErrEnded)
+}
+
+// TestStartHearsItsContext has a session whose first process does not act.
+func TestStartHearsItsContext(t *testing.T) {
+	for _, l := range launchers {
+		log := audittest.NewLog(t)
+		s := box(t, log, nil, launchedBy(l))
+		require.NoError(t, syscall.Kill(s.box.InitPID(), syscall.SIGSTOP))
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		assert.ErrorIs(t, s.Command(ctx, "true").Start(), context.DeadlineExceeded)
+		require.NoError(t, syscall.Kill(s.box.InitPID(), syscall.SIGCONT))
+		require.NoError(t, sh(s, "true").Run())
+		require.NoError(t, s.Close())
+		var kinds []string
+		for _, r := range log.Records() {
+			kinds = append(kinds, summary(r))
+		}
+		assert.Equal(t, []string{"sandbox.launch", "begin exec", "end cancelled not-started", "begin exec", "end ok", "sandbox.exit"}, kinds)
+	}
 }

@@ -132,7 +132,11 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 		b.forget(p.id)
 		return nil, &ExecError{Path: e.Path, Err: err}
 	}
-	answer := b.answer(p)
+	answer := b.answer(p, e.Done)
+	if answer == nil {
+		go b.abandon(p)
+		return nil, &ExecError{Path: e.Path, Err: ErrAbandoned}
+	}
 	if answer.Kind == msgRefused {
 		b.forget(p.id)
 		err := error(answer.Errno)
@@ -148,16 +152,31 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 	return p, nil
 }
 
-// answer waits until init has started p, or has not. Whoever stops init's child
+// abandon kills p as soon as it is there.
+func (b *Box) abandon(p *Process) {
+	answer := b.answer(p, nil)
+	if answer.Kind == msgRefused {
+		b.forget(p.id)
+		return
+	}
+	p.PID = answer.PID
+	_ = p.Signal(unix.SIGKILL, true) // without a room it is dead
+	_ = p.Wait()
+}
+
+// answer waits until init has started p, or has not; it returns nil when done is
+// closed before that. Whoever stops init's child
 // in the moment before it executes (SIGSTOP cannot be blocked) also stops init,
 // which could then not even kill for the host. Such a room is ended.
-func (b *Box) answer(p *Process) *message {
+func (b *Box) answer(p *Process, done <-chan struct{}) *message {
 	seen := b.answered.Load()
 	// Twice, as the host itself may have been stopped for that long.
 	for idle := 0; idle < 2; idle++ {
 		select {
 		case m := <-p.said:
 			return m
+		case <-done:
+			return nil
 		case <-time.After(b.patience / 2):
 		}
 		if now := b.answered.Load(); now != seen { // there is a queue, and it moves

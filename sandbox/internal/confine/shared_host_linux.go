@@ -21,6 +21,7 @@ type sharedRoom struct {
 	port     uint16     // of the proxy, as programs name it
 	proxy    *ownSocket // where it really is
 	writable []string   // without symbolic links
+	last     sync.Once  // when init was told to end
 }
 
 // prepareShared refuses what such a room cannot be held to, and gives the room's
@@ -101,7 +102,7 @@ func (r *sharedRoom) hangUp() {
 	if raw, err := r.box.sock.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 	}
-	time.AfterFunc(r.box.patience, func() { _ = r.box.init.Kill() })
+	r.last.Do(func() { time.AfterFunc(r.box.patience, func() { _ = r.box.init.Kill() }) })
 }
 
 // maxCalls bounds the calls of a room that the host works on at one time.

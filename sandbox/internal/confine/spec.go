@@ -84,6 +84,9 @@ var ErrUnsupported = errors.New("unsupported on this system")
 // ErrEnded is wrapped by errors about a room that is gone.
 var ErrEnded = errors.New("the sandbox has ended")
 
+// ErrAbandoned is wrapped by the error of a command for which nobody waits any more.
+var ErrAbandoned = errors.New("given up before it was started")
+
 // A LayerError says which layer could not be made, at which step, and what to
 // do about it.
 type LayerError struct {
@@ -249,6 +252,9 @@ type Exec struct {
 	// Terminal makes descriptor 0, which [Box.Pty] made, the terminal that
 	// controls the command's session.
 	Terminal bool `json:",omitempty"`
+	// Done, if closed before the command was started, makes [Box.Exec] return
+	// [ErrAbandoned]. A command that is started all the same is killed.
+	Done <-chan struct{} `json:"-"`
 }
 
 // An Exit says how a command ended.

@@ -148,6 +148,31 @@ func TestUnknownLauncher(t *testing.T) {
 	assert.ErrorContains(t, err, "unknown launcher")
 }
 
+// TestAbandonedStart has an init that does not act, and a caller who does not wait
+// for it: what is started later is killed.
+func TestAbandonedStart(t *testing.T) {
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l})
+		require.NoError(t, b.init.Signal(unix.SIGSTOP))
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		defer r.Close()
+		done := make(chan struct{})
+		close(done)
+		_, err = b.Exec(Exec{Path: "sleep", Args: []string{"sleep", "1000"}, Done: done}, []*os.File{nil, w, nil})
+		w.Close()
+		require.ErrorIs(t, err, ErrAbandoned, string(l))
+		require.NoError(t, b.init.Signal(unix.SIGCONT))
+		require.NoError(t, r.SetReadDeadline(time.Now().Add(time.Minute)))
+		_, err = r.Read(make([]byte, 1)) // the last who holds the other end is gone
+		assert.ErrorIs(t, err, io.EOF)
+		_, exit, err := inside(t, b, "/bin/true")
+		require.NoError(t, err, "the room goes on")
+		assert.Zero(t, exit.Code)
+		b.Close()
+	}
+}
+
 // TestStoppedStarts lets a program stop everything, over and over, until it meets
 // a command that does not execute yet: the host gets its error, and does not wait
 // for ever with an init that cannot act any more.
