@@ -146,8 +146,9 @@ func judge(t *testing.T, args ...string) map[string]bool {
 // one: it asks without saying by which name, and one thing after the other.
 var unkeyed = regexp.MustCompile(`^server-input-required-result-(basic-elicitation/sep-2322-elicitation|multiple-input-requests/sep-2322-multiple-inputs)-`)
 
-// pending are scenarios that the gateway does not pass on yet: subscriptions.
-var pending = regexp.MustCompile(`^server-(resources-(un)?subscribe|server-sse-polling)`)
+// pending is what the suite runs without counting it: an upstream with sessions
+// that ends a stream in the middle of a call, for the client to come again.
+var pending = regexp.MustCompile(`^server-server-sse-polling/`)
 
 // The suite judges the gateway in front of a server as it judges the server, for
 // clients and servers of both eras of the protocol.

@@ -34,6 +34,10 @@ func (g *Gateway) do(ctx context.Context, q *query, f *flight) (reply, error) {
 	if u == nil {
 		return nil, failed(audit.GuardPanic, "The server is not behind this gateway.", false)
 	}
+	switch q.method {
+	case methodSubscribe, methodUnsubscribe:
+		return g.subscribe(ctx, q, f, u)
+	}
 	return g.forward(ctx, q, f, u)
 }
 
@@ -192,7 +196,7 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 				if u.child { // may go on after this call, see pool.replacement
 					own = &carriage{lease: started, told: make(chan struct{})}
 				}
-				return g.connect(carried{ctx, own}, u, f.actor, caps)
+				return g.connect(carried{ctx, own}, u, f.actor, caps, false)
 			},
 			list:  func(s *session) error { return listLive(carried{ctx, c}, s) },
 			lease: func(ctx context.Context) (*credential.Lease, error) { return g.opts.Vault.Lease(ctx, ask) },

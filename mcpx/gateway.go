@@ -95,6 +95,8 @@ type Gateway struct {
 
 	send    mcp.MethodHandler // to the client of a session, as it is
 	levels  sessionLevels
+	sick    patients
+	watches watches
 	offered atomic.Pointer[offers]
 
 	mu        sync.Mutex
@@ -135,16 +137,25 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 			Capabilities: &mcp.ServerCapabilities{
 				Tools:       &mcp.ToolCapabilities{ListChanged: true},
 				Prompts:     &mcp.PromptCapabilities{ListChanged: true},
-				Resources:   &mcp.ResourceCapabilities{ListChanged: true},
+				Resources:   &mcp.ResourceCapabilities{ListChanged: true, Subscribe: true},
 				Completions: &mcp.CompletionCapabilities{},
 				Logging:     &mcp.LoggingCapabilities{},
 			},
+			// What is subscribed to is watched before the SDK takes note of it.
+			SubscribeHandler:   func(context.Context, *mcp.SubscribeRequest) error { return nil },
+			UnsubscribeHandler: func(context.Context, *mcp.UnsubscribeRequest) error { return nil },
 		})
 		(*s).AddReceivingMiddleware(g.gov.middleware)
 	}
 	g.server.AddSendingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler {
 		g.send = next
-		return next
+		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			res, err := next(ctx, method, req)
+			if ss, ok := req.GetSession().(*mcp.ServerSession); ok && method == notifyListening {
+				g.listens(ss)
+			}
+			return res, err
+		}
 	})
 	g.levels.live = func() map[*mcp.ServerSession]bool {
 		live := make(map[*mcp.ServerSession]bool)
@@ -260,6 +271,7 @@ func (g *Gateway) Close() error {
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())
 	}
+	g.watches.close()
 	return errors.Join(append(errs, g.pool.close())...)
 }
 
@@ -276,6 +288,13 @@ func (g *Gateway) logging() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Sorted(maps.Keys(g.upstreams))
+}
+
+func (g *Gateway) subscribed(ctx context.Context, q *query, flights []*flight) (func(), error) {
+	if q.method == methodSetLevel {
+		return func() {}, g.setLevel(q.req)
+	}
+	return g.listening(ctx, q, flights)
 }
 
 // setLevel keeps from which level on a client's session wants log messages.

@@ -161,6 +161,9 @@ type site interface {
 	refresh()
 	// logging are the servers that log messages may come from.
 	logging() []string
+	// subscribed prepares for messages of the servers of flights that the client
+	// of q gets from now on, until the returned function is called.
+	subscribed(ctx context.Context, q *query, flights []*flight) (stop func(), err error)
 	// do does an allowed request that the SDK carries.
 	do(ctx context.Context, q *query, f *flight) (reply, error)
 }

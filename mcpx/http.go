@@ -91,6 +91,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		g.turnAway(w, r, actor, no)
 		return
 	}
+	v.id = m.id
 	id := r.Header.Get(sessionHeader)
 	var h *held
 	if !modern(r) {
@@ -404,8 +405,9 @@ type doorKey struct{}
 // A visit is one HTTP request that was let in.
 type visit struct {
 	actor   audit.Actor
-	hidden  bool        // it calls a tool that the actor must not know about
-	handled atomic.Bool // the middleware saw it; if not, the SDK turned it away
+	id      json.RawMessage // of the JSON-RPC request
+	hidden  bool            // it calls a tool that the actor must not know about
+	handled atomic.Bool     // the middleware saw it; if not, the SDK turned it away
 	// life is a context of the actor's agent that began with the request, nil if
 	// there is no registry, and dead says that the agent was not live then.
 	life context.Context

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -58,7 +59,11 @@ func (g *governor) listTools(ctx context.Context, q *query) (mcp.Result, error) 
 		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
 	}
 	out.NextCursor, out.Meta, out.Cacheable = "", maps.Clone(out.Meta), mcp.Cacheable{CacheScope: "private"}
-	return g.shown(ctx, q, "list_tools", &out, len(out.Tools), of, drift)
+	notes := make(map[string]string)
+	if len(drift) > 0 {
+		notes["drift"] = clip(strings.Join(drift, " "), 512)
+	}
+	return g.shown(ctx, q, "list_tools", &out, len(out.Tools), of, notes)
 }
 
 // liveTool compares a listed tool with the catalogue. The gateway lists what it
@@ -103,7 +108,21 @@ func (g *governor) listPrompts(ctx context.Context, q *query) (mcp.Result, error
 func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, error) {
 	g.site.refresh()
 	var out mcp.ListResourcesResult
-	err := pages(ctx, q, func(cursor string, extra *mcp.RequestExtra, ss *mcp.ServerSession) mcp.Request {
+	notes := make(map[string]string)
+	if live, ok := g.site.(*Gateway); ok {
+		if cursorOf(q.req) != "" {
+			return nil, errCursor
+		}
+		var missing []string
+		if out.Resources, missing = live.resources(ctx, q); len(missing) > 0 {
+			notes["partial"] = clip(strings.Join(missing, " "), 512)
+			o := live.offered.Load()
+			missing = slices.DeleteFunc(missing, func(server string) bool { return !live.mayRead(ctx, q.actor, o.catalog[server]) })
+			if len(missing) > 0 {
+				out.Meta = mcp.Meta{PartialKey: missing}
+			}
+		}
+	} else if err := pages(ctx, q, func(cursor string, extra *mcp.RequestExtra, ss *mcp.ServerSession) mcp.Request {
 		return &mcp.ListResourcesRequest{Session: ss, Extra: extra, Params: &mcp.ListResourcesParams{Cursor: cursor, Meta: metaOf(q.req)}}
 	}, func(res mcp.Result) (string, bool) {
 		page, ok := res.(*mcp.ListResourcesResult)
@@ -114,10 +133,10 @@ func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, err
 		out = *page
 		out.Resources = all
 		return page.NextCursor, true
-	})
-	if err != nil {
+	}); err != nil {
 		return nil, err
 	}
+	var err error
 	of := len(out.Resources)
 	out.Resources, err = visible(ctx, g, q, "read_resource", out.Resources, func(r *mcp.Resource) governance.ToolRef {
 		server, own := g.site.route(kindResource, r.URI)
@@ -127,7 +146,7 @@ func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, err
 		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
 	}
 	out.NextCursor, out.Meta, out.Cacheable = "", maps.Clone(out.Meta), mcp.Cacheable{CacheScope: "private"}
-	return g.shown(ctx, q, "list_resources", &out, len(out.Resources), of, nil)
+	return g.shown(ctx, q, "list_resources", &out, len(out.Resources), of, notes)
 }
 
 func (g *governor) listTemplates(ctx context.Context, q *query) (mcp.Result, error) {
@@ -160,10 +179,12 @@ func (g *governor) listTemplates(ctx context.Context, q *query) (mcp.Result, err
 	return g.shown(ctx, q, "list_resource_templates", &out, len(out.ResourceTemplates), of, nil)
 }
 
+var errCursor = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "unknown cursor: this list has one page"}
+
 // pages collects a whole list from the server.
 func pages(ctx context.Context, q *query, ask func(cursor string, extra *mcp.RequestExtra, ss *mcp.ServerSession) mcp.Request, take func(mcp.Result) (next string, ok bool)) error {
 	if cursorOf(q.req) != "" {
-		return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "unknown cursor: this list has one page"}
+		return errCursor
 	}
 	ss, _ := q.req.GetSession().(*mcp.ServerSession)
 	cursor := ""
@@ -234,15 +255,13 @@ func visible[T any](ctx context.Context, g *governor, q *query, action string, i
 }
 
 // shown records what an actor was shown, and only then shows it.
-func (g *governor) shown(ctx context.Context, q *query, action string, res mcp.Result, n, of int, drift []string) (mcp.Result, error) {
+func (g *governor) shown(ctx context.Context, q *query, action string, res mcp.Result, n, of int, notes map[string]string) (mcp.Result, error) {
 	server := g.site.name()
 	if server == "" {
 		server = "*"
 	}
 	detail := map[string]string{"shown": strconv.Itoa(n), "of": strconv.Itoa(of), "policy_hash": g.engine.Hash()}
-	if len(drift) > 0 {
-		detail["drift"] = clip(strings.Join(drift, " "), 512)
-	}
+	maps.Copy(detail, notes)
 	err := g.log.Append(ctx, audit.Event{
 		Kind: audit.KindList, Door: audit.DoorTool, Action: action, Resource: `Server::` + strconv.Quote(server),
 		Actor: q.actor, Detail: detail, Trace: q.trace,

@@ -41,6 +41,10 @@ func (s *ownServer) parks(*query, *flight) bool { return false }
 
 func (s *ownServer) logging() []string { return []string{s.name()} }
 
+func (s *ownServer) subscribed(context.Context, *query, []*flight) (func(), error) {
+	return func() {}, nil
+}
+
 func (s *ownServer) do(ctx context.Context, q *query, f *flight) (reply, error) {
 	return q.viaSDK(ctx, f)
 }

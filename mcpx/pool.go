@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -354,11 +355,14 @@ func (p *pool) close() error {
 	return nil
 }
 
-// connect opens a session with an upstream and looks at its tools.
-//
-// Caps are what it offers the upstream, which is to be used for the actor.
-func (g *Gateway) connect(ctx carried, u *Upstream, actor audit.Actor, caps *mcp.ClientCapabilities) (*session, error) {
-	w := &wire{http: u.origin != "" && !u.child}
+// connect opens a session with an upstream and looks at its tools. Caps are what
+// it offers the upstream, which is to be used for the actor. A session that
+// watches gets messages that belong to no request, too.
+func (g *Gateway) connect(ctx carried, u *Upstream, actor audit.Actor, caps *mcp.ClientCapabilities, watches bool) (*session, error) {
+	w := &wire{http: u.origin != "" && !u.child, updated: func(params json.RawMessage) { g.updated(u.Name, owner(actor), params) }}
+	if watches {
+		w.watcher = ctx.c
+	}
 	if c := carriageOf(ctx); c != nil {
 		w.hearer = &hearer{g.gov.logger, u.Name, g.scrubbers(c)}
 	}

@@ -89,44 +89,58 @@ func (g *governor) setLevel(ctx context.Context, q *query) (mcp.Result, error) {
 
 // several does a request that is about several things, if all of them are
 // allowed, or any. Each that is gets its own intent and outcome.
-func (g *governor) several(ctx context.Context, q *query, asks []governance.Request, all bool) (mcp.Result, error) {
+func (g *governor) several(ctx context.Context, q *query, asks []governance.Request, all bool) (res mcp.Result, err error) {
 	var last refusal
-	allowed := 0
+	var flights []*flight
+	status := audit.StatusOK
 	for _, ask := range asks {
 		d := g.decide(ctx, ask)
-		if !d.Allowed() {
-			if last = decided(d); all {
-				if q.kind == kindResource {
-					q.name = ask.Name
-				}
+		f := &flight{q: q.silent(ctx), actor: q.actor, kind: q.kind, server: ask.Server, tool: ask.Name, trace: q.trace, decision: d}
+		ok := d.Allowed()
+		if last = decided(d); ok && q.kind != kindLogging { // which asks no server for anything yet
+			last, ok = g.useCredential(ctx, f)
+		}
+		if !ok {
+			d.Settle(governance.Result{})
+			if all {
+				q.name = ask.Name
 				return g.refuse(ctx, q, last)
 			}
 			continue
 		}
 		call, err := g.log.Begin(ctx, audit.Intent{
 			Door: audit.DoorTool, Action: d.Action, Resource: d.Resource,
-			Actor: q.actor, Decision: d.Decision, Trace: q.trace,
+			Actor: q.actor, Decision: d.Decision, Credential: f.credential, Trace: q.trace,
 		})
 		if err != nil || call == nil {
 			g.logger.Error("mcpx: the intent of a subscription could not be recorded", "error", err)
 			d.Settle(governance.Result{})
+			f.key.Settle(governance.Result{})
 			return q.answer(override(d, codeAudit))
 		}
-		allowed++
+		flights = append(flights, f)
 		defer func() {
-			d.Settle(governance.Result{OK: true})
-			if err := call.End(context.WithoutCancel(ctx), audit.Outcome{Status: audit.StatusOK}); err != nil {
+			f.out.Status = status
+			d.Settle(governance.ResultOf(f.out))
+			f.key.Settle(governance.ResultOf(f.out))
+			if err := call.End(context.WithoutCancel(ctx), f.out); err != nil {
 				g.logger.Error("mcpx: the end of a subscription could not be recorded", "error", err)
 			}
 		}()
 	}
-	if allowed == 0 {
+	if len(flights) == 0 {
 		return g.refuse(ctx, q, last)
 	}
-	if s, ok := g.site.(interface{ setLevel(mcp.Request) error }); ok && q.method == methodSetLevel {
-		if err := s.setLevel(q.req); err != nil {
-			return nil, err
+	stop, err := g.site.subscribed(ctx, q, flights)
+	if err != nil {
+		status = audit.StatusFailed
+		if fail, ok := asFailure(err); ok {
+			r := override(flights[0].decision, fail.code)
+			r.reason, r.text, r.retryable = fail.code, fail.text, fail.retryable
+			return q.answer(r)
 		}
+		return nil, err
 	}
+	defer stop()
 	return q.next(ctx, q.method, q.req)
 }

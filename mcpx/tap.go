@@ -75,7 +75,9 @@ type wire struct {
 	direct *carrier     // sends requests over HTTP, or is nil
 	ids    atomic.Int64 // of requests that the fast path sent
 
-	answer atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
+	answer  atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
+	updated func(params json.RawMessage)                                      // is told that a resource has changed; or nil
+	watcher *carriage                                                         // of a session that only watches: for requests of the SDK's own
 
 	hearer *hearer // of a child's standard error, or nil
 
@@ -187,6 +189,10 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		switch m.Method {
 		case notifyToolsChanged, notifyPromptsChanged:
 			t.wire.changed.Store(true)
+		case notifyUpdated:
+			if t.wire.updated != nil {
+				t.wire.updated(m.Params)
+			}
 		case notifyProgress, notifyMessage:
 			if !t.wire.http { // else the carrier has heard it, and knows whose it is
 				t.heard(m)
@@ -328,6 +334,9 @@ type carrier struct {
 
 func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := carriageOf(r.Context())
+	if c == nil {
+		c = t.wire.watcher
+	}
 	rt := t.base
 	if t.credentialed {
 		if c == nil || c.lease == nil {
