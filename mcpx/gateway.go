@@ -266,7 +266,7 @@ func (g *Gateway) Close() error {
 		return nil
 	}
 	g.gov.memory.close()
-	defer g.gov.talks.Wait()
+	g.gov.talks.close()
 	var errs []error
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -130,11 +129,11 @@ type governor struct {
 	agents       Agents // may be nil
 	telemetry    *telemetry
 	site         site
-	seal         *sealer        // for what clients carry
-	memory       memory         // of what clients are asked
-	talks        sync.WaitGroup // calls that may be parked
-	waiting      crowd          // for people
-	approver     Approver       // may be nil
+	seal         *sealer  // for what clients carry
+	memory       memory   // of what clients are asked
+	talks        talks    // calls that may be parked
+	waiting      crowd    // for people
+	approver     Approver // may be nil
 	approvalTime time.Duration
 	parkTime     time.Duration
 	answers      answers

@@ -64,8 +64,16 @@ func (g *governor) converse(ctx context.Context, q *query, f *flight) (reply, er
 		return g.no(ctx, q, *no)
 	}
 	t := &talk{f: f, end: end, put: make(chan *asking), done: make(chan struct{}), open: make(map[string]*asking)}
+	if !g.talks.begin(t) {
+		cancel()
+		end()
+		r := override(f.decision, "closing")
+		r.reason, r.retryable = "closing", true
+		return g.no(ctx, q, r)
+	}
 	f.talk, f.q = t, &own
-	g.talks.Go(func() {
+	go func() {
+		defer g.talks.ended(t)
 		defer close(t.done)
 		defer cancel()
 		defer end()
@@ -78,7 +86,7 @@ func (g *governor) converse(ctx context.Context, q *query, f *flight) (reply, er
 			}
 		}()
 		t.r, t.err = g.act(inner, &own, f)
-	})
+	}()
 	return g.leg(ctx, q, t)
 }
 
@@ -199,4 +207,45 @@ func (f *flight) listener(q *query) *query {
 	f.talk.mu.Lock()
 	defer f.talk.mu.Unlock()
 	return f.talk.now
+}
+
+// talks are all that go on.
+type talks struct {
+	mu     sync.Mutex
+	on     map[*talk]bool
+	closed bool
+	wait   sync.WaitGroup
+}
+
+func (s *talks) begin(t *talk) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	if s.on == nil {
+		s.on = make(map[*talk]bool)
+	}
+	s.on[t] = true
+	s.wait.Add(1)
+	return true
+}
+
+func (s *talks) ended(t *talk) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.on, t)
+	s.wait.Done()
+}
+
+// close ends all of them and waits for that, so that their servers are told
+// before the sessions end.
+func (s *talks) close() {
+	s.mu.Lock()
+	s.closed = true
+	for t := range s.on {
+		t.end()
+	}
+	s.mu.Unlock()
+	s.wait.Wait()
 }
