@@ -200,3 +200,22 @@ func TestNotOrdinary(t *testing.T) {
 		assert.Equal(t, "posted to #engineering", mcptest.Text(res))
 	}
 }
+
+// Only the response to our own request is one.
+func TestForeignResponse(t *testing.T) {
+	w := newWorld(t, nil)
+	other := `{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"somebody else's"}]}}`
+	for media, answer := range map[string]string{
+		"application/json":  other,
+		"text/event-stream": "data: " + other + "\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":ID,\"result\":" + plainText + "}\n\n",
+	} {
+		gw, _ := scriptGateway(t, w, modern, says(200, media, answer))
+		_, body, _ := fire(t, mcptest.Door(t, gw, bot).URL, modernCall("slack__post_message", goodArgs))
+		assert.NotContains(t, body, "somebody else's")
+		if media == "application/json" {
+			assert.Contains(t, body, "upstream-broken")
+		} else {
+			assert.Contains(t, body, "fine")
+		}
+	}
+}
