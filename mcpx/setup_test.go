@@ -51,7 +51,7 @@ func profiles() []governance.Profile {
 		ID: "standup", Owner: "test", Agents: []string{"bot", "other"},
 		Servers: map[string]governance.Grant{
 			"github": {Tools: []string{"*"}},
-			"slack":  {Tools: []string{"post_message", "delete_message"}},
+			"slack":  {Tools: []string{"post_message", "delete_message"}, Resources: []string{"logging"}},
 		},
 	}}
 }
