@@ -189,8 +189,10 @@ const (
 	// called itself, "repeated" as in KindDenial.
 	KindProbe Kind = "probe"
 	// KindList is what an agent was shown: Action is list_tools, list_models and
-	// the like. Detail: "shown" and "of" count entries, [DetailPolicyHash],
-	// "drift" names tools that are not the approved ones any more.
+	// the like, or search_tools with Args. Detail: "shown" and "of" count entries,
+	// [DetailPolicyHash], "drift" names tools that are not the approved ones any
+	// more, and of a list that a search stands in for, "bytes" and "of_bytes" are
+	// its size and that of the whole.
 	KindList Kind = "list"
 	// KindLaunch and KindExit are the begin and the end of a sandbox session,
 	// Resource. Detail: [DetailPolicyHash] of the sandbox's own policy; "layers",

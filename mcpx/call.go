@@ -54,6 +54,9 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 		q.args = json.RawMessage("{}")
 	}
 	g.site.refresh()
+	if gw, ok := g.site.(*Gateway); ok && gw.search != nil && q.name == SearchTool {
+		return gw.searchTools(ctx, q)
+	}
 	server, tool := g.site.route(kindTool, q.name)
 	ask := governance.Request{
 		Actor: q.actor, Action: "call_tool", Server: server, Name: tool, Args: q.args,

@@ -60,6 +60,8 @@ type GatewayOptions struct {
 	// Labeler says what kind of data answers of tools hold. Nil leaves it at what
 	// the catalogue says.
 	Labeler Labeler
+	// Search puts a search in the place of long lists of tools. Nil lists all.
+	Search *Search
 	// CallTimeout bounds one call of an upstream. Zero means two minutes.
 	CallTimeout time.Duration
 	// Logger receives what operators should see; nil discards it.
@@ -87,6 +89,7 @@ type Gateway struct {
 	server *mcp.Server
 	bare   *mcp.Server // the same without tools
 	owners *owners
+	search *searcher // nil: all tools are listed
 	closed atomic.Bool
 
 	legacy, modern http.Handler
@@ -122,6 +125,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 	g.gov.telemetry = newTelemetry(g.opts.TracerProvider, g.opts.MeterProvider)
 	g.gov.people(g.opts.Approver, g.opts.ApprovalTime)
 	g.gov.site = g
+	g.search = newSearcher(g.opts.Search)
 	g.gov.answers = answers{most: g.opts.MaxAnswer, labeler: g.opts.Labeler}
 	if seal, err := newSealer(g.opts.StateKey); err == nil {
 		g.gov.seal = seal

@@ -63,6 +63,9 @@ func (g *governor) listTools(ctx context.Context, q *query) (mcp.Result, error) 
 	if len(drift) > 0 {
 		notes["drift"] = clip(strings.Join(drift, " "), 512)
 	}
+	if gw, ok := g.site.(*Gateway); ok {
+		out.Tools = gw.shorten(out.Tools, notes)
+	}
 	return g.shown(ctx, q, "list_tools", &out, len(out.Tools), of, notes)
 }
 

@@ -245,10 +245,10 @@ func (g *Gateway) refresh() {
 var errShadowed = errors.New("the name begins with that of another upstream, which it would be taken for")
 
 // shadowed reports whether a name of the upstream with its own names would be
-// taken for one of another upstream.
+// taken for one of another upstream, or of the gateway itself.
 func (o *offers) shadowed(server, own string) bool {
 	got, _ := o.route(kindTool, o.name(server, own))
-	return got != server
+	return got != server || server == o.bare && strings.HasPrefix(own, ownPrefix)
 }
 
 // gone are the keys that are not there any more.
