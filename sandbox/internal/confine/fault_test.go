@@ -253,3 +253,14 @@ func TestTrim(t *testing.T) {
 	_, err := os.ReadFile("/proc/self/status")
 	assert.NoError(t, err)
 }
+
+// TestProgramTooLarge: the child waits already when the host finds that what it
+// should do has no room. It ends without having done anything.
+func TestProgramTooLarge(t *testing.T) {
+	standing(t, &Spec{Launcher: LauncherVfork}).Close()
+	fds := openFiles(t)
+	_, err := Launch(context.Background(), &Spec{Launcher: LauncherVfork, Hostname: strings.Repeat("x", roomMemory), Workspace: t.TempDir(), OwnWorkspace: true})
+	require.ErrorContains(t, err, "too large")
+	assert.Empty(t, children(t))
+	assert.LessOrEqual(t, openFiles(t), fds)
+}
