@@ -76,8 +76,9 @@ func writeUnderLoad(dir string) {
 // whole several times.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	for kills := soak(5, 100, 1000); kills > 0; kills -= 50 {
-		killWriter(t, min(kills, 50))
+	each := soak(5, 10, 50) // of one log: all of it is verified after each kill
+	for kills := soak(5, 100, 1000); kills > 0; kills -= each {
+		killWriter(t, each)
 	}
 }
 
