@@ -61,6 +61,35 @@
 // comes. What clients carry in between is sealed for the same call of the same
 // actor. Numbers in forms and answers above 2^53 may lose digits.
 //
+// # When a server changes
+//
+// What an agent is shown of a tool is what was approved, byte for byte.
+// [Gateway.Drifts] tells an operator which live tools differ from that, in which
+// places and how, and [Gateway.Approve] puts exactly what they have looked at into
+// force. Text that cannot be seen, such as tag characters, shows in the file that
+// [ReadCatalog] writes, and a tool that has some is not offered until a reviewer
+// has said that it may be.
+//
+// # What comes back
+//
+// An answer is at most MaxAnswer bytes; what is structured in it fits the output
+// schema that was approved; secrets of the vault are taken out of it in all
+// encodings; and a [Labeler] may say what kind of data it holds, which policies
+// can ask for later in the session. What fails this is withheld, and on record as
+// done.
+//
+// # Long lists
+//
+// With GatewayOptions.Search, an agent that may use many tools is listed one that
+// finds others: see [Search].
+//
+// # Attacks
+//
+// The command twinward-attack fires nearly three hundred attacks at an MCP
+// endpoint, this one or any other, and says which got through. The tests of this
+// package play the same corpus, and show which attacks get through where a guard
+// is left out.
+//
 // # Trust
 //
 // The go-sdk parses what arrives, and it is lenient: it keeps duplicate keys,
