@@ -10,6 +10,8 @@
 //   - [Gateway] is one endpoint in front of many servers that others wrote. It
 //     holds their credentials, so that the agents do not.
 //
+// With [Remote], a session of a sandbox uses a gateway on another host.
+//
 // # How to think about a call
 //
 // Somebody asks: the [audit.Actor], which comes from the door of a sandbox

@@ -6,6 +6,8 @@
 // an [Agent] from [Connect], and an audittest log to look at afterwards. Assert
 // three things of each attack: nothing forbidden is in [Upstream.Calls], nothing
 // permitted was refused, and one record has the true reason.
+//
+// The package npmtest beside it has servers and clients of others, from npm.
 package mcptest
 
 import (
