@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -209,7 +210,12 @@ func TestWaitingIsBounded(t *testing.T) {
 	for range 16 {
 		<-entered
 	}
-	res, err := a.Call(t.Context(), slackTo, announce)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // for the day that it waits too
+	defer cancel()
+	res, err := a.Call(ctx, slackTo, announce)
+	if err != nil {
+		close(hold)
+	}
 	require.NoError(t, err)
 	assert.Contains(t, mcptest.Text(res), "Too many calls wait")
 	assert.True(t, denial(t, res).Retryable)
