@@ -26,8 +26,8 @@ const (
 	TierMaskedProc = confine.TierMaskedProc
 	// TierNoNamespaces is for a host that does not let this user have a user
 	// namespace (a container with its engine's default profile, a distribution that
-	// restricts them). It takes Linux 6.12 and, where the host is root,
-	// CAP_SYS_PTRACE. A session is then a group of the host's processes within
+	// restricts them). It takes Linux 6.12; where the host is root, CAP_SYS_PTRACE; and
+	// a kernel.yama.ptrace_scope of at most 1, or nothing inside can connect. A session is then a group of the host's processes within
 	// Landlock, a system call filter, no new privileges and limits, as the host's own
 	// user or, when that is root, as a user of the session's own.
 	//
@@ -38,10 +38,9 @@ const (
 	// processes are ended with the session, also when the host is killed.
 	//
 	// What does not: paths are the host's, so /sandbox is [Session.Workspace]
-	// (HOME), and /tmp is another folder (TMPDIR). That a file of the host exists,
-	// how large and how old it is, where a link leads, and what a program's user may
-	// know of the machine (name, addresses of the kernel's tables aside) can be
-	// learned; /etc/passwd, group and hosts are the host's own. Programs that know no
+	// (HOME), and /tmp is another folder (TMPDIR). That a file or process of the host
+	// exists, how large and how old a file is, where a link leads, and the machine's
+	// name can be learned; /etc/passwd, group and hosts are the host's own. Programs that know no
 	// proxy reach nothing, and none can listen, use UDP, Unix sockets by name, /proc
 	// of a process, or watch files. Memory file systems have no bound of their own,
 	// max_processes counts what else the host's user runs, a command cannot signal
