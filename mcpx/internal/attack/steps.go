@@ -59,11 +59,12 @@ func (p *Player) fresh(ctx context.Context) (shot, [2]string, answer) {
 }
 
 func ended(ctx context.Context, p *Player, _ string) Result {
-	s, session, a := p.fresh(ctx)
+	s, session, _ := p.fresh(ctx)
 	if session[1] == "" {
 		return Result{Verdict: Skipped, Reason: "the endpoint has no sessions"}
 	}
-	if a = p.fire(ctx, shot{method: http.MethodDelete, header: [][2]string{session, {headerVersion, Legacy}}}, p.Header); a.verdict() == refused {
+	a := p.fire(ctx, shot{method: http.MethodDelete, header: [][2]string{session, {headerVersion, Legacy}}}, p.Header)
+	if a.verdict() == refused {
 		return fail("a session cannot be ended", a)
 	}
 	before := p.seen()
