@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 logging, sampling and roots are deprecated, and clients and servers of the older era use them
+
 package mcpx
 
 //lint:file-ignore SA1019 older peers still speak what 2026-07-28 deprecates (SEP-2577)
