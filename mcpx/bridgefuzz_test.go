@@ -2,8 +2,6 @@
 
 package mcpx
 
-//lint:file-ignore SA1019 older peers still speak what 2026-07-28 deprecates (SEP-2577)
-
 import (
 	"encoding/json"
 	"net/url"

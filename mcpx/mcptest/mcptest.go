@@ -126,9 +126,14 @@ func (u *Upstream) Seen() []byte {
 }
 
 // Close stops listening, as a server that is down.
-func (u *Upstream) Close() {
-	u.server.CloseClientConnections()
-	u.server.Close()
+func (u *Upstream) Close() { shut(u.server) }
+
+// shut ends a server and what it is doing. Nobody may connect anew in between: the
+// server would wait for them.
+func shut(s *httptest.Server) {
+	s.Listener.Close()
+	s.CloseClientConnections()
+	s.Close()
 }
 
 // Door serves h on loopback as a sandbox session's door would: every request
@@ -141,10 +146,7 @@ func Door(t testing.TB, h http.Handler, actor audit.Actor) *httptest.Server {
 		}
 		h.ServeHTTP(w, r)
 	}))
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-	})
+	t.Cleanup(func() { shut(s) })
 	return s
 }
 
