@@ -425,7 +425,7 @@ func (g *Gateway) redact(c *carriage, b []byte) ([]byte, credential.Found) {
 // called data or blob wherever they are. A decoder passes over line breaks, which
 // hid it while it was text. It reports false for what is not JSON.
 func (g *Gateway) redactData(c *carriage, raw []byte) (_ []byte, found credential.Found, ok bool) {
-	if len(g.scrubbers(c)) == 0 || !bytes.Contains(raw, []byte(`"data"`)) && !bytes.Contains(raw, []byte(`"blob"`)) {
+	if len(g.scrubbers(c)) == 0 || !mayName(raw, "data") && !mayName(raw, "blob") {
 		return raw, nil, true
 	}
 	var out []byte
@@ -442,11 +442,7 @@ func (g *Gateway) redactData(c *carriage, raw []byte) (_ []byte, found credentia
 			}
 			encoded = false
 			text, _ := jsontext.AppendUnquote(nil, v)
-			data, err := base64.StdEncoding.DecodeString(string(text))
-			if err != nil {
-				continue
-			}
-			clean, in := g.redact(c, data)
+			clean, in := g.redact(c, decodeLoosely(text))
 			if len(in) == 0 {
 				continue
 			}
@@ -466,6 +462,35 @@ func (g *Gateway) redactData(c *carriage, raw []byte) (_ []byte, found credentia
 		}
 		encoded = isName && tok.Kind() == '"' && (tok.String() == "data" || tok.String() == "blob")
 	}
+}
+
+// mayName reports whether a JSON text may have members of that name, which can be
+// written with escapes.
+func mayName(raw []byte, name string) bool {
+	return bytes.Contains(raw, []byte(`"`+name+`"`)) || bytes.Contains(raw, []byte(`\u`))
+}
+
+// decodeLoosely decodes base64 as the most forgiving of decoders do: of either
+// alphabet, without padding, and passing over whatever is not of it.
+func decodeLoosely(text []byte) []byte {
+	plain := make([]byte, 0, len(text))
+	for _, b := range text {
+		switch {
+		case b == '-':
+			b = '+'
+		case b == '_':
+			b = '/'
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '+', b == '/':
+		default:
+			continue
+		}
+		plain = append(plain, b)
+	}
+	if len(plain)%4 == 1 {
+		plain = plain[:len(plain)-1]
+	}
+	n, _ := base64.RawStdEncoding.Decode(plain, plain)
+	return plain[:n]
 }
 
 func (g *Gateway) redactText(c *carriage, s string) string {

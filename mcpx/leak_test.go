@@ -2,6 +2,7 @@ package mcpx_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -80,5 +81,53 @@ func TestLeakPolicy(t *testing.T) {
 			require.Len(t, acted, 1)
 			assert.True(t, acted[0].Canary())
 		}
+	}
+}
+
+// A secret is found however JSON may spell what a client will read.
+func TestSecretsInDisguise(t *testing.T) {
+	w := newWorld(t, nil)
+	vault, err := credential.NewBroker(credential.NewMemoryStore(nil), w.log, nil)
+	require.NoError(t, err)
+	defer vault.Close()
+	_, secret, err := vault.Canary(t.Context(), "page", "ghp_", admin)
+	require.NoError(t, err)
+	var text string
+	require.NoError(t, secret.Use(func(b []byte) error { text = string(b); return nil }))
+	lines := func(s string) string { // as mail breaks it, in a JSON string
+		var b strings.Builder
+		for len(s) > 8 {
+			b.WriteString(s[:8] + `\n`)
+			s = s[8:]
+		}
+		return b.String() + s
+	}
+	std := lines(base64.StdEncoding.EncodeToString([]byte("??>" + text)))
+	url := lines(base64.RawURLEncoding.EncodeToString([]byte("??>" + text)))
+	half := len(text) / 2
+	first, second := text[:half], text[half:]
+	var answer string
+	srv, _ := hostile(t, w, func(w http.ResponseWriter, id json.RawMessage) {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"jsonrpc":"2.0","id":`+string(id)+`,"result":`+answer+`}`)
+	})
+	gw := mcpx.NewGateway(w.engine, w.log, &mcpx.GatewayOptions{Vault: vault})
+	defer gw.Close()
+	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.HTTP("slack", srv.URL)))
+	url2 := mcptest.Door(t, gw, bot).URL
+	for _, answer = range []string{
+		`{"content":[{"type":"image","data":"` + std + `","mimeType":"image/png"}]}`,
+		`{"content":[{"type":"image","\u0064ata":"` + std + `","mimeType":"image/png"}]}`,
+		`{"content":[{"type":"resource","resource":{"uri":"x://y","bl\u006fb":"` + std + `"}}]}`,
+		`{"content":[{"type":"image","data":"` + url + `","mimeType":"image/png"}]}`,
+		`{"content":[{"type":"image","data":"` + strings.TrimRight(std, "=") + ` ","mimeType":"image/png"}]}`,
+		`{"content":[{"type":"text","text":"` + first + `"},{"type":"text","text":"` + second + `"}]}`,
+		`{"content":[{"type":"text","text":"` + first + `","Text":"x"},{"type":"text","\u0074ext":"` + second + `"}]}`,
+		`{"content":[{"type":"text","text":"` + first + `","TEXT":1},{"type":"text","text":"` + second + `"}]}`,
+		`{"content":[{"type":"resource","resource":{"uri":"x://y","text":"` + first + `"}},{"type":"resource","resource":{"uri":"x://z","text":"` + second + `"}}]}`,
+	} {
+		_, body, _ := fire(t, url2, modernCall("slack__post_message", goodArgs))
+		assert.True(t, strings.Contains(body, "withheld") || !strings.Contains(body, std) && !strings.Contains(body, url) && !strings.Contains(body, strings.TrimRight(std, "=")) && !strings.Contains(body, second), "%s\n%s", answer, body)
+		assert.NotEmpty(t, w.outcome().Checks, answer)
 	}
 }

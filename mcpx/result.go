@@ -1,12 +1,14 @@
 package mcpx
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -50,6 +52,13 @@ type answers struct {
 	labeler Labeler // may be nil
 }
 
+func (a answers) limit() int64 {
+	if a.most <= 0 {
+		return defaultMaxAnswer
+	}
+	return a.most
+}
+
 // inspect looks at what came back for an allowed call. What it withholds leaves
 // nothing of the answer.
 func (g *governor) inspect(ctx context.Context, f *flight, r reply, out *audit.Outcome) (reply, error) {
@@ -60,10 +69,7 @@ func (g *governor) inspect(ctx context.Context, f *flight, r reply, out *audit.O
 		out.Bytes, out.Checks = 0, append(out.Checks, codeWithheld+":"+why)
 		return nil, failed(codeWithheld, "The call was done, but "+text+" Do not repeat it.", false)
 	}
-	most := g.answers.most
-	if most <= 0 {
-		most = defaultMaxAnswer
-	}
+	most := g.answers.limit()
 	if out.Bytes == 0 {
 		out.Bytes = r.size()
 	}
@@ -130,27 +136,27 @@ func catalogLabels(d governance.Decision) []string {
 // split finds secrets that an upstream has cut into pieces, one in each text of
 // its answer: a model reads the texts one after another.
 func (g *Gateway) split(c *carriage, raw []byte) credential.Found {
-	if len(g.scrubbers(c)) == 0 {
-		return nil
-	}
-	var texts []string
-	eachMember(raw, func(key string, v []byte) bool {
-		var items []struct {
-			Text string `json:"text"`
-		}
-		if key == "content" && json.Unmarshal(v, &items) == nil && len(items) > 1 {
-			for _, item := range items {
-				texts = append(texts, item.Text)
-			}
-		}
-		return true
-	})
-	if len(texts) < 2 {
+	if len(g.scrubbers(c)) == 0 || !mayName(raw, "text") {
 		return nil
 	}
 	var all []byte
-	for _, t := range texts {
-		all = append(all, t...)
+	texts := 0
+	d := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
+	for is := false; ; { // the value of a member that is called text
+		kind, n := d.StackIndex(d.StackDepth())
+		isName := kind == '{' && n%2 == 0
+		tok, err := d.ReadToken()
+		if err != nil {
+			break
+		}
+		if is && tok.Kind() == '"' {
+			all = append(all, tok.String()...)
+			texts++
+		}
+		is = isName && tok.Kind() == '"' && tok.String() == "text"
+	}
+	if texts < 2 {
+		return nil
 	}
 	_, found := g.redact(c, all)
 	return found
