@@ -149,11 +149,8 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) 
 	}
 	res, err := g.run(ctx, q, f)
 	out := f.out
-	if err == nil && f.asks == "" {
-		res, err = g.inspect(ctx, f, res, &out)
-	}
-	if err == nil && f.asks == "" {
-		res, err = meet(f.decision, res, &out)
+	if f.asks == "" {
+		res, err = g.answered(ctx, f, res, err, &out)
 	}
 	settle(&out, ctx, q.outer, res, err)
 	if err == nil && f.asks == "" && audit.WantsResult(call) {
@@ -200,6 +197,24 @@ func (g *governor) run(ctx context.Context, q *query, f *flight) (res reply, err
 	res, err = q.do(ctx, f)
 	seen.end(endingOf(res, err))
 	return res, err
+}
+
+// answered is what the agent may have of what came back. What panics on it, which
+// the other side may have wanted, leaves nothing of it.
+func (g *governor) answered(ctx context.Context, f *flight, r reply, err error, out *audit.Outcome) (_ reply, no error) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.logger.Error("mcpx: panic while an answer was read", "server", f.server, "name", clip(f.tool, 128), "panic", p, "stack", string(debug.Stack()))
+			no = failed(audit.GuardPanic, "The call was done, but its answer cannot be read. Do not repeat it.", false)
+		}
+	}()
+	if err != nil {
+		return nil, g.meetError(f.decision, err, out)
+	}
+	if r, err = g.inspect(ctx, f, r, out); err != nil {
+		return nil, err
+	}
+	return meet(f.decision, r, out)
 }
 
 // settle completes the outcome of a call from what came back.

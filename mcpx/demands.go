@@ -2,8 +2,10 @@ package mcpx
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -67,6 +69,37 @@ func meet(d governance.Decision, r reply, out *audit.Outcome) (reply, error) {
 		}
 	}
 	return r, nil
+}
+
+// meetError does to the other side's own error what is done to an answer, which
+// it could have been as well. Of an error in words nothing can be left where
+// something has to be blanked.
+func (g *governor) meetError(d governance.Decision, err error, out *audit.Outcome) error {
+	if _, ours := asFailure(err); ours {
+		return err
+	}
+	var own *jsonrpc.Error
+	if !errors.As(err, &own) {
+		own = &jsonrpc.Error{Message: err.Error()} // which the SDK makes of it
+	}
+	withhold := func(why string) error {
+		out.Bytes, out.Checks = 0, append(out.Checks, codeWithheld+":"+why)
+		return failed(codeWithheld, "The call failed, and what the server says about that may not be given to you.", false)
+	}
+	size := int64(len(own.Message) + len(own.Data))
+	if size > g.answers.limit() {
+		return withhold(audit.GuardSize)
+	}
+	demands, bad := d.Demands()
+	switch {
+	case bad != nil:
+		return withhold(audit.GuardObligation)
+	case demands.MaxBytes > 0 && size > demands.MaxBytes:
+		return withhold(governance.ObligationMaxBytes)
+	case !demands.Redact.Empty():
+		return withhold(governance.ObligationRedact)
+	}
+	return err
 }
 
 func isNilReply(r reply) bool {

@@ -2,6 +2,7 @@ package mcpx_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -130,4 +131,46 @@ func TestRate(t *testing.T) {
 	assert.True(t, d.Retryable)
 	assert.Equal(t, 2, len(w.github.Calls()))
 	assert.False(t, call(t, w.agent(other, modern), "github__list_prs", `{"repo":"r"}`).IsError)
+}
+
+// What policy demands of answers holds for errors, in which a server could say
+// the same.
+func TestErrorsMeetDemands(t *testing.T) {
+	const words = "no account of 078-05-1120 here"
+	for _, c := range []struct{ policy, check string }{
+		{`@redact("$.ssn")`, "withheld:redact"},
+		{`@max_bytes("20")`, "withheld:max_bytes"},
+		{`@max_bytes("2000")`, ""},
+		{``, "withheld:too-large"},
+	} {
+		for _, slow := range []bool{false, true} {
+			w := newWorld(t, &setup{policy: `
+@id("demands") ` + c.policy + ` permit (principal == Agent::"bot", action == Action::"slack__post_message", resource);`})
+			s := newScript(t, w.servers["slack"], modern)
+			said := words
+			opts := &mcpx.GatewayOptions{}
+			if c.policy == "" {
+				opts.MaxAnswer, said = 1000, words+strings.Repeat("x", 1000)
+			}
+			s.answer = says(200, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-31000,"message":"`+said+`","data":{"ssn":"078-05-1120"}}}`)
+			gw := mcpx.NewGateway(w.engine, w.log, opts)
+			defer gw.Close()
+			if slow {
+				mcpx.SlowOnly(gw)
+			}
+			require.NoError(t, gw.AddUpstream(t.Context(), mcpx.HTTP("slack", s.URL)))
+			_, body, _ := fire(t, mcptest.Door(t, gw, bot).URL, modernCall("slack__post_message", goodArgs))
+			out := w.outcome()
+			assert.Equal(t, audit.StatusFailed, out.Status)
+			if c.check == "" {
+				assert.Contains(t, body, words)
+				assert.Equal(t, "error", out.ErrorCode)
+				continue
+			}
+			assert.NotContains(t, body, "078-05-1120", c.policy)
+			assert.Equal(t, "withheld", out.ErrorCode)
+			assert.Equal(t, []string{c.check}, out.Checks)
+			assert.Zero(t, out.Bytes)
+		}
+	}
 }
