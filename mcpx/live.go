@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -112,19 +113,24 @@ func (g *Gateway) resourcesOf(ctx context.Context, q *query, server string, o *o
 // credential for it is on record before and after.
 func (g *Gateway) askResources(ctx context.Context, f *flight, u *Upstream) (list []*mcp.Resource, err error) {
 	if f.credential != nil {
-		call, err := g.gov.log.Begin(ctx, audit.Intent{
+		call, failure := g.gov.log.Begin(ctx, audit.Intent{
 			Door: audit.DoorTool, Action: f.key.Action, Resource: f.key.Resource,
 			Actor: f.actor, Decision: f.key.Decision, Trace: f.trace,
 		})
-		if err != nil {
-			return nil, err
+		if failure != nil || call == nil {
+			return nil, errors.Join(failure, errNotRecorded)
 		}
 		defer func() {
 			out := f.out
 			if out.Status = audit.StatusOK; err != nil {
 				out.Status, out.ErrorCode = audit.StatusFailed, "error"
+				if fail, ok := asFailure(err); ok {
+					out.ErrorCode = fail.code
+				}
 			}
-			_ = call.End(context.WithoutCancel(ctx), out)
+			if call.End(context.WithoutCancel(ctx), out) != nil {
+				list, err = nil, errNotRecorded
+			}
 		}()
 	}
 	p, err := g.reach(ctx, f, u)
@@ -157,6 +163,9 @@ func (g *Gateway) askResources(ctx context.Context, f *flight, u *Upstream) (lis
 	list = nil
 	return list, json.Unmarshal(clean, &list)
 }
+
+// errNotRecorded is why nothing is shown of what was listed with a credential.
+var errNotRecorded = errors.New("mcpx: the use of the credential could not be recorded")
 
 // patients are upstreams that could not be asked a short while ago.
 type patients struct {

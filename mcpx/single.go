@@ -29,6 +29,10 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: name, Enforces: meetsForOthers}
 	if p, ok := q.req.GetParams().(*mcp.CompleteParams); ok {
 		ask.Attrs = map[string]any{"argument": p.Argument.Name}
+		q.args, _ = json.Marshal(struct { // policy decides by the name, and all that is sent is on record
+			Argument mcp.CompleteParamsArgument `json:"argument"`
+			Context  *mcp.CompleteContext       `json:"context,omitempty"`
+		}{p.Argument, p.Context})
 	}
 	if q.asked != nil && q.asked.talk != nil {
 		return q.deliver(g.resume(ctx, q, ask, q.asked.talk))
@@ -92,7 +96,7 @@ func (g *governor) setLevel(ctx context.Context, q *query) (mcp.Result, error) {
 func (g *governor) several(ctx context.Context, q *query, asks []governance.Request, all bool) (res mcp.Result, err error) {
 	var last refusal
 	var flights []*flight
-	status := audit.StatusOK
+	status, code := audit.StatusFailed, "not-begun" // unless it comes to that
 	for _, ask := range asks {
 		d := g.decide(ctx, ask)
 		f := &flight{q: q.silent(ctx), actor: q.actor, kind: q.kind, server: ask.Server, tool: ask.Name, trace: q.trace, decision: d}
@@ -120,7 +124,7 @@ func (g *governor) several(ctx context.Context, q *query, asks []governance.Requ
 		}
 		flights = append(flights, f)
 		defer func() {
-			f.out.Status = status
+			f.out.Status, f.out.ErrorCode = status, code
 			d.Settle(governance.ResultOf(f.out))
 			f.key.Settle(governance.ResultOf(f.out))
 			if err := call.End(context.WithoutCancel(ctx), f.out); err != nil {
@@ -131,10 +135,11 @@ func (g *governor) several(ctx context.Context, q *query, asks []governance.Requ
 	if len(flights) == 0 {
 		return g.refuse(ctx, q, last)
 	}
+	code = "error"
 	stop, err := g.site.subscribed(ctx, q, flights)
 	if err != nil {
-		status = audit.StatusFailed
 		if fail, ok := asFailure(err); ok {
+			code = fail.code
 			r := override(flights[0].decision, fail.code)
 			r.reason, r.text, r.retryable = fail.code, fail.text, fail.retryable
 			return q.answer(r)
@@ -142,5 +147,9 @@ func (g *governor) several(ctx context.Context, q *query, asks []governance.Requ
 		return nil, err
 	}
 	defer stop()
-	return q.next(ctx, q.method, q.req)
+	res, err = q.next(ctx, q.method, q.req)
+	if err == nil || ctx.Err() != nil { // a stream lasts until somebody ends it
+		status, code = audit.StatusOK, ""
+	}
+	return res, err
 }
