@@ -26,6 +26,7 @@ type watchKey struct{ server, owner, uri string }
 
 // A watch is a subscription at an upstream.
 type watch struct {
+	actor   audit.Actor
 	ready   chan struct{} // closed once it is open, or err is why it is not
 	err     error
 	end     func()
@@ -124,7 +125,7 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 			g.watches.mu.Unlock()
 			return false, failed(audit.GuardLimit, "Too many resources are subscribed to.", false)
 		}
-		w = &watch{ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher)}
+		w = &watch{actor: f.actor, ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher)}
 		if g.watches.by == nil {
 			g.watches.by = make(map[watchKey]*watch)
 		}
@@ -331,8 +332,10 @@ func (g *Gateway) updated(server, owner string, params json.RawMessage) {
 		id json.RawMessage
 	}
 	var all []client
+	var actor audit.Actor
 	g.watches.mu.Lock()
 	if w := g.watches.by[watchKey{server, owner, uri}]; w != nil {
+		actor = w.actor
 		for ss, c := range w.clients {
 			for _, id := range c.ids {
 				if c.live {
@@ -342,6 +345,9 @@ func (g *Gateway) updated(server, owner string, params json.RawMessage) {
 		}
 	}
 	g.watches.mu.Unlock()
+	if len(all) == 0 || !g.mayHear(actor, server, uri) {
+		return
+	}
 	for _, c := range all {
 		params := slices.Clone(clean)
 		if c.id != nil {
@@ -354,6 +360,16 @@ func (g *Gateway) updated(server, owner string, params json.RawMessage) {
 			g.gov.logger.Debug("mcpx: a change did not reach the client", "server", server, "error", err)
 		}
 	}
+}
+
+// mayHear reports whether the actor could subscribe to a resource by the policies
+// that are in force now.
+func (g *Gateway) mayHear(a audit.Actor, server, uri string) bool {
+	if owner, _ := g.route(kindResource, uri); owner != server {
+		return false
+	}
+	vis, err := g.gov.engine.Visible(context.Background(), a, "subscribe", []governance.ToolRef{{Server: server, Name: uri}})
+	return err == nil && len(vis) == 1 && vis[0] != governance.Never
 }
 
 // mayRead reports whether the actor could see anything that a server claims.
