@@ -81,13 +81,14 @@ func (d *drifts) note(server, tool string, approved governance.ToolDefinition, p
 	key := server + "__" + tool
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if old, ok := d.now[key]; ok && old.Live == n.Live && old.Approved == pin {
+	old, known := d.now[key]
+	if known && old.Live == n.Live && old.Approved == pin {
 		return
 	}
 	if d.now == nil {
 		d.now = make(map[string]Drift)
 	}
-	if len(d.now) >= maxDrifts {
+	if !known && len(d.now) >= maxDrifts {
 		return
 	}
 	if live != nil {

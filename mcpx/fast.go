@@ -231,6 +231,12 @@ func (a *answer) notify(message []byte) {
 }
 
 func (a *answer) event(message []byte) {
+	if bytes.ContainsAny(message, "\r\n") { // between tokens, where an upstream may have put them; they end a line here
+		var one bytes.Buffer
+		if json.Compact(&one, message) == nil {
+			message = one.Bytes()
+		}
+	}
 	b := make([]byte, 0, len(message)+24)
 	b = append(b, "event: message\ndata: "...)
 	b = append(b, message...)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -109,8 +110,10 @@ func (m *messages) pass(method string, params json.RawMessage) (json.RawMessage,
 			var token string
 			mine = json.Unmarshal(v, &token) == nil && token == m.token
 			v = m.theirs
-		case method == notifyProgress && key == "message" && m.brief:
-			return true
+		case method == notifyProgress && m.brief: // numbers only, and no others
+			if key != "progress" && key != "total" || jsontext.Value(v).Kind() != '0' {
+				return true
+			}
 		case method == notifyMessage && key == "level":
 			var name string
 			if json.Unmarshal(v, &name) == nil {

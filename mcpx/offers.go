@@ -159,6 +159,9 @@ func (o *offers) route(k kind, name string) (server, own string) {
 		if server, ok := o.uris[name]; ok {
 			return server, name
 		}
+		if dotted(name) {
+			return "", name
+		}
 		for _, c := range o.templates { // those of one server, or they would be disputed
 			if c.match.MatchString(name) {
 				return c.server, name
@@ -166,6 +169,20 @@ func (o *offers) route(k kind, name string) (server, own string) {
 		}
 	}
 	return "", name
+}
+
+// dotted reports whether a URI has segments "." or "..", written out or encoded,
+// which whoever reads it may take away (RFC 3986 §6.2.2.3). Policy would decide
+// about one resource, and another would be read.
+func dotted(uri string) bool {
+	plain := strings.NewReplacer("%2e", ".", "%2f", "/", "%5c", "/", `\`, "/", "?", "/", "#", "/").Replace(strings.ToLower(uri))
+	_, plain, _ = strings.Cut(plain, ":")
+	for segment := range strings.SplitSeq(plain, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
 }
 
 // prompt returns the pin of an approved prompt.
