@@ -191,7 +191,10 @@ func (g *governor) run(ctx context.Context, q *query, f *flight) (res reply, err
 		}
 	}()
 	if _, own := g.site.(*ownServer); own {
-		return q.do(ctx, f)
+		if res, err = q.do(ctx, f); err == nil {
+			res, err = g.ownAsks(q, f, res)
+		}
+		return res, err
 	}
 	ctx, seen := g.telemetry.sent(ctx, q, f)
 	res, err = q.do(ctx, f)

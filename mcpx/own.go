@@ -85,3 +85,42 @@ func (s *ownServer) compare(t *mcp.Tool, server, tool string) string {
 	}
 	return ""
 }
+
+// ownAsks seals what the author's own server asks of a client that answers by
+// calling again: its state is good for the same actor and call, and nothing else.
+func (g *governor) ownAsks(q *query, f *flight, r reply) (reply, error) {
+	res, err := r.result()
+	if err != nil || !q.modern || unasked(f) != nil {
+		return r, err
+	}
+	var asks mcp.InputRequestMap
+	var state string
+	switch t := res.(type) {
+	case *mcp.CallToolResult:
+		if t != nil {
+			asks, state = t.InputRequests, t.RequestState
+		}
+	case *mcp.GetPromptResult:
+		if t != nil {
+			asks, state = t.InputRequests, t.RequestState
+		}
+	case *mcp.ReadResourceResult:
+		if t != nil {
+			asks, state = t.InputRequests, t.RequestState
+		}
+	}
+	if len(asks) == 0 && state == "" {
+		return r, nil
+	}
+	if len(asks) > maxQuestions || len(state) > maxSealed/2 {
+		return nil, failed("upstream-input", "The tool asks too much.", false)
+	}
+	st := clientState{Theirs: true, Inner: state}
+	if q.grant != nil {
+		if st.ID, err = g.memory.put(owner(q.actor), asked{policy: f.decision.PolicyHash, grant: q.grant}, inputTime); err != nil {
+			return nil, failed("upstream-input", "Too many questions are open already.", true)
+		}
+	}
+	f.asks = codeInput
+	return q.inputRequired(g.seal, asks, st, inputTime)
+}
