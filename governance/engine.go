@@ -88,6 +88,19 @@ func (e *Engine) compile(ctx context.Context, action string, b Bundle, by audit.
 	return Compile(ctx, b, e.opts)
 }
 
+// Enforces reports whether b is the bundle in force: one that changes it must
+// begin with it, or what others have changed since would be undone.
+func (e *Engine) Enforces(ctx context.Context, b Bundle) (bool, error) {
+	if e == nil || e.Hash() == "" {
+		return false, ErrNoSnapshot
+	}
+	snap, _, err := Compile(ctx, b, e.opts)
+	if err != nil {
+		return false, err
+	}
+	return snap.Hash() == e.Hash(), nil
+}
+
 // Subscribe calls f after each reload that took effect, on the goroutine that
 // reloaded, until cancel is called. It is meant for telling clients that their
 // list of tools may have changed.

@@ -61,6 +61,9 @@ func orNothing(s string) string {
 // has shown, or has replaced since.
 var ErrPin = errors.New("mcpx: no live tool has this pin: look at Gateway.Drifts again, and approve what you have seen")
 
+// ErrBundle is returned by [Gateway.Approve] for a bundle that is not in force.
+var ErrBundle = errors.New("mcpx: this bundle is not in force, and what was changed since would be undone: take the one that was loaded last")
+
 // maxDrifts bounds what is remembered for the operator.
 const maxDrifts = 1024
 
@@ -141,6 +144,11 @@ func (g *Gateway) Approve(ctx context.Context, b governance.Bundle, server, tool
 	g.pool.drifts.mu.Unlock()
 	if !ok || pin == "" || d.Live != pin {
 		return b, fmt.Errorf("%w (%s of %s__%s)", ErrPin, clip(pin, 80), server, tool)
+	}
+	if now, err := g.gov.engine.Enforces(ctx, b); err != nil {
+		return b, fmt.Errorf("mcpx: approve: %w", err)
+	} else if !now {
+		return b, ErrBundle
 	}
 	i := slices.IndexFunc(b.Catalog, func(s governance.Server) bool { return s.Name == server })
 	if i < 0 {

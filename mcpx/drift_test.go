@@ -132,6 +132,10 @@ func TestApprove(t *testing.T) {
 		return err
 	}
 	records := len(s2.log.Records())
+	stale := s2.bundle
+	stale.Policies = []governance.Source{{Name: "p.cedar", Text: `@id("all") permit (principal, action, resource);`}}
+	_, err = s2.gw.Approve(t.Context(), stale, "shop", "buy", d.Live, admin)
+	require.ErrorIs(t, err, mcpx.ErrBundle, "it would bring back other policies")
 	require.ErrorIs(t, approve(d.Live, audit.Change{By: "me"}), audit.ErrNoAuthority)
 	require.ErrorIs(t, approve(d.Approved, admin), mcpx.ErrPin)
 	require.ErrorIs(t, approve("", admin), mcpx.ErrPin)
