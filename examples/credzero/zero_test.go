@@ -327,7 +327,11 @@ func TestNoSecretReachesTheAgent(t *testing.T) {
 		handover.Close()
 		defer child.Wait()
 		defer child.Process.Kill()
-		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", child.Process.Pid))
+		var environ []byte
+		require.Eventually(t, func() bool { // Start returns before the kernel has put it in its place
+			environ, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", child.Process.Pid))
+			return err != nil || len(environ) > 0
+		}, time.Minute, time.Millisecond)
 		require.NoError(t, err)
 		assert.Equal(t, name == "env", known.Count(environ)[name] == 1, "it is there, for the host")
 	}
