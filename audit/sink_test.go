@@ -244,8 +244,7 @@ func TestCallsWaitForASinkThatMustKeepUp(t *testing.T) {
 	require.NoError(t, err)
 	appendMany(t, log, 2)
 	short, cancel := context.WithCancel(ctx)
-	time.AfterFunc(time.Millisecond, cancel)
-	_, err = log.Begin(short, in)
+	_, err = log.Begin(&patient{Context: short, leave: cancel}, in)
 	assert.ErrorIs(t, err, audit.ErrBusy)
 	assert.ErrorContains(t, err, "the sink siem is 3 records behind")
 	assert.ErrorIs(t, log.Append(short, denial("a", "b")), context.Canceled)
@@ -351,4 +350,15 @@ func TestFollowBeginsAtTheSegmentOfTheRecord(t *testing.T) {
 		assert.LessOrEqual(t, len(st.read), 12, "from %d: %v", from, st.read)
 	}
 	require.NoError(t, log.Close())
+}
+
+// patient is a context that ends once somebody waits for its end.
+type patient struct {
+	context.Context
+	leave context.CancelFunc
+}
+
+func (p *patient) Done() <-chan struct{} {
+	p.leave()
+	return p.Context.Done()
 }

@@ -8,12 +8,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"html/template"
+	"html"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -237,7 +239,7 @@ func (d *Desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		say(http.StatusNotFound, "There is no such question, it has ended, or it is not yours to answer.")
 	case r.Method == http.MethodGet:
 		h.Set("Content-Type", "text/html; charset=utf-8")
-		if err := deskPage.Execute(w, d.view(m, p)); err != nil {
+		if err := d.write(w, m, p); err != nil {
 			d.opts.Logger.Warn("mcpx: a page could not be written", "error", err)
 		}
 	case r.Method != http.MethodPost:
@@ -313,42 +315,55 @@ func (d *Desk) token(m *matter, p Person) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-type deskView struct {
-	Request       ApprovalRequest
-	Args, Groups  string
-	Asked, Until  string
-	Person, Token string
-	May, Answered bool
-}
-
-func (d *Desk) view(m *matter, p Person) deskView {
+// write writes the page of a question. All that comes from elsewhere is escaped
+// (html/template would double what a program with a gateway weighs).
+func (d *Desk) write(w io.Writer, m *matter, p Person) error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	asked, until, answered := m.asked, m.expires, m.verdict != nil
+	d.mu.Unlock()
 	const layout = "2006-01-02 15:04:05 MST"
-	return deskView{
-		Request: m.r, Args: Visible(m.r.Args), Groups: strings.Join(m.r.Groups, ", "),
-		Asked: m.asked.UTC().Format(layout), Until: m.expires.UTC().Format(layout),
-		Person: p.Name, Token: d.token(m, p), May: allOf(m.r.Groups, p.Groups), Answered: m.verdict != nil,
+	var b strings.Builder
+	put := func(format string, args ...string) {
+		safe := make([]any, len(args))
+		for i, a := range args {
+			safe[i] = html.EscapeString(a)
+		}
+		fmt.Fprintf(&b, format, safe...)
 	}
-}
-
-var deskPage = template.Must(template.New("desk").Parse(`<!doctype html>
+	ascii := strconv.QuoteToASCII
+	who := m.r.Actor
+	put(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Approval</title>
 <h1>An agent asks</h1>
 <dl>
-<dt>Agent</dt><dd><b>{{printf "%+q" .Request.Actor.Agent}}</b>{{with .Request.Actor.User}}, for {{printf "%+q" .}}{{end}}</dd>
-<dt>wants to call</dt><dd><b>{{printf "%+q" .Request.Tool}}</b> of <b>{{.Request.Server}}</b>, once</dd>
-<dt>with exactly</dt><dd><pre>{{.Args}}</pre></dd>
-<dt>It takes somebody of</dt><dd>{{.Groups}}</dd>
-<dt>Asked</dt><dd>{{.Asked}}, until {{.Until}}; decision {{.Request.Decision}}</dd>
+<dt>Agent</dt><dd><b>%s</b>`, ascii(who.Agent))
+	if who.User != "" {
+		put(", for %s", ascii(who.User))
+	}
+	put(`</dd>
+<dt>wants to call</dt><dd><b>%s</b> of <b>%s</b>, once</dd>
+<dt>with exactly</dt><dd><pre>%s</pre></dd>
+<dt>It takes somebody of</dt><dd>%s</dd>
+<dt>Asked</dt><dd>%s, until %s; decision %s</dd>
 </dl>
-{{if .Answered}}<p>This was answered.</p>{{else}}
-<form method="post">
-<input type="hidden" name="token" value="{{.Token}}">
+`, ascii(m.r.Tool), m.r.Server, Visible(m.r.Args), strings.Join(m.r.Groups, ", "), asked.UTC().Format(layout), until.UTC().Format(layout), m.r.Decision)
+	if answered {
+		put("<p>This was answered.</p>\n</html>\n")
+	} else {
+		yes := "You may say no, but not yes."
+		if allOf(m.r.Groups, p.Groups) {
+			yes = `<button name="answer" value="yes">I agree to this one call</button>`
+		}
+		put(`<form method="post">
+<input type="hidden" name="token" value="%s">
 <p><label>Why: <input name="reason" required maxlength="200" size="60" autocomplete="off"></label></p>
-<p>{{if .May}}<button name="answer" value="yes">I agree to this one call</button>{{else}}You may say no, but not yes.{{end}}
+<p>`+yes+`
 <button name="answer" value="no">I do not agree</button></p>
-<p>You are {{.Person}}.</p>
-</form>{{end}}
+<p>You are %s.</p>
+</form>
 </html>
-`))
+`, d.token(m, p), p.Name)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

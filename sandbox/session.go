@@ -182,8 +182,12 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	context.AfterFunc(s.ctx, s.end)
-	go s.finish()
+	over := make(chan struct{})
+	context.AfterFunc(s.ctx, func() {
+		defer close(over)
+		s.end()
+	})
+	go s.finish(over)
 	return s, nil
 }
 
@@ -306,14 +310,16 @@ func (s *Session) end() {
 }
 
 // finish waits until everything inside is dead, whoever killed it, and then
-// takes the session apart.
-func (s *Session) finish() {
+// takes the session apart. over is closed when end has returned, which the end of
+// the session's context calls in any case.
+func (s *Session) finish(over <-chan struct{}) {
 	<-s.box.Done()
 	cause := context.Cause(s.ctx)
 	if cause == nil {
 		cause = errDied
 	}
 	s.cancel(ErrEnded)
+	<-over
 	s.mu.Lock()
 	s.ending = true
 	s.mu.Unlock()
