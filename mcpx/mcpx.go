@@ -115,27 +115,28 @@
 // "go test -bench Hop ./mcpx" measures the processor time per call of a gateway
 // with bearer tokens, four policies and a log on disk that is not waited for
 // ([audit.BestEffort]), in a process of its own, taking turns with a bare
-// httputil.ReverseProxy. Seen on two cores of an AMD EPYC that were busy with
-// other things at the same time, so that only the ratios mean anything:
+// httputil.ReverseProxy. Seen in short runs on two quiet cores of an AMD EPYC:
 //
-//	arguments  calls at once  gateway / ReverseProxy
-//	64 B       1              1.35 to 1.65
-//	64 B       8              1.5
-//	16 KiB     1              1.7 to 1.9
-//	16 KiB     8              1.7
+//	arguments  calls at once  gateway / ReverseProxy   p50 of both
+//	64 B       1              2.0 to 2.2               0.57 and 0.39 ms
+//	64 B       8              1.8 to 1.9               1.6 and 0.92 ms
+//	16 KiB     1              2.4                      0.95 and 0.54 ms
+//	16 KiB     8              1.9                      3.8 and 2.2 ms
+//
+// On a machine that was busy with other things the ratios were 1.35 to 1.9.
 //
 // Each call is exactly one request upstream, which the benchmark counts. Of what
 // a call of 64 B costs, 60 % is HTTP on both sides, which a proxy needs as well;
 // of the rest, a quarter is the decision, a quarter the two records and their
-// signatures (with nothing recorded the ratio was 1.3), and a sixth the strict
+// signatures (with nothing recorded the ratio was 1.3 on the busy machine), and a sixth the strict
 // scan. At 16 KiB the arguments are read five times: by the scan, by the engine
 // that checks for itself, into Cedar's values, into the record's commitment, and
 // onto the wire. Arguments of tools that write are kept too by default, which
 // doubled the cost of 16 KiB.
 //
-// [Govern] adds 46 allocations to a call of a server in memory (BenchmarkMiddleware).
+// [Govern] adds 47 allocations to a call of a server in memory (BenchmarkMiddleware).
 // 10,000 sessions of clients of the older protocol that have asked once take
-// 102 MB (BenchmarkIdleSessions). A burst of 1,000 progress notifications arrives
+// 109 MB (BenchmarkIdleSessions). A burst of 1,000 progress notifications arrives
 // whole and in order (TestProgressBurst).
 package mcpx
 

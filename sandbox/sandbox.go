@@ -108,29 +108,24 @@
 // # BENCHMARKS
 //
 // "bash .ci/bench" runs each comparison in turns inside one run. What was seen in
-// one such run on two quiet cores of an EPYC (Linux 6.18); ratios are of medians:
+// short runs on two quiet cores of an EPYC (Linux 6.18), three of those with two
+// figures; ratios are of medians:
 //
-//	                                            re-exec    vfork
-//	start, /bin/true, close, ms                 18         8.3
-//	the same; × bubblewrap (5.7 ms)             3.1        1.4
-//	the same; × srt (362 ms)                    0.061      0.026
-//	the same, host with 1 GiB; × small host     4.6        1.1
-//	Command of /bin/true; × plain exec          1.34       1.19
-//	memory of an idle session, kB               2,486      20
-//	download, upload; × loopback                0.39, 0.55 0.37, 0.57
-//	find /usr, git; × plain                     1.25, 0.96 1.12, 1.12
+//	                                            re-exec      vfork
+//	start, /bin/true, close, ms                 23 to 32     7.7 to 11.7
+//	the same; × bubblewrap (7.8 to 10.3 ms)     2.9 to 3.1   1.0 to 1.1
+//	the same, host with 1 GiB; × small host     4.7 to 5.6   1.0 to 1.1
+//	Command of /bin/true; × plain exec          1.3 to 1.5   1.2 to 1.3
+//	memory of an idle session, kB               2,880        24
+//	download, upload; × loopback                0.69, 0.54   0.76, 0.61
+//	find /usr, git; × plain                     1.11, 1.06   1.12, 0.99
 //
-// A small HTTPS request on a kept connection takes 0.05 ms longer through the
-// door, and 0.22 ms longer where the door looks into it; on a new connection 0.64
+// A small HTTPS request on a kept connection takes 0.04 ms longer through the
+// door, and 0.22 ms longer where the door looks into it; on a new connection 0.31
 // ms, and nothing where the door looks into it, as it keeps its own connection. A
-// change of the network takes effect within 0.17 ms, connections cut included.
+// change of the network takes effect within 1.1 ms, connections cut included.
 // Bubblewrap is given the same files and namespaces, and has no Landlock, filter
-// or network.
-//
-// The times of a start are from before a start by vfork took less than half of
-// its CPU time. That is what can be compared on a machine that is busy: 18.0 ms
-// then, 8.3 now, bubblewrap 3.6, alternated; by re-exec 21 then, 18 now. The
-// memory is what is counted two seconds after the last command.
+// or network. The memory is what is counted two seconds after the last command.
 //
 // How much less it could be was measured with a C program that does nothing but
 // the system calls, in one process, and that looks at no result. Milliseconds of
