@@ -210,10 +210,11 @@ func TestTerminalOfTheHostStaysOutside(t *testing.T) {
 	c := sh(s, "test -t 1 || echo not a terminal; test -t 2 || echo neither")
 	c.Stdout, c.Stderr = slave, slave
 	require.NoError(t, c.Run())
-	b := make([]byte, 100)
-	n, err := master.Read(b)
+	const want = "not a terminal\r\nneither\r\n"
+	b := make([]byte, len(want)) // it comes in pieces
+	_, err := io.ReadFull(master, b)
 	require.NoError(t, err)
-	assert.Equal(t, "not a terminal\r\nneither\r\n", string(b[:n]))
+	assert.Equal(t, want, string(b))
 	c = sh(s, "true")
 	c.Stdin = slave
 	assert.ErrorContains(t, c.Run(), "StartPty")
