@@ -29,7 +29,7 @@ var mutants = []struct{ name, file, old, new, rows string }{
 	{"methods", "http.go", "	era, ok := eras[m.method]\n", "	era, ok := eras[m.method]\n	if MUTANT { return nil }\n", "M4"},
 	{"owner of a session", "sessions.go", "h != nil && h.owner == owner {", "h != nil && (MUTANT || h.owner == owner) {", "S1"},
 	{"pins", "pool.go", "	live := s.tools[tool]\n", "	live := s.tools[tool]\n	if MUTANT { return \"\" }\n", "P4"},
-	{"scrubbing", "forward.go", "	for _, s := range g.scrubbers(c) {\n", "	for _, s := range g.scrubbers(c) {\n		if MUTANT { break }\n", "R1"},
+	{"scrubbing", "scrub.go", "	for _, s := range g.scrubbers(c) {\n", "	for _, s := range g.scrubbers(c) {\n		if MUTANT { break }\n", "R1"},
 }
 
 // A guard that is left out makes its rows of the corpus fail. The mutated copy is
