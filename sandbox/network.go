@@ -52,7 +52,7 @@ type network struct {
 	hash   atomic.Pointer[string]
 
 	suggesting sync.Mutex
-	suggested  []Rule
+	suggested  []Wish
 }
 
 func (n *network) set(p *Policy) {

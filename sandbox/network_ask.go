@@ -2,9 +2,7 @@ package sandbox
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/sandbox/internal/egress"
@@ -89,38 +87,21 @@ func (s *Session) ask(c *egress.Config) error {
 func (n *network) suggest(host string, port uint16) {
 	n.suggesting.Lock()
 	defer n.suggesting.Unlock()
-	for i, r := range n.suggested {
-		if r.Host == host {
-			n.suggested[i].Ports = set(append(r.Ports, port))
-			return
-		}
+	if w := (Wish{Host: host, Port: port}); !slices.Contains(n.suggested, w) {
+		n.suggested = append(n.suggested, w)
 	}
-	n.suggested = append(n.suggested, Rule{Host: host, Ports: []uint16{port}})
 }
 
-// Suggestions are rules that would have allowed what [Always] was answered
-// about, in the order of the answers. [SuggestedText] writes them as a policy
-// has them.
-func (s *Session) Suggestions() []Rule {
+// Suggestions are the connections about which [Always] was answered, in the order
+// of the answers, without those that the policy in force allows by now.
+// [Policy.Suggest] writes the rules for them.
+func (s *Session) Suggestions() []Wish {
+	s.live.mu.Lock()
+	now := s.live.policy
+	s.live.mu.Unlock()
 	s.live.suggesting.Lock()
 	defer s.live.suggesting.Unlock()
-	out := slices.Clone(s.live.suggested)
-	for i := range out {
-		out[i].Ports = slices.Clone(out[i].Ports)
-	}
-	return out
-}
-
-// SuggestedText returns rules for hosts and ports as lines of a policy file.
-func SuggestedText(rules []Rule) string {
-	if len(rules) == 0 {
-		return ""
-	}
-	var b strings.Builder
-	b.WriteString("network:\n  allow:\n")
-	for _, r := range rules {
-		ports := strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Ports), " ", ", "), "[]")
-		fmt.Fprintf(&b, "    - {host: %q, ports: [%s]}\n", r.Host, ports)
-	}
-	return b.String()
+	return slices.DeleteFunc(slices.Clone(s.live.suggested), func(w Wish) bool {
+		return len(now.Network.deciding(w.Host, w.Port)) > 0
+	})
 }

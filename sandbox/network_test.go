@@ -142,10 +142,14 @@ func TestAskFromInside(t *testing.T) {
 		"tcp yes.example.com:80", "get https://yes.example.com/", "tcp no.example.com:80", "lookup api.github.com", "lookup printer.local", "tcp 9.9.9.9:443",
 		"proxied https://no.example.com/"))
 	assert.Equal(t, []string{"tester yes.example.com:80", "tester yes.example.com:443", "tester no.example.com:80", "tester no.example.com:443"}, asked)
-	assert.Equal(t, "network:\n  allow:\n    - {host: \"yes.example.com\", ports: [80, 443]}\n", SuggestedText(s.Suggestions()))
-	p, err := LoadPolicy("suggested.yaml", []byte("version: 1\n"+SuggestedText(s.Suggestions())))
+	assert.Equal(t, []Wish{{Host: "yes.example.com", Port: 80}, {Host: "yes.example.com", Port: 443}}, s.Suggestions())
+	next, text, err := rules().Suggest(s.Suggestions()...)
 	require.NoError(t, err)
-	assert.Equal(t, s.Suggestions(), p.Network.Allow)
+	p, err := LoadPolicy("suggested.yaml", []byte("version: 1\n"+text))
+	require.NoError(t, err)
+	assert.Equal(t, next.Hash(), p.Hash())
+	require.NoError(t, s.SetNetwork(t.Context(), next.Network, byAlice))
+	assert.Empty(t, s.Suggestions(), "they are rules by now")
 	require.NoError(t, s.Close())
 	_, denied := connects(log.Records())
 	assert.Equal(t, []string{

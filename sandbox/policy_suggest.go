@@ -20,46 +20,70 @@ type Wish struct {
 	Program string
 }
 
-// Suggest returns a policy that grants a wish and, as far as rules can say it,
+// Suggest returns a policy that grants wishes and, as far as rules can say it,
 // nothing more, in normal form, and the text that a person puts into the policy
-// file for it. p stays as it is. An error says why no rule can: deny wins over
-// what is allowed, a handler serves the name, or it is allowed already.
-func (p *Policy) Suggest(a Wish) (next *Policy, text string, err error) {
+// file for them. p stays as it is. An error says why no rule can grant one of
+// them, and which: deny wins over what is allowed, a handler serves the name, or
+// it is allowed already.
+func (p *Policy) Suggest(wishes ...Wish) (next *Policy, text string, err error) {
 	n := p.normal()
-	name, err := egress.Canonical(a.Host)
-	if err != nil {
-		return nil, "", fmt.Errorf("policy: %q: %w", a.Host, err)
+	w := &yamlWriter{}
+	var granted []Rule // one for each name and port, without what it says
+	for _, a := range wishes {
+		name, err := egress.Canonical(a.Host)
+		if err != nil {
+			return nil, "", fmt.Errorf("policy: %q: %w", a.Host, err)
+		}
+		fresh, err := a.rules(name, n.Network.deciding(name, a.Port))
+		if err != nil {
+			return nil, "", err
+		}
+		again := slices.ContainsFunc(granted, func(r Rule) bool { return r.only(name, a.Port) })
+		if replaced := n.Network.clear(name, a.Port); replaced && !again {
+			fmt.Fprintf(w, "# in place of what network.allow says about %s on port %d:\n", name, a.Port)
+		}
+		if !again {
+			granted = append(granted, Rule{Host: name, Ports: []uint16{a.Port}})
+		}
+		n.Network.Allow = append(n.Network.Allow, fresh...)
 	}
-	deciding := n.Network.deciding(name, a.Port)
-	fresh, err := a.rules(name, deciding)
-	if err != nil {
+	if err := n.Validate(); err != nil {
 		return nil, "", err
 	}
-	// The new rules are for this name and port alone, and take the place of those
-	// that have been for it.
-	replaces := ""
+	if len(granted) > 0 {
+		w.line(0, "network:")
+		w.line(1, "allow:")
+	}
+	for _, g := range granted {
+		for _, r := range n.Network.Allow {
+			if r.only(g.Host, g.Ports[0]) {
+				w.rule(r)
+			}
+		}
+	}
+	return n.normal(), w.String(), nil
+}
+
+// only reports whether a rule is for one name and port alone.
+func (r Rule) only(name string, port uint16) bool {
+	return r.Host == name && len(r.Ports) == 1 && r.Ports[0] == port
+}
+
+// clear takes a port out of the rules for a name, and reports whether there were
+// any.
+func (net *Network) clear(name string, port uint16) (had bool) {
 	var kept []Rule
-	for _, r := range n.Network.Allow {
-		if r.Host == name && slices.Contains(r.Ports, a.Port) {
-			replaces = fmt.Sprintf("# in place of what network.allow says about %s on port %d:\n", name, a.Port)
-			if r.Ports = slices.DeleteFunc(r.Ports, func(port uint16) bool { return port == a.Port }); len(r.Ports) == 0 {
+	for _, r := range net.Allow {
+		if r.Host == name && slices.Contains(r.Ports, port) {
+			had = true
+			if r.Ports = slices.DeleteFunc(slices.Clone(r.Ports), func(p uint16) bool { return p == port }); len(r.Ports) == 0 {
 				continue
 			}
 		}
 		kept = append(kept, r)
 	}
-	n.Network.Allow = append(kept, fresh...)
-	if err := n.Validate(); err != nil {
-		return nil, "", err
-	}
-	w := &yamlWriter{}
-	w.WriteString(replaces)
-	w.line(0, "network:")
-	w.line(1, "allow:")
-	for _, r := range fresh {
-		w.rule(r)
-	}
-	return n.normal(), w.String(), nil
+	net.Allow = kept
+	return had
 }
 
 // deciding returns the rules of a network in normal form that decide about a

@@ -66,6 +66,30 @@ network:
 	}
 }
 
+// Several wishes make one text: what a later one says of a name and port takes in
+// what an earlier one said.
+func TestSuggestMany(t *testing.T) {
+	p, err := LoadPolicy("p.yaml", []byte("version: 1\nnetwork:\n  allow:\n    - {host: a.example.com, ports: [443, 8443]}\n    - {host: b.example.com, protocol: https, rules: [{methods: [GET], path: /a}]}\n"))
+	require.NoError(t, err)
+	next, text, err := p.Suggest(
+		Wish{Host: "new.example.net", Port: 80}, Wish{Host: "b.example.com", Port: 443, Method: "PUT", Path: "/a"},
+		Wish{Host: "new.example.net", Port: 443}, Wish{Host: "B.example.com.", Port: 443, Method: "PUT", Path: "/b"},
+	)
+	require.NoError(t, err)
+	assert.Equal(t, "# in place of what network.allow says about b.example.com on port 443:\nnetwork:\n  allow:\n"+
+		"    - host: new.example.net\n      ports: [80]\n"+
+		"    - host: b.example.com\n      ports: [443]\n      protocol: https\n      rules:\n        - {methods: [GET, PUT], path: \"/a\"}\n        - {methods: [PUT], path: \"/b\"}\n"+
+		"    - host: new.example.net\n      ports: [443]\n", text)
+	want, err := LoadPolicy("w.yaml", []byte("version: 1\n"+text+"    - {host: a.example.com, ports: [443, 8443]}\n"))
+	require.NoError(t, err)
+	assert.Equal(t, want.Hash(), next.Hash())
+	_, text, err = p.Suggest()
+	require.NoError(t, err)
+	assert.Empty(t, text)
+	_, _, err = p.Suggest(Wish{Host: "new.example.net", Port: 80}, Wish{Host: "new.example.net", Port: 80})
+	assert.ErrorContains(t, err, "new.example.net on port 80 is allowed already")
+}
+
 // TestSuggestGrantsOneWish grants random wishes and looks at what else is
 // allowed then.
 func TestSuggestGrantsOneWish(t *testing.T) {

@@ -75,10 +75,8 @@ type Config struct {
 	// about them.
 	Governed []Pattern
 	// ProxyPort is where the listener at loopback addresses is a proxy; zero means
-	// that there is none. ProxyToken, when not empty, is the password that a
-	// request must carry: for a proxy that not only the session can reach.
-	ProxyPort  uint16
-	ProxyToken string
+	// that there is none.
+	ProxyPort uint16
 	// Roots verify the real hosts of rules that look into TLS; nil means this
 	// machine's roots.
 	Roots *x509.CertPool

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,6 @@ import (
 
 const (
 	proxyIdle   = 30 * time.Second
-	proxyRealm  = `Basic realm="session"`
 	established = "HTTP/1.1 200 Connection established\r\n\r\n"
 )
 
@@ -109,11 +107,6 @@ func (p *proxy) serve(c net.Conn) {
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	pc := r.Context().Value(connKey{}).(*proxyConn)
-	if !p.authorized(r) {
-		w.Header().Set("Proxy-Authenticate", proxyRealm)
-		http.Error(w, "this proxy is another session's", http.StatusProxyAuthRequired)
-		return
-	}
 	if r.Method == http.MethodConnect {
 		p.connect(w, r, pc)
 		return
@@ -230,18 +223,6 @@ func (p *proxy) bad(w http.ResponseWriter, r *http.Request, err error) {
 	d.rec.deny(d.ctx, target{host: "proxy", proto: "proxy"}, d.now().refusal(CauseProxy), denialsEach, "request", short(r.Method+" "+r.RequestURI))
 	forbidden(w.Header())
 	http.Error(w, err.Error(), http.StatusBadRequest)
-}
-
-// authorized checks the token of a session whose proxy others can reach too.
-func (p *proxy) authorized(r *http.Request) bool {
-	want := p.door.conf.ProxyToken
-	if want == "" {
-		return true
-	}
-	// The header has the form of Authorization (RFC 9110 §11.7.2).
-	q := http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}
-	_, got, _ := q.BasicAuth()
-	return subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 1
 }
 
 // connectTarget reads the target of CONNECT strictly: host:port and nothing

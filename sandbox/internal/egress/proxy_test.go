@@ -218,17 +218,6 @@ func TestProxySmuggling(t *testing.T) {
 	ended(t, rs)
 }
 
-// A proxy that others can reach as well asks for the session's password.
-func TestProxyToken(t *testing.T) {
-	in := newInside(t, []Rule{allow("tools.local", bothPorts)}, func(c *Config) { c.ProxyToken = "secret" })
-	require.NoError(t, in.door.Handle("tools.local", http.HandlerFunc(echo)))
-	assert.Contains(t, body(t, in.throughProxy(nil), "http://tools.local/"), "407")
-	assert.Contains(t, body(t, in.throughProxy(url.UserPassword("s", "wrong")), "http://tools.local/"), "407")
-	assert.Contains(t, body(t, in.throughProxy(url.UserPassword("s", "wrong")), "https://tools.local/"), "Proxy Authentication Required")
-	assert.Contains(t, body(t, in.throughProxy(url.UserPassword("s", "secret")), "http://tools.local/"), "200")
-	assert.Contains(t, body(t, in.throughProxy(url.UserPassword("s", "secret")), "https://tools.local/"), "200")
-}
-
 // FuzzAuthority: whatever is accepted is a name or address and a port that read
 // the same again.
 func FuzzAuthority(f *testing.F) {
