@@ -41,9 +41,9 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// say runs the command and returns its exit status, its output and what it said
+// invoke runs the command and returns its exit status, its output and what it said
 // besides, its error last.
-func say(t *testing.T, in string, args ...string) (code int, out, errs string) {
+func invoke(t *testing.T, in string, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e lockedBuffer
 	code, err := command(t.Context(), args, strings.NewReader(in), &o, &e)
@@ -64,16 +64,16 @@ func needSandbox(t *testing.T) {
 
 func TestRun(t *testing.T) {
 	needSandbox(t)
-	code, out, errs := say(t, "typed", "run", "--", "sh", "-c", "cat; pwd; echo problem >&2; exit 7")
+	code, out, errs := invoke(t, "typed", "run", "--", "sh", "-c", "cat; pwd; echo problem >&2; exit 7")
 	assert.Equal(t, 7, code)
 	assert.Equal(t, "typed/sandbox\n", out)
 	assert.Contains(t, errs, "problem\n")
 	assert.Regexp(t, `sandbox: \d+ layers, user [1-9]\d* outside, policy sha256:`, errs)
 	assert.Contains(t, errs, "sandbox: 0 connections, 0 refusals\n")
 
-	code, _, _ = say(t, "", "run", "-quiet", "--", "sh", "-c", "kill -TERM $$")
+	code, _, _ = invoke(t, "", "run", "-quiet", "--", "sh", "-c", "kill -TERM $$")
 	assert.Equal(t, 128+15, code)
-	code, _, errs = say(t, "", "run", "-quiet", "--", "no-such-program")
+	code, _, errs = invoke(t, "", "run", "-quiet", "--", "no-such-program")
 	assert.Equal(t, notFound, code)
 	assert.Contains(t, errs, "no such program")
 }
@@ -86,7 +86,7 @@ func TestRunShowsAndKeepsWhatIsReached(t *testing.T) {
 	require.NoError(t, os.WriteFile(dir+"/policy.yaml", []byte("version: 1\nservices: [inference.local]\n"), 0o600))
 	work := filepath.Join(dir, "work")
 	require.NoError(t, os.Mkdir(work, 0o755))
-	code, out, errs := say(t, "", "run", "-policy", dir+"/policy.yaml", "-preset", "slack,jira", "-serve", "inference.local="+model.URL,
+	code, out, errs := invoke(t, "", "run", "-policy", dir+"/policy.yaml", "-preset", "slack,jira", "-serve", "inference.local="+model.URL,
 		"-workspace", work, "-log", dir+"/log", "--", "bash", "-c", `
 			exec 3<>/dev/tcp/inference.local/80
 			printf 'GET /v1 HTTP/1.1\r\nHost: inference.local\r\nConnection: close\r\n\r\n' >&3; tail -n 1 <&3
@@ -115,7 +115,7 @@ func TestRunShowsRequests(t *testing.T) {
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip(err)
 	}
-	_, out, errs := say(t, "", "run", "-preset", "npm", "--", "node", "-e",
+	_, out, errs := invoke(t, "", "run", "-preset", "npm", "--", "node", "-e",
 		`fetch("https://registry.npmjs.org/lodash", {method: "PUT"}).then(r => console.log(r.status))`)
 	assert.Equal(t, "403\n", out, errs)
 	assert.Contains(t, errs, `sandbox: DENY  connect Host::"registry.npmjs.org" PUT "/lodash": http-method`)
@@ -135,7 +135,7 @@ func TestWrongCommandLines(t *testing.T) {
 		"check " + dir + "/bad.yaml":               "bad.yaml:4:13",
 		"presets nothing":                          "there are claude-code",
 	} {
-		code, out, errs := say(t, "", strings.Fields(args)...)
+		code, out, errs := invoke(t, "", strings.Fields(args)...)
 		assert.Equal(t, failed, code, args)
 		assert.Empty(t, out, args)
 		assert.Contains(t, errs, want, args)
@@ -143,18 +143,18 @@ func TestWrongCommandLines(t *testing.T) {
 }
 
 func TestPresets(t *testing.T) {
-	code, out, _ := say(t, "", "presets")
+	code, out, _ := invoke(t, "", "presets")
 	assert.Equal(t, 0, code)
 	assert.Equal(t, sandbox.Presets(), strings.Fields(out))
-	_, out, _ = say(t, "", "presets", "pypi")
+	_, out, _ = invoke(t, "", "presets", "pypi")
 	assert.Equal(t, "pypi.org GET,HEAD /simple/** GET,HEAD /pypi/**\nfiles.pythonhosted.org read-only\n", out)
-	_, out, _ = say(t, "", "presets", "slack")
+	_, out, _ = invoke(t, "", "presets", "slack")
 	assert.Equal(t, "slack.com served by the host\nfiles.slack.com served by the host\n", out)
 }
 
 func TestProbe(t *testing.T) {
 	needSandbox(t)
-	code, out, errs := say(t, "", "probe")
+	code, out, errs := invoke(t, "", "probe")
 	assert.Equal(t, 0, code, errs)
 	for _, l := range sandbox.Layers() {
 		assert.Contains(t, out, string(l))

@@ -11,12 +11,12 @@ import (
 	"github.com/twinward-dev/twinward/sandbox"
 )
 
-// A screen is the terminal that a person sits at.
-type screen struct{ in, out *os.File }
+// A localTerminal is what a person sits at.
+type localTerminal struct{ in, out *os.File }
 
 // terminal returns it, if both ends are one.
-func terminal(in io.Reader, out io.Writer) (screen, bool) {
-	var s screen
+func terminal(in io.Reader, out io.Writer) (localTerminal, bool) {
+	var s localTerminal
 	var ok [2]bool
 	s.in, ok[0] = in.(*os.File)
 	s.out, ok[1] = out.(*os.File)
@@ -29,7 +29,7 @@ func isTerminal(f *os.File) bool {
 }
 
 // execute runs the program with a terminal of its own, which this one shows.
-func (s screen) execute(cmd *sandbox.Cmd) error {
+func (s localTerminal) execute(cmd *sandbox.Cmd) error {
 	pty, err := cmd.StartPty(s.size())
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (s screen) execute(cmd *sandbox.Cmd) error {
 	return errors.Join(cmd.Wait(), copyErr)
 }
 
-func (s screen) size() sandbox.WindowSize {
+func (s localTerminal) size() sandbox.WindowSize {
 	w, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ)
 	if err != nil {
 		return sandbox.WindowSize{}
@@ -69,7 +69,7 @@ func (s screen) size() sandbox.WindowSize {
 }
 
 // raw hands every key on as it is pressed, until restore is called.
-func (s screen) raw() (restore func(), err error) {
+func (s localTerminal) raw() (restore func(), err error) {
 	fd := int(s.in.Fd())
 	was, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {

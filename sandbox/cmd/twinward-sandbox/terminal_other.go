@@ -8,8 +8,8 @@ import (
 	"github.com/twinward-dev/twinward/sandbox"
 )
 
-type screen struct{}
+type localTerminal struct{}
 
-func terminal(io.Reader, io.Writer) (screen, bool) { return screen{}, false }
+func terminal(io.Reader, io.Writer) (localTerminal, bool) { return localTerminal{}, false }
 
-func (screen) execute(cmd *sandbox.Cmd) error { return cmd.Run() }
+func (localTerminal) execute(cmd *sandbox.Cmd) error { return cmd.Run() }
