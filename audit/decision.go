@@ -140,17 +140,18 @@ const (
 	GuardRevoked = "revoked"
 
 	// How it is asked.
-	GuardOrigin     = "origin"      // a browser page of another origin
-	GuardHeaders    = "headers"     // header and body disagree, or a header is repeated
-	GuardSession    = "session"     // an MCP session that is not the caller's
-	GuardLimit      = "limit"       // too many sessions
-	GuardMedia      = "media-type"  // not JSON in UTF-8, or encoded further
-	GuardSize       = "too-large"   // more bytes than can be decided
-	GuardStrictJSON = "strict-json" // text that two parsers could read differently
-	GuardArguments  = "arguments"   // do not fit the pinned schema, or cannot be decided exactly
-	GuardMethod     = "method"      // an MCP method or HTTP endpoint that no action covers
-	GuardState      = "state"       // carried by a client, and not made here for this very request
-	GuardUnknown    = "unknown"     // a tool, name or model that nobody configured
+	GuardOrigin       = "origin"        // a browser page of another origin
+	GuardHeaders      = "headers"       // header and body disagree, or a header is repeated
+	GuardSession      = "session"       // an MCP session that is not the caller's
+	GuardLimit        = "limit"         // too many sessions
+	GuardMedia        = "media-type"    // not JSON in UTF-8, or encoded further
+	GuardSize         = "too-large"     // more bytes than can be decided
+	GuardStrictJSON   = "strict-json"   // text that two parsers could read differently
+	GuardArguments    = "arguments"     // do not fit the pinned schema, or cannot be decided exactly
+	GuardMethod       = "method"        // an MCP method or HTTP endpoint that no action covers
+	GuardState        = "state"         // carried by a client, and not made here for this very request
+	GuardUnknown      = "unknown"       // a tool, name or model that nobody configured
+	GuardStoredObject = "stored-object" // of the account that all agents of the host share
 
 	// What stands behind it.
 	GuardPinDrift     = "pin-drift"    // the live definition is not the approved one

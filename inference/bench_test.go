@@ -7,15 +7,17 @@ import (
 
 func BenchmarkMeterEvent(b *testing.B) {
 	for name, tc := range map[string]struct {
-		protocol Protocol
-		event    string
+		op    *operation
+		event string
 	}{
-		"openai":    {OpenAI, `data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"good","system_fingerprint":"fp_1","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"},
-		"anthropic": {Anthropic, "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"}}` + "\n\n"},
+		"openai":    {opChat, `data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"good","system_fingerprint":"fp_1","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"},
+		"anthropic": {opMessages, "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"}}` + "\n\n"},
+		"responses": {opResponses, "event: response.output_text.delta\n" + `data: {"type":"response.output_text.delta","sequence_number":7,"item_id":"msg_1","output_index":0,"content_index":0,"delta":" word","logprobs":[]}` + "\n\n"},
+		"gemini":    {opStreamGenerate, `data: {"candidates":[{"content":{"parts":[{"text":" word"}],"role":"model"},"index":0}],"modelVersion":"g","responseId":"r"}` + "\r\n\r\n"},
 	} {
 		b.Run(name, func(b *testing.B) {
 			stream := bytes.Repeat([]byte(tc.event), 100)
-			s, m := &splitter{buf: make([]byte, 0, streamBuffer)}, newMeter(tc.protocol, "good")
+			s, m := &splitter{buf: make([]byte, 0, streamBuffer)}, newMeter(tc.op, "good", 0)
 			r := bytes.NewReader(stream)
 			b.ReportAllocs()
 			n := 0

@@ -16,22 +16,16 @@ import (
 	"github.com/twinward-dev/twinward/governance"
 )
 
-// The Cedar actions of this door.
-const (
-	actInvoke     = "invoke_model"
-	actHosted     = "use_hosted_tool"
-	actCredential = "use_credential"
-	actList       = "list_models"
-	actRequest    = audit.ActionRequest // not a Cedar action
-)
+// actRequest is the action of requests that no Cedar action covers.
+const actRequest = audit.ActionRequest
 
 // A call is one request on its way through the door.
 type call struct {
 	*Router
-	w        http.ResponseWriter
-	req      *http.Request
-	protocol Protocol
-	routes   *routes // the ones in force when the request came
+	w      http.ResponseWriter
+	req    *http.Request
+	asking         // what the request is
+	routes *routes // the ones in force when the request came
 
 	ctx      context.Context // ends with the client, or when the agent is revoked
 	actor    audit.Actor
@@ -55,12 +49,12 @@ type call struct {
 
 // ServeHTTP implements [http.Handler].
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	op, protocol := classify(req)
-	if op == opHello {
+	a := classify(req)
+	if a.kind == kindHello {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	c := &call{Router: r, w: w, req: req, protocol: protocol, routes: r.routes.Load(), ctx: req.Context()}
+	c := &call{Router: r, w: w, req: req, asking: a, routes: r.routes.Load(), ctx: req.Context()}
 	actor, guard, err := c.identify()
 	if err != nil {
 		c.opts.Logger.Info("inference: request without an actor", slog.Any("error", err))
@@ -82,9 +76,9 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case upgrade(req):
 		c.refuse(refusal{status: http.StatusUpgradeRequired, code: "no_upgrade", message: "this door speaks HTTP only"},
 			actRequest, c.endpoint(), guarded(audit.GuardMethod))
-	case op == opInvoke:
+	case a.kind == kindCall:
 		c.invoke()
-	case op == opModels:
+	case a.kind == kindModels, a.kind == kindModel:
 		c.list()
 	default:
 		c.refuse(refusal{status: http.StatusForbidden, code: "not_served", message: "this endpoint is not served here"},
@@ -135,7 +129,7 @@ func (c *call) invoke() {
 	if !c.readBody() || !c.decide() {
 		return
 	}
-	sent, drop := rewrite(c.protocol, c.body, &c.env, c.route.model)
+	sent, drop := rewrite(c.op, c.body, &c.env, c.route.model)
 	c.body, c.drop = sent, drop
 	var err error
 	c.record, err = c.log.Begin(c.ctx, audit.Intent{
@@ -169,7 +163,7 @@ func (c *call) invoke() {
 func (c *call) readBody() bool {
 	h := c.req.Header
 	reject := func(status int, guard, code, message string) bool {
-		c.refuse(refusal{status: status, code: code, message: message}, actInvoke, c.endpoint(), guarded(guard))
+		c.refuse(refusal{status: status, code: code, message: message}, c.op.action, c.endpoint(), guarded(guard))
 		return false
 	}
 	if !plainJSON(h) {
@@ -191,20 +185,43 @@ func (c *call) readBody() bool {
 		return reject(http.StatusRequestEntityTooLarge, audit.GuardSize, "too_large", tooLarge)
 	}
 	body := buf.Bytes()
-	if err := scan(c.protocol, body, &c.env); err != nil {
+	if err := scan(c.op, body, &c.env); err != nil {
 		return reject(http.StatusBadRequest, audit.GuardStrictJSON, "invalid_request", err.Error())
+	}
+	for _, ref := range c.env.refs {
+		if string(ref.of(body)) != c.model {
+			return reject(http.StatusBadRequest, audit.GuardStrictJSON, "invalid_request", "the body names another model than the path")
+		}
+	}
+	if c.env.stored != "" {
+		return reject(http.StatusForbidden, audit.GuardStoredObject, "stored_object", fmt.Sprintf(
+			"the request refers to what the provider has stored (%s): all agents of this host share its account, so send the content itself", c.env.stored))
+	}
+	switch c.op.streams {
+	case always:
+		c.env.stream = true
+	case never:
+		c.env.stream = false
 	}
 	c.body = body
 	return true
 }
 
+// asked is the model that the client asks for.
+func (c *call) asked() string {
+	if c.op.hasPathModel() {
+		return c.model
+	}
+	return string(c.env.model.of(c.body))
+}
+
 // decide asks policy for everything that the call needs.
 func (c *call) decide() bool {
-	asked := string(c.env.model.of(c.body))
-	unknown := refusal{status: http.StatusNotFound, code: "model_not_found", message: fmt.Sprintf("the model %q does not exist", asked)}
+	asked := c.asked()
+	unknown := noModel(asked)
 	c.route = c.routes.byModel[routeKey{c.protocol, asked}]
 	if c.route == nil {
-		c.refuse(unknown, actInvoke, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
+		c.refuse(unknown, c.op.action, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
 		return false
 	}
 	backend := c.route.backend
@@ -213,7 +230,7 @@ func (c *call) decide() bool {
 		attrs["max_output"] = n
 	}
 	var ok bool
-	c.decision, ok = c.ask(governance.Request{Action: actInvoke, Server: backend.Name, Name: c.route.model, Attrs: attrs}, unknown,
+	c.decision, ok = c.ask(governance.Request{Action: c.op.action, Server: backend.Name, Name: c.route.model, Attrs: attrs}, unknown,
 		fmt.Sprintf("this agent may not use the model %q like this", asked))
 	if !ok {
 		return false
@@ -276,7 +293,7 @@ func (c *call) transport() (http.RoundTripper, error) {
 	if c.opts.Vault == nil {
 		return nil, errors.New("inference: the router has no vault")
 	}
-	origin, err := credential.Origin(c.route.url)
+	origin, err := credential.Origin(c.route.base)
 	if err != nil {
 		return nil, err
 	}
@@ -293,9 +310,9 @@ func (c *call) transport() (http.RoundTripper, error) {
 
 // send makes the one request to the backend.
 func (c *call) send(transport http.RoundTripper) {
-	url := c.route.url
-	if c.req.URL.RawQuery != "" { // classify lets only known queries pass
-		url += "?" + c.req.URL.RawQuery
+	url := c.route.url(c.op)
+	if c.query != "" {
+		url += "?" + c.query
 	}
 	up, err := http.NewRequestWithContext(c.ctx, http.MethodPost, url, bytes.NewReader(c.body))
 	if err != nil {

@@ -14,14 +14,6 @@ import (
 	"github.com/twinward-dev/twinward/governance/strictyaml"
 )
 
-// A Protocol is the wire format that a client speaks and a backend understands.
-type Protocol string
-
-const (
-	OpenAI    Protocol = "openai"    // POST /v1/chat/completions
-	Anthropic Protocol = "anthropic" // POST /v1/messages
-)
-
 // A Config says which models exist and who serves them. It grants nothing:
 // policy does.
 type Config struct {
@@ -37,8 +29,11 @@ type Backend struct {
 	Preset string `yaml:"preset"`
 	// Protocol is what the backend speaks. Empty: the preset's, else [OpenAI].
 	Protocol Protocol `yaml:"protocol"`
-	// BaseURL is what comes before "/chat/completions" or "/messages",
-	// such as https://api.openai.com/v1 or https://api.anthropic.com/v1. With a
+	// Protocols, in place of Protocol, are all that it speaks: its models are
+	// served in each. The first says how the key is sent.
+	Protocols []Protocol `yaml:"protocols"`
+	// BaseURL is what comes before "/chat/completions", "/messages" or
+	// "/models/M:generateContent", such as https://api.openai.com/v1 or https://api.anthropic.com/v1. With a
 	// credential it must be https, or http to a literal loopback address.
 	BaseURL string `yaml:"base_url"`
 	// Credential is the name of the key in the vault. Empty: none is sent.
@@ -80,6 +75,7 @@ func Presets() map[string]Preset {
 	return map[string]Preset{
 		"anthropic":  {Protocol: Anthropic, BaseURL: "https://api.anthropic.com/v1", KeyHeader: "X-Api-Key"},
 		"openai":     {Protocol: OpenAI, BaseURL: "https://api.openai.com/v1"},
+		"gemini":     {Protocol: Gemini, BaseURL: "https://generativelanguage.googleapis.com/v1beta", KeyHeader: "X-Goog-Api-Key"},
 		"nvidia":     {Protocol: OpenAI, BaseURL: "https://integrate.api.nvidia.com/v1"},
 		"openrouter": {Protocol: OpenAI, BaseURL: "https://openrouter.ai/api/v1"},
 		"ollama":     {Protocol: OpenAI, BaseURL: "http://127.0.0.1:11434/v1"},
@@ -95,8 +91,8 @@ func (b Backend) Binding() (credential.Binding, error) {
 		return credential.Binding{}, err
 	}
 	header := Presets()[b.Preset].KeyHeader
-	if b.Preset == "" && b.Protocol == Anthropic {
-		header = Presets()[string(Anthropic)].KeyHeader
+	if b.Preset == "" && !b.Protocol.isOpenAI() {
+		header = Presets()[string(b.Protocol)].KeyHeader
 	}
 	origin, err := credential.Origin(u.String())
 	if err != nil {
@@ -115,18 +111,31 @@ func (b *Backend) resolve() (*url.URL, error) {
 		if !ok {
 			return nil, fmt.Errorf("preset %q is not known: use one of %s", b.Preset, strings.Join(presetNames(), ", "))
 		}
-		if b.Protocol == "" {
+		if b.Protocol == "" && len(b.Protocols) == 0 {
 			b.Protocol = p.Protocol
 		}
 		if b.BaseURL == "" {
 			b.BaseURL = p.BaseURL
 		}
 	}
-	if b.Protocol == "" {
-		b.Protocol = OpenAI
+	switch {
+	case len(b.Protocols) == 0:
+		if b.Protocol == "" {
+			b.Protocol = OpenAI
+		}
+		b.Protocols = []Protocol{b.Protocol}
+	case b.Protocol != "" && !slices.Contains(b.Protocols, b.Protocol):
+		return nil, fmt.Errorf("protocol %q is not among protocols", b.Protocol)
+	case b.Protocol == "":
+		b.Protocol = b.Protocols[0]
 	}
-	if b.Protocol != OpenAI && b.Protocol != Anthropic {
-		return nil, fmt.Errorf("protocol %q is not known: use openai or anthropic", b.Protocol)
+	for i, p := range b.Protocols {
+		if !slices.Contains(protocols, p) {
+			return nil, fmt.Errorf("protocol %q is not known: use openai, openai-responses, anthropic or gemini", p)
+		}
+		if slices.Contains(b.Protocols[:i], p) {
+			return nil, fmt.Errorf("protocol %q appears twice", p)
+		}
 	}
 	if b.BaseURL == "" {
 		return nil, errors.New("base_url is missing")
@@ -171,12 +180,16 @@ type routeKey struct {
 	model    string
 }
 
+// url is where a call goes.
+func (rt *route) url(op *operation) string { return rt.base + op.endpoint(rt.model) }
+
 // A route leads from a name that a client may ask for to a model.
 type route struct {
-	asked   string // as the client writes it
-	model   string // as policy and the backend know it
-	backend *Backend
-	url     string // where calls go
+	asked    string // as the client writes it
+	model    string // as policy and the backend know it
+	protocol Protocol
+	backend  *Backend
+	base     string // of the backend, without a slash at the end
 }
 
 var (
@@ -214,18 +227,19 @@ func (rs *routes) add(b *Backend) error {
 	if len(b.Models) == 0 {
 		return errors.New("models is empty: name each model that it serves")
 	}
-	target := u.JoinPath(b.Protocol.endpoint()).String()
 	put := func(asked, model string) error {
 		if !modelRE.MatchString(asked) {
 			return fmt.Errorf("model name %q has characters that are not allowed", asked)
 		}
-		key := routeKey{b.Protocol, asked}
-		if other := rs.byModel[key]; other != nil {
-			return fmt.Errorf("model %q is served by %q already", asked, other.backend.Name)
+		for _, p := range b.Protocols {
+			key := routeKey{p, asked}
+			if other := rs.byModel[key]; other != nil {
+				return fmt.Errorf("model %q is served by %q already", asked, other.backend.Name)
+			}
+			rt := &route{asked: asked, model: model, protocol: p, backend: b, base: u.String()}
+			rs.byModel[key] = rt
+			rs.listed = append(rs.listed, rt)
 		}
-		rt := &route{asked: asked, model: model, backend: b, url: target}
-		rs.byModel[key] = rt
-		rs.listed = append(rs.listed, rt)
 		return nil
 	}
 	for _, m := range b.Models {

@@ -32,8 +32,8 @@ func TestParseConfig(t *testing.T) {
 	rt := rs.byModel[routeKey{Anthropic, "fast"}]
 	require.NotNil(t, rt)
 	assert.Equal(t, "claude-haiku-5", rt.model)
-	assert.Equal(t, "https://api.anthropic.com/v1/messages", rt.url)
-	assert.Equal(t, "http://10.0.0.7:8000/v1/chat/completions", rs.byModel[routeKey{OpenAI, "meta/llama-4"}].url)
+	assert.Equal(t, "https://api.anthropic.com/v1/messages", rt.url(opMessages))
+	assert.Equal(t, "http://10.0.0.7:8000/v1/chat/completions", rs.byModel[routeKey{OpenAI, "meta/llama-4"}].url(opChat))
 	assert.Len(t, rs.listed, 4)
 }
 
@@ -56,7 +56,7 @@ func TestConfigErrorsSayWhereAndWhat(t *testing.T) {
 		"backends: [{name: a, base_url: 'https://u:p@x', models: [m]}]":                              "into the vault",
 		"backends: [{name: a, base_url: 'https://x?key=1', models: [m]}]":                            "query",
 		"backends: [{name: a, base_url: 'http://x/v1', models: [m], credential: k}]":                 "use https",
-		"backends: [{name: a, base_url: 'https://x', models: [m], protocol: gemini}]":                "openai or anthropic",
+		"backends: [{name: a, base_url: 'https://x', models: [m], protocol: grpc}]":                  "openai-responses, anthropic or gemini",
 		"backends: [{name: a, preset: opneai, models: [m]}]":                                         "openai, openrouter",
 		"backends: [{name: a, base_url: 'https://x', models: ['a\"b']}]":                             "not allowed",
 		"backends: [{name: a, base_url: 'https://x', models: [m, m]}]":                               "already",

@@ -27,7 +27,7 @@ func TestCallPassesThrough(t *testing.T) {
 	}{
 		"/v1/chat/completions": {plainChat, `{"id":"1", "choices":[{}],"usage":{"prompt_tokens":5,"completion_tokens":2}}`, "/v1/chat/completions",
 			audit.Usage{Model: "good", Input: 5, Output: 2, Final: true}},
-		"/chat/completions": {plainChat, `{"choices":[]}`, "/v1/chat/completions", audit.Usage{Model: "good"}},
+		"/chat/completions": {plainChat, `{"choices":[]}`, "/v1/chat/completions", audit.Usage{Model: "good", Input: 15, Output: 4}},
 		"/v1/messages?beta=true": {plainMessage, `{"type":"message","usage":{"input_tokens":3,"cache_read_input_tokens":9,"output_tokens":4}}`,
 			"/v1/messages?beta=true", audit.Usage{Model: "good", Input: 3, CacheRead: 9, Output: 4, Final: true}},
 	} {
@@ -238,6 +238,8 @@ func TestErrorsHaveTheShapeOfTheProtocol(t *testing.T) {
 	assert.Equal(t, "not_found_error", a.Error.Type)
 
 	_, body = h.post("/v1beta/models/x:generateContent", `{}`)
+	assert.Contains(t, body, `"NOT_FOUND"`)
+	_, body = h.post("/v1beta/files", `{}`)
 	assert.Contains(t, body, `"PERMISSION_DENIED"`)
 }
 

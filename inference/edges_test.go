@@ -210,11 +210,11 @@ func TestOddCounts(t *testing.T) {
 	for body, want := range map[string]audit.Usage{
 		`{"usage":{"prompt_tokens":-5,"completion_tokens":-1}}`:                     {Model: "m", Final: true},
 		`{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}`: {Model: "m", CacheRead: 5, Final: true},
-		`{"usage":{"prompt_tokens":"many"}}`:                                        {Model: "m"},
-		`{"usage":null}`:                                                            {Model: "m"},
-		`nonsense`:                                                                  {Model: "m"},
+		`{"usage":{"prompt_tokens":"many"}}`:                                        {Model: "m", Output: 9}, // estimated
+		`{"usage":null}`:                                                            {Model: "m", Output: 4},
+		`nonsense`:                                                                  {Model: "m", Output: 2},
 	} {
-		m := newMeter(OpenAI, "m")
+		m := newMeter(opChat, "m", 0)
 		m.whole([]byte(body))
 		assert.Equal(t, want, *m.usage(true), body)
 	}
@@ -224,8 +224,8 @@ func FuzzMeter(f *testing.F) {
 	f.Add([]byte(golden(f, "openai.sse")))
 	f.Add([]byte(golden(f, "anthropic.sse")))
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		for _, p := range []Protocol{OpenAI, Anthropic} {
-			m := newMeter(p, "m")
+		for _, op := range operations {
+			m := newMeter(op, "m", len(stream))
 			for ev := range bytes.SplitAfterSeq(stream, []byte("\n\n")) {
 				before := string(ev)
 				m.event(ev)

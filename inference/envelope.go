@@ -6,15 +6,19 @@ import "strings"
 // scanned body.
 type envelope struct {
 	open         int  // offset of the body's opening brace
-	model        span // without quotes; holds no escapes
+	model        span // without quotes; holds no escapes. Empty when the path has it
 	stream       bool
-	maxOutput    int64 // 0: not given
-	choices      int64 // n; 0: not given
-	streamOpts   span  // the value of stream_options; empty: absent
-	optsEmpty    bool  // stream_options is {}
-	includeUsage span  // the value of stream_options.include_usage
-	wantsUsage   bool  // it is true
-	tools        []span
+	maxOutput    int64    // 0: not given
+	choices      int64    // n; 0: not given
+	streamOpts   span     // the value of stream_options; empty: absent
+	optsEmpty    bool     // stream_options is {}
+	includeUsage span     // the value of stream_options.include_usage
+	wantsUsage   bool     // it is true
+	store        span     // the value of store
+	stores       bool     // it is true
+	stored       string   // what refers to an object in the host's account; empty: nothing
+	refs         []span   // models named in the body beside the path
+	tools        []span   // names of the client's own
 	hosted       []string // what the provider would do itself, by name
 }
 
@@ -22,7 +26,9 @@ type span struct{ lo, hi int }
 
 func (s span) empty() bool        { return s.hi == s.lo }
 func (s span) of(b []byte) []byte { return b[s.lo:s.hi] }
-func (e *envelope) reset()        { *e = envelope{tools: e.tools[:0], hosted: e.hosted[:0]} }
+func (e *envelope) reset() {
+	*e = envelope{refs: e.refs[:0], tools: e.tools[:0], hosted: e.hosted[:0]}
+}
 func (e *envelope) hasHosted(n string) bool {
 	for _, h := range e.hosted {
 		if h == n {
@@ -68,8 +74,8 @@ const (
 	atTop
 	inTools     // array of inTool
 	inTool      // one tool
-	inFunction  // OpenAI: tool.function, tool.custom
-	inFunctions // OpenAI's older top-level functions: array of inFunction
+	inFunction  // OpenAI: tool.function, tool.custom; Gemini: a declaration
+	inFunctions // array of inFunction: OpenAI's older top-level functions, Gemini's declarations
 	inMessages  // array of inMessage
 	inMessage
 	inContent // string, or array of inBlock
@@ -78,19 +84,37 @@ const (
 	inURL     // OpenAI: image_url
 	inFile    // OpenAI: file
 	inStreamOptions
+	inInput // responses: string, or array of inItem
+	inItem  // responses: a message, a call or the result of one
+	inTurns // Gemini: array of inTurn
+	inTurn  // Gemini: a message
+	inParts // Gemini: array of inPart
+	inPart  // Gemini: a content block
+	inFileData
+	inResult // Gemini: functionResponse
+	inConfig // Gemini: generationConfig
+	inAsks   // Gemini: array of inAsk
+	inAsk    // Gemini: a request within a request
+	places
 )
+
+// elements are the lists among the places, and what they hold.
+var elements = [places]place{
+	inTools: inTool, inFunctions: inFunction, inMessages: inMessage, inContent: inBlock, inInput: inItem,
+	inTurns: inTurn, inParts: inPart, inAsks: inAsk,
+	inURL: inURL, // such as the frames of a video
+}
+
+// objectsOnly are the lists that hold nothing else.
+var objectsOnly = [places]bool{
+	inTools: true, inFunctions: true, inMessages: true, inInput: true, inTurns: true, inParts: true, inAsks: true,
+}
 
 // strict reports whether the keys of an object at p matter. There, no key may
 // be escaped, hold other than printable ASCII, or be the same as another or as
 // a key that matters when letter case, '_' and '-' are ignored: those are the
 // differences that JSON parsers in use overlook.
-func (p place) strict() bool {
-	switch p {
-	case anywhere, inTools, inFunctions, inMessages, inContent:
-		return false
-	}
-	return true
-}
+func (p place) strict() bool { return p != anywhere && p != inContent && !objectsOnly[p] }
 
 // A field is a key that matters, or one that is known to be harmless.
 type field uint8
@@ -119,11 +143,28 @@ const (
 	fFileID
 	fFileData
 	fURL
+	fStored // its presence refers to an object in the host's account
+	fBackground
+	fInput
+	fRole
+	fID
+	fEncrypted
+	fRef // Gemini: a model that must be the one in the path
+	fTurns
+	fTurn
+	fParts
+	fInlineFile
+	fURI
+	fResult
+	fConfig
+	fAsks
+	fAsk
 )
 
 // An entry is a key as the protocol writes it.
 type entry struct {
 	key   string
+	also  string // a second spelling that the protocol has, or the same
 	field field
 }
 
@@ -134,10 +175,36 @@ func newTable(entries map[field]string) table {
 	t := table{}
 	for f, keys := range entries {
 		for key := range strings.FieldsSeq(keys) {
-			t[foldString(key)] = entry{key, f}
+			t[foldString(key)] = entry{key, key, f}
 		}
 	}
 	return t
+}
+
+// newProtoTable is for protocols whose JSON stands for protocol buffers: each
+// key may be written in camelCase or in snake_case.
+func newProtoTable(entries map[field]string) table {
+	t := newTable(entries)
+	for folded, e := range t {
+		e.also = snake(e.key)
+		t[folded] = e
+	}
+	return t
+}
+
+// snake writes a camelCase name in snake_case.
+func snake(name string) string {
+	var b strings.Builder
+	for i, c := range name {
+		if c >= 'A' && c <= 'Z' {
+			if i > 0 {
+				b.WriteByte('_')
+			}
+			c += 'a' - 'A'
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
 }
 
 // foldString removes what lenient parsers overlook in keys.
@@ -169,18 +236,92 @@ var anthropicTop = newTable(map[field]string{
 		output_config output_format cache_control inference_geo speed`,
 })
 
+// Top-level fields of embeddings.
+var embeddingsTop = newTable(map[field]string{
+	fModel: "model", fStream: "stream", fStore: "store", fStreamOptions: "stream_options",
+	fKnown: `input dimensions encoding_format user input_type truncate truncate_prompt_tokens modality priority keep_alive`,
+})
+
+// Top-level fields of OpenAI's responses.
+var responsesTop = newTable(map[field]string{
+	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens max_output_tokens",
+	fTools: "tools", fInput: "input", fStore: "store", fStreamOptions: "stream_options",
+	fStored: "previous_response_id conversation prompt", fBackground: "background",
+	fKnown: `instructions include metadata client_metadata parallel_tool_calls max_tool_calls reasoning text tool_choice
+		temperature top_p top_k top_logprobs truncation user safety_identifier service_tier prompt_cache_key
+		prompt_cache_retention verbosity context_management frequency_penalty presence_penalty seed`,
+})
+
+// Top-level fields of Gemini's requests, of all its operations.
+var geminiTop = newProtoTable(map[field]string{
+	fRef: "model", fTools: "tools", fTurns: "contents", fTurn: "systemInstruction content", fConfig: "generationConfig",
+	fStored: "cachedContent", fAsk: "generateContentRequest", fAsks: "requests",
+	fKnown: `toolConfig safetySettings labels taskType title outputDimensionality`,
+})
+
 // Fields below the top level.
 var inner = [...]table{
-	inTool: newTable(map[field]string{fType: "type", fName: "name", fFunction: "function custom",
-		fKnown: "description parameters input_schema strict cache_control input_examples defer_loading allowed_callers eager_input_streaming"}),
+	inTool: newTable(map[field]string{fType: "type", fName: "name", fFunction: "function custom", fTools: "tools",
+		fKnown: "description parameters input_schema strict format cache_control input_examples defer_loading allowed_callers eager_input_streaming"}),
 	inFunction: newTable(map[field]string{fName: "name"}),
 	inMessage:  newTable(map[field]string{fContent: "content"}),
+	inItem: newTable(map[field]string{fType: "type", fContent: "content output", fRole: "role", fID: "id",
+		fEncrypted: "encrypted_content", fFileID: "file_id", fMediaURL: "image_url file_url"}),
 	inBlock: newTable(map[field]string{fType: "type", fContent: "content", fSource: "source", fFile: "file", fFileID: "file_id",
 		fMediaURL: "image_url video_url audio_url document_url image video audio"}),
 	inSource:        newTable(map[field]string{fType: "type", fContent: "content", fURL: "url", fFileID: "file_id"}),
 	inURL:           newTable(map[field]string{fURL: "url", fFileID: "file_id"}),
 	inFile:          newTable(map[field]string{fFileID: "file_id", fFileData: "file_data", fURL: "url file_url"}),
 	inStreamOptions: newTable(map[field]string{fIncludeUsage: "include_usage"}),
+	inTurn:          newProtoTable(map[field]string{fParts: "parts"}),
+	inPart: newProtoTable(map[field]string{fInlineFile: "fileData", fResult: "functionResponse",
+		fKnown: `text inlineData functionCall executableCode codeExecutionResult thought thoughtSignature videoMetadata
+			mediaResolution partMetadata`}),
+	inFileData: newProtoTable(map[field]string{fURI: "fileUri"}),
+	inResult:   newProtoTable(map[field]string{fParts: "parts", fKnown: "response"}),
+	inConfig:   newProtoTable(map[field]string{fMaxTokens: "maxOutputTokens", fChoices: "candidateCount"}),
+}
+
+// A tool of Gemini is an object with one member for each kind of tool.
+var geminiTool = newProtoTable(map[field]string{fFunctions: "functionDeclarations"})
+
+// The content blocks that are known: what they carry they carry with them, or
+// name in fields that are looked into. The provider may have to fetch what is in
+// others.
+var (
+	openAIBlocks = words(`text image_url input_audio file refusal video_url audio_url document_url image video audio
+		input_text input_image input_file output_text summary_text reasoning_text computer_screenshot thinking reasoning`)
+	anthropicBlocks = words(`text image document search_result thinking redacted_thinking tool_use tool_result
+		server_tool_use mcp_tool_use container_upload tool_reference compaction`)
+	responsesItems = words(`message function_call function_call_output custom_tool_call custom_tool_call_output reasoning
+		local_shell_call local_shell_call_output apply_patch_call apply_patch_call_output computer_call
+		computer_call_output web_search_call compaction compaction_summary`)
+)
+
+func words(list string) map[string]bool {
+	set := map[string]bool{}
+	for w := range strings.FieldsSeq(list) {
+		set[w] = true
+	}
+	return set
+}
+
+// knownBlock reports whether a content block is of a type that is known.
+func knownBlock(p Protocol, typ []byte) bool {
+	if len(typ) == 0 {
+		return true
+	}
+	if p != Anthropic {
+		return openAIBlocks[string(typ)]
+	}
+	// What the provider's own tools gave back: web_search_tool_result,
+	// web_search_result, code_execution_output, web_fetch_tool_result_error, …
+	for _, end := range []string{"_result", "_error", "_output"} {
+		if strings.HasSuffix(string(typ), end) {
+			return true
+		}
+	}
+	return anthropicBlocks[string(typ)]
 }
 
 // Names of hosted tools that are not tool types.
@@ -208,10 +349,12 @@ func hostedTool(p Protocol, typ string, hasFunction bool) (string, bool) {
 	if lower := strings.ToLower(typ); lower != typ {
 		return undated(lower), true // one name in policy, should a provider not care
 	}
-	if p == OpenAI {
+	if p.isOpenAI() {
 		switch {
 		case typ == "function", typ == "custom", typ == "" && hasFunction:
 			return "", false
+		case p == OpenAIResponses && (typ == "local_shell" || typ == "apply_patch" || typ == "namespace"):
+			return "", false // run by the client; a namespace is a list of tools
 		case typ == "":
 			return "untyped", true
 		}
@@ -227,16 +370,21 @@ func hostedTool(p Protocol, typ string, hasFunction bool) (string, bool) {
 	return base, true
 }
 
-// undated removes a trailing _YYYYMMDD.
+// undated removes a trailing date: _20250101 or _2025_01_01.
 func undated(typ string) string {
-	const date = len("_20250101")
-	if len(typ) <= date || typ[len(typ)-date] != '_' {
-		return typ
-	}
-	for _, c := range typ[len(typ)-date+1:] {
-		if c < '0' || c > '9' {
-			return typ
+	for _, form := range []string{"_dddddddd", "_dddd_dd_dd"} {
+		if at := len(typ) - len(form); at > 0 && dated(typ[at:], form) {
+			return typ[:at]
 		}
 	}
-	return typ[:len(typ)-date]
+	return typ
+}
+
+func dated(s, form string) bool {
+	for i := range len(form) {
+		if digit := s[i] >= '0' && s[i] <= '9'; digit != (form[i] == 'd') || !digit && s[i] != form[i] {
+			return false
+		}
+	}
+	return true
 }

@@ -30,10 +30,32 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fMessages:
 		return s.listOf(inMessages, depth)
 	case fContent:
+		m.hasContent = m.hasContent || s.peek() != 'n'
 		return s.value(inContent, depth+1)
 	case fStore:
+		return s.flag(&s.env.stores, &s.env.store) && (!s.env.stores || s.host(hostedSave))
+	case fStored:
+		return s.unless(key, depth)
+	case fBackground:
 		asked := false
-		return s.flag(&asked, nil) && (!asked || s.host(hostedSave))
+		if !s.flag(&asked, nil) {
+			return false
+		}
+		if asked {
+			s.env.stored = string(key.of(s.b)) // the answer is to be fetched later, by its id
+		}
+		return true
+	case fInput:
+		if c := s.peek(); c == '{' {
+			return s.fail("input must be a string or an array")
+		}
+		return s.value(inInput, depth+1)
+	case fRole:
+		m.hasRole = true
+	case fID:
+		m.hasID = s.peek() != 'n'
+	case fEncrypted:
+		m.hasContent = m.hasContent || s.peek() == '"'
 	case fHosted:
 		return s.unlessEmpty(hostedByField(string(key.of(s.b))), depth)
 	case fFunction:
@@ -58,6 +80,26 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 		return s.unlessEmpty(hostedFile, depth)
 	case fFileData:
 		return s.fileData()
+	case fRef:
+		return s.modelRef()
+	case fTurns:
+		return s.listOf(inTurns, depth)
+	case fTurn:
+		return s.objectOf(inTurn, depth)
+	case fParts:
+		return s.listOf(inParts, depth)
+	case fInlineFile:
+		return s.objectOf(inFileData, depth)
+	case fURI:
+		return s.fileURI()
+	case fResult:
+		return s.objectOf(inResult, depth)
+	case fConfig:
+		return s.objectOf(inConfig, depth)
+	case fAsks:
+		return s.listOf(inAsks, depth)
+	case fAsk:
+		return s.objectOf(inAsk, depth)
 	case fUnknown:
 		return s.unknown(p, key, depth, m)
 	}
@@ -67,20 +109,22 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 // unknown consumes a member that no table knows.
 func (s *scanner) unknown(p place, key span, depth int, m *tool) bool {
 	name := key.of(s.b)
+	if len(name) > 64 && (p == atTop || p == inAsk || p == inTool || p == inPart) {
+		return s.fail("a field has too long a name")
+	}
 	switch {
-	case p == atTop:
-		if len(name) > 64 {
-			return s.fail("a field has too long a name")
-		}
+	case p == atTop || p == inAsk:
 		return s.unlessEmpty("field:"+string(name), depth)
-	case p == inBlock && s.address(name):
+	case (p == inBlock || p == inItem) && s.address(name):
 		return s.value(inURL, depth+1)
-	case p == inTool && s.protocol == OpenAI && s.peek() != 'n' && s.peek() != 'f':
+	case p == inTool && s.op.protocol == Gemini:
+		// "googleSearch": {} is a tool with nothing to say about it.
+		return (s.peek() == 'n' || s.host(snake(string(name)))) && s.value(anywhere, depth+1)
+	case p == inPart:
+		return s.unlessEmpty("part:"+snake(string(name)), depth)
+	case p == inTool && s.op.protocol.isOpenAI() && s.peek() != 'n' && s.peek() != 'f':
 		// Gateways to other providers take "google_search":{} beside a function
 		// for a tool of its own.
-		if len(name) > 64 {
-			return s.fail("a field has too long a name")
-		}
 		m.odd = key
 		m.odds++
 	}
@@ -92,7 +136,7 @@ func (s *scanner) unknown(p place, key span, depth int, m *tool) bool {
 // where a search result was found.
 func (s *scanner) address(name []byte) bool {
 	n := len(name) - len("url")
-	return (n > 0 || n == 0 && s.protocol == OpenAI) && bytes.EqualFold(name[n:], []byte("url"))
+	return (n > 0 || n == 0 && s.op.protocol.isOpenAI()) && bytes.EqualFold(name[n:], []byte("url"))
 }
 
 func (s *scanner) listOf(p place, depth int) bool {
@@ -100,6 +144,77 @@ func (s *scanner) listOf(p place, depth int) bool {
 		return s.fail("tools and messages must be arrays")
 	}
 	return s.value(p, depth+1)
+}
+
+func (s *scanner) objectOf(p place, depth int) bool {
+	if c := s.peek(); c != '{' && c != 'n' {
+		return s.fail("an object was expected")
+	}
+	return s.value(p, depth+1)
+}
+
+// modelRef consumes the name of a model that the path names as well.
+func (s *scanner) modelRef() bool {
+	if s.peek() == 'n' {
+		return s.literal("null")
+	}
+	model := s.env.model
+	if !s.modelName() {
+		return false
+	}
+	ref := s.env.model
+	s.env.model = model
+	if s.within(ref, modelsPrefix) {
+		ref.lo += len(modelsPrefix)
+	}
+	if len(s.env.refs) == maxKeys || ref.empty() {
+		return s.fail("it names too many models, or none")
+	}
+	s.env.refs = append(s.env.refs, ref)
+	return true
+}
+
+// modelsPrefix stands before a model's name in Gemini's bodies.
+const modelsPrefix = "models/"
+
+// unless consumes a value and notes its key as a reference to a stored object
+// unless the value is null, false, [] or {}.
+func (s *scanner) unless(key span, depth int) bool {
+	from := s.i
+	if !s.value(anywhere, depth+1) {
+		return false
+	}
+	if !nothing(s.b[from:s.i]) {
+		s.env.stored = string(key.of(s.b))
+	}
+	return true
+}
+
+// nothing reports whether a value is null, false, [] or {}.
+func nothing(v []byte) bool {
+	switch v[0] {
+	case 'n', 'f':
+		return true
+	case '[', '{':
+		return len(bytes.TrimSpace(v[1:len(v)-1])) == 0
+	}
+	return false
+}
+
+// fileURI consumes the address of a file: of one in the host's account, or of
+// anything that the provider would fetch.
+func (s *scanner) fileURI() bool {
+	if s.peek() != '"' {
+		return s.literal("null")
+	}
+	in, _, ok := s.str()
+	if !ok {
+		return false
+	}
+	if s.within(in, "files/") || s.within(in, "https://generativelanguage.googleapis.com/") {
+		return s.host(hostedFile)
+	}
+	return s.host(hostedURL)
 }
 
 func (s *scanner) modelName() bool {
@@ -192,14 +307,8 @@ func (s *scanner) unlessEmpty(name string, depth int) bool {
 	if !s.value(anywhere, depth+1) {
 		return false
 	}
-	v := s.b[from:s.i]
-	switch v[0] {
-	case 'n', 'f':
+	if nothing(s.b[from:s.i]) {
 		return true
-	case '[', '{':
-		if len(bytes.TrimSpace(v[1:len(v)-1])) == 0 {
-			return true
-		}
 	}
 	return s.host(name)
 }

@@ -32,6 +32,9 @@ const policies = `
 permit (principal == Agent::"bot", action == Action::"invoke_model", resource)
 when { resource.name != "forbidden" };
 
+@id("lists")
+permit (principal == Agent::"bot", action == Action::"list_models", resource);
+
 @id("small-answers")
 forbid (principal, action == Action::"invoke_model", resource)
 when { context has max_output && context.max_output > 50000 };

@@ -2,7 +2,7 @@ package inference
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -14,24 +14,41 @@ import (
 // anyProvider is the resource of what concerns all backends.
 const anyProvider = `Provider::"*"`
 
-// list answers GET /models with the models that policy could let this actor
-// invoke. No backend is asked.
+// list answers GET /models, and GET /models/M, with the models of the providers
+// whose list policy lets this actor see ("list_models"), as far as policy could
+// let it invoke them. No backend is asked.
 func (c *call) list() {
 	var (
-		asked []*route
-		refs  []governance.ToolRef
+		asked  []*route
+		refs   []governance.ToolRef
+		seen   = map[string]bool{}
+		listed = map[string]bool{} // providers
 	)
 	for _, rt := range c.routes.listed {
-		if rt.backend.Protocol == c.protocol {
+		name := rt.backend.Name
+		if !c.protocol.lists(rt.protocol) || seen[rt.asked] || c.kind == kindModel && rt.asked != c.model {
+			continue
+		}
+		if _, known := listed[name]; !known {
+			d, err := c.engine.Decide(c.ctx, governance.Request{Actor: c.actor, Action: actList, Server: name})
+			if err != nil {
+				c.unlisted(err)
+				return
+			}
+			listed[name] = d.Allowed()
+			if !d.Allowed() && !c.notePrivate(d) {
+				return
+			}
+		}
+		if listed[name] {
+			seen[rt.asked] = true
 			asked = append(asked, rt)
-			refs = append(refs, governance.ToolRef{Server: rt.backend.Name, Name: rt.model})
+			refs = append(refs, governance.ToolRef{Server: name, Name: rt.model})
 		}
 	}
 	visible, err := c.engine.Visible(c.ctx, c.actor, actInvoke, refs)
 	if err != nil || len(visible) != len(refs) {
-		c.opts.Logger.Warn("inference: policy could not say which models are visible", slog.Any("error", err))
-		c.refuse(refusal{status: http.StatusForbidden, code: "denied", message: "models cannot be listed"},
-			actList, anyProvider, guarded(audit.GuardPolicyError))
+		c.unlisted(err)
 		return
 	}
 	var shown []*route
@@ -49,31 +66,79 @@ func (c *call) list() {
 		unrecorded.write(c.w, c.protocol)
 		return
 	}
-	body, err := json.Marshal(modelList(c.protocol, shown))
-	if err != nil { // strings and numbers only: cannot happen
-		body = []byte(`{}`)
+	var answer any = modelList(c.protocol, shown)
+	if c.kind == kindModel {
+		if len(shown) == 0 {
+			noModel(c.model).write(c.w, c.protocol)
+			return
+		}
+		answer = modelEntry(c.protocol, shown[0])
 	}
 	c.w.Header().Set("Content-Type", "application/json")
-	_, _ = c.w.Write(body)
+	_, _ = c.w.Write(encode(answer))
 }
 
-// modelList is the list in the shape of the protocol. Times are unknown, and
-// zero.
+// noModel is the answer to who asks for a model that is not there, or that the
+// agent must not know about.
+func noModel(name string) refusal {
+	return refusal{status: http.StatusNotFound, code: "model_not_found", message: fmt.Sprintf("the model %q does not exist", name)}
+}
+
+// unlisted refuses a list that policy could not decide.
+func (c *call) unlisted(err error) {
+	c.opts.Logger.Warn("inference: policy could not say which models are visible", slog.Any("error", err))
+	c.refuse(refusal{status: http.StatusForbidden, code: "denied", message: "models cannot be listed"},
+		actList, anyProvider, guarded(audit.GuardPolicyError))
+}
+
+// notePrivate records that a provider's models were left out of a list. It
+// answers the call when that cannot be recorded.
+func (c *call) notePrivate(d governance.Decision) bool {
+	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
+		Kind: audit.KindDenial, Door: audit.DoorModel, Action: d.Action, Resource: d.Resource,
+		Actor: c.actor, Decision: &d.Decision,
+	})
+	if err != nil {
+		c.opts.Logger.Error("inference: a denial could not be recorded", slog.Any("error", err))
+		unrecorded.write(c.w, c.protocol)
+	}
+	return err == nil
+}
+
+// lists reports whether the list that clients of p get has the models that are
+// served in other.
+func (p Protocol) lists(other Protocol) bool { return p == other || p.isOpenAI() && other.isOpenAI() }
+
+// modelList is the list in the shape of the protocol.
 func modelList(p Protocol, shown []*route) map[string]any {
 	data := make([]map[string]any, 0, len(shown))
 	for _, rt := range shown {
-		if p == Anthropic {
-			data = append(data, map[string]any{"type": "model", "id": rt.asked, "display_name": rt.asked, "created_at": "1970-01-01T00:00:00Z"})
-		} else {
-			data = append(data, map[string]any{"id": rt.asked, "object": "model", "created": 0, "owned_by": rt.backend.Name})
+		data = append(data, modelEntry(p, rt))
+	}
+	switch p {
+	case Gemini:
+		return map[string]any{"models": data}
+	case Anthropic:
+		list := map[string]any{"data": data, "has_more": false, "first_id": nil, "last_id": nil}
+		if len(shown) > 0 {
+			list["first_id"], list["last_id"] = shown[0].asked, shown[len(shown)-1].asked
 		}
+		return list
 	}
-	if p != Anthropic {
-		return map[string]any{"object": "list", "data": data}
+	return map[string]any{"object": "list", "data": data}
+}
+
+// modelEntry is one model in the shape of the protocol. Times are unknown, and
+// zero.
+func modelEntry(p Protocol, rt *route) map[string]any {
+	switch p {
+	case Gemini:
+		return map[string]any{
+			"name": modelsPrefix + rt.asked, "displayName": rt.asked,
+			"supportedGenerationMethods": []string{"generateContent", "streamGenerateContent", "countTokens"},
+		}
+	case Anthropic:
+		return map[string]any{"type": "model", "id": rt.asked, "display_name": rt.asked, "created_at": "1970-01-01T00:00:00Z"}
 	}
-	list := map[string]any{"data": data, "has_more": false, "first_id": nil, "last_id": nil}
-	if len(shown) > 0 {
-		list["first_id"], list["last_id"] = shown[0].asked, shown[len(shown)-1].asked
-	}
-	return list
+	return map[string]any{"id": rt.asked, "object": "model", "created": 0, "owned_by": rt.backend.Name}
 }

@@ -80,9 +80,7 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	if resp.StatusCode >= 400 {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-"+strconv.Itoa(resp.StatusCode)
 	} else {
-		m := newMeter(c.protocol, c.route.model)
-		m.whole(data)
-		c.out.Usage = m.usage(true)
+		c.count(data)
 	}
 	if err := c.end(); err != nil {
 		c.unanswered(err).write(c.w, c.protocol)
@@ -92,6 +90,19 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	c.w.WriteHeader(resp.StatusCode)
 	_, _ = c.w.Write(data)
+}
+
+// count takes the usage from a whole answer.
+func (c *call) count(answer []byte) {
+	if c.op.whole == nil {
+		return // counting tokens costs none
+	}
+	m := newMeter(c.op, c.route.model, len(c.body))
+	m.whole(answer)
+	c.out.Usage = m.usage(true)
+	if m.failed {
+		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-failed"
+	}
 }
 
 // streamBuffer is how much of a stream is read at once.
@@ -116,8 +127,9 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 
 	buf := c.buffer()
 	defer c.buffers.Put(buf)
-	s := &splitter{buf: (*buf)[:0]}
-	m := newMeter(c.protocol, c.route.model)
+	s := &splitter{buf: (*buf)[:0], max: c.op.maxEvent()}
+	var held []byte // an event that may be the last
+	m := newMeter(c.op, c.route.model, len(c.body))
 	m.drop = c.drop
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
 	c.w.WriteHeader(resp.StatusCode)
@@ -132,7 +144,12 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		}
 		from := 0
 		for ev, ok := s.next(); ok; ev, ok = s.next() {
-			switch verdict := m.event(s.bytes(ev)); {
+			verdict := m.event(s.bytes(ev))
+			if len(held) > 0 && !c.ended {
+				out.write(held) // it was not the last
+				held = held[:0]
+			}
+			switch {
 			case c.ended || verdict == last:
 				out.write(s.buf[from:ev.lo])
 				c.finish(out, m, body, s.buf[ev.lo:ev.hi])
@@ -140,10 +157,16 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			case verdict == drop:
 				out.write(s.buf[from:ev.lo])
 				from = ev.hi
+			case verdict == hold:
+				out.write(s.buf[from:ev.lo])
+				held = append(held, s.buf[ev.lo:ev.hi]...)
+				from = ev.hi
 			}
 		}
-		if !c.ended {
-			out.write(s.buf[from:s.released()])
+		if to := s.released(); !c.ended && to > from {
+			out.write(held)
+			held = held[:0]
+			out.write(s.buf[from:to])
 		}
 		out.flush()
 		s.compact()
@@ -155,7 +178,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		case out.err != nil:
 			c.abort()
 		case errors.Is(readErr, io.EOF):
-			c.finish(out, m, body, s.buf)
+			c.finish(out, m, body, append(held, s.buf...))
 			return
 		case readErr != nil && c.ended:
 			return // the client has everything
@@ -165,6 +188,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			c.abort()
 		case readErr != nil:
 			c.opts.Logger.Error("inference: the backend's stream broke off", slog.Any("error", readErr))
+			out.write(held)
 			out.write(s.buf)
 			out.flush()
 			c.streamOutcome(out, m, body, false)

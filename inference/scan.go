@@ -21,12 +21,12 @@ func (e *scanError) Error() string {
 // scan reads the envelope of body into env in one pass and without allocating,
 // except for the names of hosted tools. It accepts exactly the JSON objects of
 // RFC 8259 in valid UTF-8 whose envelope every parser reads alike.
-func scan(p Protocol, body []byte, env *envelope) error {
+func scan(op *operation, body []byte, env *envelope) error {
 	env.reset()
 	if !utf8.Valid(body) {
 		return &scanError{0, "it is not valid UTF-8"}
 	}
-	s := scanner{b: body, env: env, protocol: p}
+	s := scanner{b: body, env: env, op: op}
 	s.space()
 	env.open = s.i
 	if s.peek() != '{' {
@@ -38,7 +38,7 @@ func scan(p Protocol, body []byte, env *envelope) error {
 			s.fail("there is data after the JSON object")
 		}
 	}
-	if s.err == nil && env.model.empty() {
+	if s.err == nil && env.model.empty() && !op.hasPathModel() {
 		s.fail("model is missing")
 	}
 	if s.err != nil {
@@ -49,11 +49,11 @@ func scan(p Protocol, body []byte, env *envelope) error {
 
 // A scanner walks over one body. Its methods return false once err is set.
 type scanner struct {
-	b        []byte
-	i        int
-	env      *envelope
-	protocol Protocol
-	err      *scanError
+	b   []byte
+	i   int
+	env *envelope
+	op  *operation
+	err *scanError
 }
 
 func (s *scanner) fail(reason string) bool {
@@ -224,22 +224,9 @@ func (s *scanner) array(p place, depth int) bool {
 	if depth > maxDepth {
 		return s.fail("it is nested too deeply")
 	}
-	element := anywhere
-	switch p {
-	case inTools:
-		element = inTool
-	case inFunctions:
-		element = inFunction
-	case inMessages:
-		element = inMessage
-	case inContent:
-		element = inBlock
-	case inURL: // such as the frames of a video
-		element = inURL
-	default:
-		if p.strict() {
-			return s.fail("an object was expected")
-		}
+	element := elements[p]
+	if element == anywhere && p.strict() {
+		return s.fail("an object was expected")
 	}
 	s.i++
 	s.space()
@@ -248,7 +235,7 @@ func (s *scanner) array(p place, depth int) bool {
 		return true
 	}
 	for {
-		if c := s.peek(); c != '{' && (element == inTool || element == inFunction || element == inMessage) {
+		if objectsOnly[p] && s.peek() != '{' {
 			return s.fail("tools and messages must be objects")
 		}
 		if !s.value(element, depth+1) {
@@ -272,10 +259,10 @@ func (s *scanner) object(p place, depth int) bool {
 	if depth > maxDepth {
 		return s.fail("it is nested too deeply")
 	}
-	switch p {
-	case inTools, inFunctions, inMessages:
+	if objectsOnly[p] {
 		return s.fail("tools and messages must be arrays")
-	case inContent:
+	}
+	if p == inContent {
 		p = inBlock // a lone block
 	}
 	if p.strict() {
@@ -405,7 +392,7 @@ func (s *scanner) lookup(p place, key span, escaped bool) (f field, hash uint64,
 	if !ok {
 		return fUnknown, hash, ""
 	}
-	if string(raw) != e.key {
+	if string(raw) != e.key && string(raw) != e.also {
 		return 0, 0, "a key is a misspelling of one that matters"
 	}
 	return e.field, hash, ""
@@ -413,12 +400,12 @@ func (s *scanner) lookup(p place, key span, escaped bool) (f field, hash uint64,
 
 func (s *scanner) table(p place) table {
 	switch {
-	case p != atTop:
-		return inner[p]
-	case s.protocol == Anthropic:
-		return anthropicTop
+	case p == atTop || p == inAsk:
+		return s.op.fields
+	case p == inTool && s.op.protocol == Gemini:
+		return geminiTool
 	}
-	return openAITop
+	return inner[p]
 }
 
 // host notes that the provider is asked to act.
@@ -439,6 +426,9 @@ type tool struct {
 	odd         span // the last key that no function has
 	odds        int
 	hasFunction bool
+	hasRole     bool
+	hasID       bool
+	hasContent  bool
 }
 
 // end judges an object when all its members are known.
@@ -458,8 +448,17 @@ func (s *scanner) end(p place, m *tool, empty bool) bool {
 		default:
 			return s.host("source:" + string(typ))
 		}
+	case inBlock:
+		if typ := m.typ.of(s.b); !knownBlock(s.op.protocol, typ) {
+			return s.host("block:" + string(typ))
+		}
+	case inItem:
+		return s.item(m)
 	case inTool:
-		if name, hosted := hostedTool(s.protocol, string(m.typ.of(s.b)), m.hasFunction); hosted {
+		if s.op.protocol == Gemini {
+			return true
+		}
+		if name, hosted := hostedTool(s.op.protocol, string(m.typ.of(s.b)), m.hasFunction); hosted {
 			return s.host(name)
 		}
 		if m.odds > 1 {
@@ -471,6 +470,20 @@ func (s *scanner) end(p place, m *tool, empty bool) bool {
 		if !m.hasFunction {
 			return s.clientTool(m.name)
 		}
+	}
+	return true
+}
+
+// item judges an item of the input of responses. Items may stand for others
+// that the provider has stored.
+func (s *scanner) item(m *tool) bool {
+	typ := m.typ.of(s.b)
+	switch {
+	case len(typ) == 0 && m.hasRole:
+	case len(typ) == 0, string(typ) == "item_reference", string(typ) == "reasoning" && m.hasID && !m.hasContent:
+		s.env.stored = "an item by its id"
+	case !responsesItems[string(typ)]:
+		return s.host("item:" + string(typ))
 	}
 	return true
 }

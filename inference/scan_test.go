@@ -23,7 +23,7 @@ func TestScanReadsTheEnvelope(t *testing.T) {
 			{"role":"user","content":[{"type":"text","text":"A\u00e9\"\\"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}}]},
 			{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"a","arguments":"{\"url\":\"http://x\"}"}}]},
 			{"role":"tool","content":"https://example.com"}],"temperature":-0.5e+3} `)
-	require.NoError(t, scan(OpenAI, body, &env))
+	require.NoError(t, scan(opChat, body, &env))
 	assert.Equal(t, "gpt-5", string(env.model.of(body)))
 	assert.True(t, env.stream)
 	assert.True(t, env.wantsUsage)
@@ -38,7 +38,7 @@ func TestScanReadsTheEnvelope(t *testing.T) {
 		"metadata":{"user_id":"u"},"thinking":{"type":"enabled","budget_tokens":1024},
 		"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA=="}}]}]},
 			{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"t","input":{"url":"http://x","URL":1,"source":{"type":"url"}}}]}]}`)
-	require.NoError(t, scan(Anthropic, body, &env))
+	require.NoError(t, scan(opMessages, body, &env))
 	assert.Equal(t, []string{"t", "bash", "c"}, env.toolNames(body))
 	assert.Empty(t, env.hosted)
 	assert.False(t, env.stream)
@@ -171,13 +171,13 @@ func manyFields(n int) string { return strings.ReplaceAll(manyKeys(n), "null", "
 func TestScanRefusesWhatParsersReadDifferently(t *testing.T) {
 	require.GreaterOrEqual(t, len(smuggling), 100)
 	for name, body := range smuggling {
-		for _, p := range []Protocol{OpenAI, Anthropic} {
+		for _, op := range []*operation{opChat, opMessages} {
 			var env envelope
-			err := scan(p, []byte(body), &env)
-			if p == Anthropic && openAIOnly(name) {
+			err := scan(op, []byte(body), &env)
+			if op == opMessages && openAIOnly(name) {
 				continue
 			}
-			assert.Error(t, err, "%s (%s): %s", name, p, body)
+			assert.Error(t, err, "%s (%s): %s", name, op.name, body)
 		}
 	}
 }
@@ -209,7 +209,7 @@ func TestScanFindsWhatTheProviderWouldDo(t *testing.T) {
 		"image by escaped URL":       {OpenAI, `"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"\u0068ttps://x"}}]}]`, []string{"fetch_url"}},
 		"image URL as a string":      {OpenAI, `"messages":[{"role":"user","content":[{"type":"image_url","image_url":"https://x"}]}]`, []string{"fetch_url"}},
 		"video by URL":               {OpenAI, `"messages":[{"role":"user","content":[{"type":"video_url","video_url":{"url":"file:///etc/passwd"}}]}]`, []string{"fetch_url"}},
-		"some other URL":             {OpenAI, `"messages":[{"role":"user","content":[{"type":"x","thing_url":"https://x"}]}]`, []string{"fetch_url"}},
+		"some other URL":             {OpenAI, `"messages":[{"role":"user","content":[{"type":"x","thing_url":"https://x"}]}]`, []string{"fetch_url", "block:x"}},
 		"list of image URLs":         {OpenAI, `"messages":[{"role":"user","content":[{"type":"image_url","image_url":["data:x",{"url":"https://x"}]}]}]`, []string{"fetch_url"}},
 		"image by a plain url":       {OpenAI, `"messages":[{"role":"user","content":[{"type":"image","url":"http://169.254.169.254/"}]}]`, []string{"fetch_url"}},
 		"image by its name":          {OpenAI, `"messages":[{"role":"user","content":[{"type":"image","image":"/etc/passwd"}]}]`, []string{"fetch_url"}},
@@ -244,14 +244,18 @@ func TestScanFindsWhatTheProviderWouldDo(t *testing.T) {
 	} {
 		var env envelope
 		body := []byte(`{"model":"m",` + tc.fields + `}`)
-		require.NoError(t, scan(tc.protocol, body, &env), name)
+		op := opChat
+		if tc.protocol == Anthropic {
+			op = opMessages
+		}
+		require.NoError(t, scan(op, body, &env), name)
 		assert.ElementsMatch(t, tc.want, env.hosted, name)
 	}
 }
 
 func TestScanNamesPlaceAndReason(t *testing.T) {
 	var env envelope
-	err := scan(OpenAI, []byte(`{"model":"a","model":"b"}`), &env)
+	err := scan(opChat, []byte(`{"model":"a","model":"b"}`), &env)
 	assert.EqualError(t, err, "the request body is not accepted: a key appears twice, or in two spellings (byte 13)")
 }
 
@@ -313,9 +317,9 @@ func FuzzScan(f *testing.F) {
 	f.Add([]byte(`{"stream_options":{"x":1},"model":"good","stream":true}`))
 	f.Add([]byte(`{"stream_options":null,"model":"good","stream":true,"stop":["a"]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, p := range []Protocol{OpenAI, Anthropic} {
+		for _, op := range []*operation{opChat, opEmbeddings, opResponses, opMessages} {
 			var env envelope
-			if scan(p, body, &env) != nil {
+			if scan(op, body, &env) != nil {
 				continue
 			}
 			require.True(t, json.Valid(body))
@@ -323,14 +327,14 @@ func FuzzScan(f *testing.F) {
 			for parser, got := range readings(t, body) {
 				require.Equal(t, want, got, parser)
 			}
-			sent, _ := rewrite(p, body, &env, "other")
+			sent, _ := rewrite(op, body, &env, "other")
 			want.Model = "other"
 			for parser, got := range readings(t, sent) {
 				require.Equal(t, want, got, "%s, after the rewrite", parser)
 			}
 			var again envelope
-			require.NoError(t, scan(p, sent, &again))
-			require.Equal(t, env.stream && p == OpenAI || env.wantsUsage, again.wantsUsage)
+			require.NoError(t, scan(op, sent, &again))
+			require.Equal(t, env.stream && op == opChat || env.wantsUsage, again.wantsUsage)
 			require.Equal(t, env.hosted, again.hosted)
 		}
 	})
@@ -345,7 +349,7 @@ func FuzzScanGrammar(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte) {
 		body := append(append([]byte(`{"model":"m","metadata":`), value...), '}')
 		var env envelope
-		got := scan(OpenAI, body, &env) == nil
+		got := scan(opChat, body, &env) == nil
 		want := jsontext.Value(value).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 		if got && !json.Valid(value) {
 			// The value may have closed the object itself, and gone on.
@@ -361,8 +365,8 @@ func FuzzScanGrammar(f *testing.F) {
 func TestScanAllocatesNothing(t *testing.T) {
 	body := agentBody(t)
 	var env envelope
-	require.NoError(t, scan(Anthropic, body, &env))
-	assert.Zero(t, testing.AllocsPerRun(20, func() { _ = scan(Anthropic, body, &env) }))
+	require.NoError(t, scan(opMessages, body, &env))
+	assert.Zero(t, testing.AllocsPerRun(20, func() { _ = scan(opMessages, body, &env) }))
 }
 
 // agentBody is a request of the size and shape that coding agents send: a long
@@ -393,7 +397,7 @@ func BenchmarkScan(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := scan(Anthropic, body, &env); err != nil {
+		if err := scan(opMessages, body, &env); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -406,9 +410,9 @@ func BenchmarkScanAndSplice(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := scan(OpenAI, body, &env); err != nil {
+		if err := scan(opChat, body, &env); err != nil {
 			b.Fatal(err)
 		}
-		rewrite(OpenAI, body, &env, "other-model")
+		rewrite(opChat, body, &env, "other-model")
 	}
 }

@@ -15,15 +15,26 @@ type edit struct {
 // usage chunk was asked for by this door and must be taken out again. The bytes
 // that are not edited are the client's; without an edit the body is returned as
 // it is.
-func rewrite(p Protocol, body []byte, env *envelope, model string) (out []byte, dropUsage bool) {
+func rewrite(op *operation, body []byte, env *envelope, model string) (out []byte, dropUsage bool) {
 	var edits []edit
-	if string(env.model.of(body)) != model {
-		quoted := strconv.Quote(model) // config allows printable ASCII only
-		edits = append(edits, edit{env.model, quoted[1 : len(quoted)-1]})
+	name := func(at span) {
+		if !at.empty() && string(at.of(body)) != model {
+			quoted := strconv.Quote(model) // config allows printable ASCII only
+			edits = append(edits, edit{at, quoted[1 : len(quoted)-1]})
+		}
 	}
-	if p == OpenAI && env.stream && !env.wantsUsage {
+	name(env.model)
+	for _, ref := range env.refs {
+		name(ref)
+	}
+	if op == opChat && env.stream && !env.wantsUsage {
 		edits = append(edits, askForUsage(body, env))
 		dropUsage = true
+	}
+	if op == opResponses && !env.stores {
+		if e, needed := storeNothing(body, env); needed {
+			edits = append(edits, e)
+		}
 	}
 	if len(edits) == 0 {
 		return body, false
@@ -51,4 +62,17 @@ func askForUsage(body []byte, env *envelope) edit {
 	}
 	at := env.streamOpts.lo + 1
 	return edit{span{at, at}, `"include_usage":true,`}
+}
+
+// storeNothing says so where a response's request does not: OpenAI stores
+// answers unless it is told not to.
+func storeNothing(body []byte, env *envelope) (e edit, needed bool) {
+	switch {
+	case env.store.empty():
+		at := env.open + 1
+		return edit{span{at, at}, `"store":false,`}, true
+	case body[env.store.lo] == 'n':
+		return edit{env.store, "false"}, true
+	}
+	return edit{}, false
 }

@@ -9,9 +9,20 @@ import (
 // one passes as it arrives; the events that this door acts on are small.
 const maxEvent = 256 << 10
 
+// maxResponse is maxEvent for responses: the event that ends their streams
+// repeats the answer, the instructions and the tools.
+const maxResponse = 8 << 20
+
+func (op *operation) maxEvent() int {
+	if op.protocol == OpenAIResponses {
+		return maxResponse
+	}
+	return maxEvent
+}
+
 // A splitter cuts a stream of server-sent events into whole events, however the
 // stream was cut into reads. Lines end with LF or CRLF; a stream whose lines end
-// with a lone CR passes too, but in pieces of maxEvent.
+// with a lone CR passes too, but in pieces of that size.
 //
 // Use: fill, then next until it says no, then take what is released, then
 // compact.
@@ -22,6 +33,7 @@ type splitter struct {
 	seen  int    // up to here lines have been looked for
 	last  byte   // the byte before buf
 	large bool   // the start of the event that is being read was released
+	max   int    // an event up to this size is held until it is whole; 0: maxEvent
 }
 
 // fill reads once from r.
@@ -75,7 +87,7 @@ func (s *splitter) bytes(ev span) []byte {
 // released returns up to where buf may go on: to the end of the last whole
 // event, or everything when an event is too large to be held.
 func (s *splitter) released() int {
-	if s.large || len(s.buf)-s.event > maxEvent {
+	if s.large || len(s.buf)-s.event > max(s.max, maxEvent) {
 		s.large = true
 		return len(s.buf)
 	}

@@ -1,0 +1,164 @@
+package inference
+
+import (
+	"bytes"
+	"encoding/json"
+)
+
+var (
+	keyUsage = []byte(`"usage"`)
+	keyError = []byte(`"error"`)
+	keyDelta = []byte(`"delta"`)
+	done     = []byte("[DONE]")
+)
+
+// maxMarker bounds the events that end a stream of chat completions or messages.
+const maxMarker = 512
+
+type openAIAnswer struct {
+	Choices []struct{}      `json:"choices"`
+	Usage   *openAIUsage    `json:"usage"`
+	Error   json.RawMessage `json:"error"`
+}
+
+type openAIUsage struct {
+	Prompt        int64 `json:"prompt_tokens"`
+	Completion    int64 `json:"completion_tokens"`
+	PromptDetails *struct {
+		Cached int64 `json:"cached_tokens"`
+	} `json:"prompt_tokens_details"`
+	CompletionDetails *struct {
+		Reasoning int64 `json:"reasoning_tokens"`
+	} `json:"completion_tokens_details"`
+}
+
+func (m *meter) openAIEvent(ev []byte) verdict {
+	if len(ev) <= maxMarker && bytes.Contains(ev, done) && bytes.Equal(bytes.TrimSpace(eventData(ev)), done) {
+		return last
+	}
+	m.said(ev, keyDelta, len(`{"content":""}`))
+	if !hasValue(ev, keyUsage) && !hasValue(ev, keyError) {
+		return pass
+	}
+	var chunk openAIAnswer
+	if json.Unmarshal(eventData(ev), &chunk) != nil {
+		return pass
+	}
+	m.failed = m.failed || isSet(chunk.Error)
+	if chunk.Usage == nil {
+		return pass
+	}
+	m.openAI(chunk.Usage)
+	if m.drop && chunk.Choices != nil && len(chunk.Choices) == 0 {
+		return drop
+	}
+	return pass
+}
+
+func (m *meter) openAIWhole(body []byte) {
+	var a openAIAnswer
+	if json.Unmarshal(body, &a) == nil && a.Usage != nil {
+		m.openAI(a.Usage)
+	} else if m.op.action == actInvoke {
+		m.output = estimate(len(body))
+	}
+}
+
+// openAI takes counts that replace earlier ones: some servers report running
+// totals with every chunk.
+func (m *meter) openAI(u *openAIUsage) {
+	var cached, reasoning int64
+	if u.PromptDetails != nil {
+		cached = u.PromptDetails.Cached
+	}
+	if u.CompletionDetails != nil {
+		reasoning = u.CompletionDetails.Reasoning
+	}
+	m.openAICounts(u.Prompt, cached, u.Completion, reasoning)
+}
+
+func (m *meter) openAICounts(prompt, cached, completion, reasoning int64) {
+	cached = min(tokens(cached), tokens(prompt))
+	m.counts.Input = tokens(prompt) - cached
+	m.counts.CacheRead = cached
+	m.counts.Output = tokens(completion)
+	m.counts.Reasoning = tokens(reasoning)
+	m.counted, m.reported = true, true
+}
+
+// The events that end a stream of responses. They repeat all of the answer.
+var ends = [][]byte{[]byte(`"response.completed"`), []byte(`"response.incomplete"`), []byte(`"response.failed"`)}
+
+type responsesEvent struct {
+	Type     string           `json:"type"`
+	Response *responsesAnswer `json:"response"`
+}
+
+type responsesAnswer struct {
+	Status string          `json:"status"`
+	Error  json.RawMessage `json:"error"`
+	Usage  *struct {
+		Input        int64 `json:"input_tokens"`
+		Output       int64 `json:"output_tokens"`
+		InputDetails *struct {
+			Cached int64 `json:"cached_tokens"`
+		} `json:"input_tokens_details"`
+		OutputDetails *struct {
+			Reasoning int64 `json:"reasoning_tokens"`
+		} `json:"output_tokens_details"`
+	} `json:"usage"`
+}
+
+func (m *meter) responsesEvent(ev []byte) verdict {
+	m.said(ev, keyDelta, len(`""`))
+	ending := false
+	for _, end := range ends {
+		ending = ending || bytes.Contains(ev, end)
+	}
+	if !ending && !bytes.Contains(ev, keyError) {
+		return pass
+	}
+	var e responsesEvent
+	if json.Unmarshal(eventData(ev), &e) != nil {
+		return pass
+	}
+	switch e.Type {
+	case "error":
+		m.failed = true
+	case "response.completed", "response.incomplete", "response.failed":
+		m.failed = m.failed || e.Type == "response.failed"
+		if e.Response != nil {
+			m.responses(e.Response)
+		}
+		return last
+	}
+	return pass
+}
+
+func (m *meter) responsesWhole(body []byte) {
+	var a responsesAnswer
+	if json.Unmarshal(body, &a) != nil || a.Usage == nil {
+		m.output = estimate(len(body))
+		return
+	}
+	m.responses(&a)
+}
+
+func (m *meter) responses(a *responsesAnswer) {
+	m.failed = m.failed || a.Status == "failed"
+	u := a.Usage
+	if u == nil {
+		return
+	}
+	var cached, reasoning int64
+	if u.InputDetails != nil {
+		cached = u.InputDetails.Cached
+	}
+	if u.OutputDetails != nil {
+		reasoning = u.OutputDetails.Reasoning
+	}
+	m.openAICounts(u.Input, cached, u.Output, reasoning)
+}
+
+// isSet reports whether a member is there and not null.
+func isSet(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
