@@ -1,8 +1,10 @@
 package inference
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -68,6 +70,33 @@ func TestClassify(t *testing.T) {
 		}
 		for _, method := range []string{http.MethodGet, http.MethodDelete, http.MethodPut, http.MethodPatch, http.MethodHead, http.MethodOptions} {
 			assert.NotEqual(t, kindCall, classify(httptest.NewRequest(method, request, nil)).kind, "%s %s", method, request)
+		}
+	}
+}
+
+// The event that cuts a stream is an error for the clients of each protocol,
+// and cannot be taken for the end of the answer.
+func TestErrorEvents(t *testing.T) {
+	ref := refusal{status: 429, code: "budget", message: "nothing is left", decision: "d1"}
+	for p, want := range map[Protocol]string{
+		OpenAI:          "data: {\"error\":{\"code\":\"budget\",\"message\":\"nothing is left (decision d1)\",\"param\":null,\"type\":\"rate_limit_error\"}}\n\n",
+		OpenAIResponses: "event: response.failed\ndata: {",
+		Anthropic:       "event: error\ndata: {\"error\":{\"message\":\"nothing is left (decision d1)\",\"type\":\"rate_limit_error\"},\"type\":\"error\"}\n\n",
+		Gemini:          "data: {\"error\":{\"code\":429,\"message\":\"nothing is left (decision d1)\",\"status\":\"RESOURCE_EXHAUSTED\"}}\r\n\r\n",
+	} {
+		got := ref.event(p)
+		assert.True(t, strings.HasPrefix(string(got), want), "%s: %s", p, got)
+		s := &splitter{buf: got}
+		ev, ok := s.next()
+		assert.True(t, ok)
+		assert.Equal(t, len(got), ev.hi, "it is one whole event")
+		assert.True(t, json.Valid(eventData(got)))
+		for _, op := range operations {
+			if op.protocol == p {
+				m := newMeter(op, "m", 0)
+				m.event(got)
+				assert.True(t, m.failed, op.name)
+			}
 		}
 	}
 }

@@ -57,3 +57,8 @@ func anthropic(w http.ResponseWriter, req request, turn Turn) {
 	})
 	s.send("message_stop", map[string]any{"type": "message_stop"})
 }
+
+// countMessages answers count_tokens.
+func countMessages(w http.ResponseWriter, req request) {
+	reply(w, http.StatusOK, map[string]any{"input_tokens": req.promptTokens()})
+}

@@ -1,9 +1,10 @@
 // Package inferencetest has a model that says what it is told to, for tests and
 // demonstrations that must run without a provider.
 //
-// A [Script] is an [net/http.Handler] that speaks the two protocols of package
-// inference: OpenAI chat completions and Anthropic messages, as a stream or in
-// one piece. It checks the key that it is given, as a provider does, so that a
+// A [Script] is an [net/http.Handler] that speaks the protocols of package
+// inference: OpenAI chat completions and responses, Anthropic messages and
+// Gemini's generateContent, as a stream or in one piece; and it counts tokens
+// and makes embeddings of two numbers. It checks the key that it is given, as a provider does, so that a
 // test notices when the host's key does not arrive:
 //
 //	script := inferencetest.NewScript(
@@ -20,6 +21,7 @@ package inferencetest
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -55,8 +57,9 @@ type Conversation struct {
 // A Script answers model calls with its turns. After the last it answers with
 // Done.
 type Script struct {
-	// Key is the key that clients must present: as a bearer token, or as
-	// X-Api-Key for Anthropic. Empty: none is asked for. Set it before serving.
+	// Key is the key that clients must present: as a bearer token, as X-Api-Key
+	// for Anthropic, as X-Goog-Api-Key for Gemini. Empty: none is asked for. Set
+	// it before serving.
 	Key string
 	// Done is the text of every turn after the last.
 	Done string
@@ -74,33 +77,67 @@ func (s *Script) Calls() int64 { return s.calls.Load() }
 // maxRequest bounds what a script reads.
 const maxRequest = 32 << 20
 
-// ServeHTTP implements [http.Handler]. Paths are accepted with or without /v1.
+// ServeHTTP implements [http.Handler]. Paths are accepted with or without their
+// version.
 func (s *Script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var answer func(http.ResponseWriter, request, Turn)
-	var key string
-	switch strings.TrimPrefix(r.URL.Path, "/v1") {
+	path := r.URL.Path
+	for _, version := range []string{"/v1beta/", "/v1/"} {
+		if rest, ok := strings.CutPrefix(path, version); ok {
+			path = "/" + rest
+			break
+		}
+	}
+	var (
+		read   = readRequest
+		answer func(http.ResponseWriter, request, Turn)
+		count  func(http.ResponseWriter, request) // in place of a turn
+		key    = strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	)
+	model, verb, _ := strings.Cut(strings.TrimPrefix(path, "/models/"), ":")
+	switch path {
 	case "/chat/completions":
-		answer, key = openAI, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		answer = openAI
+	case "/responses":
+		read, answer = readResponses, responses
+	case "/embeddings":
+		count = embeddings
 	case "/messages":
 		answer, key = anthropic, r.Header.Get("X-Api-Key")
-	default:
+	case "/messages/count_tokens":
+		count, key = countMessages, r.Header.Get("X-Api-Key")
+	case "/models/" + model + ":" + verb:
+		key = r.Header.Get("X-Goog-Api-Key")
+		read = func(body io.Reader) (request, error) { return readGemini(body, model, verb) }
+		switch verb {
+		case "generateContent", "streamGenerateContent":
+			answer = gemini
+		case "countTokens":
+			count = countGemini
+		case "embedContent", "batchEmbedContents":
+			count = embedGemini
+		}
+	}
+	switch {
+	case answer == nil && count == nil:
 		http.NotFound(w, r)
 		return
-	}
-	if r.Method != http.MethodPost {
+	case r.Method != http.MethodPost:
 		http.Error(w, "POST only", http.StatusMethodNotAllowed)
 		return
-	}
-	if s.Key != "" && key != s.Key {
+	case s.Key != "" && key != s.Key:
 		reply(w, http.StatusUnauthorized, problem("authentication_error", "the key is missing or wrong"))
 		return
 	}
-	var req request
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&req); err != nil {
+	req, err := read(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
 		reply(w, http.StatusBadRequest, problem("invalid_request_error", err.Error()))
 		return
 	}
 	s.calls.Add(1)
+	if count != nil {
+		count(w, req)
+		return
+	}
 	c := req.conversation()
 	turn := Turn{Text: s.Done}
 	if c.Turn < len(s.turns) {
@@ -112,7 +149,7 @@ func (s *Script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, req, turn)
 }
 
-// problem has the shape of an error in both protocols.
+// problem has the shape of an error in all protocols.
 func problem(kind, message string) map[string]any {
 	return map[string]any{"type": "error", "error": map[string]any{"type": kind, "message": message}}
 }
@@ -124,11 +161,14 @@ func reply(w http.ResponseWriter, status int, v any) {
 }
 
 // A stream writes server-sent events, each flushed.
-type stream struct{ w http.ResponseWriter }
+type stream struct {
+	w       http.ResponseWriter
+	newline string
+}
 
 func newStream(w http.ResponseWriter) stream {
 	w.Header().Set("Content-Type", "text/event-stream")
-	return stream{w}
+	return stream{w, "\n"}
 }
 
 func (s stream) send(event string, v any) {
@@ -140,11 +180,10 @@ func (s stream) send(event string, v any) {
 		}
 		text = string(b)
 	}
+	text = "data: " + text + s.newline + s.newline
 	if event != "" {
-		text = "event: " + event + "\ndata: " + text
-	} else {
-		text = "data: " + text
+		text = "event: " + event + s.newline + text
 	}
-	_, _ = s.w.Write([]byte(text + "\n\n"))
+	_, _ = s.w.Write([]byte(text))
 	_ = http.NewResponseController(s.w).Flush()
 }

@@ -20,6 +20,7 @@ func post(t *testing.T, url, key, body string) *http.Response {
 	require.NoError(t, err)
 	req.Header.Set("Authorization", "Bearer "+key)
 	req.Header.Set("X-Api-Key", key)
+	req.Header.Set("X-Goog-Api-Key", key)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	t.Cleanup(func() { resp.Body.Close() })
@@ -31,11 +32,16 @@ func TestScriptChecksItsKey(t *testing.T) {
 	s.Key = "sk-right"
 	srv := httptest.NewServer(s)
 	defer srv.Close()
-	for _, path := range []string{"/v1/chat/completions", "/messages"} {
-		assert.Equal(t, 401, post(t, srv.URL+path, "sk-wrong", `{"model":"m"}`).StatusCode)
-		assert.Equal(t, 200, post(t, srv.URL+path, "sk-right", `{"model":"m"}`).StatusCode)
+	paths := []string{"/v1/chat/completions", "/messages", "/v1/responses", "/v1beta/models/m:generateContent", "/v1beta/models/m:streamGenerateContent",
+		"/v1/embeddings", "/v1/messages/count_tokens", "/v1beta/models/m:countTokens", "/v1beta/models/m:embedContent", "/v1beta/models/m:batchEmbedContents"}
+	for _, path := range paths {
+		assert.Equal(t, 401, post(t, srv.URL+path, "sk-wrong", `{"model":"m"}`).StatusCode, path)
+		assert.Equal(t, 200, post(t, srv.URL+path, "sk-right", `{"model":"m"}`).StatusCode, path)
 	}
-	assert.EqualValues(t, 2, s.Calls())
+	assert.EqualValues(t, len(paths), s.Calls())
+	for _, path := range []string{"/v1/models/m:predict", "/v1/models/m", "/v1/files"} {
+		assert.Equal(t, 404, post(t, srv.URL+path, "sk-right", `{"model":"m"}`).StatusCode, path)
+	}
 }
 
 // A turn is chosen by the conversation, and may be made from its tool results.
@@ -55,6 +61,52 @@ func TestScriptFollowsTheConversation(t *testing.T) {
 	assert.Contains(t, say("/messages", `{"role":"user","content":"hi"}`), `"input":{"n":1}`)
 	assert.Contains(t, say("/messages", `{"role":"assistant","content":[]},{"role":"user","content":[{"type":"tool_result","content":"c"}]}`), "got c")
 	assert.Contains(t, say("/messages", `{"role":"assistant"},{"role":"assistant"}`), "Done.")
+
+	input := func(items string) string { return read(t, srv.URL+"/v1/responses", `{"model":"m","input":`+items+`}`) }
+	assert.Contains(t, input(`"hi"`), `"arguments":"{\"n\":1}"`)
+	assert.Contains(t, input(`[{"role":"user","content":"hi"},{"type":"reasoning","summary":[]},{"type":"function_call","name":"list","call_id":"1","arguments":"{}"},
+		{"type":"function_call_output","call_id":"1","output":"a"},{"type":"function_call_output","call_id":"2","output":[{"type":"input_text","text":"b"}]}]`), "got a+b")
+
+	contents := func(turns string) string {
+		return read(t, srv.URL+"/v1beta/models/m:generateContent", `{"contents":[`+turns+`]}`)
+	}
+	assert.Contains(t, contents(`{"parts":[{"text":"hi"}]}`), `"args":{"n":1}`)
+	assert.Contains(t, contents(`{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"name":"list"}}]},
+		{"role":"user","parts":[{"functionResponse":{"name":"list","response":{"output":"a"}}}]}`), `got {\"output\":\"a\"}`)
+}
+
+func read(t *testing.T, url, body string) string {
+	b, err := io.ReadAll(post(t, url, "", body).Body)
+	require.NoError(t, err)
+	return string(b)
+}
+
+// A stream says what the whole answer says.
+func TestStreams(t *testing.T) {
+	srv := httptest.NewServer(NewScript(Turn{Text: "one two", Calls: []Call{{Name: "list"}}}))
+	defer srv.Close()
+	got := read(t, srv.URL+"/v1/responses", `{"model":"m","stream":true,"input":"hi"}`)
+	events := strings.Split(strings.TrimSuffix(got, "\n\n"), "\n\n")
+	for i, ev := range events {
+		name, data, _ := strings.Cut(ev, "\ndata: ")
+		var e struct {
+			Type   string
+			Number int `json:"sequence_number"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(data), &e))
+		assert.Equal(t, "event: "+e.Type, name)
+		assert.Equal(t, i, e.Number)
+	}
+	assert.Contains(t, events[0], "response.created")
+	assert.Contains(t, events[len(events)-1], "response.completed")
+	assert.Contains(t, events[len(events)-1], `"output_tokens":10`)
+
+	got = read(t, srv.URL+"/v1beta/models/m:streamGenerateContent?alt=sse", `{"contents":[{"parts":[{"text":"hi"}]}]}`)
+	chunks := strings.Split(strings.TrimSuffix(got, "\r\n\r\n"), "\r\n\r\n")
+	require.Len(t, chunks, 3)
+	assert.Equal(t, 1, strings.Count(got, `"finishReason":"STOP"`))
+	assert.Contains(t, chunks[2], `"candidatesTokenCount":10`)
+	assert.NotContains(t, strings.ReplaceAll(got, "\r\n", ""), "\n")
 }
 
 func ExampleScript() {

@@ -1,6 +1,7 @@
 package inferencetest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 )
@@ -66,4 +67,29 @@ func openAI(w http.ResponseWriter, req request, turn Turn) {
 // callID is unique within a conversation.
 func callID(req request, i int) string {
 	return fmt.Sprintf("call_%d_%d", req.conversation().Turn, i)
+}
+
+// embeddings answers each text with two numbers.
+func embeddings(w http.ResponseWriter, req request) {
+	var texts []json.RawMessage
+	if json.Unmarshal(req.Input, &texts) != nil {
+		texts = []json.RawMessage{req.Input}
+	}
+	data := make([]any, len(texts))
+	for i, t := range texts {
+		data[i] = map[string]any{"object": "embedding", "index": i, "embedding": vector(t)}
+	}
+	reply(w, http.StatusOK, map[string]any{
+		"object": "list", "model": req.Model, "data": data,
+		"usage": map[string]any{"prompt_tokens": req.promptTokens(), "total_tokens": req.promptTokens()},
+	})
+}
+
+// vector depends on the text and on nothing else.
+func vector(text json.RawMessage) []float64 {
+	sum := 0
+	for _, c := range text {
+		sum += int(c)
+	}
+	return []float64{float64(len(text)) / 1024, float64(sum%1024) / 1024}
 }

@@ -2,23 +2,41 @@ package inferencetest
 
 import (
 	"encoding/json"
+	"io"
 	"strings"
 )
 
-// A request is what both protocols have in common.
+// A request is what the protocols have in common. Those of responses and Gemini
+// are turned into it.
 type request struct {
 	Model         string `json:"model"`
 	Stream        bool   `json:"stream"`
 	StreamOptions struct {
 		IncludeUsage bool `json:"include_usage"`
 	} `json:"stream_options"`
-	Messages []message `json:"messages"`
-	Tools    []struct {
-		Name     string `json:"name"`
-		Function struct {
-			Name string `json:"name"`
-		} `json:"function"`
-	} `json:"tools"`
+	Messages []message       `json:"messages"`
+	Tools    []tool          `json:"tools"`
+	Input    json.RawMessage `json:"input"` // of responses and embeddings
+}
+
+type tool struct {
+	Name     string `json:"name"`
+	Function struct {
+		Name string `json:"name"`
+	} `json:"function"`
+	Tools []tool `json:"tools"` // of a namespace
+}
+
+// names are those of the tool, or of the tools in it.
+func (t tool) names() []string {
+	var all []string
+	for _, inner := range t.Tools {
+		all = append(all, inner.names()...)
+	}
+	if name := t.Name + t.Function.Name; name != "" && all == nil { // one of them is empty
+		all = append(all, name)
+	}
+	return all
 }
 
 type message struct {
@@ -32,10 +50,15 @@ type block struct {
 	Content json.RawMessage `json:"content"`
 }
 
+func readRequest(body io.Reader) (req request, err error) {
+	err = json.NewDecoder(body).Decode(&req)
+	return req, err
+}
+
 func (r request) conversation() Conversation {
 	c := Conversation{Model: r.Model}
 	for _, t := range r.Tools {
-		c.Tools = append(c.Tools, t.Name+t.Function.Name) // one of them is empty
+		c.Tools = append(c.Tools, t.names()...)
 	}
 	for _, m := range r.Messages {
 		switch m.Role {
@@ -57,7 +80,7 @@ func (r request) conversation() Conversation {
 
 // promptTokens is a count that depends on nothing but the messages.
 func (r request) promptTokens() int {
-	n := 0
+	n := len(r.Input)
 	for _, m := range r.Messages {
 		n += len(m.Content)
 	}
