@@ -34,6 +34,7 @@ type maskedFinding struct {
 func init() {
 	// A host in a container that masks a part of /proc, as all engines do.
 	roles["masked"] = func() {
+		launcher := Launcher(os.Args[1])
 		fail := func(what string, err error) {
 			if err != nil {
 				fmt.Fprintln(os.Stderr, what, err)
@@ -45,12 +46,12 @@ func init() {
 		var f maskedFinding
 		c := Probe()
 		f.Probe, f.Tiers = c.Missing, c.Tiers
-		_, err := Start(context.Background(), nil, agent, discard{}, nil)
+		_, err := Start(context.Background(), nil, agent, discard{}, &Options{Launcher: launcher})
 		var le *LayerError
 		if errors.As(err, &le) {
 			f.Layer, f.Hint = le.Layer, le.Hint
 		}
-		s, err := Start(context.Background(), nil, agent, discard{}, &Options{Tier: TierMaskedProc})
+		s, err := Start(context.Background(), nil, agent, discard{}, &Options{Tier: TierMaskedProc, Launcher: launcher})
 		fail("start", err)
 		defer s.Close()
 		out, err := sh(s, "ls /proc | tr '\\n' ' '; grep -c processor /proc/cpuinfo >/dev/null && echo counted; cat /proc/1/status 2>/dev/null; echo hi > file && cat file; echo no > /usr/x").CombinedOutput()
@@ -65,7 +66,13 @@ func init() {
 
 func TestMaskedProc(t *testing.T) {
 	needSandbox(t)
-	cmd := exec.Command("/proc/self/exe")
+	for _, l := range launchers {
+		t.Run(string(l), func(t *testing.T) { testMaskedProc(t, l) })
+	}
+}
+
+func testMaskedProc(t *testing.T, l Launcher) {
+	cmd := exec.Command("/proc/self/exe", string(l))
 	cmd.Env = append(os.Environ(), roleVar+"=masked")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
@@ -99,8 +106,14 @@ func TestMaskedProc(t *testing.T) {
 }
 
 func TestTierIsOnRecord(t *testing.T) {
+	for _, l := range launchers {
+		t.Run(string(l), func(t *testing.T) { testTierIsOnRecord(t, l) })
+	}
+}
+
+func testTierIsOnRecord(t *testing.T, l Launcher) {
 	log := audittest.NewLog(t)
-	s := box(t, log, nil, &Options{Tier: TierMaskedProc})
+	s := box(t, log, nil, &Options{Tier: TierMaskedProc, Launcher: l})
 	assert.NotContains(t, s.Report().Layers, LayerProc)
 	assert.Error(t, sh(s, "test -e /proc/self").Run())
 	for _, r := range log.Records() {

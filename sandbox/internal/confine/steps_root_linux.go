@@ -379,11 +379,7 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 		r.sameKind("the host's executable", t, func(st *unix.Stat_t) bool { return st.Dev == want.Dev && st.Ino == want.Ino })
 		self = t
 	}
-	r.layer = LayerProc
-	proc := r.newFS("mount a fresh /proc", "proc", mountSafe|unix.MOUNT_ATTR_NOEXEC, "hidepid=invisible")
-	r.steps[len(r.steps)-1].hint = procHint
-	r.steps[len(r.steps)-2].hint, r.steps[len(r.steps)-3].hint = procHint, procHint
-	r.layer = LayerMount
+	proc, harmless := r.openProc(ord.Tier)
 
 	size := int64(rootSize)
 	if self == nil && p.self >= 0 {
@@ -423,10 +419,14 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 	for _, l := range roomLinks {
 		r.link(l[0], l[1])
 	}
-	r.layer = LayerProc
-	r.proc(proc, masks)
-	r.layers = append(r.layers, LayerProc)
-	r.layer = LayerMount
+	if ord.Tier == TierMaskedProc {
+		r.someProc(harmless)
+	} else {
+		r.layer = LayerProc
+		r.proc(proc, masks)
+		r.layers = append(r.layers, LayerProc)
+		r.layer = LayerMount
+	}
 	for i, f := range ord.Files {
 		r.write(f.Path, p.host(ord.Origins[i].FD), ord.Origins[i].Size, f.Data)
 	}

@@ -52,3 +52,46 @@ func (r *root) someProc(files map[string]int) error {
 	}
 	return nil
 }
+
+// openProc is what [openProc] does. A file that a container masks has a zero in
+// the place that comes with it.
+func (r *roomProgram) openProc(t Tier) (proc slot, harmless []procFile) {
+	if t == TierMaskedProc {
+		for _, name := range harmlessProc {
+			f, from, masked := procFile{name: name, there: r.slot()}, len(r.steps), r.label()
+			f.tree = r.detach("/proc/" + name)
+			r.harden("/proc/"+name, f.tree, false)
+			for i := from; i < len(r.steps); i++ {
+				r.steps[i].orElse(masked)
+			}
+			r.call("", callValue, 1).to(f.there)
+			r.mark(masked)
+			harmless = append(harmless, f)
+		}
+		return 0, harmless
+	}
+	outer := r.layer
+	r.layer = LayerProc
+	defer func() { r.layer = outer }()
+	proc = r.newFS("mount a fresh /proc", "proc", mountSafe|unix.MOUNT_ATTR_NOEXEC, "hidepid=invisible")
+	for i := range 3 {
+		r.steps[len(r.steps)-1-i].hint = procHint
+	}
+	return proc, nil
+}
+
+// A procFile is a file of the host's /proc and whether there is one to show.
+type procFile struct {
+	name        string
+	tree, there slot
+}
+
+// someProc is what root.someProc does.
+func (r *roomProgram) someProc(files []procFile) {
+	for _, f := range files {
+		masked := r.label()
+		r.call("", callValue, f.there).ifZero(masked)
+		r.attach(f.tree, "proc/"+f.name, false)
+		r.mark(masked)
+	}
+}

@@ -47,7 +47,7 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 		}
 	}()
 	spec := &d.order.Spec
-	if spec.Tier != "" {
+	if spec.shared() {
 		return nil, &LayerError{Layer: LayerProc, Step: "start", Err: fmt.Errorf("tier %s is made by the launcher %q only", spec.Tier, LauncherReexec), Hint: "leave Options.Launcher empty"}
 	}
 	if !slices.Contains(spec.Without, LayerLandlock) {
@@ -90,7 +90,7 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 	if v.block, err = newBlock(&v.room.prog); err != nil {
 		return nil, err
 	}
-	b.report = Report{LandlockABI: v.abi, UID: b.id.uid}
+	b.report = Report{LandlockABI: v.abi, UID: b.id.uid, Tier: spec.Tier}
 	return v, nil
 }
 

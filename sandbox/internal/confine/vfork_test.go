@@ -239,3 +239,17 @@ func TestMountThroughLink(t *testing.T) {
 		assert.Equal(t, link != "", opens)
 	}
 }
+
+// TestHarmlessProc: of a host that masks parts of its /proc, a room is shown what
+// is there.
+func TestHarmlessProc(t *testing.T) {
+	defer func(all []string) { harmlessProc = all }(harmlessProc)
+	harmlessProc = []string{"uptime", "no-such-file", "version"}
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l, Tier: TierMaskedProc})
+		out, _ := output(t, b, "ls -a /proc; cat /proc/uptime >/dev/null && echo x >/proc/version")
+		assert.Equal(t, ".\n..\nuptime\nversion\nsh: 1: cannot create /proc/version: Read-only file system\n", out, string(l))
+		assert.NotContains(t, b.Report().Layers, LayerProc)
+		assert.Equal(t, TierMaskedProc, b.Report().Tier)
+	}
+}
