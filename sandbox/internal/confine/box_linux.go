@@ -60,6 +60,9 @@ type Process struct {
 	id   uint64
 	said chan *message // started or refused
 	exit chan Exit
+	// handle is the kernel's descriptor of the command (a pidfd), nil where init
+	// keeps account of its children itself.
+	handle *os.File
 }
 
 // Report returns what init found about itself.
@@ -148,7 +151,7 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 		}
 		return nil, &ExecError{Path: e.Path, Err: err}
 	}
-	p.PID = answer.PID
+	p.PID, p.handle = answer.PID, answer.handle
 	return p, nil
 }
 
@@ -159,7 +162,7 @@ func (b *Box) abandon(p *Process) {
 		b.forget(p.id)
 		return
 	}
-	p.PID = answer.PID
+	p.PID, p.handle = answer.PID, answer.handle
 	_ = p.Signal(unix.SIGKILL, true) // without a room it is dead
 	_ = p.Wait()
 }
@@ -188,11 +191,20 @@ func (b *Box) answer(p *Process, done <-chan struct{}) *message {
 }
 
 // Wait returns how the command ended. It may be called once.
-func (p *Process) Wait() Exit { return <-p.exit }
+func (p *Process) Wait() Exit {
+	e := <-p.exit
+	if p.handle != nil {
+		p.handle.Close()
+	}
+	return e
+}
 
 // Signal sends a signal to the command or, with group, to all processes of its
 // group. A command that has ended gets none.
 func (p *Process) Signal(sig syscall.Signal, group bool) error {
+	if p.handle != nil {
+		return p.signalBy(sig, group)
+	}
 	packet, err := p.box.proto.signal(p, int(sig), group)
 	if err != nil {
 		return err
@@ -200,21 +212,56 @@ func (p *Process) Signal(sig syscall.Signal, group bool) error {
 	return p.box.send(packet)
 }
 
+// signalBy signals by the command's descriptor, which stands for that command
+// and no other, whoever has its number by now.
+func (p *Process) signalBy(sig syscall.Signal, group bool) error {
+	raw, err := p.handle.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) {
+		// A group may outlive the command that leads it.
+		if sent = unix.PidfdSendSignal(int(fd), 0, nil, 0); sent != nil {
+			return
+		}
+		if !group {
+			sent = unix.PidfdSendSignal(int(fd), sig, nil, 0)
+			return
+		}
+		const toGroup = 1 << 2                                                            // PIDFD_SIGNAL_PROCESS_GROUP
+		if sent = unix.PidfdSendSignal(int(fd), sig, nil, toGroup); sent == unix.EINVAL { // before Linux 6.9
+			var packet []byte
+			if packet, sent = p.box.proto.signal(p, int(sig), true); sent == nil {
+				sent = p.box.send(packet, int(fd))
+			}
+		}
+	})
+	if err != nil || sent == unix.ESRCH {
+		return nil // it has ended: Wait closes the descriptor
+	}
+	return sent
+}
+
 // receive hands out what init says until it is gone.
 func (b *Box) receive() {
 	for {
 		packet, fds, err := b.recv()
-		closeAll(fds)
-		if err != nil {
-			break
+		var said []*message
+		if err == nil {
+			said, err = b.proto.decode(packet)
 		}
-		said, err := b.proto.decode(packet)
 		if err != nil {
+			closeAll(fds)
 			break
 		}
 		for _, m := range said {
+			if m.Kind == msgStarted && len(fds) == 1 {
+				m.handle, fds = os.NewFile(uintptr(fds[0]), "command"), nil
+			}
 			b.deliver(m)
 		}
+		closeAll(fds)
 	}
 	b.kill()
 	<-b.exited
@@ -251,6 +298,9 @@ func (b *Box) deliver(m *message) {
 	b.mu.Unlock()
 	switch {
 	case p == nil:
+		if m.handle != nil {
+			m.handle.Close()
+		}
 	case m.Kind == msgExited:
 		p.exit <- *m.Exit
 	case m.Kind == msgStarted || m.Kind == msgRefused:

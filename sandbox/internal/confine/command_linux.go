@@ -18,12 +18,16 @@ import (
 func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool) *prog {
 	p := &prog{}
 	p.fail = p.label()
-	child, answer := p.label(), p.label()
+	child := p.label()
 	p.call("", callHeader, head(0))
 	p.call("", callValue, saysResult).to(head(headerKind))
 	p.call("", callValue, id).to(head(headerID))
-	p.call("clone", unix.SYS_CLONE, unix.CLONE_VM|unix.CLONE_VFORK|int(unix.SIGCHLD), 0, 0, 0, 0).to(head(headerPID)).ifZero(child).orElse(answer)
-	p.mark(answer)
+	// The kernel writes the child's descriptor to where the answer takes it from.
+	pidfd, refused := p.parcel(1), p.label()
+	p.call("clone", unix.SYS_CLONE, unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PIDFD|int(unix.SIGCHLD), 0, ref(pidfd.at(0)), 0, 0).
+		to(head(headerPID)).ifZero(child).orElse(refused)
+	p.call("answer", unix.SYS_SENDMSG, fdControl, p.headMessage(pidfd), unix.MSG_NOSIGNAL).then(in.addr(in.done))
+	p.mark(refused)
 	p.call("answer", unix.SYS_SENDTO, fdControl, head(0), wordSize*headerWords, unix.MSG_NOSIGNAL, 0, 0).then(in.addr(in.done))
 
 	p.mark(child)
@@ -48,6 +52,14 @@ func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool) *
 	p.mark(p.fail)
 	p.call("end", unix.SYS_EXIT_GROUP, 127)
 	return p
+}
+
+// headMessage returns a struct msghdr of the header and descriptors.
+func (p *prog) headMessage(fds parcel) ref {
+	iov := p.reserve(2 * wordSize)
+	p.point(iov, head(0))
+	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], wordSize*headerWords)
+	return p.messageOf(iov, fds)
 }
 
 // vector returns an array of strings as execve wants it.

@@ -31,7 +31,7 @@ const (
 const (
 	saysReady    = iota + 1 // results of seccomp, of Landlock, of opening the canary, of asking for a listener
 	saysStarting            // request, pid: a child is about to execute
-	saysResult              // words of a header: op, errno, -, kind, request, pid
+	saysResult              // words of a header: op, errno, -, kind, request, pid; with the child's descriptor
 	saysExited              // pid, wait status, rusage
 	saysListener            // with the descriptor of the filter's listener
 	saysRoom                // with descriptors of the room: /dev/pts, and the listeners
@@ -198,9 +198,15 @@ func (p parcel) at(i int) slot { return slot(p.cmsg) + 2*wordSize + slot(4*i) }
 
 // message returns a struct msghdr of a text and descriptors.
 func (p *prog) message(text []byte, fds parcel) ref {
-	msg, iov := p.reserve(7*wordSize), p.reserve(2*wordSize)
+	iov := p.reserve(2 * wordSize)
 	p.point(iov, p.put(text))
 	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], uint64(len(text)))
+	return p.messageOf(iov, fds)
+}
+
+// messageOf returns a struct msghdr of one struct iovec and descriptors.
+func (p *prog) messageOf(iov ref, fds parcel) ref {
+	msg := p.reserve(7 * wordSize)
 	p.point(msg+2*wordSize, iov)
 	binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
 	p.point(msg+4*wordSize, fds.cmsg)
@@ -436,21 +442,17 @@ func (p *initProgram) filter(ord *order, result, asked slot) {
 	p.mark(end)
 }
 
-// signalRequest sends a signal to a child of init that has not been reaped, to
-// its process group, or, with pid -1, to everything inside.
-func (p *initProgram) signalRequest(pid, sig int, group bool) []byte {
+// groupRequest sends a signal to the process group of a child of init, unless it
+// has been reaped: its descriptor, which comes with the request, says so. It is
+// for kernels that cannot signal a group by such a descriptor.
+func (p *initProgram) groupRequest(pid, sig int) []byte {
 	r := &prog{}
 	r.fail = r.label()
 	r.call("", callHeader, head(0))
-	if pid > 0 {
-		r.call("find the child", unix.SYS_WAITID, unix.P_PID, pid, 0, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0)
-		if group {
-			pid = -pid
-		}
-	}
-	r.call("signal", unix.SYS_KILL, pid, sig)
-	r.mark(r.fail)
-	r.call("", callHeader, imageData).then(p.addr(p.loop))
+	r.call("find the child", unix.SYS_PIDFD_SEND_SIGNAL, fdFirst, 0, 0, 0)
+	r.call("signal", unix.SYS_KILL, -pid, sig).then(p.addr(p.done))
+	r.mark(r.fail) // an error is no news: it has ended
+	r.call("", callHeader, imageData).then(p.addr(p.done))
 	b := make([]byte, r.size())
 	r.link(b, p.requestBase())
 	return b

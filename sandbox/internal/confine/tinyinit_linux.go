@@ -36,8 +36,13 @@ func (t *tinyInit) command(id uint64, e Exec, null []bool) ([]byte, int, error) 
 	return t.program.commandRequest(id, size), fd, err
 }
 
+// signal is for groups only, see [Process.signalBy]: the request takes the
+// command's descriptor along.
 func (t *tinyInit) signal(p *Process, sig int, group bool) ([]byte, error) {
-	return t.program.signalRequest(p.PID, sig, group), nil
+	if !group {
+		return nil, errors.New("a command is signalled by its descriptor")
+	}
+	return t.program.groupRequest(p.PID, sig), nil
 }
 
 func (t *tinyInit) decode(packet []byte) ([]*message, error) {

@@ -245,11 +245,70 @@ func TestMountThroughLink(t *testing.T) {
 func TestHarmlessProc(t *testing.T) {
 	defer func(all []string) { harmlessProc = all }(harmlessProc)
 	harmlessProc = []string{"uptime", "no-such-file", "version"}
-	for _, l := range launchers {
-		b := standing(t, &Spec{Launcher: l, Tier: TierMaskedProc})
-		out, _ := output(t, b, "ls -a /proc; cat /proc/uptime >/dev/null && echo x >/proc/version")
-		assert.Equal(t, ".\n..\nuptime\nversion\nsh: 1: cannot create /proc/version: Read-only file system\n", out, string(l))
-		assert.NotContains(t, b.Report().Layers, LayerProc)
-		assert.Equal(t, TierMaskedProc, b.Report().Tier)
+	b := standing(t, &Spec{Launcher: LauncherVfork, Tier: TierMaskedProc}) // init of the other has variables of its own
+	out, _ := output(t, b, "ls -a /proc; cat /proc/uptime >/dev/null && echo x >/proc/version")
+	assert.Equal(t, ".\n..\nuptime\nversion\nsh: 1: cannot create /proc/version: Read-only file system\n", out)
+	assert.NotContains(t, b.Report().Layers, LayerProc)
+	assert.Equal(t, TierMaskedProc, b.Report().Tier)
+}
+
+// TestSignalsMeetNobodyElse gives the number of a command that has ended to
+// another one, as the kernel does sooner or later: the other gets no signal.
+func TestSignalsMeetNobodyElse(t *testing.T) {
+	b := standing(t, &Spec{Launcher: LauncherVfork})
+	start := func() (p *Process, in, out *os.File) {
+		inR, in, err := b.Pipe()
+		require.NoError(t, err)
+		out, outW, err := b.Pipe()
+		require.NoError(t, err)
+		t.Cleanup(func() { in.Close(); out.Close() })
+		p, err = b.Exec(Exec{Path: "cat", Args: []string{"cat"}}, []*os.File{inR, outW, nil})
+		require.NoError(t, err)
+		inR.Close()
+		outW.Close()
+		return p, in, out
 	}
+	echo := func(in, out *os.File) {
+		t.Helper()
+		_, err := in.WriteString("x")
+		require.NoError(t, err)
+		got := make([]byte, 1)
+		_, err = io.ReadFull(out, got)
+		require.NoError(t, err, "it is not there any more")
+	}
+	old, oldIn, _ := start()
+	other, otherIn, otherOut := start()
+	require.NotNil(t, old.handle)
+	number := old.PID
+	old.PID = other.PID
+	echo(otherIn, otherOut)
+
+	// While the one lives, what is sent to it by the wrong number still reaches it.
+	require.NoError(t, old.Signal(unix.SIGTERM, false))
+	exit := <-old.exit
+	assert.Equal(t, int(unix.SIGTERM), exit.Signal)
+
+	// Now it is reaped, and its descriptor still open.
+	for _, group := range []bool{false, true} {
+		require.NoError(t, old.Signal(unix.SIGKILL, group))
+	}
+	// What a kernel before 6.9 is given to do, in init.
+	packet, err := b.proto.signal(old, int(unix.SIGKILL), true)
+	require.NoError(t, err)
+	require.NoError(t, b.send(packet, int(old.handle.Fd())))
+	echo(otherIn, otherOut)
+	old.exit <- exit
+	old.Wait()
+	require.NoError(t, old.Signal(unix.SIGKILL, true))
+	old.PID = number
+	require.NoError(t, old.Signal(unix.SIGKILL, true))
+	echo(otherIn, otherOut)
+
+	packet, err = b.proto.signal(other, int(unix.SIGKILL), true)
+	require.NoError(t, err)
+	require.NoError(t, b.send(packet, int(other.handle.Fd())))
+	assert.Equal(t, int(unix.SIGKILL), other.Wait().Signal)
+	oldIn.Close()
+	out, _ := output(t, b, "ls /proc/self/fd | wc -l")
+	assert.Equal(t, "4\n", out, "no descriptor of a command is inherited")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,7 @@ type message struct {
 	Fail   *wireFail  `json:",omitempty"`
 	Errno  unix.Errno `json:",omitempty"`
 	Text   string     `json:",omitempty"`
+	handle *os.File   // of a command that was started, when it came along
 }
 
 type wireFail struct {
@@ -164,6 +166,7 @@ type protocol interface {
 	// command, which the caller closes. null says for each of the command's
 	// descriptors whether it is /dev/null, or the next one that comes along.
 	command(id uint64, e Exec, null []bool) (packet []byte, body int, err error)
+	// signal returns a request to signal a command, or its group.
 	signal(p *Process, sig int, group bool) ([]byte, error)
 	// decode returns what init says, in order.
 	decode(packet []byte) ([]*message, error)
