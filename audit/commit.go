@@ -120,9 +120,34 @@ func (l *Log) put(e entry, at time.Time) *batch {
 	if (e.async || l.remote) && !b.helped {
 		// Somebody has to be there to commit it. Close waits for them.
 		b.helped = true
-		l.helpers.Go(func() { _ = l.waitOrLead(context.Background(), b, b.lead) })
+		l.helpers.Go(func() { l.help(b) })
 	}
 	return b
+}
+
+// defaultLinger is for how long records that nobody waits for gather in line, so
+// that not each has a signature and a sync of its own.
+const defaultLinger = 10 * time.Millisecond
+
+// help commits a batch that nobody may be waiting for, a little later. Whoever
+// waits for it, or finds it full, takes the token meanwhile.
+func (l *Log) help(b *batch) {
+	if l.remote { // those who wait do not take it
+		_ = l.waitOrLead(context.Background(), b, b.lead)
+		return
+	}
+	timer := time.NewTimer(l.linger)
+	defer timer.Stop()
+	select {
+	case <-b.done:
+		return
+	case <-timer.C:
+	}
+	select {
+	case <-b.done:
+	case <-b.lead:
+		l.commit(b)
+	}
 }
 
 // wait returns when the batch is durable or has failed, or ctx has ended. It

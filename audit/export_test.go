@@ -1,5 +1,7 @@
 package audit
 
+import "time"
+
 // Pending is how many records wait for the batch that is being written.
 func (l *Log) Pending() int {
 	l.mu.Lock()
@@ -30,3 +32,16 @@ var (
 
 // Encode is how a data key is stored.
 func (k keyLine) Encode() ([]byte, error) { return k.encode() }
+
+// Linger has records that nobody waits for gather for as long as d.
+func (o *Options) Linger(d time.Duration) *Options {
+	o.linger = d
+	return o
+}
+
+// Batches is how many checkpoints there are.
+func (l *Log) Batches() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last.Batch
+}

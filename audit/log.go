@@ -98,6 +98,8 @@ type Options struct {
 
 	// layer is put over the folder by tests.
 	layer func(Storage) Storage
+	// linger is set by tests; zero means defaultLinger.
+	linger time.Duration
 }
 
 // A Log is an append-only, signed log: a [Recorder]. All methods may be called
@@ -105,7 +107,8 @@ type Options struct {
 //
 // A write returns when it is on the disk. Writes that arrive while another is on
 // its way there travel together in the next batch, so that many writers share
-// one sync; there is no timer and a lone writer waits for nobody. Each batch
+// one sync; a lone writer waits for nobody. Records that nobody waits for ([Mode])
+// gather for 10 ms, or until somebody waits or the line is full. Each batch
 // ends with a signed checkpoint, written and synced with it.
 type Log struct {
 	key     atomic.Pointer[Key] // signs the next checkpoint
@@ -116,6 +119,7 @@ type Log struct {
 	mode    Mode
 	queue   int
 	reserve int64
+	linger  time.Duration
 	floods  floods
 	dir     string             // where the hash files are, or empty
 	level   func(Record) Level // of arguments, or nil
@@ -246,7 +250,7 @@ func open(st Storage, o Options) (*Log, error) {
 	}
 	l := &Log{
 		clock: o.Clock, st: st, dir: o.dir, open: newBatch(nil), seg: segment{f: f},
-		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, level: o.Level, results: o.Result,
+		segSize: o.SegmentSize, mode: o.Mode, queue: o.Queue, reserve: o.Reserve, linger: o.linger, level: o.Level, results: o.Result,
 	}
 	l.floods.lock = make(chan struct{}, 1)
 	_, l.remote = st.(RemoteStorage)
@@ -261,6 +265,9 @@ func open(st Storage, o Options) (*Log, error) {
 	}
 	if l.reserve == 0 {
 		l.reserve = defaultReserve
+	}
+	if l.linger == 0 {
+		l.linger = defaultLinger
 	}
 	l.setAnchors(o)
 	l.reserve = max(l.reserve, 0)

@@ -12,10 +12,11 @@ const (
 	// durable outcome.
 	Strict Mode = iota
 	// StrictIntent does not wait for outcomes. A crash may leave calls open that
-	// had been answered, as many as were in line.
+	// had been answered, as many as were in line: those of the last 10 ms, and of
+	// the write to the disk before.
 	StrictIntent
-	// BestEffort waits for nothing. A crash may lose what was in line: acts that
-	// happened and are not on record.
+	// BestEffort waits for nothing. A crash may lose what was in line, as of
+	// StrictIntent: acts that happened and are not on record.
 	BestEffort
 )
 
