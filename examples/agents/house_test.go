@@ -1,0 +1,210 @@
+//go:build linux && amd64
+
+// Package agents proves that the programs people use as agents work with this
+// module's doors as they come from npm: each runs inside a sandbox session,
+// talks to its model at https://inference.local in its own protocol, and runs
+// the command that the model wants. What answers there is a real
+// [inference.Router], in front of a scripted model that checks its key. The key
+// is on the host only: nothing inside has it, in no file, variable or memory.
+package agents
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
+	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/credential/credentialtest"
+	"github.com/twinward-dev/twinward/governance"
+	"github.com/twinward-dev/twinward/inference"
+	"github.com/twinward-dev/twinward/inference/inferencetest"
+	"github.com/twinward-dev/twinward/sandbox"
+)
+
+// folderVariable says where npm has installed sandbox/testdata/agents; .ci/lib.sh
+// does so. A test installs nothing.
+const folderVariable = "TWINWARD_AGENTS"
+
+var by = audit.Change{By: "a test", Reason: "it needs it"}
+
+const policies = `
+@id("agents-ask")
+permit (principal, action in [Action::"invoke_model", Action::"count_tokens", Action::"list_models"], resource in Provider::"scripted");
+
+@id("agents-use-the-key")
+permit (principal, action == Action::"use_credential", resource == Credential::"model-key")
+when { context has purpose && context.purpose == "model" };
+`
+
+// A house is a host with one agent in a session.
+type house struct {
+	t      *testing.T
+	folder string // of the npm packages
+	key    string // of the model; the test knows it, the host's code does not
+	log    *audittest.Log
+	vault  *credential.Broker
+	router *inference.Router
+	box    *sandbox.Session
+	asked  asked
+}
+
+// newHouse makes a host whose model says script in the given protocol, and
+// starts a session for the agent.
+func newHouse(t *testing.T, agent string, policy *sandbox.Policy, backend inference.Backend, script *inferencetest.Script) *house {
+	t.Helper()
+	h := &house{t: t, folder: needs(t), key: credentialtest.Canary(), log: audittest.NewLog(t)}
+	script.Key = h.key
+	origin := httptest.NewServer(h.asked.before(script))
+	t.Cleanup(origin.Close)
+
+	backend.Name, backend.Credential = "scripted", "model-key"
+	backend.BaseURL = origin.URL + backend.BaseURL
+	h.vault = credentialtest.NewVault(t, nil, map[string]string{"model-key": h.key})
+	binding, err := backend.Binding()
+	require.NoError(t, err)
+	require.NoError(t, h.vault.Bind(t.Context(), "model-key", binding, by))
+	engine := governance.NewEngine(h.log, nil)
+	_, err = engine.Reload(t.Context(), governance.Bundle{Policies: []governance.Source{{Name: "agents.cedar", Text: policies}}}, by)
+	require.NoError(t, err)
+	h.router, err = inference.NewRouter(inference.Config{Backends: []inference.Backend{backend}}, engine, h.log,
+		&inference.Options{Vault: h.vault})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.router.Close() })
+
+	policy, err = sandbox.Join(policy, &sandbox.Policy{
+		Filesystem: sandbox.Filesystem{ReadOnly: append(sandbox.SystemPaths(), h.folder)},
+	})
+	require.NoError(t, err)
+	h.box, err = sandbox.Start(t.Context(), policy, audit.Actor{Agent: agent}, h.log, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { h.box.Close() })
+	require.NoError(t, h.box.Handle(sandbox.InferenceHost, h.router))
+	return h
+}
+
+// needs returns the folder of the agents. Where there is none, or no sandbox, it
+// skips the test; in full mode that is a failure.
+func needs(t *testing.T) string {
+	t.Helper()
+	stop := t.Skipf
+	if os.Getenv("TWINWARD_FULL") == "1" {
+		stop = t.Fatalf
+	}
+	if missing := sandbox.Probe().Missing; len(missing) > 0 {
+		stop("no sandbox here: %v", missing)
+	}
+	folder := os.Getenv(folderVariable)
+	if folder == "" {
+		stop("set %s to a folder where npm has installed sandbox/testdata/agents", folderVariable)
+	}
+	return folder
+}
+
+// program returns the path of what is installed at a place in node_modules.
+func (h *house) program(place string) string {
+	path := filepath.Join(h.folder, "node_modules", place)
+	if _, err := os.Stat(path); err != nil {
+		h.t.Fatalf("%s names a folder without %s: install sandbox/testdata/agents there anew", folderVariable, place)
+	}
+	return path
+}
+
+// write puts a file of the session's user into the workspace.
+func (h *house) write(name, text string) {
+	h.t.Helper()
+	cmd := h.box.Command(h.t.Context(), "sh", "-c", `mkdir -p "$(dirname "$1")" && cat >"$1"`, "sh", name)
+	cmd.Stdin = strings.NewReader(text)
+	require.NoError(h.t, cmd.Run())
+}
+
+// run runs a program inside and returns what it wrote.
+func (h *house) run(env []string, program string, args ...string) string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := h.box.Command(ctx, program, args...)
+	cmd.Env = env
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	began := time.Now()
+	if err := cmd.Run(); err != nil {
+		h.t.Fatalf("%v\n%s\nasked of the backend: %s\non record:\n%s", err, &out, &h.asked, h.record())
+	}
+	h.t.Logf("one turn: %.1f s", time.Since(began).Seconds())
+	return out.String()
+}
+
+// record shows what the model door wrote down.
+func (h *house) record() string {
+	var b strings.Builder
+	for _, r := range h.log.Records() {
+		switch {
+		case r.Intent != nil && r.Intent.Door == audit.DoorModel:
+			fmt.Fprintf(&b, "%d %s %s %s\n", r.Seq, r.Intent.Actor.Agent, r.Intent.Action, r.Intent.Resource)
+		case r.Outcome != nil && r.Outcome.Usage != nil:
+			fmt.Fprintf(&b, "  outcome %s %s %+v\n", r.Outcome.Status, r.Outcome.ErrorCode, *r.Outcome.Usage)
+		case r.Event != nil && r.Event.Kind == audit.KindDenial:
+			fmt.Fprintf(&b, "%d denied: %s %s %s\n", r.Seq, r.Event.Action, r.Event.Resource, r.Event.Decision.Reason)
+		}
+	}
+	return b.String()
+}
+
+// asked is what reached the backend, and what happens before an answer.
+type asked struct {
+	mu      sync.Mutex
+	lines   []string
+	strange []string // headers that no agent's request may bring
+	hook    func()   // runs before the answers to all requests but the first
+}
+
+func (a *asked) before(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		a.lines = append(a.lines, r.Method+" "+r.URL.RequestURI())
+		for name := range r.Header {
+			if !slices.Contains(knownHeaders, name) {
+				a.strange = append(a.strange, name)
+			}
+		}
+		first := len(a.lines) == 1
+		a.mu.Unlock()
+		if !first && a.hook != nil {
+			a.hook()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// knownHeaders are what the door sends to a provider.
+var knownHeaders = []string{
+	"Accept", "Accept-Encoding", "Anthropic-Beta", "Anthropic-Version", "Authorization", "Content-Length",
+	"Content-Type", "User-Agent", "X-Api-Key", "X-Goog-Api-Key",
+}
+
+func (a *asked) String() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.Join(a.lines, ", ")
+}
+
+func (a *asked) onlyKnownHeaders(t *testing.T) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	assert.NotEmpty(t, a.lines, "the backend was asked")
+	assert.Empty(t, a.strange, "headers of the agent that reached the provider")
+}
