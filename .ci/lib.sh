@@ -56,10 +56,12 @@ prepare() {
 }
 
 # prepare_npm: what tests run of npm, once for both uids: the agents that must
-# work inside a sandbox (0.8 GB); servers, clients and the conformance suite of
+# work inside a sandbox (1.8 GB); servers, clients and the conformance suite of
 # MCP. None of their scripts is run.
 prepare_npm() {
 	npm_ci "$TWINWARD_AGENTS" sandbox/testdata/agents
+	# It asks for its script, which only tidies up after an older version.
+	rm -f "$TWINWARD_AGENTS/node_modules/openclaw/.openclaw-lifecycle-pending"
 	npm_ci "$TWINWARD_NPM" mcpx/mcptest/npmtest/testdata
 }
 

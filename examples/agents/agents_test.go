@@ -52,6 +52,14 @@ var agents = []agent{
 		backend: inference.Backend{Protocol: inference.OpenAI, BaseURL: "/v1", Models: []string{"house-model"}},
 		tool:    "bash", takes: "command",
 	},
+	{
+		name: "openclaw", program: []string{node, "openclaw/openclaw.mjs"},
+		args:    []string{"agent", "exec", "Write the result.", "--config", "/sandbox/openclaw.json", "--cwd", "/sandbox", "--model", "host/house-model", "--json"},
+		preset:  "openclaw",
+		files:   map[string]string{"openclaw.json": openclawConfig},
+		backend: inference.Backend{Protocol: inference.OpenAI, BaseURL: "/v1", Models: []string{"house-model"}},
+		tool:    "exec", takes: "command",
+	},
 }
 
 const opencodeConfig = `{
@@ -62,6 +70,13 @@ const opencodeConfig = `{
 		"options": {"baseURL": "https://inference.local/v1", "apiKey": "placeholder"},
 		"models": {"house-model": {"name": "house-model", "tool_call": true, "limit": {"context": 100000, "output": 4000}}}
 	}}
+}`
+
+const openclawConfig = `{
+	"models": {"providers": {"host": {
+		"baseUrl": "https://inference.local/v1", "apiKey": "placeholder", "api": "openai-completions",
+		"models": [{"id": "house-model", "name": "house-model", "contextWindow": 100000, "maxTokens": 4000}]
+	}}}
 }`
 
 // command is what the model has the agent run. It writes the result, and starts a
