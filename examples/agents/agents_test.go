@@ -114,7 +114,10 @@ func TestAgents(t *testing.T) {
 			require.NoError(t, err)
 			policy, err = sandbox.Join(policy, &sandbox.Policy{Environment: a.env})
 			require.NoError(t, err)
-			h := newHouse(t, a.name, policy, a.backend, a.script())
+			seen := new(asked)
+			h := newHouse(t, a.backend, seen.scripted(t, a.script()))
+			h.asked = seen
+			h.enter(a.name, policy)
 			h.turn(a)
 		})
 	}

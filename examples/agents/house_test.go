@@ -59,20 +59,16 @@ type house struct {
 	vault  *credential.Broker
 	router *inference.Router
 	box    *sandbox.Session
-	asked  asked
+	asked  *asked // of a scripted backend
 }
 
-// newHouse makes a host whose model says script in the given protocol, and
-// starts a session for the agent.
-func newHouse(t *testing.T, agent string, policy *sandbox.Policy, backend inference.Backend, script *inferencetest.Script) *house {
+// newHouse makes a host with one backend for models. serve says where that
+// listens; it wants the key.
+func newHouse(t *testing.T, backend inference.Backend, serve func(key string) (origin string)) *house {
 	t.Helper()
 	h := &house{t: t, folder: needs(t), key: credentialtest.Canary(), log: audittest.NewLog(t)}
-	script.Key = h.key
-	origin := httptest.NewServer(h.asked.before(script))
-	t.Cleanup(origin.Close)
-
 	backend.Name, backend.Credential = "scripted", "model-key"
-	backend.BaseURL = origin.URL + backend.BaseURL
+	backend.BaseURL = serve(h.key) + backend.BaseURL
 	h.vault = credentialtest.NewVault(t, nil, map[string]string{"model-key": h.key})
 	binding, err := backend.Binding()
 	require.NoError(t, err)
@@ -84,16 +80,30 @@ func newHouse(t *testing.T, agent string, policy *sandbox.Policy, backend infere
 		&inference.Options{Vault: h.vault})
 	require.NoError(t, err)
 	t.Cleanup(func() { h.router.Close() })
+	return h
+}
 
-	policy, err = sandbox.Join(policy, &sandbox.Policy{
+// scripted is a backend that says what it is told to.
+func (a *asked) scripted(t *testing.T, script *inferencetest.Script) func(key string) string {
+	return func(key string) string {
+		script.Key = key
+		origin := httptest.NewServer(a.before(script))
+		t.Cleanup(origin.Close)
+		return origin.URL
+	}
+}
+
+// enter starts the agent's session, with the router at inference.local.
+func (h *house) enter(agent string, policy *sandbox.Policy) {
+	h.t.Helper()
+	policy, err := sandbox.Join(policy, &sandbox.Policy{
 		Filesystem: sandbox.Filesystem{ReadOnly: append(sandbox.SystemPaths(), h.folder)},
 	})
-	require.NoError(t, err)
-	h.box, err = sandbox.Start(t.Context(), policy, audit.Actor{Agent: agent}, h.log, nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { h.box.Close() })
-	require.NoError(t, h.box.Handle(sandbox.InferenceHost, h.router))
-	return h
+	require.NoError(h.t, err)
+	h.box, err = sandbox.Start(h.t.Context(), policy, audit.Actor{Agent: agent}, h.log, nil)
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { h.box.Close() })
+	require.NoError(h.t, h.box.Handle(sandbox.InferenceHost, h.router))
 }
 
 // needs returns the folder of the agents. Where there is none, or no sandbox, it
@@ -147,7 +157,7 @@ func (h *house) run(env []string, program string, args ...string) string {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	began := time.Now()
 	if err := cmd.Run(); err != nil {
-		h.t.Fatalf("%v\n%s\nasked of the backend: %s\non record:\n%s", err, &out, &h.asked, h.record())
+		h.t.Fatalf("%v\n%s\nasked of the backend: %s\non record:\n%s", err, &out, h.asked, h.record())
 	}
 	h.t.Logf("one turn: %.1f s", time.Since(began).Seconds())
 	return out.String()
