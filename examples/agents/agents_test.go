@@ -45,6 +45,24 @@ var agents = []agent{
 		tool:    "Bash", takes: "command",
 	},
 	{
+		name: "codex", program: []string{node, "@openai/codex/bin/codex.js"},
+		args:    []string{"exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "Write the result."},
+		preset:  "codex",
+		files:   map[string]string{".codex/config.toml": codexConfig},
+		backend: inference.Backend{Protocol: inference.OpenAIResponses, BaseURL: "/v1", Models: []string{"house-model"}},
+		tool:    "exec_command", takes: "cmd",
+	},
+	{
+		name: "gemini-cli", program: []string{node, "@google/gemini-cli/bundle/gemini.js"},
+		args: []string{"-y", "-m", "house-model", "-p", "Write the result."},
+		env: sandbox.Environment{
+			"GEMINI_API_KEY": "placeholder", "GOOGLE_GEMINI_BASE_URL": "https://inference.local", "GEMINI_CLI_TRUST_WORKSPACE": "true",
+		},
+		files:   map[string]string{".gemini/settings.json": geminiConfig},
+		backend: inference.Backend{Protocol: inference.Gemini, BaseURL: "/v1beta", Models: []string{"house-model"}},
+		tool:    "run_shell_command", takes: "command",
+	},
+	{
 		name: "opencode", program: []string{"opencode-linux-x64/bin/opencode"},
 		args:    []string{"run", "Write the result."},
 		env:     sandbox.Environment{"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1"},
@@ -61,6 +79,24 @@ var agents = []agent{
 		tool:    "exec", takes: "command",
 	},
 }
+
+// Without its web search, which would act at the provider: policy forbids that.
+const codexConfig = `
+model = "house-model"
+model_provider = "host"
+web_search = "disabled"
+[model_providers.host]
+name = "host"
+base_url = "https://inference.local/v1"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+`
+
+const geminiConfig = `{
+	"security": {"auth": {"selectedType": "gemini-api-key"}},
+	"privacy": {"usageStatisticsEnabled": false},
+	"general": {"disableAutoUpdate": true}
+}`
 
 const opencodeConfig = `{
 	"model": "host/house-model",
