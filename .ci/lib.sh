@@ -56,20 +56,21 @@ prepare() {
 }
 
 # prepare_npm: what tests run of npm, once for both uids: the agents that must
-# work inside a sandbox (1.8 GB); servers, clients and the conformance suite of
-# MCP. None of their scripts is run.
+# work inside a sandbox (1.8 GB), and an engine for models; servers, clients and the
+# conformance suite of MCP. None of their scripts is run.
 prepare_npm() {
 	npm_ci "$TWINWARD_AGENTS" sandbox/testdata/agents
+	npm_ci "$TWINWARD_AGENTS/engine" examples/agents/testdata/engine --omit=optional # but for those that it pins
 	# It asks for its script, which only tidies up after an older version.
 	rm -f "$TWINWARD_AGENTS/node_modules/openclaw/.openclaw-lifecycle-pending"
 	npm_ci "$TWINWARD_NPM" mcpx/mcptest/npmtest/testdata
 }
 
-# npm_ci PLACE FOLDER: installs what the folder of the clone pins.
+# npm_ci PLACE FOLDER [FLAGS]: installs what the folder of the clone pins.
 npm_ci() {
 	mkdir -p "$1"
 	cp "$work/clone/$2"/*.json "$1"
-	(cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
+	(cd "$1" && npm ci "${@:3}" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
 }
 
 # prepare_peers: the sandboxes that ours is measured beside.
