@@ -151,7 +151,7 @@ func TestAgents(t *testing.T) {
 			policy, err = sandbox.Join(policy, &sandbox.Policy{Environment: a.env})
 			require.NoError(t, err)
 			seen := new(asked)
-			h := newHouse(t, a.backend, seen.scripted(t, a.script()))
+			h := newHouse(t, seen.scripted(t, a.script()), a.backend)
 			h.asked = seen
 			h.enter(a.name, policy)
 			h.turn(a)
@@ -201,8 +201,8 @@ func (h *house) onRecord(a agent) {
 			intents++
 			model[r.Seq] = true
 			assert.Equal(t, a.name, r.Intent.Actor.Agent)
-			assert.True(t, strings.HasSuffix(r.Intent.Resource, `"scripted/house-model"`), r.Intent.Resource)
-			assert.Equal(t, "model-key", r.Intent.Credential.Name)
+			assert.True(t, strings.HasSuffix(r.Intent.Resource, `"scripted-0/house-model"`), r.Intent.Resource)
+			assert.Equal(t, "key-of-scripted-0", r.Intent.Credential.Name)
 		case r.Outcome != nil && model[r.Call]:
 			outcomes++
 			assert.Equal(t, audit.StatusOK, r.Outcome.Status, h.record())

@@ -51,10 +51,10 @@ func startEngine(t *testing.T, key string) string {
 // the answer streams or not and whether the client asks for the count or not.
 func TestEngine(t *testing.T) {
 	var origin string
-	h := newHouse(t, inference.Backend{BaseURL: "/v1", Models: []string{"tiny"}}, func(key string) string {
+	h := newHouse(t, func(key string) string {
 		origin = startEngine(t, key)
 		return origin
-	})
+	}, inference.Backend{BaseURL: "/v1", Models: []string{"tiny"}})
 	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.router.ServeHTTP(w, r.WithContext(audit.WithActor(r.Context(), audit.Actor{Agent: "bot"})))
 	}))

@@ -43,10 +43,13 @@ var by = audit.Change{By: "a test", Reason: "it needs it"}
 
 const policies = `
 @id("agents-ask")
-permit (principal, action in [Action::"invoke_model", Action::"count_tokens", Action::"list_models"], resource in Provider::"scripted");
+permit (principal, action in [Action::"invoke_model", Action::"count_tokens", Action::"list_models"], resource);
 
-@id("agents-use-the-key")
-permit (principal, action == Action::"use_credential", resource == Credential::"model-key")
+@id("one-is-not-for-them")
+forbid (principal, action == Action::"invoke_model", resource) when { resource.name == "denied-model" };
+
+@id("agents-use-the-keys")
+permit (principal, action == Action::"use_credential", resource)
 when { context has purpose && context.purpose == "model" };
 `
 
@@ -62,21 +65,28 @@ type house struct {
 	asked  *asked // of a scripted backend
 }
 
-// newHouse makes a host with one backend for models. serve says where that
-// listens; it wants the key.
-func newHouse(t *testing.T, backend inference.Backend, serve func(key string) (origin string)) *house {
+// newHouse makes a host with backends for models, which are at one place: serve
+// says where, and wants the key of all.
+func newHouse(t *testing.T, serve func(key string) (origin string), backends ...inference.Backend) *house {
 	t.Helper()
 	h := &house{t: t, folder: needs(t), key: credentialtest.Canary(), log: audittest.NewLog(t)}
-	backend.Name, backend.Credential = "scripted", "model-key"
-	backend.BaseURL = serve(h.key) + backend.BaseURL
-	h.vault = credentialtest.NewVault(t, nil, map[string]string{"model-key": h.key})
-	binding, err := backend.Binding()
-	require.NoError(t, err)
-	require.NoError(t, h.vault.Bind(t.Context(), "model-key", binding, by))
+	origin, keys := serve(h.key), map[string]string{}
+	for i := range backends {
+		b := &backends[i]
+		b.Name = fmt.Sprintf("scripted-%d", i)
+		b.Credential, b.BaseURL = "key-of-"+b.Name, origin+b.BaseURL
+		keys[b.Credential] = h.key
+	}
+	h.vault = credentialtest.NewVault(t, nil, keys)
+	for _, b := range backends {
+		binding, err := b.Binding()
+		require.NoError(t, err)
+		require.NoError(t, h.vault.Bind(t.Context(), b.Credential, binding, by))
+	}
 	engine := governance.NewEngine(h.log, nil)
-	_, err = engine.Reload(t.Context(), governance.Bundle{Policies: []governance.Source{{Name: "agents.cedar", Text: policies}}}, by)
+	_, err := engine.Reload(t.Context(), governance.Bundle{Policies: []governance.Source{{Name: "agents.cedar", Text: policies}}}, by)
 	require.NoError(t, err)
-	h.router, err = inference.NewRouter(inference.Config{Backends: []inference.Backend{backend}}, engine, h.log,
+	h.router, err = inference.NewRouter(inference.Config{Backends: backends}, engine, h.log,
 		&inference.Options{Vault: h.vault})
 	require.NoError(t, err)
 	t.Cleanup(func() { h.router.Close() })
