@@ -148,7 +148,7 @@ type Event struct {
 	Action   string `json:"action"`
 	Resource string `json:"resource"`
 	Actor    Actor  `json:"actor,omitzero"`
-	// Decision is set for denials, and says why.
+	// Decision is set for denials, and says why; and for a [KindFallback].
 	Decision *Decision `json:"decision,omitempty"`
 	// Change says who did it and why, for administrative acts.
 	Change *Change `json:"change,omitempty"`
@@ -194,6 +194,13 @@ const (
 	// more, and of a list that a search stands in for, "bytes" and "of_bytes" are
 	// its size and that of the whole.
 	KindList Kind = "list"
+	// KindFallback says that a call of a model, whose intent is on record, goes to
+	// another model than the one before, which did not answer: Action and Resource
+	// are the new one, Decision is what allows it, Args what is sent. Detail:
+	// "intent" is the number of the intent's record, "from" the model before as
+	// backend/model, "why" an error code as in [Outcome], "credential" and
+	// "credential_decision" as [Intent.Credential].
+	KindFallback Kind = "model.fallback"
 	// KindLaunch and KindExit are the begin and the end of a sandbox session,
 	// Resource. Detail: [DetailPolicyHash] of the sandbox's own policy; "layers",
 	// "landlock_abi", "uid", "launcher" and "limits" of the launch; of the exit

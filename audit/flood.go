@@ -76,7 +76,7 @@ func (like *flood) record(counted, since uint64) ([]byte, error) {
 // count counts a denial, and reports whether that is all that has to be done. If
 // not, it may return the flood that takes the denial's record for one of its own.
 func (l *Log) count(ctx context.Context, ev Event) (*flood, bool, error) {
-	if ev.Decision == nil || ev.Detail["repeated"] != "" || ev.Detail["more_before"] != "" {
+	if ev.Decision == nil || ev.Kind == KindFallback || ev.Detail["repeated"] != "" || ev.Detail["more_before"] != "" {
 		return nil, false, nil
 	}
 	f := &l.floods

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync/atomic"
 
@@ -29,9 +28,17 @@ type call struct {
 
 	ctx      context.Context // ends with the client, or when the agent is revoked
 	actor    audit.Actor
-	body     []byte
+	body     []byte // the client's bytes
 	env      envelope
 	route    *route
+	order    []*target             // of the route, as this call asks them
+	at       int                   // in order: who is next
+	round    int                   // how often all of order was asked
+	passed   []*target             // who is not asked any more
+	target   *target               // who is asked
+	sent     []byte                // the body that goes there
+	fellBack bool                  // to another target than the first
+	watch    *watch                // of the request to target
 	decision governance.Decision   // on invoke_model
 	allowed  []governance.Decision // all of them, to be settled
 	keyUse   *audit.CredentialUse
@@ -126,15 +133,14 @@ var (
 // invoke is a model call.
 func (c *call) invoke() {
 	defer c.release(governance.Result{}) // unless end did
-	if !c.readBody() || !c.decide() {
+	if !c.readBody() || !c.choose() {
 		return
 	}
-	sent, drop := rewrite(c.op, c.body, &c.env, c.route.model)
-	c.body, c.drop = sent, drop
+	c.splice()
 	var err error
 	c.record, err = c.log.Begin(c.ctx, audit.Intent{
 		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
-		Decision: c.decision.Decision, Args: c.body, Credential: c.keyUse,
+		Decision: c.decision.Decision, Args: c.sent, Credential: c.keyUse,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: an intent could not be recorded", slog.Any("error", err))
@@ -143,18 +149,14 @@ func (c *call) invoke() {
 	}
 	defer c.settle()
 	for _, name := range c.env.hosted {
-		c.out.Checks = append(c.out.Checks, "hosted-tool:"+name)
+		c.note("hosted-tool:" + name)
 	}
-	transport, err := c.transport()
-	if err != nil {
-		c.opts.Logger.Error("inference: no credential", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
-		c.fail(audit.GuardCredential, fmt.Sprintf("the host has no usable credential for %q", c.route.backend.Name))
-		return
-	}
-	if c.lease != nil {
-		defer c.lease.Release()
-	}
-	c.send(transport)
+	c.send()
+}
+
+// splice makes the body that goes to the target.
+func (c *call) splice() {
+	c.sent, c.drop = rewrite(c.op, c.body, &c.env, c.target.model)
 }
 
 // readBody reads the whole body before anything is sent on: a server that
@@ -215,54 +217,95 @@ func (c *call) asked() string {
 	return string(c.env.model.of(c.body))
 }
 
-// decide asks policy for everything that the call needs.
-func (c *call) decide() bool {
+// choose finds the route and its first target that policy permits. Those that it
+// does not permit are passed over; if it permits none, the call is refused.
+func (c *call) choose() bool {
 	asked := c.asked()
-	unknown := noModel(asked)
 	c.route = c.routes.byModel[routeKey{c.protocol, asked}]
 	if c.route == nil {
-		c.refuse(unknown, c.op.action, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
+		c.refuse(noModel(asked), c.op.action, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
 		return false
 	}
-	backend := c.route.backend
+	c.order = c.route.order(c.opts.Now(), c.opts.Rand)
+	var no *denial
+	for _, t := range c.order {
+		c.at++
+		d := c.admit(t)
+		if d == nil {
+			return true
+		}
+		c.passed = append(c.passed, t)
+		if no == nil || no.decision.Hidden && !d.decision.Hidden {
+			no = d
+		}
+	}
+	c.refuse(no.refusal, no.decision.Action, no.decision.Resource, no.decision.Decision)
+	return false
+}
+
+// admit decides everything that a call of t needs, and makes t the target if all
+// of it is allowed. Else nothing is changed, and the denial is not on record yet.
+func (c *call) admit(t *target) *denial {
+	asked := c.asked()
 	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": c.env.toolNames(c.body)}
 	if n, given := c.env.outputLimit(); given {
 		attrs["max_output"] = n
 	}
-	var ok bool
-	c.decision, ok = c.ask(governance.Request{Action: c.op.action, Server: backend.Name, Name: c.route.model, Attrs: attrs}, unknown,
+	var allowed []governance.Decision
+	ask := func(q governance.Request, hidden refusal, message string) (governance.Decision, *denial) {
+		d, no := c.ask(q, hidden, message)
+		if no == nil {
+			allowed = append(allowed, d)
+			return d, nil
+		}
+		settleAll(allowed, governance.Result{})
+		if len(c.order) > 1 {
+			c.note("denied:" + t.String() + ":" + d.Reason)
+		}
+		return d, no
+	}
+	decision, no := ask(governance.Request{Action: c.op.action, Server: t.backend.Name, Name: t.model, Attrs: attrs}, noModel(asked),
 		fmt.Sprintf("this agent may not use the model %q like this", asked))
-	if !ok {
-		return false
+	if no != nil {
+		return no
 	}
 	for _, name := range c.env.hosted {
-		_, ok := c.ask(governance.Request{
-			Action: actHosted, Server: backend.Name, Name: name,
-			Attrs: map[string]any{"model": c.route.model, "protocol": string(c.protocol)},
+		_, no := ask(governance.Request{
+			Action: actHosted, Server: t.backend.Name, Name: name,
+			Attrs: map[string]any{"model": t.model, "protocol": string(c.protocol)},
 		}, refusal{}, fmt.Sprintf("this agent may not use %q: it would act outside of this host; remove it from the request", name))
-		if !ok {
-			return false
+		if no != nil {
+			return no
 		}
 	}
-	if backend.Credential == "" {
-		return true
+	var keyUse *audit.CredentialUse
+	if t.backend.Credential != "" {
+		d, no := ask(governance.Request{
+			Action: actCredential, Name: t.backend.Credential,
+			Attrs: map[string]any{"server": t.backend.Name, "tool": t.model, "purpose": "model"},
+		}, refusal{}, fmt.Sprintf("this agent may not use the host's credential for %q", t.backend.Name))
+		if no != nil {
+			return no
+		}
+		keyUse = &audit.CredentialUse{Name: t.backend.Credential, Decision: d.Decision}
 	}
-	d, ok := c.ask(governance.Request{
-		Action: actCredential, Name: backend.Credential,
-		Attrs: map[string]any{"server": backend.Name, "tool": c.route.model, "purpose": "model"},
-	}, refusal{}, fmt.Sprintf("this agent may not use the host's credential for %q", backend.Name))
-	c.keyUse = &audit.CredentialUse{Name: backend.Credential, Decision: d.Decision}
-	return ok
+	c.target, c.decision, c.allowed, c.keyUse = t, decision, allowed, keyUse
+	return nil
 }
 
-// ask decides one request and answers when it is denied: with hidden if the
-// agent must not learn that the thing exists, else with message.
-func (c *call) ask(q governance.Request, hidden refusal, message string) (governance.Decision, bool) {
+// A denial is what policy said, and what the agent is told.
+type denial struct {
+	refusal  refusal
+	decision governance.Decision
+}
+
+// ask decides one request. A denial is told with hidden if the agent must not
+// learn that the thing exists, else with message.
+func (c *call) ask(q governance.Request, hidden refusal, message string) (governance.Decision, *denial) {
 	q.Actor = c.actor
 	d, err := c.engine.Decide(c.ctx, q)
 	if err == nil && d.Allowed() {
-		c.allowed = append(c.allowed, d)
-		return d, true
+		return d, nil
 	}
 	if err != nil {
 		c.opts.Logger.Warn("inference: policy could not decide", slog.String("action", q.Action), slog.Any("error", err))
@@ -280,62 +323,7 @@ func (c *call) ask(q governance.Request, hidden refusal, message string) (govern
 	} else if d.Hint != "" {
 		ref.message += ": " + d.Hint
 	}
-	c.refuse(ref, d.Action, d.Resource, d.Decision)
-	return d, false
-}
-
-// transport leases the backend's key, if it has one.
-func (c *call) transport() (http.RoundTripper, error) {
-	b := c.route.backend
-	if b.Credential == "" {
-		return c.opts.Transport, nil
-	}
-	if c.opts.Vault == nil {
-		return nil, errors.New("inference: the router has no vault")
-	}
-	origin, err := credential.Origin(c.route.base)
-	if err != nil {
-		return nil, err
-	}
-	c.lease, err = c.opts.Vault.Lease(c.ctx, credential.LeaseRequest{
-		Actor: c.actor, Credential: b.Credential, Origin: origin,
-		Tool: c.route.model, Purpose: "model", Decision: c.keyUse.Decision.ID,
-	})
-	if err != nil {
-		return nil, err
-	}
-	c.out.CredentialVersion = c.lease.Ref().Version
-	return c.lease.Transport(c.opts.Transport), nil
-}
-
-// send makes the one request to the backend.
-func (c *call) send(transport http.RoundTripper) {
-	url := c.route.url(c.op)
-	if c.query != "" {
-		url += "?" + c.query
-	}
-	up, err := http.NewRequestWithContext(c.ctx, http.MethodPost, url, bytes.NewReader(c.body))
-	if err != nil {
-		c.fail("internal", "the host could not make the request")
-		return
-	}
-	up.Header = backendHeader(c.protocol, c.req.Header)
-	resp, err := transport.RoundTrip(up)
-	if err != nil {
-		if c.ctx.Err() != nil {
-			c.cancelled()
-			return
-		}
-		c.opts.Logger.Error("inference: backend", slog.String("backend", c.route.backend.Name), slog.Any("error", err))
-		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
-			c.fail("upstream-down", fmt.Sprintf("the backend %q cannot be reached", c.route.backend.Name))
-			return
-		}
-		c.fail("upstream-broken", fmt.Sprintf("the connection to the backend %q broke off", c.route.backend.Name))
-		return
-	}
-	defer resp.Body.Close()
-	c.relay(resp)
+	return d, &denial{ref, d}
 }
 
 // end makes the outcome durable, and before it the secrets that were found in
@@ -350,6 +338,9 @@ func (c *call) end() error {
 	leak := errors.Join(
 		c.opts.Leaks.Report(ctx, c.log, at, "headers", c.head),
 		c.opts.Leaks.Report(ctx, c.log, at, "answer", c.leaks))
+	if c.fellBack {
+		c.note("target:" + c.target.String())
+	}
 	c.out.Checks = append(c.out.Checks, c.head.Plus(c.leaks).Checks()...)
 	if errors.Is(leak, credential.ErrLeak) {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, withheld.code
@@ -382,8 +373,10 @@ func (c *call) scrubber() *credential.Scrubber {
 }
 
 // release settles everything that was allowed for this call.
-func (c *call) release(r governance.Result) {
-	for _, d := range c.allowed {
+func (c *call) release(r governance.Result) { settleAll(c.allowed, r) }
+
+func settleAll(allowed []governance.Decision, r governance.Result) {
+	for _, d := range allowed {
 		d.Settle(r)
 	}
 }
@@ -401,8 +394,12 @@ func (c *call) settle() {
 
 // fail ends a call that got no answer, before anything went to the client.
 func (c *call) fail(code, message string) {
-	c.out.Status, c.out.ErrorCode = audit.StatusFailed, code
-	ref := refusal{status: http.StatusBadGateway, code: code, message: message}
+	c.failWith(refusal{status: http.StatusBadGateway, code: code, message: message})
+}
+
+// failWith is fail with another status than 502.
+func (c *call) failWith(ref refusal) {
+	c.out.Status, c.out.ErrorCode = audit.StatusFailed, ref.code
 	if err := c.end(); err != nil {
 		ref = c.unanswered(err)
 	}

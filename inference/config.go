@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 
 	"github.com/twinward-dev/twinward/credential"
@@ -18,6 +17,14 @@ import (
 // policy does.
 type Config struct {
 	Backends []Backend `yaml:"backends"`
+	// Routes are names that several models answer, one for the other. They may
+	// also be names of models: then it is the route that answers.
+	Routes []Route `yaml:"routes"`
+	// Retry, Breaker and Timeouts hold for all; routes and backends may say
+	// otherwise.
+	Retry    Retry    `yaml:"retry"`
+	Breaker  Breaker  `yaml:"breaker"`
+	Timeouts Timeouts `yaml:"timeouts"`
 }
 
 // A Backend is one model provider. Models are matched exactly; one model may be
@@ -43,6 +50,8 @@ type Backend struct {
 	// Aliases are further names by which clients may ask for one of Models.
 	// Policy sees, and the backend gets, the model's real name.
 	Aliases map[string]string `yaml:"aliases"`
+	// Timeouts of this backend; what is left empty is the configuration's.
+	Timeouts Timeouts `yaml:"timeouts"`
 }
 
 // maxConfig bounds a configuration file, far above what one needs.
@@ -56,7 +65,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	if err := strictyaml.Unmarshal(name, data, maxConfig, &cfg); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if _, err := compile(cfg); err != nil {
+	if _, err := compile(cfg, nil); err != nil {
 		return Config{}, fmt.Errorf("%w (in %s)", err, name)
 	}
 	return cfg, nil
@@ -169,107 +178,7 @@ func presetNames() []string {
 	return names
 }
 
-// routes is a checked Config in the form that requests need. It is immutable.
-type routes struct {
-	byModel map[routeKey]*route
-	listed  []*route // models and aliases in the order of the configuration
-}
-
-type routeKey struct {
-	protocol Protocol
-	model    string
-}
-
-// url is where a call goes.
-func (rt *route) url(op *operation) string { return rt.base + op.endpoint(rt.model) }
-
-// A route leads from a name that a client may ask for to a model.
-type route struct {
-	asked    string // as the client writes it
-	model    string // as policy and the backend know it
-	protocol Protocol
-	backend  *Backend
-	base     string // of the backend, without a slash at the end
-}
-
 var (
 	nameRE  = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 	modelRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$`)
 )
-
-func compile(cfg Config) (*routes, error) {
-	rs := &routes{byModel: map[routeKey]*route{}}
-	names := map[string]bool{}
-	if len(cfg.Backends) == 0 {
-		return nil, fmt.Errorf("%w: no backends", ErrConfig)
-	}
-	for i := range cfg.Backends {
-		b := cfg.Backends[i]
-		if !nameRE.MatchString(b.Name) {
-			return nil, fmt.Errorf("%w: backends[%d]: name %q must be 1 to 32 of a-z, 0-9 and -", ErrConfig, i, b.Name)
-		}
-		if names[b.Name] {
-			return nil, fmt.Errorf("%w: backend %q appears twice", ErrConfig, b.Name)
-		}
-		names[b.Name] = true
-		if err := rs.add(&b); err != nil {
-			return nil, fmt.Errorf("%w: backend %q: %w", ErrConfig, b.Name, err)
-		}
-	}
-	return rs, nil
-}
-
-func (rs *routes) add(b *Backend) error {
-	u, err := b.resolve()
-	if err != nil {
-		return err
-	}
-	if len(b.Models) == 0 {
-		return errors.New("models is empty: name each model that it serves")
-	}
-	put := func(asked, model string) error {
-		if !modelRE.MatchString(asked) {
-			return fmt.Errorf("model name %q has characters that are not allowed", asked)
-		}
-		for _, p := range b.Protocols {
-			key := routeKey{p, asked}
-			if other := rs.byModel[key]; other != nil {
-				return fmt.Errorf("model %q is served by %q already", asked, other.backend.Name)
-			}
-			rt := &route{asked: asked, model: model, protocol: p, backend: b, base: u.String()}
-			rs.byModel[key] = rt
-			rs.listed = append(rs.listed, rt)
-		}
-		return nil
-	}
-	for _, m := range b.Models {
-		if err := put(m, m); err != nil {
-			return err
-		}
-	}
-	aliases := make([]string, 0, len(b.Aliases))
-	for a := range b.Aliases {
-		aliases = append(aliases, a)
-	}
-	sort.Strings(aliases)
-	for _, a := range aliases {
-		if !slices.Contains(b.Models, b.Aliases[a]) {
-			return fmt.Errorf("alias %q points to %q, which is not in models", a, b.Aliases[a])
-		}
-		if err := put(a, b.Aliases[a]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// summary is what goes on record about a configuration.
-func (rs *routes) summary() map[string]string {
-	var names []string
-	for _, rt := range rs.listed {
-		if !slices.Contains(names, rt.backend.Name) {
-			names = append(names, rt.backend.Name)
-		}
-	}
-	return map[string]string{"backends": strings.Join(names, " "), "models": strconv.Itoa(len(rs.listed))}
-}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -27,13 +28,13 @@ backends:
 func TestParseConfig(t *testing.T) {
 	cfg, err := ParseConfig("models.yaml", []byte(goodConfig))
 	require.NoError(t, err)
-	rs, err := compile(cfg)
+	rs, err := compile(cfg, nil)
 	require.NoError(t, err)
 	rt := rs.byModel[routeKey{Anthropic, "fast"}]
 	require.NotNil(t, rt)
-	assert.Equal(t, "claude-haiku-5", rt.model)
-	assert.Equal(t, "https://api.anthropic.com/v1/messages", rt.url(opMessages))
-	assert.Equal(t, "http://10.0.0.7:8000/v1/chat/completions", rs.byModel[routeKey{OpenAI, "meta/llama-4"}].url(opChat))
+	assert.Equal(t, "claude-haiku-5", rt.targets[0].model)
+	assert.Equal(t, "https://api.anthropic.com/v1/messages", rt.targets[0].url(opMessages))
+	assert.Equal(t, "http://10.0.0.7:8000/v1/chat/completions", rs.byModel[routeKey{OpenAI, "meta/llama-4"}].targets[0].url(opChat))
 	assert.Len(t, rs.listed, 4)
 }
 
@@ -43,7 +44,7 @@ func TestConfigErrorsSayWhereAndWhat(t *testing.T) {
 		"backend: []\n":                         "models.yaml:1:1: unknown field",
 		"backends:\n  - name: a\n    name: b\n": "models.yaml:3:5: ",
 		"backends: {name: a}\n":                 "models.yaml:1:",
-		"backends:\n  - name: [a]\n":            "models.yaml:2:",
+		"backends:\n  - name: [a]\n":            "unknown unit",
 		"\tbackends: 1":                         "models.yaml:1:",
 		"":                                      "empty",
 		"backends: []":                          "no backends",
@@ -120,13 +121,14 @@ func TestBindings(t *testing.T) {
 
 func TestPresetsAreUsable(t *testing.T) {
 	for name := range Presets() {
-		_, err := compile(Config{Backends: []Backend{{Name: name, Preset: name, Credential: "key", Models: []string{"m"}}}})
+		_, err := compile(Config{Backends: []Backend{{Name: name, Preset: name, Credential: "key", Models: []string{"m"}}}}, nil)
 		assert.NoError(t, err)
 	}
 }
 
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(goodConfig))
+	f.Add([]byte(routedConfig))
 	f.Add([]byte("a: &a [*a]"))
 	f.Add([]byte("backends: [{name: a, base_url: 'https://x', models: [m]}]\n---\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -134,7 +136,7 @@ func FuzzParseConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, err = compile(cfg)
+		_, err = compile(cfg, nil)
 		require.NoError(t, err)
 	})
 }
@@ -154,4 +156,80 @@ backends:
 	// Output:
 	// 1 <nil>
 	// inference: configuration: models.yaml:3:5: unknown field "key"
+}
+
+const routedConfig = `
+retry: {attempts: 4, pause: 200ms, max_wait: 5s}
+breaker: {failures: 3, open: 1m}
+timeouts: {first_byte: 90s, idle: 2m, total: 30m}
+backends:
+  - name: claude
+    preset: anthropic
+    models: [opus, haiku]
+    timeouts: {first_byte: 20s, idle: -1s}
+  - name: proxy
+    protocol: anthropic
+    base_url: https://proxy.example/v1
+    models: [opus]
+  - name: openai
+    preset: openai
+    models: [gpt]
+routes:
+  - model: big
+    targets:
+      - {backend: claude, model: opus, weight: 3}
+      - {backend: proxy, model: opus}
+      - {backend: openai, model: gpt, priority: 1}
+  - model: opus
+    retry: {attempts: 1}
+    targets: [{backend: proxy, model: opus}]
+`
+
+func TestRoutes(t *testing.T) {
+	cfg, err := ParseConfig("models.yaml", []byte(routedConfig))
+	require.NoError(t, err)
+	rs, err := compile(cfg, nil)
+	require.NoError(t, err)
+	big := rs.byModel[routeKey{Anthropic, "big"}]
+	require.Len(t, big.targets, 2, "those that speak the protocol")
+	assert.Equal(t, []string{"claude/opus", "proxy/opus"}, []string{big.targets[0].String(), big.targets[1].String()})
+	assert.Equal(t, 3, big.targets[0].weight)
+	assert.Equal(t, 1, big.targets[1].weight)
+	assert.Equal(t, Timeouts{FirstByte: 20 * time.Second, Idle: -time.Second, Total: 30 * time.Minute}, big.targets[0].limits)
+	assert.Equal(t, cfg.Timeouts, big.targets[1].limits)
+	assert.Equal(t, 4, big.attempts())
+	assert.Len(t, rs.byModel[routeKey{OpenAI, "big"}].targets, 1)
+	opus := rs.byModel[routeKey{Anthropic, "opus"}]
+	assert.Equal(t, "proxy/opus", opus.targets[0].String(), "a route goes before a model of its name")
+	assert.Equal(t, 1, opus.attempts())
+	assert.Same(t, big.targets[1].breaker, opus.targets[0].breaker)
+	assert.Equal(t, "claude/haiku", rs.byModel[routeKey{Anthropic, "haiku"}].targets[0].String())
+}
+
+func TestRouteErrors(t *testing.T) {
+	const backends = "backends: [{name: a, base_url: 'https://x', models: [m, n], aliases: {al: m}}, {name: b, base_url: 'https://y', models: [m]}]\n"
+	for text, want := range map[string]string{
+		"":                                  "name both in a route",
+		"routes: [{model: m, targets: []}]": "1 to 16 targets",
+		"routes: [{model: m, targets: [" + strings.Repeat("{backend: a, model: m},", 17) + "]}]":                  "1 to 16 targets",
+		"routes: [{model: m, targets: [{backend: c, model: m}]}]":                                                 `no backend "c"`,
+		"routes: [{model: m, targets: [{backend: b, model: n}]}]":                                                 "not in the models",
+		"routes: [{model: m, targets: [{backend: a, model: al}]}]":                                                "not in the models",
+		"routes: [{model: m, targets: [{backend: a, model: m}, {backend: a, model: m}]}]":                         "appears twice",
+		"routes: [{model: m, targets: [{backend: a, model: m, weight: -1}]}]":                                     "weight",
+		"routes: [{model: m, targets: [{backend: a, model: m, weight: 1000001}]}]":                                "weight",
+		"routes: [{model: m, targets: [{backend: a, model: m, priority: -1}]}]":                                   "priority",
+		"routes: [{model: 'a b', targets: [{backend: a, model: m}]}]":                                             "not allowed",
+		"routes: [{model: m, targets: [{backend: a, model: m}]}, {model: m, targets: [{backend: b, model: m}]}]":  "appears twice",
+		"routes: [{model: m, targets: [{backend: a, model: m}]}, {model: al, targets: [{backend: b, model: m}]}]": "also a route",
+		"routes: [{model: m, targets: [{backend: a, model: m}], retry: {attempts: 11}}]":                          "0 to 10",
+		"retry: {attempts: -1}\nroutes: [{model: m, targets: [{backend: a, model: m}]}]":                          "0 to 10",
+		"retry: {pause: 1x}\nroutes: [{model: m, targets: [{backend: a, model: m}]}]":                             "unknown unit",
+		"breaker: {open: -1s}\nroutes: [{model: m, targets: [{backend: a, model: m}]}]":                           "below zero",
+		"routes: [{model: m, target: [{backend: a, model: m}]}]":                                                  "models.yaml:2:21: unknown field",
+	} {
+		_, err := ParseConfig("models.yaml", []byte(backends+text))
+		require.ErrorIs(t, err, ErrConfig, text)
+		assert.ErrorContains(t, err, want, text)
+	}
 }

@@ -52,6 +52,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -84,6 +85,11 @@ type Options struct {
 	// MaxBody limits request bodies, and answers that are not streams, in
 	// bytes. Zero: 32 MiB.
 	MaxBody int64
+	// Now is the clock of breakers and Retry-After. Nil: [time.Now].
+	Now func() time.Time
+	// Rand returns random numbers in [0,1), for weights and pauses. It must be
+	// safe for concurrent use. Nil: [rand.Float64].
+	Rand func() float64
 	// Logger gets what is of interest to the operator and not evidence. Nil:
 	// nothing is logged.
 	Logger *slog.Logger
@@ -123,7 +129,7 @@ func NewRouter(cfg Config, engine *governance.Engine, log audit.Recorder, opts *
 }
 
 func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*Router, error) {
-	compiled, err := compile(cfg)
+	compiled, err := compile(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +147,12 @@ func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*
 		r.own = newTransport()
 		r.opts.Transport = r.own
 	}
+	if r.opts.Now == nil {
+		r.opts.Now = time.Now
+	}
+	if r.opts.Rand == nil {
+		r.opts.Rand = rand.Float64
+	}
 	r.routes.Store(compiled)
 	return r, nil
 }
@@ -152,7 +164,7 @@ func (r *Router) Reload(ctx context.Context, cfg Config, by audit.Change) error 
 	if err := by.Validate(); err != nil {
 		return err
 	}
-	compiled, err := compile(cfg)
+	compiled, err := compile(cfg, r.routes.Load())
 	if err != nil {
 		return err
 	}

@@ -19,31 +19,33 @@ const anyProvider = `Provider::"*"`
 // let it invoke them. No backend is asked.
 func (c *call) list() {
 	var (
-		asked  []*route
+		asked  []*route // of each of refs
 		refs   []governance.ToolRef
-		seen   = map[string]bool{}
+		names  = map[string]bool{}
 		listed = map[string]bool{} // providers
 	)
 	for _, rt := range c.routes.listed {
-		name := rt.backend.Name
-		if !c.protocol.lists(rt.protocol) || seen[rt.asked] || c.kind == kindModel && rt.asked != c.model {
+		if !c.protocol.lists(rt.protocol) || c.kind == kindModel && rt.asked != c.model {
 			continue
 		}
-		if _, known := listed[name]; !known {
-			d, err := c.engine.Decide(c.ctx, governance.Request{Actor: c.actor, Action: actList, Server: name})
-			if err != nil {
-				c.unlisted(err)
-				return
+		for _, t := range rt.targets {
+			name := t.backend.Name
+			if _, known := listed[name]; !known {
+				d, err := c.engine.Decide(c.ctx, governance.Request{Actor: c.actor, Action: actList, Server: name})
+				if err != nil {
+					c.unlisted(err)
+					return
+				}
+				listed[name] = d.Allowed()
+				if !d.Allowed() && !c.notePrivate(d) {
+					return
+				}
 			}
-			listed[name] = d.Allowed()
-			if !d.Allowed() && !c.notePrivate(d) {
-				return
+			if listed[name] {
+				names[rt.asked] = true
+				asked = append(asked, rt)
+				refs = append(refs, governance.ToolRef{Server: name, Name: t.model})
 			}
-		}
-		if listed[name] {
-			seen[rt.asked] = true
-			asked = append(asked, rt)
-			refs = append(refs, governance.ToolRef{Server: name, Name: rt.model})
 		}
 	}
 	visible, err := c.engine.Visible(c.ctx, c.actor, actInvoke, refs)
@@ -51,15 +53,16 @@ func (c *call) list() {
 		c.unlisted(err)
 		return
 	}
-	var shown []*route
+	var shown []*route // one of each name
 	for i, rt := range asked {
-		if visible[i] != governance.Never {
+		if visible[i] != governance.Never && names[rt.asked] {
+			names[rt.asked] = false
 			shown = append(shown, rt)
 		}
 	}
 	err = c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindList, Door: audit.DoorModel, Action: actList, Resource: anyProvider, Actor: c.actor,
-		Detail: map[string]string{"shown": strconv.Itoa(len(shown)), "of": strconv.Itoa(len(asked))},
+		Detail: map[string]string{"shown": strconv.Itoa(len(shown)), "of": strconv.Itoa(len(names))},
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a list could not be recorded", slog.Any("error", err))
@@ -140,5 +143,5 @@ func modelEntry(p Protocol, rt *route) map[string]any {
 	case Anthropic:
 		return map[string]any{"type": "model", "id": rt.asked, "display_name": rt.asked, "created_at": "1970-01-01T00:00:00Z"}
 	}
-	return map[string]any{"id": rt.asked, "object": "model", "created": 0, "owned_by": rt.backend.Name}
+	return map[string]any{"id": rt.asked, "object": "model", "created": 0, "owned_by": rt.targets[0].backend.Name}
 }

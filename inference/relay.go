@@ -16,7 +16,7 @@ import (
 
 // relay brings the backend's answer to the client.
 func (c *call) relay(resp *http.Response) {
-	name := c.route.backend.Name
+	name := c.target.backend.Name
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusProxyAuthRequired:
 		// Not for the agent: it has no key that could be wrong, and providers
@@ -67,6 +67,9 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	case err != nil && c.ctx.Err() != nil:
 		c.cancelled()
 		return
+	case err != nil && c.watch.expired() != nil:
+		c.failWith(tooLate(c.target))
+		return
 	case err != nil:
 		c.opts.Logger.Error("inference: the backend's answer broke off", slog.Any("error", err))
 		c.fail("upstream-broken", "the backend's answer broke off")
@@ -97,7 +100,7 @@ func (c *call) count(answer []byte) {
 	if c.op.whole == nil {
 		return // counting tokens costs none
 	}
-	m := newMeter(c.op, c.route.model, len(c.body))
+	m := newMeter(c.op, c.target.model, len(c.body))
 	m.whole(answer)
 	c.out.Usage = m.usage(true)
 	if m.failed {
@@ -114,8 +117,12 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	// A client that does not read must not keep a revoked agent's call alive.
 	// The failed write will look as if the client had left, so note who it was.
 	cut := make(chan struct{})
-	stop := context.AfterFunc(c.ctx, func() {
+	stop := context.AfterFunc(c.watch.ctx, func() {
 		defer close(cut)
+		if c.ctx.Err() == nil { // the time is over, which the client is to be told
+			_ = rc.SetWriteDeadline(time.Now().Add(cutGrace))
+			return
+		}
 		c.cutByRevocation.Store(c.req.Context().Err() == nil)
 		_ = rc.SetWriteDeadline(time.Unix(1, 0))
 	})
@@ -129,7 +136,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	defer c.buffers.Put(buf)
 	s := &splitter{buf: (*buf)[:0], max: c.op.maxEvent()}
 	var held []byte // an event that may be the last
-	m := newMeter(c.op, c.route.model, len(c.body))
+	m := newMeter(c.op, c.target.model, len(c.body))
 	m.drop = c.drop
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
 	c.w.WriteHeader(resp.StatusCode)
@@ -186,6 +193,8 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			c.streamOutcome(out, m, body, false)
 			c.markCancelled()
 			c.abort()
+		case readErr != nil && c.watch.expired() != nil:
+			c.cut(out, s, m, body, tooLate(c.target))
 		case readErr != nil:
 			c.opts.Logger.Error("inference: the backend's stream broke off", slog.Any("error", readErr))
 			out.write(held)
@@ -218,6 +227,36 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 		c.abort()
 	}
 	out.write(rest)
+}
+
+// tooLate is what the client is told when an answer takes too long.
+func tooLate(t *target) refusal {
+	return refusal{
+		status: http.StatusGatewayTimeout, code: "timeout",
+		message: fmt.Sprintf("the answer of the backend %q took too long", t.backend.Name),
+	}
+}
+
+// cutGrace is how long a client that does not read is waited for when the time of
+// its stream is over.
+const cutGrace = 5 * time.Second
+
+// cut ends a running stream with the error event of its protocol, after the
+// outcome is on record, and then the connection, so that nobody takes the answer
+// for whole. What is left of the event that was being read is not sent.
+func (c *call) cut(out *client, s *splitter, m *meter, body *scrubbed, why refusal) {
+	c.streamOutcome(out, m, body, false)
+	c.out.Status, c.out.ErrorCode = audit.StatusFailed, why.code
+	if err := c.end(); err != nil {
+		c.unanswered(err)
+		c.abort()
+	}
+	if s.large {
+		out.write([]byte("\n\n")) // a part of the event went out
+	}
+	out.write(why.event(c.protocol))
+	out.flush()
+	c.abort()
 }
 
 // streamOutcome fills in what is known about a stream.
