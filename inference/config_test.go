@@ -44,7 +44,7 @@ func TestConfigErrorsSayWhereAndWhat(t *testing.T) {
 		"backend: []\n":                         "models.yaml:1:1: unknown field",
 		"backends:\n  - name: a\n    name: b\n": "models.yaml:3:5: ",
 		"backends: {name: a}\n":                 "models.yaml:1:",
-		"backends:\n  - name: [a]\n":            "unknown unit",
+		"backends:\n  - name: [a]\n":            "models.yaml:2:",
 		"\tbackends: 1":                         "models.yaml:1:",
 		"":                                      "empty",
 		"backends: []":                          "no backends",
