@@ -29,7 +29,7 @@ var (
 // policies let bot use two models of each backend, and nobody else anything.
 const policies = `
 @id("models")
-permit (principal == Agent::"bot", action == Action::"invoke_model", resource)
+permit (principal == Agent::"bot", action in [Action::"invoke_model", Action::"embed", Action::"count_tokens"], resource)
 when { resource.name != "forbidden" };
 
 @id("lists")
@@ -121,6 +121,19 @@ func (h *house) config() Config {
 		{Name: "claude", Protocol: Anthropic, BaseURL: h.origin.URL + "/v1", Credential: "claude-key",
 			Models: []string{"good", "not-in-profile"}},
 	}}
+}
+
+// manyProtocols is a configuration in which one backend speaks all but Anthropic's.
+func (h *house) manyProtocols() Config {
+	cfg := h.config()
+	cfg.Backends[0].Protocols = []Protocol{OpenAI, OpenAIResponses, Gemini}
+	return cfg
+}
+
+// serve puts a configuration into force.
+func (h *house) serve(cfg Config) {
+	h.t.Helper()
+	require.NoError(h.t, h.router.Reload(h.t.Context(), cfg, operator))
 }
 
 // session is a session's own door: it says who is asking.

@@ -24,9 +24,11 @@ func golden(t testing.TB, name string) string {
 }
 
 const (
-	chatStream     = `{"model":"good","stream":true,"stream_options":{"include_usage":true},"messages":[]}`
-	chatNoUsage    = `{"model":"good","stream":true,"messages":[]}`
-	messagesStream = `{"model":"good","max_tokens":9,"stream":true,"messages":[]}`
+	chatStream      = `{"model":"good","stream":true,"stream_options":{"include_usage":true},"messages":[]}`
+	chatNoUsage     = `{"model":"good","stream":true,"messages":[]}`
+	messagesStream  = `{"model":"good","max_tokens":9,"stream":true,"messages":[]}`
+	responsesStream = `{"model":"good","stream":true,"store":false,"input":"x"}`
+	geminiStream    = "/v1beta/models/good:streamGenerateContent?alt=sse" // where, for a stream is asked for by the path
 )
 
 var (
@@ -47,7 +49,7 @@ func (h *house) direct() (serve func(path, body string, stream io.ReadCloser) st
 		return streamed(next), nil
 	})
 	log = &lastOutcome{}
-	router, err := NewRouter(h.config(), h.engine, log, &opts)
+	router, err := NewRouter(h.manyProtocols(), h.engine, log, &opts)
 	require.NoError(h.t, err)
 	return func(path, body string, stream io.ReadCloser) string {
 		rec := httptest.NewRecorder()
@@ -68,6 +70,10 @@ func TestStreamsAreByteExactHoweverTheyAreCut(t *testing.T) {
 		path, body, stream, want string
 		used                     audit.Usage
 	}{
+		"responses":            {"/v1/responses", responsesStream, golden(t, "responses.sse"), golden(t, "responses.sse"), openAIUsed},
+		"responses CRLF":       {"/v1/responses", responsesStream, crlf(golden(t, "responses.sse")), crlf(golden(t, "responses.sse")), openAIUsed},
+		"gemini":               {geminiStream, `{"contents":[]}`, golden(t, "gemini.sse"), golden(t, "gemini.sse"), openAIUsed},
+		"gemini CRLF":          {geminiStream, `{"contents":[]}`, crlf(golden(t, "gemini.sse")), crlf(golden(t, "gemini.sse")), openAIUsed},
 		"openai":               {"/v1/chat/completions", chatStream, golden(t, "openai.sse"), golden(t, "openai.sse"), openAIUsed},
 		"openai CRLF":          {"/v1/chat/completions", chatStream, crlf(golden(t, "openai.sse")), crlf(golden(t, "openai.sse")), openAIUsed},
 		"openai without space": {"/v1/chat/completions", chatStream, strings.ReplaceAll(golden(t, "openai.sse"), "data: ", "data:"), strings.ReplaceAll(golden(t, "openai.sse"), "data: ", "data:"), openAIUsed},
@@ -130,8 +136,11 @@ func TestOutcomeIsDurableBeforeTheStreamIsComplete(t *testing.T) {
 	for path, tc := range map[string]struct{ body, stream, end string }{
 		"/v1/chat/completions": {chatStream, golden(t, "openai.sse"), "data: [DONE]"},
 		"/v1/messages":         {messagesStream, golden(t, "anthropic.sse"), `data: {"type":"message_stop"}`},
+		"/v1/responses":        {responsesStream, golden(t, "responses.sse"), `data: {"type":"response.completed"`},
+		geminiStream:           {`{"contents":[]}`, golden(t, "gemini.sse"), `"finishReason": "STOP", "index": 0`},
 	} {
 		h := newHouse(t, nil)
+		h.serve(h.manyProtocols())
 		h.backend = func(w http.ResponseWriter, r *http.Request) {
 			h.log.Fail(errors.New("disk full")) // after Begin, before End
 			sse(tc.stream)(w, r)
