@@ -69,9 +69,9 @@ type exchange struct {
 
 func (x *exchange) modern() bool { return x.p.s.wire.agreed() >= modernVersion }
 
-// parts are the request: what is around the arguments, and they themselves.
-func (x *exchange) parts() [3][]byte {
-	b := make([]byte, 0, 448)
+// body is the request: what is around the arguments, and they themselves.
+func (x *exchange) body() []byte {
+	b := make([]byte, 0, 448+len(x.f.args))
 	b = strconv.AppendInt(append(b, `{"jsonrpc":"2.0","id":`...), x.id, 10)
 	b = append(b, `,"method":"tools/call","params":{`...)
 	meta := len(b)
@@ -93,32 +93,17 @@ func (x *exchange) parts() [3][]byte {
 	}
 	b = append(b, `"name":`...)
 	b, _ = jsontext.AppendQuote(b, x.f.tool)
-	return [3][]byte{append(b, `,"arguments":`...), x.f.args, []byte("}}")}
+	b = append(b, `,"arguments":`...)
+	return append(append(b, x.f.args...), "}}"...)
 }
-
-// spliced reads parts one after the other.
-type spliced struct{ parts [3][]byte }
-
-func (s *spliced) Read(p []byte) (n int, err error) {
-	for i := range s.parts {
-		k := copy(p[n:], s.parts[i])
-		s.parts[i] = s.parts[i][k:]
-		n += k
-	}
-	if n == 0 && len(p) > 0 {
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
-func (*spliced) Close() error { return nil }
 
 // clientMeta is what the newer protocol wants to know with each request.
 const clientMeta = `"` + mcp.MetaKeyProtocolVersion + `":"` + modernVersion + `","` +
 	mcp.MetaKeyClientInfo + `":{"name":"twinward","version":"1"},"` + mcp.MetaKeyClientCapabilities + `":{},`
 
-// post sends one message in this actor's session with the upstream.
-func (x *exchange) post(ctx context.Context, parts [3][]byte, name string) (*http.Response, error) {
+// post sends one message in this actor's session with the upstream. Net/http knows
+// that a bytes.Reader does not block, and so needs one write for all.
+func (x *exchange) post(ctx context.Context, body []byte, name string) (*http.Response, error) {
 	h := http.Header{
 		"Content-Type": {"application/json"},
 		"Accept":       {"application/json, text/event-stream"},
@@ -135,10 +120,10 @@ func (x *exchange) post(ctx context.Context, parts [3][]byte, name string) (*htt
 	r := &http.Request{
 		Method: http.MethodPost, URL: x.u.endpoint, Host: x.u.endpoint.Host, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: &spliced{parts}, ContentLength: int64(len(parts[0]) + len(parts[1]) + len(parts[2])),
+		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
 		// A connection that was found closed before anything was written is no
 		// call that was made.
-		GetBody: func() (io.ReadCloser, error) { return &spliced{parts}, nil },
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
 	}
 	return x.p.s.wire.direct.RoundTrip(r.WithContext(carried{ctx, x.p.c}))
 }
@@ -147,7 +132,7 @@ func (x *exchange) post(ctx context.Context, parts [3][]byte, name string) (*htt
 func (x *exchange) call() (json.RawMessage, error) {
 	ctx, cancel := context.WithCancel(x.p.ctx)
 	defer context.AfterFunc(x.g.pool.life, cancel)() // closing ends what is under way
-	resp, err := x.post(ctx, x.parts(), x.f.tool)
+	resp, err := x.post(ctx, x.body(), x.f.tool)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -268,7 +253,7 @@ func (x *exchange) tell() {
 
 // send sends what has no answer.
 func (x *exchange) send(ctx context.Context, body []byte) {
-	if resp, err := x.post(ctx, [3][]byte{body}, ""); err == nil {
+	if resp, err := x.post(ctx, body, ""); err == nil {
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
 		resp.Body.Close()
 	}

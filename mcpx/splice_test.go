@@ -114,10 +114,9 @@ func FuzzSplice(f *testing.F) {
 		if trace := text(m.asked.trace); validTrace(trace) {
 			x.f.trace = trace
 		}
-		parts := x.parts()
-		sent := slices.Concat(parts[0], parts[1], parts[2])
+		sent := x.body()
 		require.True(t, jsontext.Value(sent).IsValid(), "%s", sent)
-		require.Equal(t, string(args), string(parts[1]))
+		require.True(t, bytes.HasSuffix(sent, slices.Concat([]byte(`,"arguments":`), args, []byte("}}"))), "%s", sent)
 		for _, p := range parsers {
 			require.Equal(t, `"tools/call"`, string(p.member(t, sent, "method")), p.name)
 			params := p.member(t, sent, "params")
@@ -129,10 +128,6 @@ func FuzzSplice(f *testing.F) {
 				require.Equal(t, parsers[1].all(t, args), p.all(t, p.member(t, params, "arguments")), p.name)
 			}
 		}
-		var b bytes.Buffer
-		_, err = b.ReadFrom(&spliced{parts})
-		require.NoError(t, err)
-		require.Equal(t, string(sent), b.String())
 	})
 }
 

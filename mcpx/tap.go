@@ -65,6 +65,10 @@ func (x carried) Value(key any) any {
 	return nil
 }
 
+// AfterFunc is how package context learns of the end without a goroutine: since
+// Value hides it too, it does not find the context within.
+func (x carried) AfterFunc(f func()) (stop func() bool) { return context.AfterFunc(x.Context, f) }
+
 // A wire is the state of one connection to an upstream.
 type wire struct {
 	http    bool

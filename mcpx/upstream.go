@@ -66,7 +66,8 @@ func HTTP(name, endpoint string) *Upstream {
 		var idle func()
 		if base == nil {
 			own := http.DefaultTransport.(*http.Transport).Clone()
-			own.MaxIdleConnsPerHost = 32 // an agent may well have more than two calls under way
+			own.MaxIdleConnsPerHost = 32   // an agent may well have more than two calls under way
+			own.WriteBufferSize = 32 << 10 // nearly every call goes out in one write
 			base, idle = own, own.CloseIdleConnections
 		}
 		w.direct = &carrier{base: base, credentialed: u.Credential != "", wire: w}
