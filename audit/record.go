@@ -120,11 +120,11 @@ const (
 // encode returns the body's JSON. Everything that could break a line, drive a
 // terminal or reorder text on a screen is escaped.
 func (b body) encode() ([]byte, error) {
-	enc, err := json.Marshal(&b)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	w := jsonWriter{b: make([]byte, 0, 1<<10)}
+	if w.body(&b); w.err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, w.err)
 	}
-	enc = visible.JSON(enc)
+	enc := visible.JSON(w.b)
 	if len(enc)+headMax > MaxRecord {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(enc)+headMax, MaxRecord)
 	}
