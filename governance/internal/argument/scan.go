@@ -32,7 +32,7 @@ func checkStrictUpTo(src []byte, maxNodes int) error {
 	if err := checkLimits(src, maxNodes); err != nil {
 		return err
 	}
-	if jsontext.Value(src).IsValid() {
+	if valid(src) {
 		return nil
 	}
 	// Once more, for the reason.
@@ -148,19 +148,12 @@ func (c *cursor) word() string {
 // text reads a string. Without escapes the result shares the source's memory.
 func (c *cursor) text() string {
 	start := c.pos + 1
-	end := start
-	escaped := false
-	for ; c.src[end] != '"'; end++ {
-		if c.src[end] == '\\' {
-			escaped = true
-			end++
-		}
+	c.skipText()
+	s := c.src[start : c.pos-1]
+	if strings.IndexByte(s, '\\') < 0 {
+		return s
 	}
-	c.pos = end + 1
-	if !escaped {
-		return c.src[start:end]
-	}
-	return unescape(c.src[start:end])
+	return unescape(s)
 }
 
 // skip passes over one value of any kind.
@@ -193,12 +186,18 @@ func (c *cursor) skip() {
 }
 
 func (c *cursor) skipText() {
-	for c.pos++; c.src[c.pos] != '"'; c.pos++ {
-		if c.src[c.pos] == '\\' {
+	start := c.pos + 1
+	for c.pos = start; ; c.pos++ {
+		c.pos += strings.IndexByte(c.src[c.pos:], '"')
+		escapes := 0
+		for c.pos-escapes > start && c.src[c.pos-escapes-1] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
 			c.pos++
+			return
 		}
 	}
-	c.pos++
 }
 
 func unescape(s string) string {
