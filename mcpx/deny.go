@@ -201,7 +201,8 @@ func clip(s string, n int) string {
 
 // quoteJoin joins parts so that no two lists give the same text.
 func quoteJoin(parts ...string) string {
-	var b []byte
+	var buf [256]byte // most need no more, and then no memory is asked for
+	b := buf[:0]
 	for _, p := range parts {
 		b = append(strconv.AppendQuote(b, p), ' ')
 	}

@@ -115,8 +115,9 @@ func (m *meta) ordinary() bool {
 // onlyStrings reports whether all members of an object are strings.
 func onlyStrings(object jsontext.Value) bool {
 	d := newReader(object)
+	defer d.close()
 	ok := true
-	err := d.object(func(string) error {
+	err := d.object(func([]byte) error {
 		ok = ok && d.PeekKind() == '"'
 		return d.SkipValue()
 	})
@@ -133,10 +134,15 @@ func mayAsk(capabilities json.RawMessage) bool {
 		return false
 	}
 	d := newReader(capabilities)
+	defer d.close()
 	asks := false
-	err := d.object(func(key string) error {
-		known := key == "roots" || key == "experimental" || key == "extensions"
-		asks = asks || !known || d.PeekKind() != '{'
+	err := d.object(func(key []byte) error {
+		switch string(key) {
+		case "roots", "experimental", "extensions":
+			asks = asks || d.PeekKind() != '{'
+		default:
+			asks = true
+		}
 		return d.SkipValue()
 	})
 	return asks || err != nil

@@ -104,28 +104,32 @@ const clientMeta = `"` + mcp.MetaKeyProtocolVersion + `":"` + modernVersion + `"
 // post sends one message in this actor's session with the upstream. Net/http knows
 // that a bytes.Reader does not block, and so needs one write for all.
 func (x *exchange) post(ctx context.Context, body []byte, name string) (*http.Response, error) {
-	h := http.Header{
-		"Content-Type": {"application/json"},
-		"Accept":       {"application/json, text/event-stream"},
+	h := make(http.Header, 8)
+	values := make([]string, 0, 6) // one piece of memory for all
+	set := func(name, value string) {
+		values = append(values, value)
+		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
+	set("Content-Type", "application/json")
+	set("Accept", "application/json, text/event-stream")
 	if v := x.p.s.wire.agreed(); v != "" {
-		h[headerVersion] = []string{v}
+		set(headerVersion, v)
 	}
 	if id := x.p.s.cs.ID(); id != "" {
-		h[sessionHeader] = []string{id}
+		set(sessionHeader, id)
 	}
 	if x.modern() {
-		h[headerMethod], h[headerName] = []string{methodCallTool}, []string{name}
+		set(headerMethod, methodCallTool)
+		set(headerName, name)
 	}
-	r := &http.Request{
-		Method: http.MethodPost, URL: x.u.endpoint, Host: x.u.endpoint.Host, Header: h,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-		// A connection that was found closed before anything was written is no
-		// call that was made.
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
-	}
-	return x.p.s.wire.direct.RoundTrip(r.WithContext(carried{ctx, x.p.c}))
+	r := new(http.Request).WithContext(carried{ctx, x.p.c})
+	r.Method, r.URL, r.Host, r.Header = http.MethodPost, x.u.endpoint, x.u.endpoint.Host, h
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	// A connection that was found closed before anything was written is no call that
+	// was made.
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	return x.p.s.wire.direct.RoundTrip(r)
 }
 
 // call sends the request and returns the result as it was written.
@@ -211,13 +215,14 @@ func (x *exchange) read(text []byte) (result json.RawMessage, done bool, other *
 // readResponse reads an ordinary response to a request.
 func readResponse(body []byte, id int64) (json.RawMessage, bool) {
 	d := newReader(body)
+	defer d.close()
 	if d.PeekKind() != '{' {
 		return nil, false
 	}
 	var version, of, result jsontext.Value
-	err := d.object(func(key string) error {
+	err := d.object(func(key []byte) error {
 		var err error
-		switch key {
+		switch string(key) {
 		case "jsonrpc":
 			version, err = d.value()
 		case "id":
@@ -311,14 +316,15 @@ func (x *exchange) progress(m *jsonrpc.Request) {
 // retarget replaces the token of a progress notification, and drops its _meta.
 func retarget(params []byte, ours int64, theirs json.RawMessage) ([]byte, bool) {
 	d := newReader(params)
+	defer d.close()
 	if d.PeekKind() != '{' {
 		return nil, false
 	}
 	out := append([]byte(`{"progressToken":`), theirs...)
 	mine := false
-	err := d.object(func(key string) error {
+	err := d.object(func(key []byte) error {
 		v, err := d.value()
-		switch key {
+		switch string(key) {
 		case "progressToken":
 			mine = string(v) == strconv.FormatInt(ours, 10)
 		case "progress", "total", "message":

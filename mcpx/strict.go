@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -49,6 +50,7 @@ func scan(body []byte) (message, error) {
 		return m, err
 	}
 	d := newReader(body)
+	defer d.close()
 	if k := d.PeekKind(); k == '[' {
 		return m, fmt.Errorf("%w: batches are not accepted", errJSON)
 	} else if k != '{' {
@@ -57,9 +59,9 @@ func scan(body []byte) (message, error) {
 	var version, id, method jsontext.Value
 	var hasMethod, answers bool
 	var p params
-	err := d.object(func(key string) error {
+	err := d.object(func(key []byte) error {
 		var err error
-		switch key {
+		switch string(key) {
 		case "jsonrpc":
 			version, err = d.value()
 		case "id":
@@ -124,9 +126,9 @@ func (p *params) read(d *reader) error {
 	if p.kind != '{' {
 		return d.SkipValue()
 	}
-	return d.object(func(key string) error {
+	return d.object(func(key []byte) error {
 		var err error
-		switch key {
+		switch string(key) {
 		case "name":
 			p.name, err = d.value()
 		case "uri":
@@ -197,9 +199,9 @@ func (m *meta) read(d *reader) error {
 		m.odd = true
 		return d.SkipValue()
 	}
-	return d.object(func(key string) error {
+	return d.object(func(key []byte) error {
 		var err error
-		switch key {
+		switch string(key) {
 		case "io.modelcontextprotocol/protocolVersion":
 			m.version, err = d.value()
 		case "io.modelcontextprotocol/clientInfo":
@@ -226,12 +228,35 @@ func (m *meta) read(d *reader) error {
 type reader struct {
 	jsontext.Decoder
 	text []byte
+	cuts []cut // what the decoder does not see of it
+	buf  bytes.Buffer
 }
 
+// readers keep the memory of decoders, and none of the texts.
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// maxCuts is how many cuts the memory is kept for.
+const maxCuts = 64
+
+// newReader returns a reader of text. The caller closes it.
 func newReader(text []byte) *reader {
-	r := &reader{text: text}
-	r.Reset(bytes.NewBuffer(text))
+	r := readers.Get().(*reader)
+	r.text = text
+	var short []byte
+	short, r.cuts = shorten(text, r.cuts[:0])
+	r.buf = *bytes.NewBuffer(short)
+	r.Reset(&r.buf)
 	return r
+}
+
+// close gives the reader back. What it has returned stays good.
+func (r *reader) close() {
+	r.text, r.buf = nil, bytes.Buffer{}
+	if cap(r.cuts) > maxCuts {
+		r.cuts = nil
+	}
+	r.Reset(&r.buf)
+	readers.Put(r)
 }
 
 // value returns the next value.
@@ -240,31 +265,52 @@ func (r *reader) value() (jsontext.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	end := int(r.InputOffset())
-	return r.text[end-len(v) : end : end], nil
+	end := r.InputOffset()
+	from, to := r.at(end-int64(len(v))), r.at(end)
+	return r.text[from:to:to], nil
 }
 
-// object reads one object; member has to read the value of each key.
-func (r *reader) object(member func(key string) error) error {
+// at returns where in the text is what the decoder takes for the offset n.
+func (r *reader) at(n int64) int64 {
+	left := int64(0)
+	for _, c := range r.cuts {
+		if n <= c.at {
+			break
+		}
+		left = c.left
+	}
+	return n + left
+}
+
+// object reads one object; member has to read the value of each key, which it
+// must not keep or change.
+func (r *reader) object(member func(key []byte) error) error {
 	if _, err := r.ReadToken(); err != nil {
-		return plain(err)
+		return r.plain(err)
 	}
-	for {
-		key, err := r.ReadToken()
+	for r.PeekKind() != '}' {
+		key, err := r.ReadValue()
 		if err != nil {
-			return plain(err)
+			return r.plain(err)
 		}
-		if key.Kind() == '}' {
-			return nil
+		if len(key) >= 2 && bytes.IndexByte(key, '\\') < 0 {
+			key = key[1 : len(key)-1]
+		} else if key, err = jsontext.AppendUnquote(nil, key); err != nil {
+			return r.plain(err)
 		}
-		if err := member(key.String()); err != nil {
-			return plain(err)
+		if err := member(key); err != nil {
+			return r.plain(err)
 		}
 	}
+	_, err := r.ReadToken()
+	if err != nil {
+		return r.plain(err)
+	}
+	return nil
 }
 
 // plain puts a decoder's error into words for the client.
-func plain(err error) error {
+func (r *reader) plain(err error) error {
 	var syntax *jsontext.SyntacticError
 	switch {
 	case errors.Is(err, errJSON):
@@ -272,7 +318,7 @@ func plain(err error) error {
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		return fmt.Errorf("%w: a key occurs twice", errJSON)
 	case errors.As(err, &syntax):
-		return fmt.Errorf("%w: %w at byte %d", errJSON, syntax.Err, syntax.ByteOffset)
+		return fmt.Errorf("%w: %w at byte %d", errJSON, syntax.Err, r.at(syntax.ByteOffset))
 	}
 	return fmt.Errorf("%w: it is cut off", errJSON)
 }
@@ -322,6 +368,9 @@ func stringEnd(s []byte) int {
 func text(v jsontext.Value) string {
 	if v.Kind() != '"' {
 		return ""
+	}
+	if len(v) >= 2 && bytes.IndexByte(v, '\\') < 0 {
+		return string(v[1 : len(v)-1]) // it was read as a value before
 	}
 	b, err := jsontext.AppendUnquote(nil, v)
 	if err != nil {
