@@ -156,6 +156,7 @@ func (c *call) invoke() {
 
 // splice makes the body that goes to the target.
 func (c *call) splice() {
+	c.env.form = c.target.backend.wire
 	c.sent, c.drop = rewrite(c.op, c.body, &c.env, c.target.model)
 }
 

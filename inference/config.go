@@ -1,15 +1,9 @@
 package inference
 
 import (
-	"errors"
 	"fmt"
-	"net/url"
 	"regexp"
-	"slices"
-	"sort"
-	"strings"
 
-	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/governance/strictyaml"
 )
 
@@ -43,6 +37,12 @@ type Backend struct {
 	// "/models/M:generateContent", such as https://api.openai.com/v1 or https://api.anthropic.com/v1. With a
 	// credential it must be https, or http to a literal loopback address.
 	BaseURL string `yaml:"base_url"`
+	// Vars are filled into {names} in BaseURL, such as the region or the project.
+	Vars map[string]string `yaml:"vars"`
+	// Auth is how the key goes out, if not as the preset says or as is usual in
+	// the protocol: a type of [credential.BindingSpec], such as bearer or
+	// aws_sigv4. It is for [Backend.Binding] only: the vault's binding decides.
+	Auth string `yaml:"auth"`
 	// Credential is the name of the key in the vault. Empty: none is sent.
 	Credential string `yaml:"credential"`
 	// Models are the names that the backend serves, as it writes them. Required.
@@ -52,6 +52,8 @@ type Backend struct {
 	Aliases map[string]string `yaml:"aliases"`
 	// Timeouts of this backend; what is left empty is the configuration's.
 	Timeouts Timeouts `yaml:"timeouts"`
+
+	wire wireForm
 }
 
 // maxConfig bounds a configuration file, far above what one needs.
@@ -69,113 +71,6 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("%w (in %s)", err, name)
 	}
 	return cfg, nil
-}
-
-// A Preset is what is known about a provider.
-type Preset struct {
-	Protocol Protocol
-	BaseURL  string // empty: the host must say
-	// KeyHeader is the header that carries the key; empty: a bearer token.
-	KeyHeader string
-}
-
-// Presets returns what is known about common providers, by name.
-func Presets() map[string]Preset {
-	return map[string]Preset{
-		"anthropic":  {Protocol: Anthropic, BaseURL: "https://api.anthropic.com/v1", KeyHeader: "X-Api-Key"},
-		"openai":     {Protocol: OpenAI, BaseURL: "https://api.openai.com/v1"},
-		"gemini":     {Protocol: Gemini, BaseURL: "https://generativelanguage.googleapis.com/v1beta", KeyHeader: "X-Goog-Api-Key"},
-		"nvidia":     {Protocol: OpenAI, BaseURL: "https://integrate.api.nvidia.com/v1"},
-		"openrouter": {Protocol: OpenAI, BaseURL: "https://openrouter.ai/api/v1"},
-		"ollama":     {Protocol: OpenAI, BaseURL: "http://127.0.0.1:11434/v1"},
-		"vllm":       {Protocol: OpenAI, BaseURL: "http://127.0.0.1:8000/v1"},
-	}
-}
-
-// Binding returns where the backend's key may go and how it is sent, for
-// binding the credential in the vault.
-func (b Backend) Binding() (credential.Binding, error) {
-	u, err := b.resolve()
-	if err != nil {
-		return credential.Binding{}, err
-	}
-	header := Presets()[b.Preset].KeyHeader
-	if b.Preset == "" && !b.Protocol.isOpenAI() {
-		header = Presets()[string(b.Protocol)].KeyHeader
-	}
-	origin, err := credential.Origin(u.String())
-	if err != nil {
-		return credential.Binding{}, err
-	}
-	if header != "" {
-		return credential.Binding{Origin: origin, Scheme: credential.Header(header, "")}, nil
-	}
-	return credential.Binding{Origin: origin, Scheme: credential.Bearer()}, nil
-}
-
-// resolve fills in the preset and checks everything but the models.
-func (b *Backend) resolve() (*url.URL, error) {
-	if b.Preset != "" {
-		p, ok := Presets()[b.Preset]
-		if !ok {
-			return nil, fmt.Errorf("preset %q is not known: use one of %s", b.Preset, strings.Join(presetNames(), ", "))
-		}
-		if b.Protocol == "" && len(b.Protocols) == 0 {
-			b.Protocol = p.Protocol
-		}
-		if b.BaseURL == "" {
-			b.BaseURL = p.BaseURL
-		}
-	}
-	switch {
-	case len(b.Protocols) == 0:
-		if b.Protocol == "" {
-			b.Protocol = OpenAI
-		}
-		b.Protocols = []Protocol{b.Protocol}
-	case b.Protocol != "" && !slices.Contains(b.Protocols, b.Protocol):
-		return nil, fmt.Errorf("protocol %q is not among protocols", b.Protocol)
-	case b.Protocol == "":
-		b.Protocol = b.Protocols[0]
-	}
-	for i, p := range b.Protocols {
-		if !slices.Contains(protocols, p) {
-			return nil, fmt.Errorf("protocol %q is not known: use openai, openai-responses, anthropic or gemini", p)
-		}
-		if slices.Contains(b.Protocols[:i], p) {
-			return nil, fmt.Errorf("protocol %q appears twice", p)
-		}
-	}
-	if b.BaseURL == "" {
-		return nil, errors.New("base_url is missing")
-	}
-	u, err := url.Parse(b.BaseURL)
-	switch {
-	case err != nil:
-		return nil, errors.New("base_url is not a URL") // the parser's error repeats the URL, which may hold a secret
-	case u.User != nil:
-		return nil, errors.New("base_url must not hold a user or password: put the key into the vault")
-	case u.RawQuery != "" || u.Fragment != "":
-		return nil, errors.New("base_url must not have a query or fragment")
-	case u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, errors.New("base_url must be an absolute http or https URL")
-	}
-	if b.Credential != "" {
-		if _, err := credential.Origin(b.BaseURL); err != nil {
-			return nil, fmt.Errorf("base_url cannot get a credential: %w", err)
-		}
-	}
-	u.Path = strings.TrimRight(u.Path, "/")
-	return u, nil
-}
-
-func presetNames() []string {
-	var names []string
-	for n := range Presets() {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return names
 }
 
 var (

@@ -2,15 +2,12 @@ package inference
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/twinward-dev/twinward/credential"
 )
 
 const goodConfig = `
@@ -33,8 +30,8 @@ func TestParseConfig(t *testing.T) {
 	rt := rs.byModel[routeKey{Anthropic, "fast"}]
 	require.NotNil(t, rt)
 	assert.Equal(t, "claude-haiku-5", rt.targets[0].model)
-	assert.Equal(t, "https://api.anthropic.com/v1/messages", rt.targets[0].url(opMessages))
-	assert.Equal(t, "http://10.0.0.7:8000/v1/chat/completions", rs.byModel[routeKey{OpenAI, "meta/llama-4"}].targets[0].url(opChat))
+	assert.Equal(t, "https://api.anthropic.com/v1/messages", rt.targets[0].url(opMessages, &envelope{}))
+	assert.Equal(t, "http://10.0.0.7:8000/v1/chat/completions", rs.byModel[routeKey{OpenAI, "meta/llama-4"}].targets[0].url(opChat, &envelope{}))
 	assert.Len(t, rs.listed, 4)
 }
 
@@ -98,32 +95,6 @@ func indented(n int) string {
 		fmt.Fprintf(&b, "%sa:\n", strings.Repeat(" ", i))
 	}
 	return b.String()
-}
-
-func TestBindings(t *testing.T) {
-	for b, want := range map[*Backend][2]string{
-		{Preset: "anthropic"}: {"https://api.anthropic.com", "X-Api-Key"},
-		{Preset: "openai"}:    {"https://api.openai.com", "Authorization"},
-		{Preset: "nvidia"}:    {"https://integrate.api.nvidia.com", "Authorization"},
-		{Protocol: Anthropic, BaseURL: "https://proxy.example:443/anthropic/v1"}: {"https://proxy.example", "X-Api-Key"},
-		{Preset: "openrouter", Protocol: Anthropic}:                              {"https://openrouter.ai", "Authorization"},
-	} {
-		binding, err := b.Binding()
-		require.NoError(t, err)
-		assert.Equal(t, want[0], binding.Origin)
-		req := &http.Request{Header: http.Header{}}
-		require.NoError(t, binding.Scheme.Apply(req, []byte("sk-0123456789")))
-		assert.Contains(t, req.Header, want[1])
-	}
-	_, err := (Backend{BaseURL: "http://example.com"}).Binding()
-	assert.ErrorIs(t, err, credential.ErrOrigin)
-}
-
-func TestPresetsAreUsable(t *testing.T) {
-	for name := range Presets() {
-		_, err := compile(Config{Backends: []Backend{{Name: name, Preset: name, Credential: "key", Models: []string{"m"}}}}, nil)
-		assert.NoError(t, err)
-	}
 }
 
 func FuzzParseConfig(f *testing.F) {

@@ -5,8 +5,9 @@ import "strings"
 // An envelope is what policy may know about a model call. Spans point into the
 // scanned body.
 type envelope struct {
-	open         int  // offset of the body's opening brace
-	model        span // without quotes; holds no escapes. Empty when the path has it
+	form         wireForm // of the target, not of the client
+	open         int      // offset of the body's opening brace
+	model        span     // without quotes; holds no escapes. Empty when the path has it
 	stream       bool
 	maxOutput    int64    // 0: not given
 	choices      int64    // n; 0: not given

@@ -134,8 +134,8 @@ func (c *call) attempt() attempt {
 
 // request sends the request and waits until the answer has begun.
 func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
-	url := c.target.url(c.op)
-	if c.query != "" {
+	url := c.target.url(c.op, &c.env)
+	if c.query != "" && c.target.backend.wire == plainForm {
 		url += "?" + c.query
 	}
 	up, err := http.NewRequestWithContext(c.watch.ctx, http.MethodPost, url, bytes.NewReader(c.sent))

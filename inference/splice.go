@@ -23,7 +23,9 @@ func rewrite(op *operation, body []byte, env *envelope, model string) (out []byt
 			edits = append(edits, edit{at, quoted[1 : len(quoted)-1]})
 		}
 	}
-	name(env.model)
+	if env.form != vertexForm || op != opMessages { // else it goes away
+		name(env.model)
+	}
 	for _, ref := range env.refs {
 		name(ref)
 	}
@@ -35,6 +37,9 @@ func rewrite(op *operation, body []byte, env *envelope, model string) (out []byt
 		if e, needed := storeNothing(body, env); needed {
 			edits = append(edits, e)
 		}
+	}
+	if env.form == vertexForm {
+		edits = append(edits, forVertex(op, body, env))
 	}
 	if len(edits) == 0 {
 		return body, false

@@ -24,7 +24,12 @@ type target struct {
 func (t *target) String() string { return t.backend.Name + "/" + t.model }
 
 // url is where a call goes.
-func (t *target) url(op *operation) string { return t.base + op.endpoint(t.model) }
+func (t *target) url(op *operation, env *envelope) string {
+	if t.backend.wire == vertexForm {
+		return t.base + vertexEndpoint(op, t.model, env.stream)
+	}
+	return t.base + op.endpoint(t.model)
+}
 
 // order returns the targets in the order in which a call asks them: those that
 // are known not to answer last, those with the lower number of priority first,
