@@ -36,6 +36,7 @@ type call struct {
 	round    int                   // how often all of order was asked
 	passed   []*target             // who is not asked any more
 	target   *target               // who is asked
+	betas    []string              // features of Anthropic's that the client turns on
 	sent     []byte                // the body that goes there
 	fellBack bool                  // to another target than the first
 	watch    *watch                // of the request to target
@@ -148,6 +149,9 @@ func (c *call) invoke() {
 		return
 	}
 	defer c.settle()
+	if id := clientSession(c.req.Header); id != "" {
+		c.note("client-session:" + id)
+	}
 	for _, name := range c.env.hosted {
 		c.note("hosted-tool:" + name)
 	}
@@ -168,6 +172,10 @@ func (c *call) readBody() bool {
 	reject := func(status int, guard, code, message string) bool {
 		c.refuse(refusal{status: status, code: code, message: message}, c.op.action, c.endpoint(), guarded(guard))
 		return false
+	}
+	var err error
+	if c.betas, err = betas(c.protocol, h); err != nil {
+		return reject(http.StatusBadRequest, audit.GuardHeaders, "invalid_request", err.Error())
 	}
 	if !plainJSON(h) {
 		return reject(http.StatusUnsupportedMediaType, audit.GuardMedia, "unsupported_encoding",
@@ -249,6 +257,9 @@ func (c *call) choose() bool {
 func (c *call) admit(t *target) *denial {
 	asked := c.asked()
 	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": c.env.toolNames(c.body)}
+	if len(c.betas) > 0 {
+		attrs["betas"] = c.betas
+	}
 	if n, given := c.env.outputLimit(); given {
 		attrs["max_output"] = n
 	}

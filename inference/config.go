@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 
@@ -60,18 +61,41 @@ type Backend struct {
 const maxConfig = 256 << 10
 
 // ParseConfig reads a configuration from strict YAML: an unknown or repeated
-// key, an empty value, an alias or a second document is an error that names
-// file, line and column. Name is used in errors only.
+// key, an empty value, an alias, a second document or a value that is not valid
+// is an error that names file, line and column. Name is used in errors only.
 func ParseConfig(name string, data []byte) (Config, error) {
 	var cfg Config
 	if err := strictyaml.Unmarshal(name, data, maxConfig, &cfg); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	if _, err := compile(cfg, nil); err != nil {
-		return Config{}, fmt.Errorf("%w (in %s)", err, name)
+		var m *misplaced
+		if !errors.As(err, &m) {
+			return Config{}, err
+		}
+		return Config{}, fmt.Errorf("%w: %w", ErrConfig, strictyaml.Locate(name, data, maxConfig, m.Error(), m.path...))
 	}
 	return cfg, nil
 }
+
+// misplaced is an error about one part of a configuration.
+type misplaced struct {
+	error
+	path []any // see strictyaml.Locate
+}
+
+// about says which part of a configuration err is about. Err may be nil.
+func about(err error, path ...any) error {
+	if err == nil {
+		return nil
+	}
+	if m := (*misplaced)(nil); errors.As(err, &m) {
+		return &misplaced{err, append(path, m.path...)}
+	}
+	return &misplaced{err, path}
+}
+
+func (m *misplaced) Unwrap() error { return m.error }
 
 var (
 	nameRE  = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)

@@ -97,6 +97,25 @@ func indented(n int) string {
 	return b.String()
 }
 
+// What is wrong with a value says where it stands, too.
+func TestConfigErrorsOfValuesSayWhere(t *testing.T) {
+	for change, want := range map[[2]string]string{
+		{"attempts: 4", "attempts: 40"}:                                    "models.yaml:2:",
+		{"name: proxy", "name: Proxy"}:                                     "models.yaml:10:11: ",
+		{"name: proxy", "name: claude"}:                                    "models.yaml:10:11: ",
+		{"https://proxy.example/v1", "ftp://proxy.example/v1"}:             "models.yaml:10:5: ",
+		{"{backend: proxy, model: opus}\n", "{backend: x, model: opus}\n"}: "models.yaml:21:9: ",
+		{"model: big", "model: opus"}:                                      "models.yaml:23:12: ",
+		{"{attempts: 1}", "{attempts: -1}"}:                                "models.yaml:24:",
+	} {
+		text := strings.Replace(routedConfig, change[0], change[1], 1)
+		require.NotEqual(t, routedConfig, text)
+		_, err := ParseConfig("models.yaml", []byte(text))
+		require.ErrorIs(t, err, ErrConfig, change[1])
+		assert.ErrorContains(t, err, want, change[1])
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(goodConfig))
 	f.Add([]byte(routedConfig))

@@ -70,8 +70,8 @@ func TestEncodedAnswersAreRefused(t *testing.T) {
 }
 
 func TestLongHeadersStayBehind(t *testing.T) {
-	in := http.Header{"Anthropic-Beta": {strings.Repeat("x", maxHeader+1), "short"}}
-	assert.Equal(t, []string{"short"}, backendHeader(Anthropic, in)["Anthropic-Beta"])
+	in := http.Header{"Accept": {strings.Repeat("x", maxHeader+1), "short"}}
+	assert.Equal(t, []string{"short"}, backendHeader(Anthropic, in, nil)["Accept"])
 }
 
 // A client that does not read cannot keep a revoked agent's call alive, and is

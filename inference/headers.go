@@ -1,8 +1,11 @@
 package inference
 
 import (
+	"fmt"
 	"mime"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -11,10 +14,61 @@ const maxHeader = 4 << 10
 
 // requestHeaders are what a backend gets of the agent's headers. Everything
 // else stays behind: cookies, the agent's own keys, organisation and session
-// ids, and whatever else could carry data out.
+// ids, and whatever else could carry data out. Anthropic-Beta is not among them
+// because policy decides it: see betas.
 var requestHeaders = map[Protocol][]string{
-	OpenAI:    {"Accept"},
-	Anthropic: {"Accept", "Anthropic-Version", "Anthropic-Beta"},
+	OpenAI:          {"Accept"},
+	OpenAIResponses: {"Accept"},
+	Anthropic:       {"Accept", "Anthropic-Version"},
+	Gemini:          {"Accept"},
+}
+
+const betaHeader = "Anthropic-Beta"
+
+// maxBetas bounds the features that one request may turn on. Claude Code asks
+// for 8.
+const maxBetas = 32
+
+var betaRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// betas are the features of Anthropic's that a request turns on. Policy sees them
+// as context.betas, and exactly these go to the backend.
+func betas(p Protocol, h http.Header) (names []string, err error) {
+	if p != Anthropic {
+		return nil, nil
+	}
+	for _, line := range h.Values(betaHeader) {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.Trim(name, " \t"); name == "" {
+				continue
+			}
+			if !betaRE.MatchString(name) || len(names) == maxBetas {
+				return nil, fmt.Errorf("%s must be at most %d names of letters, digits, '.', '_' and '-'", strings.ToLower(betaHeader), maxBetas)
+			}
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, nil
+}
+
+// sessionHeaders are where agent programs say which of their conversations a
+// request belongs to.
+var sessionHeaders = [...]string{"X-Claude-Code-Session-Id", "Session-Id", "Session_id", "X-Session-Id"}
+
+var sessionRE = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
+
+// clientSession is what the client calls its conversation. It is for people who
+// read the log; anybody can write anything there, so that nothing is decided by
+// it.
+func clientSession(h http.Header) string {
+	for _, name := range sessionHeaders {
+		if id := h[name]; len(id) == 1 && sessionRE.MatchString(id[0]) {
+			return id[0]
+		}
+	}
+	return ""
 }
 
 // responseHeaders are what an agent gets of the backend's headers. Not among
@@ -24,13 +78,16 @@ var responseHeaders = []string{"Content-Type", "Retry-After", "Retry-After-Ms", 
 
 // backendHeader makes the headers of the request to the backend. The key is not
 // among them: the lease's transport adds it when the request is sent.
-func backendHeader(p Protocol, in http.Header) http.Header {
+func backendHeader(p Protocol, in http.Header, betas []string) http.Header {
 	out := http.Header{
 		"Content-Type":    {"application/json"},
 		"Accept-Encoding": {"identity"},
 		"User-Agent":      {"twinward"},
 	}
 	copyHeaders(out, in, requestHeaders[p])
+	if len(betas) > 0 {
+		out.Set(betaHeader, strings.Join(betas, ","))
+	}
 	if p == Anthropic && out.Get("Anthropic-Version") == "" {
 		out.Set("Anthropic-Version", "2023-06-01")
 	}

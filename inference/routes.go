@@ -113,7 +113,7 @@ type compiler struct {
 
 func (c *compiler) compile() error {
 	if len(c.cfg.Backends) == 0 {
-		return errors.New("no backends")
+		return about(errors.New("no backends"), "backends")
 	}
 	if err := c.cfg.check(); err != nil {
 		return err
@@ -121,33 +121,33 @@ func (c *compiler) compile() error {
 	for i := range c.cfg.Backends {
 		b := c.cfg.Backends[i]
 		if !nameRE.MatchString(b.Name) {
-			return fmt.Errorf("backends[%d]: name %q must be 1 to 32 of a-z, 0-9 and -", i, b.Name)
+			return about(fmt.Errorf("backends[%d]: name %q must be 1 to 32 of a-z, 0-9 and -", i, b.Name), "backends", i, "name")
 		}
 		if c.backends[b.Name] != nil {
-			return fmt.Errorf("backend %q appears twice", b.Name)
+			return about(fmt.Errorf("backend %q appears twice", b.Name), "backends", i, "name")
 		}
 		c.backends[b.Name] = &b
 		if err := c.addTargets(&b); err != nil {
-			return fmt.Errorf("backend %q: %w", b.Name, err)
+			return about(fmt.Errorf("backend %q: %w", b.Name, err), "backends", i)
 		}
 	}
 	names := map[string]bool{}
 	for i, r := range c.cfg.Routes {
 		if !modelRE.MatchString(r.Model) {
-			return fmt.Errorf("routes[%d]: model name %q has characters that are not allowed", i, r.Model)
+			return about(fmt.Errorf("routes[%d]: model name %q has characters that are not allowed", i, r.Model), "routes", i, "model")
 		}
 		if names[r.Model] {
-			return fmt.Errorf("route %q appears twice", r.Model)
+			return about(fmt.Errorf("route %q appears twice", r.Model), "routes", i, "model")
 		}
 		names[r.Model] = true
 		if err := c.addRoute(r); err != nil {
-			return fmt.Errorf("route %q: %w", r.Model, err)
+			return about(fmt.Errorf("route %q: %w", r.Model, err), "routes", i)
 		}
 	}
 	for i := range c.cfg.Backends {
 		b := c.backends[c.cfg.Backends[i].Name]
 		if err := c.addModels(b, names); err != nil {
-			return fmt.Errorf("backend %q: %w", b.Name, err)
+			return about(fmt.Errorf("backend %q: %w", b.Name, err), "backends", i)
 		}
 	}
 	return nil
@@ -199,7 +199,7 @@ func (c *compiler) addRoute(r Route) error {
 	if r.Retry != nil {
 		retry = *r.Retry
 		if err := retry.check(); err != nil {
-			return err
+			return about(err, "retry")
 		}
 	}
 	byProtocol := map[Protocol]*route{}
@@ -207,13 +207,13 @@ func (c *compiler) addRoute(r Route) error {
 	for i, spec := range r.Targets {
 		b := c.backends[spec.Backend]
 		if b == nil {
-			return fmt.Errorf("targets[%d]: there is no backend %q", i, spec.Backend)
+			return about(fmt.Errorf("targets[%d]: there is no backend %q", i, spec.Backend), "targets", i)
 		}
 		if !slices.Contains(b.Models, spec.Model) {
-			return fmt.Errorf("targets[%d]: %q is not in the models of %q", i, spec.Model, spec.Backend)
+			return about(fmt.Errorf("targets[%d]: %q is not in the models of %q", i, spec.Model, spec.Backend), "targets", i)
 		}
 		if spec.Weight < 0 || spec.Weight > maxWeight || spec.Priority < 0 {
-			return fmt.Errorf("targets[%d]: weight must be at most %d, and neither it nor priority below zero", i, maxWeight)
+			return about(fmt.Errorf("targets[%d]: weight must be at most %d, and neither it nor priority below zero", i, maxWeight), "targets", i)
 		}
 		for _, p := range b.Protocols {
 			one := *c.targets[targetKey{b.Name, p, spec.Model}]
@@ -226,7 +226,7 @@ func (c *compiler) addRoute(r Route) error {
 				made = append(made, rt)
 			}
 			if slices.ContainsFunc(rt.targets, func(t *target) bool { return t.key() == one.key() }) {
-				return fmt.Errorf("targets[%d]: %s appears twice", i, one.String())
+				return about(fmt.Errorf("targets[%d]: %s appears twice", i, one.String()), "targets", i)
 			}
 			rt.targets = append(rt.targets, &one)
 		}
@@ -278,9 +278,9 @@ func (c *compiler) addModels(b *Backend, routed map[string]bool) error {
 // check checks what is not about one backend or route.
 func (cfg Config) check() error {
 	if cfg.Breaker.Open < 0 {
-		return errors.New("breaker: open must not be below zero")
+		return about(errors.New("breaker: open must not be below zero"), "breaker", "open")
 	}
-	return cfg.Retry.check()
+	return about(cfg.Retry.check(), "retry")
 }
 
 func (r Retry) check() error {

@@ -142,7 +142,7 @@ func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	up.Header = backendHeader(c.protocol, c.req.Header)
+	up.Header = backendHeader(c.protocol, c.req.Header, c.betas)
 	resp, err := transport.RoundTrip(up)
 	if err != nil {
 		return nil, err

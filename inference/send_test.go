@@ -70,9 +70,7 @@ func newFleet(t *testing.T, change func(*Config), policies ...string) *fleet {
 	}
 	for _, b := range f.config.Backends {
 		if b.Credential != "" {
-			binding, err := b.Binding()
-			require.NoError(t, err)
-			require.NoError(t, f.vault.Bind(t.Context(), b.Credential, binding, operator))
+			require.NoError(t, f.vault.Bind(t.Context(), b.Credential, mustBind(t, b), operator))
 		}
 	}
 	f.engine = governance.NewEngine(f.log, nil)
@@ -86,6 +84,13 @@ func newFleet(t *testing.T, change func(*Config), policies ...string) *fleet {
 	})
 	require.NoError(t, err)
 	return f
+}
+
+func mustBind(t *testing.T, b Backend) credential.Binding {
+	t.Helper()
+	binding, err := b.Binding()
+	require.NoError(t, err)
+	return binding
 }
 
 func (f *fleet) roundTrip(r *http.Request) (*http.Response, error) {
@@ -459,4 +464,47 @@ func TestWeights(t *testing.T) {
 	assert.InDelta(t, 0.1*n, first["x"], 0.015*n)
 	assert.InDelta(t, 0.2*n, first["y"], 0.015*n)
 	assert.InDelta(t, 0.7*n, first["z"], 0.015*n)
+}
+
+// A call that is on its way keeps the configuration that it began with, also for
+// what it does after the change; the next call has the new one.
+func TestReloadKeepsWhatIsInFlight(t *testing.T) {
+	f := newFleet(t, nil)
+	changed := f.config
+	changed.Backends = changed.Backends[2:]
+	changed.Routes = []Route{{Model: "big", Targets: []Target{{Backend: "c", Model: "m"}}}}
+	f.answers["a"] = func(r *http.Request) (*http.Response, error) {
+		require.NoError(t, f.router.Reload(t.Context(), changed, operator))
+		return says(503, "")(r)
+	}
+	assert.Contains(t, f.call(askBig).Body.String(), "I am b")
+	assert.Contains(t, f.call(askBig).Body.String(), "I am c")
+	assert.Equal(t, "abc", strings.Join(f.took(), ""))
+
+	bad := f.config
+	bad.Routes = []Route{{Model: "big"}}
+	require.ErrorIs(t, f.router.Reload(t.Context(), bad, operator), ErrConfig)
+	require.Error(t, f.router.Reload(t.Context(), f.config, audit.Change{By: "x"}))
+	f.call(askBig)
+	assert.Equal(t, "c", strings.Join(f.took(), ""), "what was not taken up changes nothing")
+}
+
+// A thousand models are put into force at once.
+func BenchmarkCompile(b *testing.B) {
+	var cfg Config
+	for i := range 20 {
+		backend := Backend{Name: "b" + string(rune('a'+i)), BaseURL: "https://x.example/v1", Protocols: []Protocol{OpenAI, OpenAIResponses}}
+		for m := range 50 {
+			backend.Models = append(backend.Models, backend.Name+"-"+string(rune('a'+m%26))+string(rune('a'+m/26)))
+		}
+		cfg.Backends = append(cfg.Backends, backend)
+	}
+	old, err := compile(cfg, nil)
+	require.NoError(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := compile(cfg, old); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
