@@ -20,6 +20,25 @@
 // behalf, "use_credential" on the key), the durable intent, the lease of the
 // key, one request, the scrubbed answer, the durable outcome.
 //
+// # Several models behind one name
+//
+// A [Route] is a name that several models answer, by priority and weight. When
+// one does not answer, the call goes to the next, but only while nothing of an
+// answer went to the client: see [Retry] for what is sent again. Each model is
+// decided before anything is sent to it, as are its provider's tools and its key;
+// one that policy does not permit is passed over. One intent and one outcome are
+// on record of a call; that it goes to another model is an event in between,
+// durable before that model is asked, and the outcome's checks name each attempt.
+// A [Breaker] keeps calls away from a model that does not answer, and [Timeouts]
+// end what takes too long: with an error before the answer has begun, and after
+// that with the error event of the protocol and the end of the connection.
+//
+// # In the same process
+//
+// An agent that is a part of the host's own program uses [Router.RoundTripper]:
+// the same door as the transport of its HTTP client. Any SDK that takes an
+// [http.Client] is governed by that one line.
+//
 // # When the answer counts as given
 //
 // The outcome is durable before the answer is complete. An answer that is not a

@@ -89,7 +89,7 @@ func timed(t *testing.T, limits Timeouts, path string, backends ...slow) (rec *h
 	if strings.Contains(path, "messages") {
 		protocol = Anthropic
 	}
-	cfg := Config{Timeouts: limits, Routes: []Route{{Model: "big"}}}
+	cfg := Config{Timeouts: limits, Retry: Retry{Attempts: 4, Pause: 1}, Routes: []Route{{Model: "big"}}}
 	for i := range backends {
 		name := string(rune('a' + i))
 		cfg.Backends = append(cfg.Backends, Backend{Name: name, Protocol: protocol, BaseURL: "http://" + name + ".example", Models: []string{"m-" + name}})
