@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,8 @@ type Verifier interface {
 
 // IdentifyToken returns a function for [Options.Identify] that takes the
 // agent's token from where model SDKs send their API key: "Authorization:
-// Bearer", or "X-Api-Key". Both present and different is an error. The token
+// Bearer", "X-Api-Key", "X-Goog-Api-Key" or, for Gemini, the query's "key".
+// Several that differ are an error. The token
 // stays here: no header of the agent that could carry it reaches a backend. A
 // nil v or an empty audience refuses every request.
 func IdentifyToken(v Verifier, audience string) func(*http.Request) (audit.Actor, error) {
@@ -26,7 +28,7 @@ func IdentifyToken(v Verifier, audience string) func(*http.Request) (audit.Actor
 		if v == nil || audience == "" {
 			return audit.Actor{}, errors.New("inference: IdentifyToken needs a Verifier and the audience that tokens must have")
 		}
-		token, err := bearer(r.Header)
+		token, err := bearer(r)
 		if err != nil {
 			return audit.Actor{}, err
 		}
@@ -35,31 +37,33 @@ func IdentifyToken(v Verifier, audience string) func(*http.Request) (audit.Actor
 	}
 }
 
-var errTwoTokens = errors.New("inference: Authorization and X-Api-Key carry different tokens, or one of them more than one")
+var errTwoTokens = errors.New("inference: the request carries different tokens, or one of them twice")
 
-func bearer(h http.Header) (string, error) {
-	auths, keys := h.Values("Authorization"), h.Values("X-Api-Key")
-	if len(auths) > 1 || len(keys) > 1 {
+func bearer(r *http.Request) (string, error) {
+	auths := r.Header.Values("Authorization")
+	tokens := slices.Concat(r.Header.Values("X-Api-Key"), r.Header.Values("X-Goog-Api-Key"))
+	if classify(r).protocol == Gemini {
+		tokens = append(tokens, r.URL.Query()["key"]...)
+	}
+	if len(auths) > 1 {
 		return "", errTwoTokens
 	}
-	var token string
 	if len(auths) == 1 {
 		scheme, rest, ok := strings.Cut(auths[0], " ")
 		if !ok || !strings.EqualFold(scheme, "Bearer") {
 			return "", audit.ErrNoActor
 		}
-		token = strings.TrimSpace(rest)
+		tokens = append(tokens, strings.TrimSpace(rest))
 	}
-	if len(keys) == 1 {
-		if token != "" && token != keys[0] {
-			return "", errTwoTokens
-		}
-		token = keys[0]
-	}
-	if token == "" {
+	if len(tokens) == 0 || tokens[0] == "" {
 		return "", audit.ErrNoActor
 	}
-	return token, nil
+	for _, other := range tokens[1:] {
+		if other != tokens[0] {
+			return "", errTwoTokens
+		}
+	}
+	return tokens[0], nil
 }
 
 // identify finds out who is asking. A session's door has attached the actor;

@@ -10,15 +10,42 @@
 // read: a second "model" key, an escaped one, or one in other letters is
 // refused and not interpreted. Everything else goes through untouched, byte for
 // byte in both directions, so that prompt caches, signatures and SDKs keep
-// working. Two edits are made, both by splicing bytes: an alias becomes the
-// model's real name, and an OpenAI stream is asked to report its usage (the
-// extra chunk is taken out again when the client had not asked for it).
+// working. Three edits are made, all by splicing bytes: an alias becomes the
+// model's real name; a stream of chat completions is asked to report its usage
+// (the extra chunk is taken out again when the client had not asked for it); and
+// OpenAI's responses, which are stored unless the request says otherwise, get
+// "store": false where it does not say.
 //
 // A call walks the way that all doors of this module walk: who is it, what does
 // it ask for, may it (the Cedar action "invoke_model" on the model,
 // "use_hosted_tool" on everything that the provider would do on the agent's
 // behalf, "use_credential" on the key), the durable intent, the lease of the
 // key, one request, the scrubbed answer, the durable outcome.
+//
+// # What clients may ask for
+//
+//	POST /v1/chat/completions                     OpenAI           invoke_model
+//	POST /v1/embeddings                           OpenAI           embed
+//	POST /v1/responses                            OpenAIResponses  invoke_model
+//	POST /v1/messages                             Anthropic        invoke_model
+//	POST /v1/messages/count_tokens                Anthropic        count_tokens
+//	POST /v1beta/models/M:generateContent         Gemini           invoke_model
+//	POST /v1beta/models/M:streamGenerateContent   Gemini           invoke_model
+//	POST /v1beta/models/M:countTokens             Gemini           count_tokens
+//	POST /v1beta/models/M:embedContent            Gemini           embed
+//	POST /v1beta/models/M:batchEmbedContents      Gemini           embed
+//	GET  /v1/models, /v1/models/M, /v1beta/…      all              list_models
+//	HEAD /, GET /                                 all              -
+//
+// The version may be left out. Of queries, "beta=true" goes on to Anthropic and
+// "alt=sse" to Gemini, whose streams need it; Gemini's "key" stays here; others
+// are refused. A WebSocket is answered with 426, which makes clients go on in
+// HTTP. Everything else is refused with 403 in the shape of errors that the
+// client knows, and its connection is kept.
+//
+// Lists of models are made here and no backend is asked: of each provider for
+// which policy permits "list_models", the models that it could let the agent
+// invoke.
 //
 // # Several models behind one name
 //
@@ -43,9 +70,10 @@
 //
 // The outcome is durable before the answer is complete. An answer that is not a
 // stream is held until its outcome is on record. A stream cannot be held; its
-// events pass as they arrive, but the event that ends it ("[DONE]" for OpenAI,
-// "message_stop" for Anthropic) and the end of the HTTP body are released only
-// after the outcome is on record. When the outcome cannot be recorded the
+// events pass as they arrive, but the event that ends it ("[DONE]" for chat
+// completions, "response.completed" and its like for responses, "message_stop"
+// for Anthropic, the last chunk with a finish reason for Gemini) and the end of
+// the HTTP body are released only after the outcome is on record. When the outcome cannot be recorded the
 // connection is cut, and the client sees a truncated stream and never a
 // complete one.
 //
@@ -61,10 +89,32 @@
 // Providers offer to search the web, fetch URLs, run code or call other MCP
 // servers for the model. Those acts leave from the provider's network and so
 // pass by the sandbox and by the tool door. Each is named and decided as
-// "use_hosted_tool"; without a permit it is refused. Request fields that this
-// package does not know are treated the same way, under the name
-// "field:<name>" ("field:tools.<name>" for those beside a function), because some providers choose models or fetch things by them
-// (such as "models", "fallbacks", "plugins").
+// "use_hosted_tool"; without a permit it is refused. The names are the types of
+// tools without their dates (such as "web_search", "code_execution", "mcp",
+// "google_search"), and these:
+//
+//	fetch_url           an image, document or file by its address
+//	stored_file         a file in the host's account at the provider
+//	store               an answer that the provider is asked to keep
+//	field:<name>        a field of the request that this package does not know,
+//	                    because some providers choose models or fetch things by
+//	                    such ("models", "fallbacks", "plugins")
+//	field:tools.<name>  the same beside a function
+//	block:<type>, item:<type>, part:<name>, source:<type>
+//	                    content of a type that this package does not know
+//
+// Objects that agents leave at the provider are refused in any case, with the
+// guard "stored-object": responses to go on from, conversations, stored prompts,
+// cached contents, answers to be fetched later. All agents of a host share its
+// account there, and an id is no proof of who made the thing. For the same
+// reason none of the paths to such objects is served.
+//
+// # What it cost
+//
+// The tokens of a call are on record as the backend reports them, also those
+// that were read from a cache, written to one, or spent on reasoning. A backend
+// that does not report them, or whose answer breaks off, is estimated at four
+// bytes a token, and the count is marked as not final.
 package inference
 
 import (

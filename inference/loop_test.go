@@ -69,19 +69,29 @@ func TestStreamsStayApart(t *testing.T) {
 	assert.Equal(t, 32, ended)
 }
 
-// The scripted model speaks what the door meters, in both protocols, as a
-// stream and in one piece.
+// The scripted model speaks what the door meters, in every protocol, as a stream
+// and in one piece.
 func TestScriptedModel(t *testing.T) {
-	for _, path := range []string{"/v1/chat/completions", "/v1/messages"} {
-		for _, stream := range []string{"true", "false"} {
-			h := newHouse(t, nil)
-			script := inferencetest.NewScript(inferencetest.Turn{Text: "a b", Calls: []inferencetest.Call{{Name: "t", Args: map[string]int{"x": 1}}}})
-			script.Key = h.key
-			h.backend = script.ServeHTTP
-			_, got := h.post(path, `{"model":"good","max_tokens":9,"messages":[{"role":"user","content":"hi"}],"stream":`+stream+`}`)
-			assert.Contains(t, got, `"t"`)
-			assert.Equal(t, audit.Usage{Model: "good", Input: 2, Output: 10, Final: true}, *h.outcome().Usage, "%s %s", path, stream)
-			assert.Equal(t, path == "/v1/messages" || stream == "false", strings.Contains(got, `"usage"`), "the client did not ask for usage")
+	gemini := `{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}`
+	for path, body := range map[string]string{
+		"/v1/chat/completions":                              `{"model":"good","messages":[{"role":"user","content":"hi"}],"stream":false}`,
+		"/v1/chat/completions?":                             `{"model":"good","messages":[{"role":"user","content":"hi"}],"stream":true}`,
+		"/v1/messages":                                      `{"model":"good","max_tokens":9,"messages":[{"role":"user","content":"hi"}],"stream":false}`,
+		"/v1/messages?beta=true":                            `{"model":"good","max_tokens":9,"messages":[{"role":"user","content":"hi"}],"stream":true}`,
+		"/v1/responses":                                     `{"model":"good","input":[{"role":"user","content":"hi"}],"stream":false}`,
+		"/v1/responses?":                                    `{"model":"good","input":[{"role":"user","content":"hi"}],"stream":true}`,
+		"/v1beta/models/good:generateContent":               gemini,
+		"/v1beta/models/good:streamGenerateContent?alt=sse": gemini,
+	} {
+		h := newHouse(t, nil)
+		h.serve(h.manyProtocols())
+		script := inferencetest.NewScript(inferencetest.Turn{Text: "a b", Calls: []inferencetest.Call{{Name: "t", Args: map[string]int{"x": 1}}}})
+		h.backend = script.ServeHTTP
+		_, got := h.post(path, body)
+		assert.Contains(t, got, `"t"`, path)
+		assert.Equal(t, audit.Usage{Model: "good", Input: 2, Output: 10, Final: true}, *h.outcome().Usage, path)
+		if strings.HasPrefix(path, "/v1/chat") {
+			assert.Equal(t, strings.Contains(body, `"stream":false`), strings.Contains(got, `"usage"`), "the client did not ask for usage")
 		}
 	}
 }

@@ -458,8 +458,10 @@ func (s *scanner) end(p place, m *tool, empty bool) bool {
 		if s.op.protocol == Gemini {
 			return true
 		}
-		if name, hosted := hostedTool(s.op.protocol, string(m.typ.of(s.b)), m.hasFunction); hosted {
-			return s.host(name)
+		if typ := m.typ.of(s.b); string(typ) != "function" && string(typ) != "custom" || s.op.protocol == Anthropic {
+			if name, hosted := hostedTool(s.op.protocol, string(typ), m.hasFunction); hosted {
+				return s.host(name)
+			}
 		}
 		if m.odds > 1 {
 			return s.fail("a function has more than one unknown field")

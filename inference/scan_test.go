@@ -363,10 +363,41 @@ func FuzzScanGrammar(f *testing.F) {
 }
 
 func TestScanAllocatesNothing(t *testing.T) {
-	body := agentBody(t)
-	var env envelope
-	require.NoError(t, scan(opMessages, body, &env))
-	assert.Zero(t, testing.AllocsPerRun(20, func() { _ = scan(opMessages, body, &env) }))
+	for op, body := range agentBodies(t) {
+		var env envelope
+		require.NoError(t, scan(op, body, &env))
+		assert.Zero(t, testing.AllocsPerRun(20, func() { _ = scan(op, body, &env) }), op.name)
+	}
+}
+
+// agentBodies are requests as coding agents send them, of each protocol.
+func agentBodies(t testing.TB) map[*operation][]byte {
+	type m = map[string]any
+	var functions, declarations, items, turns []any
+	for i := range 16 {
+		schema := m{"type": "object", "properties": m{"command": m{"type": "string", "description": "what to run"}}, "required": []string{"command"}}
+		text := strings.Repeat("Runs a command.\nUse it with \"care\" and \\ quotes.\n", 45)
+		functions = append(functions, m{"type": "function", "name": fmt.Sprintf("tool_%d", i), "description": text, "strict": false, "parameters": schema})
+		declarations = append(declarations, m{"name": fmt.Sprintf("tool_%d", i), "description": text, "parametersJsonSchema": schema})
+	}
+	for i := range 20 {
+		text := strings.Repeat("Please look at the tests again. ", 20) + fmt.Sprint(i)
+		items = append(items, m{"type": "message", "role": "user", "content": []any{m{"type": "input_text", "text": text}}})
+		turns = append(turns, m{"role": "user", "parts": []any{m{"text": text}}})
+	}
+	system := strings.Repeat("You are a careful agent.\n", 680)
+	encoded := func(v any) []byte {
+		b, err := json.Marshal(v)
+		require.NoError(t, err)
+		return b
+	}
+	return map[*operation][]byte{
+		opMessages: agentBody(t),
+		opResponses: encoded(m{"model": "gpt", "stream": true, "store": false, "instructions": system, "tools": functions, "input": items,
+			"include": []string{"reasoning.encrypted_content"}, "client_metadata": m{"x": "y"}}),
+		opStreamGenerate: encoded(m{"contents": turns, "systemInstruction": m{"role": "user", "parts": []any{m{"text": system}}},
+			"tools": []any{m{"functionDeclarations": declarations}}, "generationConfig": m{"maxOutputTokens": 100, "temperature": 1}}),
+	}
 }
 
 // agentBody is a request of the size and shape that coding agents send: a long
@@ -392,14 +423,17 @@ func agentBody(t testing.TB) []byte {
 }
 
 func BenchmarkScan(b *testing.B) {
-	body := agentBody(b)
-	var env envelope
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := scan(opMessages, body, &env); err != nil {
-			b.Fatal(err)
-		}
+	for op, body := range agentBodies(b) {
+		b.Run(op.name, func(b *testing.B) {
+			var env envelope
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := scan(op, body, &env); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
