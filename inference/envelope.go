@@ -265,7 +265,7 @@ var inner = [...]table{
 	inTool: newTable(map[field]string{fType: "type", fName: "name", fFunction: "function custom", fTools: "tools",
 		fKnown: "description parameters input_schema strict format cache_control input_examples defer_loading allowed_callers eager_input_streaming"}),
 	inFunction: newTable(map[field]string{fName: "name"}),
-	inMessage:  newTable(map[field]string{fContent: "content"}),
+	inMessage:  newTable(map[field]string{fContent: "content", fStored: "audio"}), // the model's own words, by their id
 	inItem: newTable(map[field]string{fType: "type", fContent: "content output", fRole: "role", fID: "id",
 		fEncrypted: "encrypted_content", fFileID: "file_id", fMediaURL: "image_url file_url"}),
 	inBlock: newTable(map[field]string{fType: "type", fContent: "content", fSource: "source", fFile: "file", fFileID: "file_id",

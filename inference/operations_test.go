@@ -115,6 +115,7 @@ func TestStoredObjectsAreRefused(t *testing.T) {
 		`{"model":"good","input":[{"type":null,"id":"msg_1"}]}`:                                                            "/v1/responses",
 		`{"model":"good","input":[{"type":"reasoning","id":"rs_1","summary":[]}]}`:                                         "/v1/responses",
 		`{"model":"good","input":[{"type":"reasoning","id":"rs_1","summary":[],"content":null,"encrypted_content":null}]}`: "/v1/responses",
+		`{"model":"good","messages":[{"role":"assistant","audio":{"id":"audio_1"}}]}`:                                      "/v1/chat/completions",
 		`{"cachedContent":"cachedContents/1"}`:                                                                             "/v1beta/models/good:generateContent",
 		`{"cached_content":"cachedContents/1"}`:                                                                            "/v1beta/models/good:streamGenerateContent?alt=sse",
 		`{"generateContentRequest":{"cachedContent":"cachedContents/1"}}`:                                                  "/v1beta/models/good:countTokens",

@@ -86,8 +86,28 @@ func (m *meter) openAICounts(prompt, cached, completion, reasoning int64) {
 	m.counted, m.reported = true, true
 }
 
-// The events that end a stream of responses. They repeat all of the answer.
-var ends = [][]byte{[]byte(`"response.completed"`), []byte(`"response.incomplete"`), []byte(`"response.failed"`)}
+// The events that end a stream of responses are response.completed, .incomplete
+// and .failed. They repeat all of the answer.
+var (
+	keyResponse = []byte(`"response.`)
+	ends        = [][]byte{[]byte(`completed"`), []byte(`incomplete"`), []byte(`failed"`)}
+)
+
+// mayEnd reports whether an event may be one that ends a stream of responses.
+func mayEnd(ev []byte) bool {
+	for {
+		at := bytes.Index(ev, keyResponse)
+		if at < 0 {
+			return false
+		}
+		ev = ev[at+len(keyResponse):]
+		for _, end := range ends {
+			if bytes.HasPrefix(ev, end) {
+				return true
+			}
+		}
+	}
+}
 
 type responsesEvent struct {
 	Type     string           `json:"type"`
@@ -111,11 +131,7 @@ type responsesAnswer struct {
 
 func (m *meter) responsesEvent(ev []byte) verdict {
 	m.said(ev, keyDelta, len(`""`))
-	ending := false
-	for _, end := range ends {
-		ending = ending || bytes.Contains(ev, end)
-	}
-	if !ending && !bytes.Contains(ev, keyError) {
+	if !mayEnd(ev) && !bytes.Contains(ev, keyError) {
 		return pass
 	}
 	var e responsesEvent
