@@ -19,8 +19,11 @@ func FuzzShorten(f *testing.F) {
 	f.Add([]byte(`{"a":"LONG\"LONG","b":"LONG` + "\x7f\xc3\xa9" + `LONG","c":"LONG` + "\n" + `"}`))
 	f.Add([]byte(`{"a":1"LONG","b":"LONG`))
 	f.Add([]byte(`{"LONG":"LONG","x":"LONG"LONG"}"`))
+	f.Add([]byte(`{"LONG":1,"\u006cREST":2}`)) // one name twice
+	f.Add([]byte(`{"LONG":1,"LONGREST":2,"":3}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		text = bytes.ReplaceAll(text, []byte("LONG"), []byte(long))
+		text = bytes.ReplaceAll(text, []byte("REST"), []byte(long[1:]))
 		if checkDepth(text) != nil {
 			return
 		}

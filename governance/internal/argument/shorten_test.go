@@ -17,8 +17,11 @@ func FuzzValid(f *testing.F) {
 	f.Add([]byte(`{"a":"LONG\"LONG","b":"LONG` + "\x7f\xc3\xa9" + `LONG","c":"LONG` + "\n" + `"}`))
 	f.Add([]byte(`{"a":1"LONG","b":"LONG`))
 	f.Add([]byte(`"LONG"LONG"`))
+	f.Add([]byte(`{"LONG":1,"\u006cREST":2}`)) // one name twice
+	f.Add([]byte(`{"LONG":1,"LONGREST":2,"":3}`))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		src = bytes.ReplaceAll(src, []byte("LONG"), []byte(long))
+		src = bytes.ReplaceAll(src, []byte("REST"), []byte(long[1:]))
 		require.Equal(t, jsontext.Value(src).IsValid(), valid(src))
 	})
 }
