@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"hash"
 )
 
 // A Commitment binds a record to arguments that the log does not hold.
@@ -46,7 +47,17 @@ func (c Commitment) Matches(args, opening []byte) bool {
 
 // Opening returns the key that opens one commitment, for disclosure, unless the
 // commitment says Kept.
-func (k *Key) Opening(c Commitment) []byte { return mac(k.secret.commit[:], c.Salt) }
+func (k *Key) Opening(c Commitment) []byte {
+	h, ok := k.secret.openers.Get().(hash.Hash)
+	if !ok {
+		h = hmac.New(sha256.New, k.secret.commit[:])
+	}
+	h.Write(c.Salt)
+	opening := h.Sum(nil)
+	h.Reset()
+	k.secret.openers.Put(h)
+	return opening
+}
 
 // commitTo commits to args with a fresh salt. No args, no commitment.
 func (k *Key) commitTo(args []byte) *Commitment {

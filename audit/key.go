@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
@@ -31,9 +32,10 @@ type Key struct {
 }
 
 type keySecret struct {
-	signer note.Signer
-	skey   string   // the signer as text
-	commit [32]byte // for commitments
+	signer  note.Signer
+	skey    string    // the signer as text
+	commit  [32]byte  // for commitments
+	openers sync.Pool // of HMACs under it, which take time to make
 }
 
 // NewKey makes a key for the log named origin, which should be like a URL
