@@ -33,7 +33,7 @@ func shorten(text []byte, cuts []cut) ([]byte, []cut) {
 			break // it does not end, which the decoder will find
 		}
 		i = open + n + 1
-		if n < plainRun || names(text[i:]) || !plainText(text[open:open+n]) {
+		if n < plainRun || !isValue(text[i:]) || !plainText(text[open:open+n]) {
 			continue
 		}
 		short = append(short, text[from:open]...)
@@ -46,13 +46,14 @@ func shorten(text []byte, cuts []cut) ([]byte, []cut) {
 	return append(short, text[from:]...), cuts
 }
 
-// names reports whether the string before rest is the name of a member.
-func names(rest []byte) bool {
+// isValue reports whether the string before rest is a value and no member's name,
+// by what follows it.
+func isValue(rest []byte) bool {
 	for _, b := range rest {
 		switch b {
 		case ' ', '\t', '\r', '\n':
 		default:
-			return b == ':'
+			return b == ',' || b == '}' || b == ']'
 		}
 	}
 	return false

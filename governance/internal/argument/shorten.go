@@ -27,7 +27,7 @@ func valid(src []byte) bool {
 		if i = end + 1; i > len(src) {
 			break // it does not end, which the parser will find
 		}
-		if end-open >= plainRun && !names(src[i:]) && plainText(src[open:end]) {
+		if end-open >= plainRun && isValue(src[i:]) && plainText(src[open:end]) {
 			short = append(short, src[from:open]...)
 			from = end
 		}
@@ -38,13 +38,14 @@ func valid(src []byte) bool {
 	return jsontext.Value(src).IsValid()
 }
 
-// names reports whether the string before rest is the name of a member.
-func names(rest []byte) bool {
+// isValue reports whether the string before rest is a value and no member's name,
+// by what follows it.
+func isValue(rest []byte) bool {
 	for _, b := range rest {
 		switch b {
 		case ' ', '\t', '\r', '\n':
 		default:
-			return b == ':'
+			return b == ',' || b == '}' || b == ']'
 		}
 	}
 	return false
