@@ -26,25 +26,24 @@ type call struct {
 	asking         // what the request is
 	routes *routes // the ones in force when the request came
 
-	ctx      context.Context // ends with the client, or when the agent is revoked
-	actor    audit.Actor
-	body     []byte // the client's bytes
-	env      envelope
-	route    *route
-	order    []*target             // of the route, as this call asks them
-	at       int                   // in order: who is next
-	round    int                   // how often all of order was asked
-	passed   []*target             // who is not asked any more
-	target   *target               // who is asked
-	betas    []string              // features of Anthropic's that the client turns on
-	sent     []byte                // the body that goes there
-	fellBack bool                  // to another target than the first
-	watch    *watch                // of the request to target
-	decision governance.Decision   // on invoke_model
-	allowed  []governance.Decision // all of them, to be settled
-	keyUse   *audit.CredentialUse
-	lease    *credential.Lease
-	drop     bool // the stream's usage chunk is not for the client
+	ctx       context.Context // ends with the client, or when the agent is revoked
+	actor     audit.Actor
+	body      []byte // the client's bytes
+	env       envelope
+	route     *route
+	order     []*target             // of the route, as this call asks them
+	at        int                   // in order: who is next
+	round     int                   // how often all of order was asked
+	passed    []*target             // who is not asked any more
+	target    *target               // who is asked
+	rendering                       // what goes there
+	betas     []string              // features of Anthropic's that the client turns on
+	fellBack  bool                  // to another target than the first
+	watch     *watch                // of the request to target
+	decision  governance.Decision   // on invoke_model
+	allowed   []governance.Decision // all of them, to be settled
+	keyUse    *audit.CredentialUse
+	lease     *credential.Lease
 
 	record audit.Call // the intent on record; nil before
 	ended  bool
@@ -137,7 +136,6 @@ func (c *call) invoke() {
 	if !c.readBody() || !c.choose() {
 		return
 	}
-	c.splice()
 	var err error
 	c.record, err = c.log.Begin(c.ctx, audit.Intent{
 		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
@@ -152,16 +150,14 @@ func (c *call) invoke() {
 	if id := clientSession(c.req.Header); id != "" {
 		c.note("client-session:" + id)
 	}
-	for _, name := range c.env.hosted {
+	for _, name := range c.asks.hosted {
 		c.note("hosted-tool:" + name)
 	}
+	if c.estimate > 0 {
+		c.tellEstimate()
+		return
+	}
 	c.send()
-}
-
-// splice makes the body that goes to the target.
-func (c *call) splice() {
-	c.env.form = c.target.backend.wire
-	c.sent, c.drop = rewrite(c.op, c.body, &c.env, c.target.model)
 }
 
 // readBody reads the whole body before anything is sent on: a server that
@@ -255,8 +251,8 @@ func (c *call) choose() bool {
 // admit decides everything that a call of t needs, and makes t the target if all
 // of it is allowed. Else nothing is changed, and the denial is not on record yet.
 func (c *call) admit(t *target) *denial {
-	asked := c.asked()
-	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": c.env.toolNames(c.body)}
+	asked, to := c.asked(), c.render(t)
+	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": to.asks.toolNames(to.scanned)}
 	if len(c.betas) > 0 {
 		attrs["betas"] = c.betas
 	}
@@ -278,10 +274,14 @@ func (c *call) admit(t *target) *denial {
 	}
 	decision, no := ask(governance.Request{Action: c.op.action, Server: t.backend.Name, Name: t.model, Attrs: attrs}, noModel(asked),
 		fmt.Sprintf("this agent may not use the model %q like this", asked))
+	if no == nil && to.refused != nil {
+		settleAll(allowed, governance.Result{})
+		no = untranslatable(decision, to.refused)
+	}
 	if no != nil {
 		return no
 	}
-	for _, name := range c.env.hosted {
+	for _, name := range to.asks.hosted {
 		_, no := ask(governance.Request{
 			Action: actHosted, Server: t.backend.Name, Name: name,
 			Attrs: map[string]any{"model": t.model, "protocol": string(c.protocol)},
@@ -291,7 +291,7 @@ func (c *call) admit(t *target) *denial {
 		}
 	}
 	var keyUse *audit.CredentialUse
-	if t.backend.Credential != "" {
+	if t.backend.Credential != "" && to.estimate == 0 {
 		d, no := ask(governance.Request{
 			Action: actCredential, Name: t.backend.Credential,
 			Attrs: map[string]any{"server": t.backend.Name, "tool": t.model, "purpose": "model"},
@@ -301,7 +301,7 @@ func (c *call) admit(t *target) *denial {
 		}
 		keyUse = &audit.CredentialUse{Name: t.backend.Credential, Decision: d.Decision}
 	}
-	c.target, c.decision, c.allowed, c.keyUse = t, decision, allowed, keyUse
+	c.target, c.rendering, c.decision, c.allowed, c.keyUse = t, to, decision, allowed, keyUse
 	return nil
 }
 
@@ -350,6 +350,11 @@ func (c *call) end() error {
 	leak := errors.Join(
 		c.opts.Leaks.Report(ctx, c.log, at, "headers", c.head),
 		c.opts.Leaks.Report(ctx, c.log, at, "answer", c.leaks))
+	if c.exchange != nil {
+		for _, n := range c.exchange.Notes() {
+			c.note(n)
+		}
+	}
 	if c.fellBack {
 		c.note("target:" + c.target.String())
 	}

@@ -51,6 +51,9 @@ type Backend struct {
 	// Aliases are further names by which clients may ask for one of Models.
 	// Policy sees, and the backend gets, the model's real name.
 	Aliases map[string]string `yaml:"aliases"`
+	// Translate says for which other protocols a backend of chat completions
+	// stands in.
+	Translate Translate `yaml:"translate"`
 	// Timeouts of this backend; what is left empty is the configuration's.
 	Timeouts Timeouts `yaml:"timeouts"`
 

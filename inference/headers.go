@@ -85,7 +85,7 @@ func backendHeader(p Protocol, in http.Header, betas []string) http.Header {
 		"User-Agent":      {"twinward"},
 	}
 	copyHeaders(out, in, requestHeaders[p])
-	if len(betas) > 0 {
+	if p == Anthropic && len(betas) > 0 {
 		out.Set(betaHeader, strings.Join(betas, ","))
 	}
 	if p == Anthropic && out.Get("Anthropic-Version") == "" {

@@ -39,6 +39,9 @@ func (c *call) relay(resp *http.Response) {
 		body.r = body.scrub
 	}
 	if resp.StatusCode == http.StatusOK && eventStream(resp) {
+		if c.exchange != nil {
+			body.r = c.exchange.Stream(body.r)
+		}
 		c.stream(resp, body)
 	} else {
 		c.whole(resp, body)
@@ -78,8 +81,14 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		c.fail("upstream-too-large", fmt.Sprintf("the backend's answer is larger than %d bytes", c.opts.MaxBody))
 		return
 	}
-	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
 	c.leaks = body.found()
+	if data, err = c.answer(resp, data); err != nil {
+		c.opts.Logger.Error("inference: the backend's answer has no translation", slog.Any("error", err))
+		c.count(nil)
+		c.fail("upstream-untranslatable", "the backend's answer cannot be translated: "+err.Error())
+		return
+	}
+	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
 	if resp.StatusCode >= 400 {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-"+strconv.Itoa(resp.StatusCode)
 	} else {
@@ -102,7 +111,7 @@ func (c *call) count(answer []byte) {
 	}
 	m := newMeter(c.op, c.target.model, len(c.body))
 	m.whole(answer)
-	c.out.Usage = m.usage(true)
+	c.out.Usage = c.usage(m, true)
 	if m.failed {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-failed"
 	}
@@ -262,7 +271,7 @@ func (c *call) cut(out *client, s *splitter, m *meter, body *scrubbed, why refus
 // streamOutcome fills in what is known about a stream.
 func (c *call) streamOutcome(out *client, m *meter, body *scrubbed, complete bool) {
 	c.out.Status, c.out.Bytes = audit.StatusOK, out.n
-	c.out.Usage = m.usage(complete)
+	c.out.Usage = c.usage(m, complete)
 	c.leaks = body.found()
 	if m.failed {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-error-event"

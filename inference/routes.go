@@ -160,6 +160,9 @@ func (c *compiler) addTargets(b *Backend) error {
 	if err != nil {
 		return err
 	}
+	if err := b.checkTranslate(); err != nil {
+		return err
+	}
 	if len(b.Models) == 0 {
 		return errors.New("models is empty: name each model that it serves")
 	}
@@ -181,9 +184,9 @@ func (c *compiler) addTargets(b *Backend) error {
 		if t.breaker = c.breakers[t.key()]; t.breaker == nil || t.breaker.rule != rule {
 			t.breaker = &breaker{rule: rule}
 		}
-		for _, p := range b.Protocols {
+		for _, p := range b.speaks() {
 			one := *t
-			one.protocol = p
+			one.protocol, one.translated = p, slices.Contains(b.Translate.Protocols, p)
 			c.targets[targetKey{b.Name, p, m}] = &one
 		}
 	}
@@ -215,7 +218,7 @@ func (c *compiler) addRoute(r Route) error {
 		if spec.Weight < 0 || spec.Weight > maxWeight || spec.Priority < 0 {
 			return about(fmt.Errorf("targets[%d]: weight must be at most %d, and neither it nor priority below zero", i, maxWeight), "targets", i)
 		}
-		for _, p := range b.Protocols {
+		for _, p := range b.speaks() {
 			one := *c.targets[targetKey{b.Name, p, spec.Model}]
 			one.weight, one.priority = max(spec.Weight, 1), spec.Priority
 			rt := byProtocol[p]
@@ -245,7 +248,7 @@ func (c *compiler) addModels(b *Backend, routed map[string]bool) error {
 		if routed[asked] {
 			return nil
 		}
-		for _, p := range b.Protocols {
+		for _, p := range b.speaks() {
 			key := routeKey{p, asked}
 			if other := c.routes.byModel[key]; other != nil {
 				return fmt.Errorf("model %q is served by %q already: name both in a route", asked, other.targets[0].backend.Name)

@@ -36,7 +36,7 @@ func (c *call) send() {
 	for n := 1; ; n++ {
 		a := c.attempt()
 		switch {
-		case a.failing == answered, n >= limit, a.failing == unsure && len(c.env.hosted) > 0:
+		case a.failing == answered, n >= limit, a.failing == unsure && len(c.asks.hosted) > 0:
 		case c.ctx.Err() != nil:
 			a.close()
 			c.cancelled()
@@ -135,14 +135,14 @@ func (c *call) attempt() attempt {
 // request sends the request and waits until the answer has begun.
 func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
 	url := c.target.url(c.op, &c.env)
-	if c.query != "" && c.target.backend.wire == plainForm {
+	if c.query != "" && !c.target.translated && c.target.backend.wire == plainForm {
 		url += "?" + c.query
 	}
 	up, err := http.NewRequestWithContext(c.watch.ctx, http.MethodPost, url, bytes.NewReader(c.sent))
 	if err != nil {
 		return nil, err
 	}
-	up.Header = backendHeader(c.protocol, c.req.Header, c.betas)
+	up.Header = backendHeader(c.target.wire(), c.req.Header, c.betas)
 	resp, err := transport.RoundTrip(up)
 	if err != nil {
 		return nil, err
@@ -202,12 +202,11 @@ func (c *call) next(a attempt) (pause time.Duration, ok bool) {
 // fallBack decides about t and, before anything is sent there, puts it on
 // record that the call goes there.
 func (c *call) fallBack(t *target, why string) bool {
-	was, decision, keyUse, allowed := c.target, c.decision, c.keyUse, c.allowed
+	was, rendering, decision, keyUse, allowed := c.target, c.rendering, c.decision, c.keyUse, c.allowed
 	if c.admit(t) != nil {
 		c.passed = append(c.passed, t)
 		return false
 	}
-	c.splice()
 	detail := map[string]string{"intent": strconv.FormatUint(c.record.Record(), 10), "from": was.String(), "why": why}
 	if c.keyUse != nil {
 		detail["credential"], detail["credential_decision"] = c.keyUse.Name, c.keyUse.Decision.ID
@@ -220,8 +219,7 @@ func (c *call) fallBack(t *target, why string) bool {
 		c.opts.Logger.Error("inference: a fallback could not be recorded, so it is not carried out", slog.Any("error", err))
 		settleAll(c.allowed, governance.Result{})
 		c.passed = append(c.passed, t)
-		c.target, c.decision, c.keyUse, c.allowed = was, decision, keyUse, allowed
-		c.splice()
+		c.target, c.rendering, c.decision, c.keyUse, c.allowed = was, rendering, decision, keyUse, allowed
 		return false
 	}
 	settleAll(allowed, governance.ResultOf(audit.Outcome{Status: audit.StatusFailed, ErrorCode: why}))

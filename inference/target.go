@@ -12,20 +12,33 @@ type target struct {
 	backend  *Backend
 	model    string // as policy and the backend know it
 	protocol Protocol
-	base     string // the backend's URL, without a slash at the end
-	origin   string // where the key may go; empty without a credential
-	weight   int
-	priority int
-	limits   Timeouts
-	breaker  *breaker
+	// translated: clients speak protocol, and the backend chat completions.
+	translated bool
+	base       string // the backend's URL, without a slash at the end
+	origin     string // where the key may go; empty without a credential
+	weight     int
+	priority   int
+	limits     Timeouts
+	breaker    *breaker
 }
 
 // String names the target as it stands in the log: backend and model.
 func (t *target) String() string { return t.backend.Name + "/" + t.model }
 
+// wire is the protocol that the backend is spoken to.
+func (t *target) wire() Protocol {
+	if t.translated {
+		return OpenAI
+	}
+	return t.protocol
+}
+
 // url is where a call goes.
 func (t *target) url(op *operation, env *envelope) string {
-	if t.backend.wire == vertexForm {
+	switch {
+	case t.translated:
+		op = opChat
+	case t.backend.wire == vertexForm:
 		return t.base + vertexEndpoint(op, t.model, env.stream)
 	}
 	return t.base + op.endpoint(t.model)

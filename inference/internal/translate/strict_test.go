@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -146,19 +147,27 @@ func TestWordsOfTheHost(t *testing.T) {
 
 // What streams are refused for has a bound.
 func TestLimitsOfStreams(t *testing.T) {
-	read := func(from Protocol, opts Options, in string) string {
+	readFrom := func(from Protocol, opts Options, in io.Reader) string {
 		x, _, err := Request(from, []byte(smallest(from)), opts)
 		require.NoError(t, err)
 		var b bytes.Buffer
-		_, err = b.ReadFrom(x.Stream(strings.NewReader(in)))
+		_, err = b.ReadFrom(x.Stream(in))
 		require.NoError(t, err)
 		require.NoError(t, check(from, b.Bytes()))
 		return b.String()
+	}
+	read := func(from Protocol, opts Options, in string) string {
+		return readFrom(from, opts, strings.NewReader(in))
 	}
 	word := `data: {"choices":[{"delta":{"content":"0123456789"}}]}` + "\n\n"
 	assert.Contains(t, read(Responses, Options{MaxAnswer: 100}, strings.Repeat(word, 20)), "too large")
 	assert.NotContains(t, read(Messages, Options{MaxAnswer: 100}, strings.Repeat(word, 20)), "too large", "it keeps nothing")
 	assert.Contains(t, read(Messages, Options{}, "data: {\"a\":\""+strings.Repeat("x", maxEvent)), "too large an event")
+	lines := make([]io.Reader, 5000)
+	for i := range lines {
+		lines[i] = strings.NewReader("data: " + strings.Repeat("x", 1000) + "\n")
+	}
+	assert.Contains(t, readFrom(Messages, Options{}, io.MultiReader(lines...)), "too large an event", "a line at a time")
 	var calls strings.Builder
 	for i := range maxCalls + 1 {
 		fmt.Fprintf(&calls, "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":%d,\"id\":\"c%d\",\"function\":{\"name\":\"f\"}}]}}]}\n\n", i, i)
