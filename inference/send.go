@@ -122,12 +122,10 @@ func (c *call) attempt() attempt {
 			t.breaker.rest(now.Add(a.after))
 		}
 	}
-	switch {
-	case resp.StatusCode == http.StatusTooManyRequests: // it is well, only busy with us
-	case resp.StatusCode >= 500:
+	if resp.StatusCode >= 500 {
 		t.breaker.failure(now)
-	default:
-		t.breaker.success()
+	} else {
+		t.breaker.success() // it answers, if only that we ask too much
 	}
 	return a
 }

@@ -2,6 +2,7 @@ package inference
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -487,6 +488,22 @@ func TestReloadKeepsWhatIsInFlight(t *testing.T) {
 	require.Error(t, f.router.Reload(t.Context(), f.config, audit.Change{By: "x"}))
 	f.call(askBig)
 	assert.Equal(t, "c", strings.Join(f.took(), ""), "what was not taken up changes nothing")
+}
+
+// A name is listed when one of the models behind it could be used.
+func TestListsOfRoutes(t *testing.T) {
+	f := newFleet(t, nil, `@id("lists") permit (principal, action == Action::"list_models", resource);`,
+		`@id("not-a") forbid (principal, action == Action::"invoke_model", resource == Model::"a/m");`)
+	resp, err := inside(f, bot).Get("http://x/v1/models")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var list struct{ Data []struct{ ID string } }
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&list))
+	var names []string
+	for _, m := range list.Data {
+		names = append(names, m.ID)
+	}
+	assert.ElementsMatch(t, []string{"big", "other"}, names, "once each, and not m, which only a has")
 }
 
 // A thousand models are put into force at once.
