@@ -204,11 +204,8 @@ func (c *call) readBody() bool {
 		return reject(http.StatusForbidden, audit.GuardStoredObject, "stored_object", fmt.Sprintf(
 			"the request refers to what the provider has stored (%s): all agents of this host share its account, so send the content itself", c.env.stored))
 	}
-	switch c.op.streams {
-	case always:
+	if c.op.streams == always {
 		c.env.stream = true
-	case never:
-		c.env.stream = false
 	}
 	c.body = body
 	return true
