@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"credential": {"golang.org/x/oauth2", "filippo.io/age", "github.com/zalando/go-keyring", "github.com/go-jose/go-jose/v4", "github.com/go-json-experiment/json", "github.com/jackc/pgx/v5"},
 	"sandbox":    {"golang.org/x/sys", "golang.org/x/net", "github.com/goccy/go-yaml"},
 	"mcpx":       {"github.com/modelcontextprotocol/go-sdk", "github.com/goccy/go-yaml", "github.com/go-json-experiment/json", "github.com/google/jsonschema-go", "github.com/yosida95/uritemplate/v3"},
-	"inference":  {"github.com/go-json-experiment/json"},
+	"inference":  {"github.com/go-json-experiment/json", "github.com/jackc/pgx/v5"},
 }
 
 type pkg struct {

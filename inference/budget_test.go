@@ -61,6 +61,10 @@ func TestAccountsOfACall(t *testing.T) {
 	b, over := s.perRequest(payer{actor: audit.Actor{Agent: "bot"}}, Amount{Tokens: 10})
 	assert.True(t, over)
 	assert.Equal(t, "g", b.Name)
+	some, money := s.applies(payer{actor: audit.Actor{Agent: "bot"}})
+	assert.True(t, some && money)
+	some, money = (&Spend{Budgets: s.Budgets[1:3]}).applies(payer{actor: audit.Actor{Agent: "bot"}})
+	assert.False(t, some || money)
 	_, over = s.perRequest(payer{actor: audit.Actor{Agent: "bot"}}, Amount{Tokens: 9, Cost: 1 << 60})
 	assert.False(t, over)
 }
