@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/audit/report"
+	"github.com/twinward-dev/twinward/examples/internal/tell"
 	"github.com/twinward-dev/twinward/sandbox"
 )
 
@@ -39,11 +39,11 @@ func runWith(ctx context.Context, opts options, rules fs.FS, walls []byte, out i
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	t := &telling{host: h, show: newPrinter(out, opts.json), remote: opts.remote, at: 1,
-		seen: map[string][]line{}, ends: map[uint64]audit.Outcome{}}
+	t := &telling{host: h, show: tell.NewPrinter(out, opts.json), remote: opts.remote, at: 1,
+		seen: map[string][]tell.Line{}, ends: map[uint64]audit.Outcome{}}
 	var layers []string
 	if opts.remote {
-		t.show.say("The agent runs outside any sandbox, with client credentials and a short-lived token.\n")
+		t.show.Say("The agent runs outside any sandbox, with client credentials and a short-lived token.\n")
 		err = t.playRemote(ctx)
 	} else {
 		layers, err = t.playInside(ctx, walls)
@@ -55,7 +55,7 @@ func runWith(ctx context.Context, opts options, rules fs.FS, walls []byte, out i
 	if err != nil {
 		return err
 	}
-	t.show.close(s)
+	t.show.Close(s)
 	if want := len(h.decoys); s.Secrets != want {
 		t.wrong("the search found %d secrets within the agent's reach, and there should be %d", s.Secrets, want)
 	}
@@ -65,10 +65,10 @@ func runWith(ctx context.Context, opts options, rules fs.FS, walls []byte, out i
 // A telling is one run of the story, seen from the host.
 type telling struct {
 	host   *host
-	show   *printer
+	show   *tell.Printer
 	remote bool
 	at     uint64 // the next record to look at
-	seen   map[string][]line
+	seen   map[string][]tell.Line
 	ends   map[uint64]audit.Outcome // by the record of the intent
 	actor  audit.Actor              // of the session
 	wrongs []error
@@ -101,7 +101,7 @@ func (t *telling) playInside(ctx context.Context, walls []byte) ([]string, error
 	for _, layer := range box.Report().Layers {
 		layers = append(layers, string(layer))
 	}
-	t.show.say("The agent runs in a sandbox of %d layers and holds no credential.\n", len(layers))
+	t.show.Say("The agent runs in a sandbox of %d layers and holds no credential.\n", len(layers))
 
 	secret, err := newHostFile(h.dir)
 	if err != nil {
@@ -269,9 +269,9 @@ func (t *telling) catchUp(ctx context.Context, step string) error {
 		if rec.Outcome != nil {
 			t.ends[rec.Call] = *rec.Outcome
 		}
-		if l, ok := lineOf(step, rec); ok {
+		if l, ok := tell.LineOf(step, rec); ok {
 			t.seen[step] = append(t.seen[step], l)
-			t.show.decision(l, t.says(step, l))
+			t.show.Decision(l, t.says(step, l))
 		}
 		if t.at = rec.Seq + 1; t.at > last {
 			return nil
@@ -280,7 +280,7 @@ func (t *telling) catchUp(ctx context.Context, step string) error {
 	return ctx.Err()
 }
 
-func (t *telling) says(step string, l line) string {
+func (t *telling) says(step string, l tell.Line) string {
 	if l.Door == audit.DoorCompute && l.Action == "connect" && l.Decision == "allow" {
 		return "reaches " + strings.Trim(strings.TrimPrefix(l.Resource, "Host::"), `"`)
 	}
@@ -295,65 +295,25 @@ func (t *telling) says(step string, l line) string {
 	return l.Action + " " + l.Resource
 }
 
-// lineOf returns the line for a record that says what was decided. A list is
-// such a record: it holds what the agent may know about.
-func lineOf(step string, rec audit.Record) (line, bool) {
-	l := line{Step: step, Door: rec.Door(), Decision: string(audit.Allow), Policies: []string{}, Record: rec.Seq, agent: rec.Actor().Agent}
-	if d := rec.Decision(); d != nil {
-		l.Decision, l.Policies, l.Reason = string(d.Effect), d.PolicyIDs(), d.Reason
-	}
-	switch {
-	case rec.Intent != nil:
-		l.Action, l.Resource = rec.Intent.Action, rec.Intent.Resource
-		return l, true
-	case rec.Event != nil:
-		l.Action, l.Resource = rec.Event.Action, rec.Event.Resource
-		if rec.Event.Kind == audit.KindList {
-			l.Reason = rec.Event.Detail["shown"] + " of " + rec.Event.Detail["of"] + " shown"
-			return l, true
-		}
-		// The door records a repeated denial once, and at the end how often it
-		// came again; that is not another decision.
-		return l, rec.Event.Decision != nil && rec.Event.Detail["repeated"] == ""
-	}
-	return l, false
-}
-
 // finish compares the run with the story, closes the log and verifies it as an
 // auditor would.
-func (t *telling) finish(ctx context.Context, layers []string) (summary, error) {
+func (t *telling) finish(ctx context.Context, layers []string) (tell.Summary, error) {
 	if err := t.catchUp(ctx, "end"); err != nil {
-		return summary{}, err
+		return tell.Summary{}, err
 	}
 	t.compare()
 	h := t.host
-	key, logDir := h.log.VerifierKey(), filepath.Join(h.dir, "log")
+	key := h.log.VerifierKey()
 	if err := h.close(); err != nil {
-		return summary{}, err
+		return tell.Summary{}, err
 	}
-	anchor, err := os.ReadFile(h.anchor)
-	if err != nil {
-		return summary{}, err
-	}
-	verified, failure := audit.Verify(ctx, os.DirFS(logDir), &audit.VerifyOptions{Key: key, Anchors: []string{string(anchor)}})
+	s, failure, err := t.show.Audit(ctx, tell.Evidence{Log: filepath.Join(h.dir, "log"), Anchor: h.anchor, Key: key,
+		Report: filepath.Join(h.dir, "report.html"), Title: "Standup"})
 	if failure != nil {
 		t.wrong("the log does not verify: %w", failure)
 	}
-	s := summary{Records: verified.Records, Verified: failure == nil, Root: verified.Root.String(), Layers: layers, Log: logDir,
-		Anchor: h.anchor, Key: key, Report: filepath.Join(h.dir, "report.html"), Secrets: len(t.found)}
-	for _, l := range t.show.lines {
-		if l.Decision == string(audit.Allow) {
-			s.Allowed++
-		} else {
-			s.Denied++
-		}
-	}
-	f, err := os.Create(s.Report)
-	if err != nil {
-		return s, err
-	}
-	return s, errors.Join(report.HTML(f, audit.Scan(ctx, os.DirFS(logDir), audit.Filter{}),
-		&report.Options{Title: "Standup", Verified: &verified, Failure: failure}), f.Close())
+	s.Layers, s.Secrets = layers, len(t.found)
+	return s, err
 }
 
 // compare holds what is on record, and what reached the vendors, against the
@@ -369,7 +329,7 @@ func (t *telling) compare() {
 			}
 		}
 	}
-	for _, l := range t.show.lines {
+	for _, l := range t.show.Lines() {
 		if !expected(l) {
 			t.wrong("record %d was not in the story: %s %s %s", l.Record, l.Decision, l.Action, l.Resource)
 		}

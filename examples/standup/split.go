@@ -17,6 +17,8 @@ import (
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/oauth"
+	"github.com/twinward-dev/twinward/examples/internal/outside"
+	"github.com/twinward-dev/twinward/examples/internal/tell"
 	"github.com/twinward-dev/twinward/mcpx"
 )
 
@@ -89,7 +91,7 @@ func runPart(ctx context.Context, part, dir string, in *bufio.Reader, out *json.
 	defer func() { err = errors.Join(err, h.close()) }()
 	end := closing{Key: h.log.VerifierKey()}
 	if part == partCompute {
-		t := &telling{host: h, show: newPrinter(io.Discard, true), at: 1, seen: map[string][]line{}, ends: map[uint64]audit.Outcome{}}
+		t := &telling{host: h, show: tell.NewPrinter(io.Discard, true), at: 1, seen: map[string][]tell.Line{}, ends: map[uint64]audit.Outcome{}}
 		walls, err := files.ReadFile("sandbox.yaml")
 		if err != nil {
 			return err
@@ -135,7 +137,7 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 	if opts.remote || opts.plant > 0 || opts.provider != "" || len(opts.upstreams) > 0 {
 		return errors.New("-split goes with -json and -dir only")
 	}
-	show := newPrinter(out, opts.json)
+	show := tell.NewPrinter(out, opts.json)
 	if opts.dir == "" {
 		if opts.dir, err = os.MkdirTemp("", "twinward-standup-"); err != nil {
 			return err
@@ -151,9 +153,9 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 		return err
 	}
 	defer compute.kill()
-	show.say("The gateway is process %d of user %d, the compute host process %d of user %d.", gateway.cmd.Process.Pid, gateway.uid, compute.cmd.Process.Pid, compute.uid)
+	show.Say("The gateway is process %d of user %d, the compute host process %d of user %d.", gateway.cmd.Process.Pid, gateway.uid, compute.cmd.Process.Pid, compute.uid)
 	if gateway.uid == compute.uid {
-		show.say("Both have one user, since this is not run as root: the kernel does not keep them apart.")
+		show.Say("Both have one user, since this is not run as root: the kernel does not keep them apart.")
 	}
 	var at joining
 	var tools, agents closing
@@ -166,7 +168,7 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 		secrets []string
 		own     bool
 	}{{gateway, tools.Secrets, true}, {compute, agents.Secrets, true}, {compute, tools.Secrets, false}, {gateway, agents.Secrets, false}} {
-		n, read, err := searchMemory(c.of.cmd.Process.Pid, c.secrets)
+		n, read, err := outside.SearchMemory(c.of.cmd.Process.Pid, c.secrets)
 		if err != nil {
 			return err
 		}
@@ -174,7 +176,7 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 		if c.own {
 			whose = "its own"
 		}
-		show.say("The %d MB that the %s host can read hold %d of %s %d secrets.", read>>20, c.of.name, n, whose, len(c.secrets))
+		show.Say("The %d MB that the %s host can read hold %d of %s %d secrets.", read>>20, c.of.name, n, whose, len(c.secrets))
 		if want := map[bool]int{true: len(c.secrets)}[c.own]; n != want {
 			wrongs = append(wrongs, fmt.Errorf("the memory of the %s host holds %d of %s secrets, and it should be %d", c.of.name, n, whose, want))
 		}
@@ -182,7 +184,7 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 	if err := errors.Join(gateway.end(), compute.end()); err != nil {
 		return err
 	}
-	lines := map[string][]line{}
+	lines := map[string][]tell.Line{}
 	for _, p := range []*part{compute, gateway} {
 		key := map[*part]string{gateway: tools.Key, compute: agents.Key}[p]
 		logDir := os.DirFS(filepath.Join(p.dir, "log"))
@@ -193,9 +195,9 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 			if err != nil {
 				return err
 			}
-			if l, ok := lineOf(p.name, rec); ok {
+			if l, ok := tell.LineOf(p.name, rec); ok {
 				lines[p.name] = append(lines[p.name], l)
-				show.decision(l, l.Action+" at the "+p.name+" host")
+				show.Decision(l, l.Action+" at the "+p.name+" host")
 			}
 		}
 	}
@@ -204,7 +206,7 @@ func runSplit(ctx context.Context, opts options, out io.Writer) (err error) {
 
 // compareSplit holds both logs against the story: tools at the gateway, the rest
 // at the compute host.
-func compareSplit(lines map[string][]line) (wrongs []error) {
+func compareSplit(lines map[string][]tell.Line) (wrongs []error) {
 	where := func(door string) string {
 		if door == audit.DoorTool {
 			return partGateway
@@ -212,7 +214,7 @@ func compareSplit(lines map[string][]line) (wrongs []error) {
 		return partCompute
 	}
 	wanted := map[string]bool{} // lines, by part and record
-	id := func(part string, l line) string { return fmt.Sprint(part, l.Record) }
+	id := func(part string, l tell.Line) string { return fmt.Sprint(part, l.Record) }
 	for _, s := range story() {
 		for _, w := range s.wants {
 			part, found := where(w.door), false

@@ -8,6 +8,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/examples/internal/outside"
+	"github.com/twinward-dev/twinward/examples/internal/tell"
 )
 
 // Tools and agents in two processes, as root of two users: the story is the same,
@@ -24,7 +27,7 @@ func TestSplit(t *testing.T) {
 	require.NoError(t, runSplit(t.Context(), options{split: true, json: true, dir: dir}, &out))
 	doors := map[string]int{}
 	for dec := json.NewDecoder(&out); dec.More(); {
-		var l line
+		var l tell.Line
 		require.NoError(t, dec.Decode(&l))
 		doors[l.Door+" "+l.Decision]++
 	}
@@ -38,7 +41,7 @@ func TestSearchMemory(t *testing.T) {
 	here := []byte(randomToken())
 	kept := make([]byte, 3<<20)
 	copy(kept[1<<20-10:], here) // across the edge of a block
-	n, read, err := searchMemory(os.Getpid(), []string{string(here)})
+	n, read, err := outside.SearchMemory(os.Getpid(), []string{string(here)})
 	require.NoError(t, err)
 	assert.Equal(t, 1, n)
 	assert.Greater(t, read, int64(len(kept)))

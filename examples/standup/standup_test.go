@@ -18,6 +18,8 @@ import (
 	"github.com/twinward-dev/twinward/sandbox"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/examples/internal/tell"
 )
 
 // The test binary is the agent too, as the example's own binary is.
@@ -75,12 +77,12 @@ func rules(t *testing.T, changes ...string) (fs.FS, []byte) {
 
 // A told story: what was printed with -json, and how it ended.
 type told struct {
-	lines   []line
-	summary summary
+	lines   []tell.Line
+	summary tell.Summary
 	err     error
 }
 
-func tell(t *testing.T, opts options, changes ...string) told {
+func hear(t *testing.T, opts options, changes ...string) told {
 	t.Helper()
 	bundle, walls := rules(t, changes...)
 	opts.json, opts.dir = true, t.TempDir()
@@ -88,14 +90,14 @@ func tell(t *testing.T, opts options, changes ...string) told {
 	story := told{err: runWith(t.Context(), opts, bundle, walls, &out)}
 	for dec := json.NewDecoder(&out); dec.More(); {
 		var both struct {
-			line
-			Summary *summary
+			tell.Line
+			Summary *tell.Summary
 		}
 		require.NoError(t, dec.Decode(&both))
 		if both.Summary != nil {
 			story.summary = *both.Summary
 		} else {
-			story.lines = append(story.lines, both.line)
+			story.lines = append(story.lines, both.Line)
 		}
 	}
 	return story
@@ -120,7 +122,7 @@ func (s told) outcomes() map[string]string {
 
 func TestTheStoryInTheSandbox(t *testing.T) {
 	needsSandbox(t)
-	s := tell(t, options{})
+	s := hear(t, options{})
 	require.NoError(t, s.err)
 	assert.Equal(t, map[string]string{
 		"list": "allow ", "model": "allow ", "pull-requests": "allow ", "post-engineering": "allow ",
@@ -142,7 +144,7 @@ func TestTheStoryInTheSandbox(t *testing.T) {
 }
 
 func TestTheStoryWithAToken(t *testing.T) {
-	s := tell(t, options{remote: true})
+	s := hear(t, options{remote: true})
 	require.NoError(t, s.err)
 	assert.Equal(t, 4, s.summary.Denied)
 	assert.Zero(t, s.summary.Secrets)
@@ -153,11 +155,11 @@ func TestTheStoryWithAToken(t *testing.T) {
 func TestWhatIsPlantedIsFound(t *testing.T) {
 	needsSandbox(t)
 	for _, n := range []int{1, 6, 13} {
-		s := tell(t, options{plant: n})
+		s := hear(t, options{plant: n})
 		require.NoError(t, s.err)
 		assert.Equal(t, n, s.summary.Secrets)
 	}
-	s := tell(t, options{plant: 6, remote: true})
+	s := hear(t, options{plant: 6, remote: true})
 	require.NoError(t, s.err)
 	assert.Equal(t, 6, s.summary.Secrets)
 }
@@ -166,7 +168,7 @@ func TestWhatIsPlantedIsFound(t *testing.T) {
 // that it should, and no other.
 func TestOneLineFlipsOneStep(t *testing.T) {
 	remote := options{remote: true}
-	before := tell(t, remote)
+	before := hear(t, remote)
 	require.NoError(t, before.err)
 	for _, c := range []struct{ change, step, now string }{
 		{`bundle/policies/tools.cedar: "#engineering", -> "#executive", "#engineering",`, "post-executive", "allow "},
@@ -179,7 +181,7 @@ func TestOneLineFlipsOneStep(t *testing.T) {
 		{`bundle/policies/credentials.cedar: context.server == "slack" -> context.server == "github"`, "post-engineering", "deny no-permit"},
 	} {
 		t.Run(c.step+" "+c.now, func(t *testing.T) {
-			after := tell(t, remote, c.change)
+			after := hear(t, remote, c.change)
 			require.NotEmpty(t, after.lines, "%v", after.err)
 			want := before.outcomes()
 			want[c.step] = c.now
@@ -191,14 +193,14 @@ func TestOneLineFlipsOneStep(t *testing.T) {
 
 // A tool that is no longer what was approved is not called.
 func TestAToolThatDiffersFromTheCatalogueIsNotCalled(t *testing.T) {
-	s := tell(t, options{remote: true},
+	s := hear(t, options{remote: true},
 		`bundle/catalog/github.json: List the open pull requests of a repository. -> List the pull requests of a repository.`)
 	assert.ErrorContains(t, s.err, "step pull-requests: allowed, and then failed (pin-drift)")
 }
 
 func TestAHostInTheWallsFlipsItsStep(t *testing.T) {
 	needsSandbox(t)
-	s := tell(t, options{}, "sandbox.yaml:     - host: tools.local ->     - host: tools.local\n    - host: example.com")
+	s := hear(t, options{}, "sandbox.yaml:     - host: tools.local ->     - host: tools.local\n    - host: example.com")
 	assert.Equal(t, "deny no-permit", s.outcomes()["example.com"], "the walls let it through now, the policy does not")
 }
 
@@ -243,7 +245,7 @@ func TestAnUpstreamFromElsewhere(t *testing.T) {
 
 	opts := options{remote: true}
 	require.NoError(t, opts.addUpstream("github="+server.URL))
-	s := tell(t, opts)
+	s := hear(t, opts)
 	require.NoError(t, s.err)
 	assert.Equal(t, "allow ", s.outcomes()["pull-requests"])
 	assert.Zero(t, elsewhere.refused)
@@ -258,18 +260,18 @@ func TestFlagsThatCannotWorkSaySo(t *testing.T) {
 		{options{provider: "openai"}, "OPENAI_API_KEY"},
 		{options{provider: "nobody"}, "nobody"},
 	} {
-		s := tell(t, c.opts)
+		s := hear(t, c.opts)
 		assert.ErrorContains(t, s.err, c.want)
 		assert.Empty(t, s.lines)
 	}
 	t.Setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
-	s := tell(t, options{provider: "openai"})
+	s := hear(t, options{provider: "openai"})
 	assert.ErrorContains(t, s.err, "-model")
 	assert.Empty(t, os.Getenv("OPENAI_API_KEY"), "the key must not be left where a child inherits it")
 
 	var o options
 	assert.Error(t, o.addUpstream("jira=http://127.0.0.1:1"))
 	require.NoError(t, o.addUpstream("github=http://127.0.0.1:1"))
-	s = tell(t, o)
+	s = hear(t, o)
 	assert.ErrorContains(t, s.err, "reading the catalogue of http://127.0.0.1:1")
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/twinward-dev/twinward/examples/internal/tell"
 )
 
 // This file is the story: what the agent does, step by step, and what must come
@@ -29,7 +31,7 @@ type want struct {
 	cause string
 }
 
-func (w want) matches(l line) bool {
+func (w want) matches(l tell.Line) bool {
 	return l.Door == w.door && l.Action == w.action && l.Decision == w.decision &&
 		(w.resource == "" || l.Resource == w.resource) &&
 		(slices.Contains(l.Policies, w.cause) || strings.HasPrefix(l.Reason, w.cause))
@@ -37,7 +39,7 @@ func (w want) matches(l line) bool {
 
 // expected reports whether a decision on record belongs to the story: wanted by
 // its step, or the programs and connections that the steps need.
-func expected(l line) bool {
+func expected(l tell.Line) bool {
 	for _, s := range story() {
 		for _, w := range s.wants {
 			if s.name == l.Step && w.matches(l) {

@@ -1,4 +1,6 @@
-package main
+// Package tell is how the demonstrations print what was decided: a line for each
+// decision and a summary, for people or for machines.
+package tell
 
 import (
 	"encoding/json"
@@ -10,8 +12,8 @@ import (
 	"text/tabwriter"
 )
 
-// A line is one decision, as it is printed with -json.
-type line struct {
+// A Line is one decision, as it is printed with -json.
+type Line struct {
 	Step     string   `json:"step"`
 	Door     string   `json:"door"`
 	Action   string   `json:"action"`
@@ -21,11 +23,11 @@ type line struct {
 	Reason   string   `json:"reason"`
 	Record   uint64   `json:"record"`
 
-	agent string
+	Agent string `json:"-"`
 }
 
-// A summary is the last line of -json.
-type summary struct {
+// A Summary is the last line of -json.
+type Summary struct {
 	Allowed  int      `json:"allowed"`
 	Denied   int      `json:"denied"`
 	Records  uint64   `json:"records"`
@@ -39,16 +41,17 @@ type summary struct {
 	Secrets  int      `json:"secrets_seen_by_agent"`
 }
 
-// A printer shows the story, for people or for machines.
-type printer struct {
+// A Printer shows the story, for people or for machines.
+type Printer struct {
 	out    io.Writer
 	json   bool
 	colour bool
-	lines  []line
+	lines  []Line
 }
 
-func newPrinter(out io.Writer, asJSON bool) *printer {
-	p := &printer{out: out, json: asJSON}
+// NewPrinter prints to out; with asJSON one JSON object a line.
+func NewPrinter(out io.Writer, asJSON bool) *Printer {
+	p := &Printer{out: out, json: asJSON}
 	if f, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
 		info, err := f.Stat()
 		p.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -56,15 +59,15 @@ func newPrinter(out io.Writer, asJSON bool) *printer {
 	return p
 }
 
-// say prints a sentence that is not a decision. Machines do not get it.
-func (p *printer) say(format string, args ...any) {
+// Say prints a sentence that is not a decision. Machines do not get it.
+func (p *Printer) Say(format string, args ...any) {
 	if !p.json {
 		fmt.Fprintf(p.out, format+"\n", args...)
 	}
 }
 
-// decision prints one line.
-func (p *printer) decision(l line, says string) {
+// Decision prints one line. Says is it in words.
+func (p *Printer) Decision(l Line, says string) {
 	p.lines = append(p.lines, l)
 	if p.json {
 		p.encode(l)
@@ -81,6 +84,9 @@ func (p *printer) decision(l line, says string) {
 	fmt.Fprintf(p.out, "%4d  %s  %-8s %-38s %s\n", l.Record, p.paint(mark, colour), l.Door, says, p.paint(because, "\x1b[2m"))
 }
 
+// Lines are the decisions that were printed.
+func (p *Printer) Lines() []Line { return p.lines }
+
 // short leaves out the folders of a file, which make every row of a table wide.
 func short(resource string) string {
 	if path, ok := strings.CutPrefix(resource, `File::"`); ok {
@@ -89,21 +95,21 @@ func short(resource string) string {
 	return resource
 }
 
-func (p *printer) paint(s, colour string) string {
+func (p *Printer) paint(s, colour string) string {
 	if !p.colour {
 		return s
 	}
 	return colour + s + "\x1b[0m"
 }
 
-func (p *printer) encode(v any) {
+func (p *Printer) encode(v any) {
 	_ = json.NewEncoder(p.out).Encode(v) // a closed terminal is not an error of the story
 }
 
-// close prints the table of what was decided, and the summary.
-func (p *printer) close(s summary) {
+// Close prints the table of what was decided, and the summary.
+func (p *Printer) Close(s Summary) {
 	if p.json {
-		p.encode(map[string]summary{"summary": s})
+		p.encode(map[string]Summary{"summary": s})
 		return
 	}
 	fmt.Fprintln(p.out)
@@ -120,7 +126,7 @@ func (p *printer) close(s summary) {
 		if l.Door != "tool" {
 			what = l.Action + " " + short(l.Resource)
 		}
-		row := fmt.Sprintf("%s\t%s\t%%d\t%s\t%s\n", l.agent, strings.ReplaceAll(what, "%", "%%"), l.Decision, because)
+		row := fmt.Sprintf("%s\t%s\t%%d\t%s\t%s\n", l.Agent, strings.ReplaceAll(what, "%", "%%"), l.Decision, because)
 		if count[row]++; count[row] == 1 {
 			order = append(order, row)
 		}
