@@ -19,7 +19,7 @@ func anthropic(w http.ResponseWriter, req request, turn Turn) {
 		})
 	}
 	msg := map[string]any{
-		"id": "msg_script", "type": "message", "role": "assistant", "model": req.Model,
+		"id": "msg_" + callID(req, 0), "type": "message", "role": "assistant", "model": req.Model,
 		"content": content, "stop_reason": stop, "stop_sequence": nil,
 		"usage": map[string]any{"input_tokens": req.promptTokens(), "output_tokens": turn.completionTokens()},
 	}

@@ -9,7 +9,7 @@ func SearchMemory(int, []string) (int, int64, error) { return 0, 0, ErrUnsupport
 type Traffic struct{}
 
 // Rooms is for Linux.
-func Rooms() (map[string]int, error) { return nil, ErrUnsupported }
+func Rooms() (map[string][]int, error) { return nil, ErrUnsupported }
 
 // Capture is for Linux.
 type Capture struct{}

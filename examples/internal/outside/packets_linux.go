@@ -37,14 +37,19 @@ type Traffic struct {
 	Secrets int `json:"secrets"`
 }
 
-// Rooms returns a process of each network namespace that descendants of this
-// process have and it has not, by the namespace.
-func Rooms() (map[string]int, error) {
+// Rooms returns the processes of each network namespace that descendants of this
+// process have and it has not, by the namespace and in the order of their
+// numbers. Those that see the processes of this one are not in a session.
+func Rooms() (map[string][]int, error) {
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return nil, err
 	}
-	rooms := map[string]int{}
+	ownPID, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return nil, err
+	}
+	rooms := map[string][]int{}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
@@ -52,12 +57,16 @@ func Rooms() (map[string]int, error) {
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		ns, err := os.Readlink(dir + "/ns/net")
-		if err != nil || ns == own || !descends(pid) {
+		if err != nil || ns == own {
+			continue
+		}
+		if in, err := os.Readlink(dir + "/ns/pid"); err != nil || in == ownPID || !descends(pid) {
 			continue // has ended, or is not ours
 		}
-		if old, ok := rooms[ns]; !ok || pid < old {
-			rooms[ns] = pid
-		}
+		rooms[ns] = append(rooms[ns], pid)
+	}
+	for _, pids := range rooms {
+		slices.Sort(pids)
 	}
 	return rooms, nil
 }

@@ -39,6 +39,20 @@ type Summary struct {
 	Key      string   `json:"key"`
 	Report   string   `json:"report"`
 	Secrets  int      `json:"secrets_seen_by_agent"`
+	// Steps and Seen are of demonstrations with an adversary: what each of its
+	// steps came to, and what was seen from outside.
+	Steps []Step `json:"steps,omitempty"`
+	Seen  any    `json:"seen,omitempty"`
+}
+
+// A Step is one step of an adversary.
+type Step struct {
+	Name string `json:"name"`
+	Says string `json:"says"`
+	// Held is what held it: a policy, a guard, or a reason. Empty: nothing did.
+	Held string `json:"held"`
+	// Happened reports whether it came to pass, as seen from outside.
+	Happened bool `json:"happened"`
 }
 
 // A Printer shows the story, for people or for machines.

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/twinward-dev/twinward/inference"
+	"github.com/twinward-dev/twinward/inference/inferencetest"
+	"github.com/twinward-dev/twinward/sandbox"
+)
+
+// An agentKind is an agent that people use, from npm as it is, and what it must
+// be told besides the sandbox's own preset.
+type agentKind struct {
+	preset   string
+	protocol inference.Protocol // of its model
+	models   []string           // it asks for these names
+	program  string             // below node_modules
+	args     []string
+	files    map[string]string // in the workspace
+	shell    string            // its tool that runs a command
+	field    string            // and the argument that holds it
+}
+
+const ask = "Review pull request #412 of acme/shop, then post the standup to #engineering."
+
+var agentKinds = map[string]agentKind{
+	"claude": {
+		preset: "claude-code", protocol: inference.Anthropic, program: "@anthropic-ai/claude-code-linux-x64/claude",
+		args: []string{"--bare", "-p", ask, "--mcp-config", "/sandbox/mcp.json", "--strict-mcp-config",
+			"--allowedTools", "Bash", "mcp__tools", "--output-format", "text", "--model", "scripted"},
+		files: map[string]string{"mcp.json": `{"mcpServers":{"tools":{"type":"http","url":"https://tools.local/mcp"}}}`},
+		shell: "Bash", field: "command",
+	},
+	"codex": {
+		preset: "codex", protocol: "openai-responses", program: "@openai/codex/bin/codex.js",
+		args:  []string{"exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", ask},
+		files: map[string]string{".codex/config.toml": codexConfig},
+		shell: "exec_command", field: "cmd",
+	},
+}
+
+const codexConfig = `
+model = "scripted"
+model_provider = "host"
+[model_providers.host]
+name = "host"
+base_url = "https://inference.local/v1"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+[mcp_servers.tools]
+url = "https://tools.local/mcp"
+`
+
+func (a agentKind) run(_ inferencetest.Conversation, command string) inferencetest.Turn {
+	return inferencetest.Turn{Calls: []inferencetest.Call{{Name: a.shell, Args: map[string]any{a.field: command, "description": "Does it."}}}}
+}
+
+// policy is the agent's walls: its preset, and the folders that hold the program
+// and Node.
+func (a agentKind) policy(walls *sandbox.Policy, folders ...string) (*sandbox.Policy, error) {
+	preset, err := sandbox.Preset(a.preset)
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.Join(preset, walls, &sandbox.Policy{Filesystem: sandbox.Filesystem{ReadOnly: append(sandbox.SystemPaths(), folders...)}})
+}
+
+func (a agentKind) path(agents string) string {
+	return filepath.Join(agents, "node_modules", filepath.FromSlash(a.program))
+}
