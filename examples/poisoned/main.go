@@ -16,6 +16,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -118,7 +119,7 @@ func knockOut(ctx context.Context, opts options, out io.Writer) error {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "REMOVED\tTHAT IS\tWHAT THEN HAPPENS")
 	var errs []error
-	for _, g := range append([]guard{{what: "nothing"}}, guards...) {
+	for _, g := range append([]guard{{}}, guards...) {
 		opts.without, opts.dir = g.name, ""
 		s, err := play(ctx, opts, io.Discard)
 		if err != nil {
@@ -137,7 +138,7 @@ func knockOut(ctx context.Context, opts options, out io.Writer) error {
 		if happened == nil {
 			happened = []string{"nothing of what was ordered"}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", g.name, g.what, strings.Join(happened, "; "))
+		fmt.Fprintf(t, "%s\t%s\t%s\n", cmp.Or(g.name, "nothing"), g.what, strings.Join(happened, "; "))
 	}
 	return errors.Join(append(errs, t.Flush())...)
 }

@@ -96,19 +96,30 @@ type Capture struct {
 	out   *bufio.Reader
 }
 
+// enter goes into the network of process argv[1] and runs the rest of its
+// arguments there, with a packet socket as descriptor 3. Who is not root has
+// the right to that socket in the session's own user namespace only, which a
+// process of many threads, as those of Go are, cannot enter.
+const enter = `
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for kind in ["net"] if os.getuid() == 0 else ["user", "net"]:
+    if libc.setns(os.open("/proc/%s/ns/%s" % (sys.argv[1], kind), os.O_RDONLY), 0) != 0:
+        sys.exit("setns: " + os.strerror(ctypes.get_errno()))
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) # ETH_P_ALL
+os.dup2(s.fileno(), 3)
+os.execv(sys.argv[2], sys.argv[2:])
+`
+
 // Listen begins to take the packets of the network namespace of a process,
 // which is one of a session of this process. The program must call [Main]. It
-// needs nsenter, of util-linux.
+// needs python3.
 func Listen(pid int, secrets []string) (*Capture, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"-t", strconv.Itoa(pid), "-n"}
-	if os.Getuid() != 0 {
-		args = append(args, "-U", "--preserve-credentials") // the right to listen comes with the session's own user namespace
-	}
-	c := &Capture{cmd: exec.Command("nsenter", append(args, self, captureWord)...)}
+	c := &Capture{cmd: exec.Command("python3", "-c", enter, strconv.Itoa(pid), self, captureWord)}
 	c.cmd.Stderr = os.Stderr
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -119,7 +130,7 @@ func Listen(pid int, secrets []string) (*Capture, error) {
 	}
 	c.out = bufio.NewReader(out)
 	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("nsenter of util-linux is needed to listen: %w", err)
+		return nil, fmt.Errorf("python3 is needed to listen: %w", err)
 	}
 	if err := json.NewEncoder(c.stdin).Encode(secrets); err != nil {
 		return nil, errors.Join(err, c.cmd.Wait())
@@ -163,11 +174,7 @@ func capture(in io.Reader, out io.Writer) error {
 	if err := json.Unmarshal(line, &secrets); err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(binary.BigEndian.Uint16([]byte{unix.ETH_P_ALL & 0xff, 0})))
-	if err != nil {
-		return fmt.Errorf("packet socket: %w", err)
-	}
-	defer unix.Close(fd)
+	const fd = 3
 	// What comes while this process does not get a turn must not be lost.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<20)
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
