@@ -41,6 +41,7 @@ prepare() {
 	need dbus-send dbus-bin
 	need gnome-keyring-daemon gnome-keyring
 	# Of what must work inside a sandbox.
+	need curl curl
 	need ps procps
 	need ssh-keygen openssh-client
 	need gpg gnupg

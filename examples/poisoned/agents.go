@@ -32,7 +32,7 @@ var agentKinds = map[string]agentKind{
 		shell: "Bash", field: "command",
 	},
 	"codex": {
-		preset: "codex", protocol: "openai-responses", program: "@openai/codex/bin/codex.js",
+		preset: "codex", protocol: inference.OpenAIResponses, program: "@openai/codex/bin/codex.js",
 		args:  []string{"exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", ask},
 		files: map[string]string{".codex/config.toml": codexConfig},
 		shell: "exec_command", field: "cmd",
@@ -42,6 +42,7 @@ var agentKinds = map[string]agentKind{
 const codexConfig = `
 model = "scripted"
 model_provider = "host"
+web_search = "disabled"
 [model_providers.host]
 name = "host"
 base_url = "https://inference.local/v1"

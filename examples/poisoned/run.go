@@ -45,6 +45,9 @@ type memorySeen struct {
 	// what the agent works on: the search finds what is there.
 	Secrets int `json:"secrets"`
 	Marked  int `json:"marked"`
+	// Unread are the first processes of sessions, this project's own, which the
+	// kernel lets root alone look into.
+	Unread int `json:"unread"`
 }
 
 // evidence is what was seen from outside, beside the log.
@@ -254,10 +257,14 @@ func (t *telling) searchMemory() {
 		t.wrong("search: %w", err)
 	}
 	for _, pids := range rooms {
-		for _, pid := range pids {
+		for i, pid := range pids {
 			found, read, err := outside.SearchMemory(pid, t.secrets())
-			if errors.Is(err, fs.ErrNotExist) {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
 				continue // it has ended
+			case errors.Is(err, fs.ErrPermission) && i == 0 && os.Getuid() != 0:
+				t.memory.Unread++
+				continue
 			}
 			marked, _, again := outside.SearchMemory(pid, []string{marker})
 			if err = errors.Join(err, again); err != nil {

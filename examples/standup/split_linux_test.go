@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/twinward-dev/twinward/examples/internal/outside"
 	"github.com/twinward-dev/twinward/examples/internal/tell"
 )
 
@@ -31,19 +30,8 @@ func TestSplit(t *testing.T) {
 		require.NoError(t, dec.Decode(&l))
 		doors[l.Door+" "+l.Decision]++
 	}
+	assert.Error(t, runSplit(t.Context(), options{split: true, remote: true}, &bytes.Buffer{}))
 	assert.Equal(t, 3, doors["tool allow"], "%v", doors)
 	assert.Equal(t, 4, doors["tool deny"], "%v", doors)
 	assert.Equal(t, 5, doors["compute deny"], "%v", doors)
-}
-
-// The search finds what is there.
-func TestSearchMemory(t *testing.T) {
-	here := []byte(randomToken())
-	kept := make([]byte, 3<<20)
-	copy(kept[1<<20-10:], here) // across the edge of a block
-	n, read, err := outside.SearchMemory(os.Getpid(), []string{string(here)})
-	require.NoError(t, err)
-	assert.Equal(t, 1, n)
-	assert.Greater(t, read, int64(len(kept)))
-	assert.Error(t, runSplit(t.Context(), options{split: true, remote: true}, &bytes.Buffer{}))
 }

@@ -130,3 +130,17 @@ func ExampleScript() {
 	}
 	// Output: Good morning!
 }
+
+// A tool of a namespace is called in it.
+func TestScriptCallsToolsOfNamespaces(t *testing.T) {
+	srv := httptest.NewServer(NewScript(Turn{From: func(c Conversation) Turn { return Turn{Calls: []Call{{Name: c.Tools[0]}, {Name: c.Tools[1]}}} }}))
+	defer srv.Close()
+	var answer struct {
+		Output []struct{ Name, Namespace string }
+	}
+	require.NoError(t, json.NewDecoder(post(t, srv.URL+"/v1/responses", "",
+		`{"model":"m","input":"hi","tools":[{"type":"namespace","name":"mcp__t","tools":[{"type":"function","name":"post"}]},{"type":"function","name":"run"}]}`).Body).Decode(&answer))
+	require.Len(t, answer.Output, 2)
+	assert.Equal(t, "mcp__t", answer.Output[0].Namespace)
+	assert.Empty(t, answer.Output[1].Namespace)
+}

@@ -3,6 +3,7 @@ package inferencetest
 import (
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -76,6 +77,18 @@ func (r request) conversation() Conversation {
 		}
 	}
 	return c
+}
+
+// namespace returns the name of the namespace that a tool is in, or "".
+func (r request) namespace(tool string) string {
+	for _, t := range r.Tools {
+		for _, inner := range t.Tools {
+			if slices.Contains(inner.names(), tool) {
+				return t.Name
+			}
+		}
+	}
+	return ""
 }
 
 // promptTokens is a count that depends on nothing but the messages.

@@ -57,10 +57,14 @@ func responses(w http.ResponseWriter, req request, turn Turn) {
 		})
 	}
 	for i, c := range turn.Calls {
-		output = append(output, map[string]any{
+		call := map[string]any{
 			"id": fmt.Sprintf("fc_%d_%d", turnID, i), "type": "function_call", "status": "completed",
 			"call_id": callID(req, i), "name": c.Name, "arguments": c.arguments(),
-		})
+		}
+		if space := req.namespace(c.Name); space != "" {
+			call["namespace"] = space
+		}
+		output = append(output, call)
 	}
 	response := func(status string, output any, usage any) map[string]any {
 		return map[string]any{

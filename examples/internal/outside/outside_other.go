@@ -5,9 +5,6 @@ package outside
 // SearchMemory is for Linux.
 func SearchMemory(int, []string) (int, int64, error) { return 0, 0, ErrUnsupported }
 
-// Traffic is for Linux.
-type Traffic struct{}
-
 // Rooms is for Linux.
 func Rooms() (map[string][]int, error) { return nil, ErrUnsupported }
 

@@ -23,20 +23,6 @@ import (
 // captureWord is the argument that makes a program take packets: see [Main].
 const captureWord = "capture-packets"
 
-// Traffic is what was seen on the network of a session, outgoing packets only:
-// on loopback each comes in once more.
-type Traffic struct {
-	// Interfaces are those that the session has.
-	Interfaces []string `json:"interfaces"`
-	Packets    int      `json:"packets"`
-	// To are the destinations: protocol, address and port.
-	To []string `json:"to"`
-	// Asked are the names that were asked of the name server.
-	Asked []string `json:"asked"`
-	// Secrets counts those of the secrets that were in a packet.
-	Secrets int `json:"secrets"`
-}
-
 // Rooms returns the processes of each network namespace that descendants of this
 // process have and it has not, by the namespace and in the order of their
 // numbers. Those that see the processes of this one are not in a session.
@@ -250,7 +236,7 @@ func (t *taker) take(p []byte) {
 		}
 	}
 	if src > port { // what goes to a server, and not its answers
-		t.to[fmt.Sprintf("%s %s:%d", name, dst, port)] = true
+		t.to[name+" "+netip.AddrPortFrom(dst, port).String()] = true
 	}
 }
 
