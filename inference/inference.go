@@ -84,6 +84,15 @@
 // not know about looks exactly like one that nobody serves. Reasons are in the
 // audit log.
 //
+// # Translation
+//
+// A backend that understands chat completions only can stand in for Anthropic's
+// messages and OpenAI's responses ([Backend.Translate]): requests, answers and
+// streams are then translated, strictly. What the backend cannot be told exactly
+// is refused with the path of the field, unless the host named the feature as one
+// to be ignored, which is on record with each call. Policy decides about what the
+// backend will read. Counts on record are the backend's own.
+//
 // # Provider-side tools
 //
 // Providers offer to search the web, fetch URLs, run code or call other MCP
