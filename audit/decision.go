@@ -152,6 +152,7 @@ const (
 	GuardState        = "state"         // carried by a client, and not made here for this very request
 	GuardUnknown      = "unknown"       // a tool, name or model that nobody configured
 	GuardStoredObject = "stored-object" // of the account that all agents of the host share
+	GuardTranslation  = "translation"   // the backend cannot be told this in the protocol that it speaks
 
 	// What stands behind it.
 	GuardPinDrift     = "pin-drift"    // the live definition is not the approved one

@@ -43,7 +43,7 @@ var guards = []string{
 	ReasonNoPermit, ReasonNotInProfile,
 	GuardNoActor, GuardActor, GuardToken, GuardRevoked,
 	GuardOrigin, GuardHeaders, GuardSession, GuardLimit, GuardMedia, GuardSize,
-	GuardStrictJSON, GuardArguments, GuardMethod, GuardState, GuardUnknown, GuardStoredObject,
+	GuardStrictJSON, GuardArguments, GuardMethod, GuardState, GuardUnknown, GuardStoredObject, GuardTranslation,
 	GuardPinDrift, GuardNoSnapshot, GuardStale, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,

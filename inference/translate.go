@@ -116,7 +116,7 @@ func (c *call) render(t *target) rendering {
 
 // untranslatable is the denial of a request that t cannot be told.
 func untranslatable(d governance.Decision, why error) *denial {
-	no := governance.Decision{Decision: guarded(audit.GuardArguments), Action: d.Action, Resource: d.Resource}
+	no := governance.Decision{Decision: guarded(audit.GuardTranslation), Action: d.Action, Resource: d.Resource}
 	return &denial{refusal{
 		status: http.StatusBadRequest, code: "cannot_translate",
 		message: "the request cannot be translated for the backend of this model: " + why.Error(),

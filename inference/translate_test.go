@@ -146,8 +146,8 @@ func TestUntranslatableRequests(t *testing.T) {
 		reason     string
 	}{
 		{"/v1/messages", `{"model":"good","max_tokens":9,"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"x","signature":"s"}]},{"role":"user","content":"x"}]}`,
-			400, `messages[0].content[0]`, audit.GuardArguments},
-		{"/v1/responses", `{"model":"good","input":[{"type":"compaction","encrypted_content":"x"}]}`, 400, "compaction", audit.GuardArguments},
+			400, `messages[0].content[0]`, audit.GuardTranslation},
+		{"/v1/responses", `{"model":"good","input":[{"type":"compaction","encrypted_content":"x"}]}`, 400, "compaction", audit.GuardTranslation},
 		{"/v1/messages", `{"model":"forbidden","max_tokens":9,"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"x","signature":"s"}]}]}`,
 			403, "may not use the model", "no-permit"},
 		// The backend would fetch the image: the same decision as without translation.
@@ -195,7 +195,7 @@ func TestEstimatedTokens(t *testing.T) {
 	resp, got = h.post("/v1/messages/count_tokens", body)
 	assert.Equal(t, 400, resp.StatusCode, got)
 	assert.Contains(t, got, "does not offer this operation")
-	assert.Equal(t, audit.GuardArguments, h.denial().Decision.Reason)
+	assert.Equal(t, audit.GuardTranslation, h.denial().Decision.Reason)
 }
 
 // Errors of the backend have the client's shape.

@@ -65,6 +65,7 @@ var guardTexts = map[string]string{
 	audit.GuardMethod:       "no action covers the method",
 	audit.GuardUnknown:      "nobody configured it",
 	audit.GuardStoredObject: "it is in the account that all agents share",
+	audit.GuardTranslation:  "the backend cannot be told this",
 	audit.GuardPinDrift:     "the tool is not the one that was approved",
 	audit.GuardNoSnapshot:   "no policy was in force",
 	audit.GuardPolicyError:  "a policy failed to evaluate",
