@@ -53,7 +53,7 @@ func (t *inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 		in.Body = http.NoBody
 	}
 	body, to := io.Pipe()
-	w := &pipeWriter{to: to, header: http.Header{}, started: make(chan struct{})}
+	w := &pipeWriter{ctx: ctx, to: to, header: http.Header{}, started: make(chan struct{})}
 	go func() {
 		defer cancel()
 		t.serve(w, in)
@@ -99,7 +99,7 @@ func (t *inProcess) serve(w *pipeWriter, req *http.Request) {
 		case nil:
 			w.end(nil)
 		case http.ErrAbortHandler:
-			w.end(io.ErrUnexpectedEOF)
+			w.end(w.cut())
 		default:
 			t.router.opts.Logger.Error("inference: a call panicked", slog.Any("panic", p))
 			w.end(errCallBroken)
@@ -121,6 +121,7 @@ func (b *pipeBody) Close() error {
 
 // A pipeWriter is the [http.ResponseWriter] of a call in the same process.
 type pipeWriter struct {
+	ctx     context.Context // of the call
 	to      *io.PipeWriter
 	header  http.Header
 	once    sync.Once
@@ -163,8 +164,17 @@ func (w *pipeWriter) SetWriteDeadline(t time.Time) error {
 	if w.deadline != nil {
 		w.deadline.Stop()
 	}
-	w.deadline = time.AfterFunc(time.Until(t), func() { _ = w.to.CloseWithError(io.ErrUnexpectedEOF) })
+	w.deadline = time.AfterFunc(time.Until(t), func() { _ = w.to.CloseWithError(w.cut()) })
 	return nil
+}
+
+// cut is how an answer ends that is not whole: with the error of its context when
+// that has ended, as any transport has it, so that SDKs can tell.
+func (w *pipeWriter) cut() error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	return io.ErrUnexpectedEOF
 }
 
 // end ends the answer with err, or well.

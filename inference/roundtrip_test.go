@@ -120,6 +120,9 @@ func TestRoundTripperEndsWithItsClient(t *testing.T) {
 			assert.Equal(t, audit.StatusCancelled, log.out.Status)
 			_, err = resp.Body.Read(make([]byte, 1))
 			assert.Error(t, err)
+			if name == "context cancelled" {
+				assert.ErrorIs(t, err, context.Canceled, "as any transport says it: SDKs tell this from a stream that broke off")
+			}
 		})
 	}
 	synctest.Test(t, func(t *testing.T) { // before there is an answer
