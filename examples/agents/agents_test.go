@@ -142,21 +142,47 @@ func (a agent) script() *inferencetest.Script {
 // model wants, tells the model the result, and ends.
 func TestAgents(t *testing.T) {
 	for _, a := range agents {
+		t.Run(a.name, func(t *testing.T) { a.in(t).turn(a) })
+	}
+}
+
+// Two of them do so where the provider understands chat completions only, and the
+// door translates, with the host's word for what may be left out.
+func TestAgentsInTranslation(t *testing.T) {
+	for _, a := range agents {
+		if a.name != "claude-code" && a.name != "codex" {
+			continue
+		}
+		a.backend.Translate = inference.Translate{
+			Protocols: []inference.Protocol{a.backend.Protocol},
+			Ignore:    []string{"thinking", "context_management", "effort", "reasoning", "hosted_tools"},
+		}
+		a.backend.Protocol = inference.OpenAI
 		t.Run(a.name, func(t *testing.T) {
-			policy, err := sandbox.Preset(a.preset)
-			if a.preset == "" {
-				policy, err = &sandbox.Policy{Inference: &sandbox.Inference{}}, nil
-			}
-			require.NoError(t, err)
-			policy, err = sandbox.Join(policy, &sandbox.Policy{Environment: a.env})
-			require.NoError(t, err)
-			seen := new(asked)
-			h := newHouse(t, seen.scripted(t, a.script()), a.backend)
-			h.asked = seen
-			h.enter(a.name, policy)
+			h := a.in(t)
 			h.turn(a)
+			for _, line := range h.asked.all() {
+				assert.Equal(t, "POST /v1/chat/completions", line)
+			}
 		})
 	}
+}
+
+// in makes a host for the agent, with a session.
+func (a agent) in(t *testing.T) *house {
+	t.Helper()
+	policy, err := sandbox.Preset(a.preset)
+	if a.preset == "" {
+		policy, err = &sandbox.Policy{Inference: &sandbox.Inference{}}, nil
+	}
+	require.NoError(t, err)
+	policy, err = sandbox.Join(policy, &sandbox.Policy{Environment: a.env})
+	require.NoError(t, err)
+	seen := new(asked)
+	h := newHouse(t, seen.scripted(t, a.script()), a.backend)
+	h.asked = seen
+	h.enter(a.name, policy)
+	return h
 }
 
 func (h *house) turn(a agent) {

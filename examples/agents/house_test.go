@@ -221,11 +221,14 @@ var knownHeaders = []string{
 	"Content-Type", "User-Agent", "X-Api-Key", "X-Goog-Api-Key",
 }
 
-func (a *asked) String() string {
+// all are the requests so far.
+func (a *asked) all() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return strings.Join(a.lines, ", ")
+	return slices.Clone(a.lines)
 }
+
+func (a *asked) String() string { return strings.Join(a.all(), ", ") }
 
 func (a *asked) onlyKnownHeaders(t *testing.T) {
 	a.mu.Lock()
