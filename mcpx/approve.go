@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +26,8 @@ import (
 // What a person agrees to is one call: of this actor, of this tool, with these
 // bytes as arguments, by the policies in force. The engine decides again with
 // the approval, and counts it once. Whatever else the agent calls, or calls a
-// second time, is asked for anew.
+// second time, is asked for anew. Prompts and resources are stopped, and agreed
+// to, in the same way.
 type Approver interface {
 	// Approve returns what a person said. It may wait for as long as ctx lasts,
 	// which ends with the time that people have, and when the agent leaves or is
@@ -51,7 +53,13 @@ type ApprovalRequest struct {
 	Decision string
 	// Actor is who calls.
 	Actor audit.Actor
-	// Server and Tool are what is called, and Args with which JSON.
+	// Action and Resource are what was decided, as on record: such as
+	// "slack__post_message" and `Tool::"slack__post_message"`, or "get_prompt" and
+	// `Prompt::"slack__digest"`, or "read_resource" and a Resource.
+	Action, Resource string
+	// Server and Tool are what is called, and Args with which JSON. Tool is the
+	// name of a prompt or the URI of a resource, if Action says that it is one;
+	// Args are nil for a resource.
 	Server, Tool string
 	Args         json.RawMessage
 	// Groups are those of each of which the person has to be.
@@ -98,6 +106,18 @@ const (
 	maxWaitingPerActor = 16
 )
 
+// what says in words what the actor wants to do.
+func (r ApprovalRequest) what() string {
+	name := strconv.QuoteToASCII(r.Tool)
+	switch r.Action {
+	case "get_prompt":
+		return "get the prompt " + name
+	case "read_resource":
+		return "read the resource " + name
+	}
+	return "call the tool " + name
+}
+
 // waits reports whether d only lacks the agreement of a person.
 func waits(d governance.Decision) bool {
 	return d.Effect == audit.Deny && d.Reason == audit.GuardApproval && d.Call != ""
@@ -115,7 +135,9 @@ func (g *governor) approve(ctx context.Context, q *query, ask governance.Request
 		_, err := g.no(ctx, q, r)
 		return d, nil, err
 	}
-	if guard := g.site.live(ctx, q, ask.Server, ask.Name); guard != "" {
+	if q.method != methodCallTool {
+		// Whether it is still what was approved shows when it is had.
+	} else if guard := g.site.live(ctx, q, ask.Server, ask.Name); guard != "" {
 		_, err := g.no(ctx, q, override(d, guard))
 		return d, nil, err // nobody is asked about what cannot be done
 	}
@@ -129,7 +151,7 @@ func (g *governor) approve(ctx context.Context, q *query, ask governance.Request
 	}
 	defer leave()
 	v, err := g.verdict(ctx, q, ApprovalRequest{
-		Decision: d.ID, Actor: q.actor, Server: ask.Server, Tool: ask.Name, Args: ask.Args,
+		Decision: d.ID, Actor: q.actor, Action: d.Action, Resource: d.Resource, Server: ask.Server, Tool: ask.Name, Args: ask.Args,
 		Groups: demands.Approvals, Call: d.Call, Policy: d.PolicyHash,
 	})
 	var waiting *AwaitingError

@@ -59,8 +59,8 @@ func (c *ClientApprover) Approve(ctx context.Context, r ApprovalRequest) (Verdic
 	}
 	answer, err := a.form(ctx, approvalRequest, &mcp.ElicitParams{
 		Mode: "form",
-		Message: fmt.Sprintf("The agent %s wants to call the tool %s of %s, once, with exactly these arguments:\n\n%s\n\nThis needs your agreement (decision %s).",
-			strconv.QuoteToASCII(r.Actor.Agent), strconv.QuoteToASCII(r.Tool), r.Server, Visible(r.Args), r.Decision),
+		Message: fmt.Sprintf("The agent %s wants to %s of %s, once%s\n\nThis needs your agreement (decision %s).",
+			strconv.QuoteToASCII(r.Actor.Agent), r.what(), r.Server, withArgs(r.Args), r.Decision),
 		RequestedSchema: json.RawMessage(`{"type":"object","properties":{
 			"approve":{"type":"boolean","title":"I agree to this call","default":false},
 			"reason":{"type":"string","title":"Why","maxLength":200}},"required":["approve"]}`),
@@ -74,6 +74,14 @@ func (c *ClientApprover) Approve(ctx context.Context, r ApprovalRequest) (Verdic
 		reason = "asked at the client"
 	}
 	return Verdict{Approved: answer.Action == "accept" && yes, By: r.Actor.User, Reason: reason, Groups: groups}, nil
+}
+
+// withArgs is the end of a sentence about a call.
+func withArgs(args json.RawMessage) string {
+	if len(args) == 0 {
+		return "."
+	}
+	return ", with exactly these arguments:\n\n" + Visible(args)
 }
 
 // Visible returns JSON for people to read: indented, and with everything escaped

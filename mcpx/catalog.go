@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/governance"
 )
+
+// catalogTime bounds how long a server may take to say what it has.
+const catalogTime = time.Minute
 
 var serverName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
@@ -46,6 +50,9 @@ func Catalog(ctx context.Context, name string, server *mcp.Server) (governance.S
 // server claims for itself: behind a [Gateway] no two servers may claim the
 // same, and a reviewer takes out what belongs to one user only.
 //
+// A server that has not answered all of it within a minute is given up; ctx may
+// end it sooner.
+//
 // Schemas are as the server wrote them. Characters that cannot be seen are
 // written as escape sequences, so that a reviewer sees them: see
 // [governance.ToolDefinition.Hidden].
@@ -72,6 +79,8 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 	if !serverName.MatchString(name) {
 		return none, fmt.Errorf("%w: server name %q: use 1 to 32 of a-z, 0-9 and -", ErrCatalog, name)
 	}
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
+	defer cancel()
 	w := new(wire)
 	if st, overHTTP := t.(*mcp.StreamableClientTransport); overHTTP {
 		t = tapped(st, w)

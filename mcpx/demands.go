@@ -18,6 +18,7 @@ var (
 	meetsForTools   = []string{governance.ObligationMaxBytes, governance.ObligationRedact}
 	meetsWithPeople = append([]string{governance.ObligationApproval}, meetsForTools...)
 	meetsForOthers  = []string{governance.ObligationMaxBytes}
+	meetsForReading = append([]string{governance.ObligationApproval}, meetsForOthers...)
 )
 
 // meetsForTools are what this door does where there is somebody to ask, or not.
@@ -26,6 +27,15 @@ func (g *governor) meetsForTools() []string {
 		return meetsForTools
 	}
 	return meetsWithPeople
+}
+
+// meetsFor are the same for what is not a tool. People are asked about what is
+// read once, not about what goes on by itself.
+func (g *governor) meetsFor(action string) []string {
+	if g.approver != nil && (action == "get_prompt" || action == "read_resource") {
+		return meetsForReading
+	}
+	return meetsForOthers
 }
 
 // codeWithheld is the outcome of a call that was done and whose answer was not

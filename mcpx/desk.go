@@ -302,7 +302,7 @@ func (d *Desk) record(ctx context.Context, m *matter, v Verdict) error {
 	count := slices.DeleteFunc(slices.Clone(v.Groups), func(g string) bool { return !slices.Contains(m.r.Groups, g) })
 	return d.log.Append(context.WithoutCancel(ctx), audit.Event{
 		Kind: audit.KindApproval, Door: audit.DoorTool, Actor: m.r.Actor, Args: m.r.Args,
-		Action: m.r.Server + "__" + m.r.Tool, Resource: fmt.Sprintf("Tool::%q", m.r.Server+"__"+m.r.Tool),
+		Action: m.r.Action, Resource: m.r.Resource,
 		Change: &audit.Change{By: v.By, Reason: v.Reason},
 		Detail: map[string]string{"verdict": verdict, "decision": m.r.Decision, "groups": strings.Join(count, " ")},
 	})
@@ -341,12 +341,15 @@ func (d *Desk) write(w io.Writer, m *matter, p Person) error {
 		put(", for %s", ascii(who.User))
 	}
 	put(`</dd>
-<dt>wants to call</dt><dd><b>%s</b> of <b>%s</b>, once</dd>
-<dt>with exactly</dt><dd><pre>%s</pre></dd>
-<dt>It takes somebody of</dt><dd>%s</dd>
+<dt>wants to</dt><dd><b>%s</b> of <b>%s</b>, once</dd>
+`, m.r.what(), m.r.Server)
+	if len(m.r.Args) > 0 {
+		put("<dt>with exactly</dt><dd><pre>%s</pre></dd>\n", Visible(m.r.Args))
+	}
+	put(`<dt>It takes somebody of</dt><dd>%s</dd>
 <dt>Asked</dt><dd>%s, until %s; decision %s</dd>
 </dl>
-`, ascii(m.r.Tool), m.r.Server, Visible(m.r.Args), strings.Join(m.r.Groups, ", "), asked.UTC().Format(layout), until.UTC().Format(layout), m.r.Decision)
+`, strings.Join(m.r.Groups, ", "), asked.UTC().Format(layout), until.UTC().Format(layout), m.r.Decision)
 	if answered {
 		put("<p>This was answered.</p>\n</html>\n")
 	} else {

@@ -254,10 +254,14 @@ func (g *governor) middleware(next mcp.MethodHandler) mcp.MethodHandler {
 
 func (g *governor) handle(ctx context.Context, q *query) (mcp.Result, error) {
 	switch q.method {
-	case methodInitialize, methodPing, notifyInitialized, notifyCancelled, notifyProgress, notifyRoots:
+	case methodInitialize:
+		res, err := q.next(ctx, q.method, q.req)
+		return g.handshake(ctx, q, res, err)
+	case methodPing, notifyInitialized, notifyCancelled, notifyProgress, notifyRoots:
 		return q.next(ctx, q.method, q.req)
 	case methodDiscover:
-		return discover(q.next(ctx, q.method, q.req))
+		res, err := discover(q.next(ctx, q.method, q.req))
+		return g.handshake(ctx, q, res, err)
 	}
 	q.describe()
 	ctx, seen := g.telemetry.received(ctx, q)

@@ -26,7 +26,10 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	if no := g.takeInput(q); no != nil {
 		return g.refuse(ctx, q, *no)
 	}
-	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: name, Enforces: meetsForOthers}
+	ask := governance.Request{Actor: q.actor, Action: action, Server: server, Name: name, Enforces: g.meetsFor(action)}
+	if q.kind == kindPrompt {
+		ask.Args = q.args // policy does not read them, and a person who agrees does
+	}
 	if p, ok := q.req.GetParams().(*mcp.CompleteParams); ok {
 		ask.Attrs = map[string]any{"argument": p.Argument.Name}
 		q.args, _ = json.Marshal(struct { // policy decides by the name, and all that is sent is on record
@@ -37,7 +40,10 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	if q.asked != nil && q.asked.talk != nil {
 		return q.deliver(g.resume(ctx, q, ask, q.asked.talk))
 	}
-	d := g.decide(ctx, ask)
+	d, r, err := g.approve(ctx, q, ask, g.decide(ctx, ask))
+	if r != nil || err != nil {
+		return q.deliver(r, err)
+	}
 	if !d.Allowed() {
 		return g.refuse(ctx, q, decided(d))
 	}
