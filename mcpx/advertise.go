@@ -4,6 +4,7 @@ package mcpx
 
 import (
 	"context"
+	"maps"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -18,10 +19,17 @@ import (
 // told of.
 
 // handshake marks the answer of initialize or server/discover as one actor's.
-func (g *governor) handshake(ctx context.Context, q *query, res mcp.Result, err error) (mcp.Result, error) {
+func (g *governor) handshake(ctx context.Context, q *query, was mcp.Result, err error) (res mcp.Result, _ error) {
+	res = was
 	if err != nil {
 		return res, err
 	}
+	defer func() {
+		if p := recover(); p != nil { // the host cannot say who asks, and so refuses whatever comes next
+			g.logger.Error("mcpx: panic in the handshake", "panic", p)
+			res = was
+		}
+	}()
 	actor, no := g.actor(ctx, q.req)
 	if no != nil || g.broken != nil {
 		return res, nil // and refuse whatever comes next
@@ -40,6 +48,10 @@ func (g *governor) handshake(ctx context.Context, q *query, res mcp.Result, err 
 		}
 		out := *d
 		out.Capabilities = g.capabilities(ctx, actor, d.Capabilities)
+		if gw, ok := g.site.(*Gateway); ok && gw.mayTask() && out.Capabilities != nil {
+			out.Capabilities.Extensions = maps.Clone(out.Capabilities.Extensions)
+			out.Capabilities.AddExtension(tasksExtension, map[string]any{})
+		}
 		return &out, nil
 	}
 	return res, nil
@@ -64,6 +76,19 @@ func (g *governor) capabilities(ctx context.Context, actor audit.Actor, all *mcp
 		out.Completions = nil
 	}
 	return &out
+}
+
+// mayTask reports whether a server behind the gateway may answer with tasks: those
+// over HTTP, of whichever era they turn out to be.
+func (g *Gateway) mayTask() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, u := range g.upstreams {
+		if u.endpoint != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // completable are the prompts and resource templates of this site.

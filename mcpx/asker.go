@@ -23,7 +23,7 @@ func (q *query) caps() *mcp.ClientCapabilities {
 		ClientCapabilities() *mcp.ClientCapabilities
 	})
 	if !ok {
-		return nil
+		return q.features
 	}
 	return c.ClientCapabilities()
 }

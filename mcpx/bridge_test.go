@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ type stall struct {
 	mu    sync.Mutex
 	asks  []mcp.InputRequest // of the tool "order", one after the other
 	heard []mcp.InputResponse
+	aside bool // an older server asks on the stream that belongs to no request
 }
 
 func form(message string) *mcp.ElicitParams {
@@ -79,6 +81,9 @@ func (s *stall) order(ctx context.Context, req *mcp.CallToolRequest) (*mcp.CallT
 			return done()
 		}
 		return &mcp.CallToolResult{InputRequests: mcp.InputRequestMap{"q": asks[n]}, RequestState: fmt.Sprintf("after %d", n+1)}, nil
+	}
+	if s.aside {
+		ctx = context.Background()
 	}
 	for _, ask := range asks {
 		var a mcp.InputResponse
@@ -224,6 +229,43 @@ func TestQuestions(t *testing.T) {
 		}
 		assert.Empty(t, begun, "every intent has its outcome")
 	})
+}
+
+// A server of the older era may ask on the stream that belongs to no request, as
+// some SDKs do: while the call has the session for itself, that is its question.
+func TestQuestionsAside(t *testing.T) {
+	eras(t, func(t *testing.T, version string) {
+		m := newMarket(t, true, mayAsk)
+		m.shop.aside = true
+		m.shop.asks = []mcp.InputRequest{form("Which size?"), sample()}
+		var c customer
+		a := m.connect(bot, version, c.options())
+		for range 3 { // the server allows one such stream at a time
+			res, err := a.Call(t.Context(), "shop__order", `{}`)
+			require.NoError(t, err)
+			require.Equal(t, "ordered", mcptest.Text(res))
+		}
+		assert.Len(t, c.asked, 6)
+		assert.Len(t, m.shop.heard, 6)
+		assert.Len(t, m.up.Calls(), 3)
+	})
+}
+
+// The legs of a call go to a server of the newer era in one session, so that no two
+// of them have the same id.
+func TestLegsHaveTheirIDs(t *testing.T) {
+	m := newMarket(t, false, mayAsk)
+	m.shop.asks = []mcp.InputRequest{form("Which size?"), form("Which colour?")}
+	var c customer
+	res, err := m.connect(bot, modern, c.options()).Call(t.Context(), "shop__order", `{}`)
+	require.NoError(t, err)
+	require.Equal(t, "ordered", mcptest.Text(res))
+	require.Len(t, m.up.Calls(), 3)
+	ids := map[string]bool{}
+	for _, id := range regexp.MustCompile(`"id":(\d+),"method":"tools/call"`).FindAllSubmatch(m.up.Seen(), -1) {
+		ids[string(id[1])] = true
+	}
+	assert.Len(t, ids, 3)
 }
 
 // M5: what policy does not permit, and what no user should see, is not asked, and

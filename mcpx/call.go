@@ -31,6 +31,7 @@ type flight struct {
 	key        governance.Decision // on use_credential
 	asks       string              // if the answer asks the client for something: the outcome's code
 	talk       *talk               // of a call that may be parked, or nil
+	kept       bool                // it has become a task
 	out        audit.Outcome       // Bytes, Checks and CredentialVersion
 }
 
@@ -89,14 +90,14 @@ func (g *governor) call(ctx context.Context, q *query) (reply, error) {
 // release gives back what was reserved for the flight, unless its act has settled
 // that, or goes on.
 func (f *flight) release() {
-	if f.talk == nil {
+	if f.talk == nil && !f.kept {
 		f.decision.Settle(governance.Result{})
 		f.key.Settle(governance.Result{})
 	}
 }
 
 // purposes are what policy is told that a credential is used for.
-var purposes = [...]string{kindTool: "tool", kindPrompt: "prompt", kindResource: "resource", kindTemplate: "resource", kindLogging: "logging"}
+var purposes = [...]string{kindTool: "tool", kindPrompt: "prompt", kindResource: "resource", kindTemplate: "resource", kindLogging: "logging", kindTask: "tool"}
 
 // useCredential decides whether the secret of the flight's server, if it has
 // one, may be used for this.
@@ -148,6 +149,9 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) 
 		return nil, r
 	}
 	res, err := g.run(ctx, q, f)
+	if raw, ok := res.(*rawReply); ok && err == nil && raw.task != nil {
+		return g.keep(ctx, q, f, call, raw)
+	}
 	out := f.out
 	if f.asks == "" {
 		res, err = g.answered(ctx, f, res, err, &out)

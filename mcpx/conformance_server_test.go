@@ -108,9 +108,15 @@ func (a always) Verify(context.Context, string, string) (audit.Actor, time.Time,
 // returns its checks by "scenario/check": true for those that passed.
 func judge(t *testing.T, args ...string) map[string]bool {
 	t.Helper()
+	return judgeIn(t, nil, args...)
+}
+
+// judgeIn is judge with more in the environment of the suite.
+func judgeIn(t *testing.T, env []string, args ...string) map[string]bool {
+	t.Helper()
 	out := t.TempDir()
 	cmd := npmtest.Command(t.Context(), t, npmtest.Conformance, append(args, "-o", out)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	text, err := cmd.CombinedOutput()
 	if _, failed := err.(*exec.ExitError); err != nil && !failed { // which it does if a check fails
 		require.NoError(t, err)

@@ -4,7 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"strconv"
+	"time"
 )
+
+// maxEventID bounds the id of an event, in bytes; a longer one is none.
+const maxEventID = 1024
 
 // An events reader takes a stream of server-sent events apart, as the HTML
 // standard says (§9.2.6), as far as MCP uses it: events named "message" or not
@@ -13,9 +18,16 @@ type events struct {
 	r    *bufio.Reader
 	data []byte
 	last string // id of the last event
+
+	retry time.Duration // how long after the stream's end it may be asked for again
 }
 
-func newEvents(r io.Reader) *events { return &events{r: bufio.NewReader(r)} }
+func newEvents(r io.Reader) *events { return &events{r: bufio.NewReader(r), retry: resumeWait} }
+
+// again reads the same stream where it goes on.
+func (e *events) again(r io.Reader) *events {
+	return &events{r: bufio.NewReader(r), last: e.last, retry: e.retry}
+}
 
 // next returns the data of the next event that has any. It is good until the
 // call after. At the end of the stream, also in the middle of an event, it
@@ -49,7 +61,13 @@ func (e *events) next() ([]byte, error) {
 		case "event":
 			named = len(value) > 0 && string(value) != "message"
 		case "id":
-			e.last = string(value)
+			if len(value) <= maxEventID && !bytes.ContainsFunc(value, func(r rune) bool { return r < ' ' }) {
+				e.last = string(value)
+			}
+		case "retry":
+			if ms, err := strconv.ParseUint(string(value), 10, 31); err == nil {
+				e.retry = time.Duration(ms) * time.Millisecond
+			}
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (g *Gateway) fast(r *http.Request, v *visit, m message, h *held) bool {
 		return false
 	case m.method != methodCallTool || !m.call || !m.named || m.odd:
 		return false
-	case !accepts(r.Header.Values("Accept")) || len(r.Header.Values("Last-Event-Id")) > 0:
+	case !accepts(r.Header.Values("Accept")) || len(r.Header.Values(lastEvent)) > 0:
 		return false
 	case !m.asked.ordinary():
 		return false
@@ -168,11 +168,7 @@ func (g *Gateway) serveFast(w http.ResponseWriter, r *http.Request, v *visit, m 
 	q := &query{
 		method: methodCallTool, name: m.name, args: m.args, modern: isModern,
 		speaks: r.Header.Get(headerVersion), outer: outer, visit: v, actor: v.actor,
-	}
-	if q.trace = text(m.asked.trace); !validTrace(q.trace) {
-		if q.trace = r.Header.Get("Traceparent"); !validTrace(q.trace) {
-			q.trace = ""
-		}
+		trace: traceOf(r, m), tasks: isModern && declaresTasks(json.RawMessage(m.asked.features)),
 	}
 	q.do = func(ctx context.Context, f *flight) (reply, error) {
 		u := g.upstream(f.server)
@@ -184,12 +180,23 @@ func (g *Gateway) serveFast(w http.ResponseWriter, r *http.Request, v *visit, m 
 		}
 		return g.forward(ctx, q, f, u)
 	}
-	res, err := g.carry(outer, q)
+	res, err := g.carry(outer, q, g.gov.call)
 	a.finish(m.name, res, err)
 }
 
-// carry has a call governed, and survives a panic of that.
-func (g *Gateway) carry(ctx context.Context, q *query) (res reply, err error) {
+// traceOf returns the W3C trace context of a request that no SDK carries.
+func traceOf(r *http.Request, m message) string {
+	if trace := text(m.asked.trace); validTrace(trace) {
+		return trace
+	}
+	if trace := r.Header.Get("Traceparent"); validTrace(trace) {
+		return trace
+	}
+	return ""
+}
+
+// carry has a request governed, and survives a panic of that.
+func (g *Gateway) carry(ctx context.Context, q *query, govern func(context.Context, *query) (reply, error)) (res reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			g.gov.logger.Error("mcpx: panic", "method", q.method, "panic", p, "stack", string(debug.Stack()))
@@ -203,14 +210,14 @@ func (g *Gateway) carry(ctx context.Context, q *query) (res reply, err error) {
 	ctx, seen := g.gov.telemetry.received(ctx, q)
 	defer func() { seen.end(endingOf(res, err)) }()
 	if live {
-		return g.gov.call(ctx, q)
+		return govern(ctx, q)
 	}
 	ctx, cancel, no := g.gov.alive(ctx, q)
 	if no != nil {
 		return g.gov.no(ctx, q, *no)
 	}
 	defer cancel()
-	return g.gov.call(ctx, q)
+	return govern(ctx, q)
 }
 
 // An answer is what the client of one call gets: one JSON object, or a stream

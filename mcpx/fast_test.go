@@ -253,7 +253,7 @@ func jsonOf(t *testing.T, body string, h http.Header) string {
 	}
 	var data []string
 	for line := range strings.Lines(body) {
-		if d, ok := strings.CutPrefix(line, "data: "); ok {
+		if d, ok := strings.CutPrefix(line, "data: "); ok && strings.TrimSpace(d) != "" {
 			data = append(data, strings.TrimSpace(d))
 		}
 	}

@@ -13,14 +13,18 @@ type rawReply struct {
 	members []byte // of the result, separated by commas
 	meta    []byte // what passes of _meta, separated by commas
 	isError bool
-	asks    bool  // it is not the result, but what is needed for one
-	bytes   int64 // of what the upstream sent
+	asks    bool      // it is not the result, but what is needed for one
+	task    *taskMark // it is not the result, but where that will be
+	bytes   int64     // of what the upstream sent
 }
 
 // kind is the resultType of 2026-07-28, as a member.
 func (r *rawReply) kind() string {
 	if r.asks {
 		return `"resultType":"input_required",`
+	}
+	if r.task != nil {
+		return `"resultType":"task",`
 	}
 	return resultType
 }

@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,13 +58,18 @@ func (g *Gateway) direct(ctx context.Context, f *flight, u *Upstream, a *answer)
 
 // An exchange is the request of one call to an upstream, and its answer.
 type exchange struct {
-	g        *Gateway
-	p        *passage
-	f        *flight
-	u        *Upstream
-	answer   *answer
-	id       int64
-	ok       bool  // by its status it is an answer
+	g      *Gateway
+	p      *passage
+	f      *flight
+	u      *Upstream
+	answer *answer
+	id     int64
+	ok     bool // by its status it is an answer
+
+	// Of what is no tools/call: its method, what Mcp-Name says, and all of it.
+	method, name string
+	raw          []byte
+
 	withheld error // why a notification is not passed on, which ends the call
 }
 
@@ -71,6 +77,9 @@ func (x *exchange) modern() bool { return x.p.s.wire.agreed() >= modernVersion }
 
 // body is the request: what is around the arguments, and they themselves.
 func (x *exchange) body() []byte {
+	if x.raw != nil {
+		return x.raw
+	}
 	b := make([]byte, 0, 448+len(x.f.args))
 	b = strconv.AppendInt(append(b, `{"jsonrpc":"2.0","id":`...), x.id, 10)
 	b = append(b, `,"method":"tools/call","params":{`...)
@@ -79,6 +88,10 @@ func (x *exchange) body() []byte {
 	open := len(b)
 	if x.modern() {
 		b = append(b, clientMeta...)
+		if x.f.q != nil && x.f.q.tasks {
+			b = append(b, `"extensions":{"`+tasksExtension+`":{}}`...)
+		}
+		b = append(b, "},"...)
 	}
 	if x.f.trace != "" {
 		b = append(append(append(b, `"traceparent":"`...), x.f.trace...), `",`...)
@@ -99,7 +112,7 @@ func (x *exchange) body() []byte {
 
 // clientMeta is what the newer protocol wants to know with each request.
 const clientMeta = `"` + mcp.MetaKeyProtocolVersion + `":"` + modernVersion + `","` +
-	mcp.MetaKeyClientInfo + `":{"name":"twinward","version":"1"},"` + mcp.MetaKeyClientCapabilities + `":{},`
+	mcp.MetaKeyClientInfo + `":{"name":"twinward","version":"1"},"` + mcp.MetaKeyClientCapabilities + `":{`
 
 // post sends one message in this actor's session with the upstream. Net/http knows
 // that a bytes.Reader does not block, and so needs one write for all.
@@ -119,7 +132,7 @@ func (x *exchange) post(ctx context.Context, body []byte, name string) (*http.Re
 		set(sessionHeader, id)
 	}
 	if x.modern() {
-		set(headerMethod, methodCallTool)
+		set(headerMethod, cmp.Or(x.method, methodCallTool))
 		set(headerName, name)
 	}
 	r := new(http.Request).WithContext(carried{ctx, x.p.c})
@@ -136,7 +149,7 @@ func (x *exchange) post(ctx context.Context, body []byte, name string) (*http.Re
 func (x *exchange) call() (json.RawMessage, error) {
 	ctx, cancel := context.WithCancel(x.p.ctx)
 	defer context.AfterFunc(x.g.pool.life, cancel)() // closing ends what is under way
-	resp, err := x.post(ctx, x.body(), x.f.tool)
+	resp, err := x.post(ctx, x.body(), cmp.Or(x.name, x.f.tool))
 	if err != nil {
 		cancel()
 		return nil, err
@@ -144,10 +157,12 @@ func (x *exchange) call() (json.RawMessage, error) {
 	x.ok = resp.StatusCode >= 200 && resp.StatusCode < 300
 	kind, _, _ := mediaType(resp.Header.Get("Content-Type"))
 	if resp.StatusCode == http.StatusOK && kind == "text/event-stream" {
-		raw, err := x.events(ctx, resp.Body)
-		if err != nil || !x.g.pool.background(func() { drain(resp.Body, cancel) }) {
+		raw, rest, err := x.events(ctx, resp.Body)
+		if rest == nil {
 			cancel()
-			resp.Body.Close()
+		} else if err != nil || !x.g.pool.background(func() { drain(rest, cancel) }) {
+			cancel()
+			rest.Close()
 		}
 		return raw, err
 	}
@@ -276,17 +291,21 @@ func (x *exchange) told(ctx context.Context, m *jsonrpc.Request) {
 	}
 }
 
-// refuse answers an upstream that asks the agent for something. Nobody is asked
-// for anything here, and a session lives on without an answer to a ping only so
-// long.
+// refuse answers an upstream that asks the agent for something: with a refusal,
+// unless a call has the session for itself. A session lives on without an answer to
+// a ping only so long.
 func (x *exchange) refuse(ctx context.Context, m *jsonrpc.Request) {
 	r := &jsonrpc.Response{ID: m.ID}
 	switch m.Method {
 	case methodPing:
 		r.Result = json.RawMessage("{}")
 	case askElicit, askSample, askRoots:
-		if _, err := x.g.asked(ctx, x.p.s.wire, x.f.actor, x.u.Name, readAsk(m)); err != nil {
-			r.Error = err
+		res, err := x.g.asked(ctx, x.p.s.wire, x.f.actor, x.u.Name, readAsk(m))
+		if err == nil {
+			r.Result, err = json.Marshal(res)
+		}
+		if err != nil {
+			r.Result, r.Error = nil, err
 		}
 	default:
 		r.Error = &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "this client answers no " + clip(m.Method, 64)}
@@ -335,13 +354,13 @@ func retarget(params []byte, ours int64, theirs json.RawMessage) ([]byte, bool) 
 	return append(out, '}'), err == nil && mine && !bytes.ContainsAny(out, "\r\n")
 }
 
-// events reads a stream of events up to the result.
-func (x *exchange) events(ctx context.Context, body io.Reader) (json.RawMessage, error) {
-	s := newEvents(body)
+// upToResult reads one stream of events up to the result. If there is none in it,
+// the error is a [brokenOff].
+func (x *exchange) upToResult(ctx context.Context, s *events) (json.RawMessage, error) {
 	for {
 		data, err := s.next()
 		if err != nil {
-			return nil, err
+			return nil, brokenOff{err}
 		}
 		result, done, other, err := x.read(data)
 		switch {

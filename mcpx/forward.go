@@ -65,6 +65,11 @@ func (g *Gateway) forward(ctx context.Context, q *query, f *flight, u *Upstream)
 func (g *Gateway) once(p *passage, q *query, f *flight, u *Upstream, in round) (reply, error) {
 	said := g.newMessages(p.ctx, q, f, p.c)
 	p.c.expect(q.method, said)
+	if g.opts.Resumable {
+		p.c.mu.Lock()
+		p.c.polled = q.hangUp
+		p.c.mu.Unlock()
+	}
 	err := g.request(carried{p.ctx, p.c}, p, q, f, u, said, in)
 	said.end()
 	f.out.Checks = append(f.out.Checks, p.c.checks()...)
@@ -84,7 +89,11 @@ func (g *Gateway) once(p *passage, q *query, f *flight, u *Upstream, in round) (
 func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, u *Upstream, said *messages, in round) error {
 	meta := mcp.Meta{}
 	if p.s.wire.agreed() >= modernVersion {
-		meta[mcp.MetaKeyClientCapabilities] = declared(g.clientCaps(q, f, u))
+		caps := declared(g.clientCaps(q, f, u))
+		if q.tasks && q.method == methodCallTool && u.endpoint != nil {
+			caps["extensions"] = map[string]any{tasksExtension: map[string]any{}}
+		}
+		meta[mcp.MetaKeyClientCapabilities] = caps
 	}
 	if f.trace != "" {
 		meta["traceparent"] = f.trace
@@ -219,8 +228,14 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 		return p, g.explain(outer, ctx, u, f, c, nil, err)
 	}
 	p.s, p.ends = s, append(p.ends, done)
-	if key.lane > 0 && s.wire.agreed() < modernVersion {
+	switch {
+	case key.lane > 0 && s.wire.agreed() >= modernVersion:
+		g.pool.share(key, poolKey{server: u.Name, owner: owner(f.actor)})
+	case key.lane > 0:
 		p.ends = append(p.ends, g.answering(ctx, f.q, f, u, s.wire))
+		if u.endpoint != nil && s.cs.ID() != "" {
+			p.ends = append(p.ends, g.overhear(p, f, u))
+		}
 	}
 	if u.child { // it may have the version before
 		c.lease = s.wire.lease

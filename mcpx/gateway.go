@@ -64,6 +64,11 @@ type GatewayOptions struct {
 	Labeler Labeler
 	// Search puts a search in the place of long lists of tools. Nil lists all.
 	Search *Search
+	// Resumable lets clients of protocol versions with sessions come again for the
+	// rest of an answer whose stream has ended (Last-Event-ID), if the call is one
+	// that the SDK carries: of a client that can be asked for something. At most
+	// 64 MiB are kept for that in all, and 8 MiB for one actor.
+	Resumable bool
 	// CallTimeout bounds one call of an upstream. Zero means two minutes.
 	CallTimeout time.Duration
 	// Logger receives what operators should see; nil discards it.
@@ -273,6 +278,9 @@ func (g *Gateway) Close() error {
 	}
 	g.gov.memory.close()
 	g.gov.talks.close()
+	for _, t := range g.gov.tasks.close() {
+		g.gov.forget(t, "closing")
+	}
 	var errs []error
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())

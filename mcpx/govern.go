@@ -132,6 +132,7 @@ type governor struct {
 	seal         *sealer  // for what clients carry
 	memory       memory   // of what clients are asked
 	talks        talks    // calls that may be parked
+	tasks        tasks    // calls that were answered with a task
 	waiting      crowd    // for people
 	approver     Approver // may be nil
 	approvalTime time.Duration
@@ -176,6 +177,7 @@ const (
 	kindResource // URIs
 	kindTemplate // URI templates
 	kindLogging  // the log messages of a server, called "logging"
+	kindTask     // what is done about a tool's task: of flights, not of names
 )
 
 func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Logger) *governor {
@@ -226,6 +228,9 @@ type query struct {
 	open    func(session string) (done func())
 
 	speaks string // the protocol version of the request's header
+	tasks  bool   // the client knows tasks
+
+	features *mcp.ClientCapabilities // of a request that no SDK carries, or nil
 
 	// Of requests that the SDK carries.
 	next mcp.MethodHandler
@@ -368,6 +373,9 @@ func (g *governor) actor(ctx context.Context, req mcp.Request) (audit.Actor, err
 func (q *query) describe() {
 	if v, ok := q.req.(interface{ ProtocolVersion() string }); ok {
 		q.modern = v.ProtocolVersion() >= modernVersion
+	}
+	if caps := q.caps(); q.modern && caps != nil {
+		_, q.tasks = caps.Extensions[tasksExtension].(map[string]any)
 	}
 	switch p := q.req.GetParams().(type) {
 	case *mcp.CallToolParamsRaw:

@@ -32,12 +32,15 @@ const (
 	headerVersion = "Mcp-Protocol-Version"
 	headerMethod  = "Mcp-Method"
 	headerName    = "Mcp-Name"
+	lastEvent     = "Last-Event-Id"
+
+	emptyParam = "=?base64??=" // the empty string in an Mcp-Param header
 )
 
 // singular headers decide something; twice is an attempt to be read in two ways.
 var singular = []string{
 	"Authorization", "Content-Type", "Content-Length", "Content-Encoding", "Host", "Origin",
-	headerVersion, headerMethod, headerName, sessionHeader, "Last-Event-Id",
+	headerVersion, headerMethod, headerName, sessionHeader, lastEvent,
 }
 
 // forwarded headers are claims that only infrastructure makes. None of them is
@@ -66,7 +69,8 @@ var eras = map[string]struct{ legacy, modern bool }{
 	methodListTools: {true, true}, methodCallTool: {true, true},
 	methodListPrompts: {true, true}, methodGetPrompt: {true, true},
 	methodListResources: {true, true}, methodListTemplates: {true, true}, methodReadResource: {true, true},
-	methodComplete:    {true, true},
+	methodComplete: {true, true},
+	methodGetTask:  {modern: true}, methodUpdateTask: {modern: true}, methodCancelTask: {modern: true},
 	notifyInitialized: {true, true}, notifyCancelled: {true, true}, notifyProgress: {true, true}, notifyRoots: {true, true},
 }
 
@@ -97,6 +101,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 	var h *held
 	if !modern(r) {
 		h = g.owners.get(id, owner(actor))
+	}
+	if isTask(m.method) {
+		g.serveTask(w, r, v, m)
+		return
 	}
 	if g.fast(r, v, m, h) {
 		g.serveFast(w, r, v, m, h)
@@ -130,9 +138,12 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 		defer cancel()
 	}
 	r = r.Clone(ctx)
-	for name := range r.Header {
+	for name, v := range r.Header {
 		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Mcp-") {
 			r.Header.Del(name)
+		}
+		if strings.HasPrefix(name, "Mcp-Param-") && len(v) == 1 && v[0] == "" {
+			r.Header[name] = []string{emptyParam} // which the SDK does not take for a missing one
 		}
 	}
 	for _, name := range forwarded {
@@ -477,5 +488,8 @@ func (g *Gateway) handlers() (legacy, modern http.Handler) {
 	}
 	legacyOpts, modernOpts := opts, opts
 	modernOpts.Stateless = true
+	if g.opts.Resumable {
+		legacyOpts.EventStore = newReplay(g.owners.ownerOf)
+	}
 	return wrap(mcp.NewStreamableHTTPHandler(get, &legacyOpts)), wrap(mcp.NewStreamableHTTPHandler(get, &modernOpts))
 }

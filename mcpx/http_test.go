@@ -268,7 +268,7 @@ func TestUnknownMethods(t *testing.T) {
 		if era == legacy {
 			session = legacySession(t, url)
 		}
-		methods := []string{"Tools/Call", "tools/call ", `tools/call\u0000`, "tools//call", "x/evil", "tasks/get", "sampling/createMessage", "elicitation/create", "roots/list"}
+		methods := []string{"Tools/Call", "tools/call ", `tools/call\u0000`, "tools//call", "x/evil", "tasks/list", "sampling/createMessage", "elicitation/create", "roots/list"}
 		if era == legacy {
 			methods = append(methods, "server/discover", "subscriptions/listen")
 		} else {

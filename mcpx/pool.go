@@ -225,6 +225,18 @@ func (p *pool) replace(l *link, s *session) bool {
 	return true
 }
 
+// share makes the session of a lane, whose server turned out to be of the newer
+// era, the one of all calls: there each request says for itself what its client can
+// be asked. Nothing happens if there is one already.
+func (p *pool) share(lane, key poolKey) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.links[lane]; l != nil && p.links[key] == nil {
+		p.links[key] = l
+		delete(p.links, lane)
+	}
+}
+
 // endLocked closes a session without waiting for it.
 func (p *pool) endLocked(s *session) {
 	p.ending.Add(1)

@@ -18,6 +18,7 @@ import (
 // instead of answering.
 func parseResult(method string, raw []byte) (r *rawReply, asks, ok bool) {
 	r = &rawReply{method: method, bytes: int64(len(raw))}
+	later := false
 	seen := make(map[string]bool, 8)
 	ok = eachMember(raw, func(key string, v []byte) bool {
 		if seen[key] {
@@ -34,9 +35,10 @@ func parseResult(method string, raw []byte) (r *rawReply, asks, ok bool) {
 			}) || string(v) == "null"
 		case "resultType": // is between the gateway and the upstream
 			asks = asks || string(v) == `"input_required"`
+			later = string(v) == `"task"`
 			return true
 		case "inputRequests":
-			asks = asks || string(v) != "null"
+			asks = asks || string(v) != "null" && method != methodGetTask
 		case "ttlMs", "cacheScope": // what is read is for one actor, and each time
 			if method == methodReadResource {
 				return true
@@ -49,6 +51,12 @@ func parseResult(method string, raw []byte) (r *rawReply, asks, ok bool) {
 	})
 	if !ok || asks {
 		return r, asks, ok
+	}
+	if later {
+		if r.task, ok = markOf(r.members); method != methodCallTool {
+			ok = false
+		}
+		return r, false, ok
 	}
 	if method == methodCallTool && !seen["content"] {
 		r.members = appendMember(r.members, "content", []byte("[]"))

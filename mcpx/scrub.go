@@ -23,12 +23,31 @@ import (
 
 // clean scrubs a result, which stays as the upstream wrote it otherwise.
 func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, error) {
+	raw, err := g.scrubbed(ctx, f, c)
+	if err != nil {
+		return nil, err
+	}
+	r, asks, ok := parseResult(c.method, raw)
+	if !ok || r.task != nil && (f.q == nil || !f.q.tasks) {
+		return nil, errUnreadable
+	}
+	if asks {
+		return r, errAsks
+	}
+	f.out.Bytes = r.bytes
+	return r, nil
+}
+
+// errUnreadable is why nothing is passed on of an answer.
+var errUnreadable = failed("upstream-garbage", "The server's answer could not be read.", false)
+
+// scrubbed is the text of a result without secrets.
+func (g *Gateway) scrubbed(ctx context.Context, f *flight, c *carriage) (json.RawMessage, error) {
 	c.mu.Lock()
 	raw := c.result
 	c.mu.Unlock()
-	garbage := failed("upstream-garbage", "The server's answer could not be read.", false)
 	if len(raw) == 0 {
-		return nil, garbage
+		return nil, errUnreadable
 	}
 	raw, found := g.redact(c, raw)
 	if len(found) > 0 {
@@ -36,7 +55,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, err
 			return nil, err
 		}
 		if !json.Valid(raw) {
-			return nil, garbage
+			return nil, errUnreadable
 		}
 	}
 	raw, found, ok := g.redactData(c, raw)
@@ -46,7 +65,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, err
 		}
 	}
 	if !ok {
-		return nil, garbage
+		return nil, errUnreadable
 	}
 	if found := g.split(c, raw); len(found) > 0 {
 		if err := g.leaked(ctx, f, "split", found); err != nil {
@@ -54,15 +73,7 @@ func (g *Gateway) clean(ctx context.Context, f *flight, c *carriage) (reply, err
 		}
 		return nil, failed(codeWithheld, "The answer is withheld: it held a secret of this host, in pieces. The call was done.", false)
 	}
-	r, asks, ok := parseResult(c.method, raw)
-	if !ok {
-		return nil, garbage
-	}
-	if asks {
-		return r, errAsks
-	}
-	f.out.Bytes = r.bytes
-	return r, nil
+	return raw, nil
 }
 
 // cleanError scrubs an upstream's JSON-RPC error.

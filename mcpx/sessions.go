@@ -166,6 +166,17 @@ func (o *owners) get(id, owner string) *held {
 	return nil
 }
 
+// ownerOf returns whose a session is; one that is only just beginning is nobody's
+// but its own.
+func (o *owners) ownerOf(id string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if h := o.of[id]; h != nil {
+		return h.owner
+	}
+	return "session " + id
+}
+
 // room reports whether owner may open one more session.
 func (o *owners) room(owner string) bool {
 	o.mu.Lock()

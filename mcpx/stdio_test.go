@@ -42,6 +42,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "through":
+		if err := conformanceThrough(); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "hop":
 		if err := hop(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")

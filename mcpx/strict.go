@@ -33,12 +33,13 @@ type message struct {
 	version string          // of the protocol, from params._meta
 	reply   bool            // it is a response, not a request
 
-	args     json.RawMessage // params.arguments
-	asked    meta            // params._meta
-	odd      bool            // it holds what only the SDK's parser knows how to take
-	cancels  json.RawMessage // params.requestId
-	speaks   string          // params.protocolVersion
-	features json.RawMessage // params.capabilities
+	args      json.RawMessage // params.arguments
+	asked     meta            // params._meta
+	odd       bool            // it holds what only the SDK's parser knows how to take
+	cancels   json.RawMessage // params.requestId
+	responses json.RawMessage // params.inputResponses
+	speaks    string          // params.protocolVersion
+	features  json.RawMessage // params.capabilities
 }
 
 // scan reads one message strictly: exactly one object, UTF-8 without
@@ -110,15 +111,17 @@ func scan(body []byte) (message, error) {
 
 // params are the parameters that the door looks at, of whatever method.
 type params struct {
-	kind     jsontext.Kind // 0 if there are none
-	name     jsontext.Value
-	uri      jsontext.Value
-	args     jsontext.Value
-	request  jsontext.Value
-	speaks   jsontext.Value
-	features jsontext.Value
-	meta     meta
-	other    bool // there are keys besides
+	kind      jsontext.Kind // 0 if there are none
+	name      jsontext.Value
+	uri       jsontext.Value
+	args      jsontext.Value
+	request   jsontext.Value
+	task      jsontext.Value
+	responses jsontext.Value
+	speaks    jsontext.Value
+	features  jsontext.Value
+	meta      meta
+	other     bool // there are keys besides
 }
 
 func (p *params) read(d *reader) error {
@@ -137,6 +140,12 @@ func (p *params) read(d *reader) error {
 			p.args, err = d.value()
 		case "requestId":
 			p.request, err = d.value()
+		case "taskId":
+			p.other = true
+			p.task, err = d.value()
+		case "inputResponses":
+			p.other = true
+			p.responses, err = d.value()
 		case "protocolVersion":
 			p.speaks, err = d.value()
 		case "capabilities":
@@ -166,6 +175,8 @@ func (p *params) into(m *message) error {
 	case methodCallTool, methodGetPrompt:
 	case methodReadResource:
 		field, name = "uri", p.uri
+	case methodGetTask, methodUpdateTask, methodCancelTask:
+		field, name = "taskId", p.task
 	default:
 		name = nil
 	}
@@ -180,6 +191,7 @@ func (p *params) into(m *message) error {
 	}
 	m.version = text(p.meta.version)
 	m.odd = m.odd || p.other || p.meta.odd || p.uri != nil || p.request != nil || p.speaks != nil || p.features != nil
+	m.responses = json.RawMessage(p.responses)
 	m.args, m.cancels, m.speaks, m.features = json.RawMessage(p.args), json.RawMessage(p.request), text(p.speaks), json.RawMessage(p.features)
 	return nil
 }

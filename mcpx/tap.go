@@ -36,6 +36,7 @@ type carriage struct {
 	mu     sync.Mutex
 	method string          // of the one request that is forwarded, once it is sent
 	said   *messages       // takes what the upstream says meanwhile, or nil
+	polled func()          // is told when the stream of the request is asked for again; or nil
 	found  []string        // secrets in that, for the record
 	result json.RawMessage // as the upstream wrote it
 	reply  *jsonrpc.Error  // the upstream's own error
@@ -308,6 +309,16 @@ func (c *carriage) expect(method string, said *messages) {
 	c.result, c.reply = nil, nil
 }
 
+// resumed says that the stream of the request is asked for again.
+func (c *carriage) resumed() {
+	c.mu.Lock()
+	polled := c.polled
+	c.mu.Unlock()
+	if polled != nil {
+		polled()
+	}
+}
+
 func (c *carriage) answered(m *jsonrpc.Response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -354,6 +365,9 @@ func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	if v := t.wire.agreed(); v != "" && r.Header.Get(headerVersion) == "" {
 		r = r.Clone(r.Context())
 		r.Header.Set(headerVersion, v)
+	}
+	if c != nil && r.Method == http.MethodGet && r.Header.Get(lastEvent) != "" {
+		c.resumed()
 	}
 	resp, err := rt.RoundTrip(r)
 	if c != nil {

@@ -73,8 +73,8 @@ func HTTP(name, endpoint string) *Upstream {
 		w.direct = &carrier{base: base, credentialed: u.Credential != "", wire: w}
 		t := &mcp.StreamableClientTransport{
 			Endpoint:             endpoint,
-			MaxRetries:           -1,   // a call is made once
-			DisableStandaloneSSE: true, // see Gateway.hearAll
+			MaxRetries:           maxResumes, // of streams: a call is made once
+			DisableStandaloneSSE: true,       // see Gateway.hearAll
 			HTTPClient: &http.Client{
 				Transport: w.direct,
 				CheckRedirect: func(*http.Request, []*http.Request) error {

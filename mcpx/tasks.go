@@ -1,0 +1,239 @@
+package mcpx
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// From 2026-07-28 on, a server may answer a call with a task instead of a result,
+// and the client asks how it stands: the extension io.modelcontextprotocol/tasks.
+// A server behind the gateway may do so if the client has said in that request that
+// it knows tasks.
+//
+// A task is one act. Its intent is on record before the call, and its outcome when
+// its end is seen: by the client that asks, or by the gateway that forgets it. In
+// between it lies here, under an id that cannot be guessed, for its owner alone;
+// the server's own id goes to nobody. Each time that the client comes, policy
+// decides about the call again, and what it may have of the result is what it might
+// have had of an answer.
+
+const (
+	tasksExtension = "io.modelcontextprotocol/tasks"
+
+	methodGetTask    = "tasks/get"
+	methodUpdateTask = "tasks/update"
+	methodCancelTask = "tasks/cancel"
+
+	maxTasks         = 1024
+	maxTasksPerActor = 64
+	maxTaskArgs      = 8 << 20 // bytes of one actor's tasks together
+	// taskTime is how long a task is remembered whose server says nothing about
+	// that, and maxTaskTime how long at most.
+	taskTime    = time.Hour
+	maxTaskTime = 24 * time.Hour
+	maxTaskID   = 1024 // of the server's own, in bytes
+)
+
+// A task is a call that has not ended.
+type task struct {
+	id, owner string
+	theirs    string // the server's id
+	f         *flight
+	call      audit.Call
+	timer     *time.Timer
+	unwatch   func() // of the agent's life
+
+	mu    sync.Mutex
+	asked map[string]string // the kinds of what the client was asked, by key
+	ended bool              // its outcome is on record
+}
+
+// tasks are all of them.
+type tasks struct {
+	mu     sync.Mutex
+	of     map[string]*task
+	many   map[string]int
+	bytes  map[string]int // of arguments
+	closed bool
+}
+
+// add remembers t for some time, or reports that there is no room.
+func (s *tasks) add(t *task, good time.Duration, forget func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.of) >= maxTasks || s.many[t.owner] >= maxTasksPerActor || s.bytes[t.owner]+len(t.f.args) > maxTaskArgs {
+		return false
+	}
+	if s.of == nil {
+		s.of, s.many, s.bytes = make(map[string]*task), make(map[string]int), make(map[string]int)
+	}
+	s.of[t.id] = t
+	s.many[t.owner]++
+	s.bytes[t.owner] += len(t.f.args)
+	t.timer = time.AfterFunc(good, forget)
+	return true
+}
+
+// get returns a task to its owner.
+func (s *tasks) get(owner, id string) *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.of[id]; t != nil && t.owner == owner {
+		return t
+	}
+	return nil
+}
+
+// drop forgets a task.
+func (s *tasks) drop(t *task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[t.id] != t {
+		return
+	}
+	t.timer.Stop()
+	delete(s.of, t.id)
+	if s.bytes[t.owner] -= len(t.f.args); s.bytes[t.owner] <= 0 {
+		delete(s.bytes, t.owner)
+	}
+	if s.many[t.owner]--; s.many[t.owner] == 0 {
+		delete(s.many, t.owner)
+	}
+}
+
+// all returns all of them, and takes no more.
+func (s *tasks) close() []*task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	out := make([]*task, 0, len(s.of))
+	for _, t := range s.of {
+		out = append(out, t)
+	}
+	return out
+}
+
+// end puts the outcome of a task on record, once.
+func (t *task) end(out audit.Outcome) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return nil
+	}
+	if err := t.call.End(context.Background(), out); err != nil {
+		return err
+	}
+	t.ended = true
+	t.f.decision.Settle(governance.ResultOf(out))
+	t.f.key.Settle(governance.ResultOf(out))
+	return nil
+}
+
+// keep makes of an allowed call, whose intent is call, a task of the gateway's, and
+// tells the client of it.
+func (g *governor) keep(ctx context.Context, q *query, f *flight, call audit.Call, r *rawReply) (reply, error) {
+	own := *f
+	own.args = slices.Clone(f.args)
+	own.q = nil
+	t := &task{id: audit.NewID() + audit.NewID(), owner: owner(q.actor), theirs: r.task.id, f: &own, call: call, asked: make(map[string]string)}
+	// giveUp ends it without its server.
+	giveUp := func(status audit.Status, code string) {
+		if err := t.end(audit.Outcome{Status: status, ErrorCode: code, Checks: own.out.Checks, CredentialVersion: own.out.CredentialVersion}); err != nil {
+			g.logger.Error("mcpx: the end of a task could not be recorded", "action", own.decision.Action, "intent", call.Record(), "error", err)
+		}
+	}
+	f.kept = true
+	life := func() { /* nobody can end the agent */ }
+	if g.agents != nil {
+		watched, cancel, err := g.agents.Context(context.WithoutCancel(ctx), q.actor)
+		if err != nil {
+			giveUp(audit.StatusCancelled, audit.GuardRevoked)
+			r := override(f.decision, audit.GuardRevoked)
+			r.text = "This agent may not act any more."
+			return nil, r
+		}
+		stop := context.AfterFunc(watched, func() {
+			giveUp(audit.StatusCancelled, audit.GuardRevoked)
+			g.tasks.drop(t)
+		})
+		life = func() { stop(); cancel() }
+	}
+	t.unwatch = life
+	good := taskTime
+	if r.task.ttl > 0 {
+		good = min(r.task.ttl, maxTaskTime)
+	}
+	if !g.tasks.add(t, good, func() { g.forget(t, "task-expired") }) {
+		life()
+		giveUp(audit.StatusFailed, "tasks-full")
+		no := override(f.decision, "tasks-full")
+		no.reason, no.text, no.retryable = "tasks-full", "The call was begun, but too many tasks are open already, so its result cannot be had.", false
+		return nil, no
+	}
+	r.members = withTaskID(r.members, t.id)
+	return r, nil
+}
+
+// forget ends a task that nobody has seen the end of.
+func (g *governor) forget(t *task, code string) {
+	t.unwatch()
+	g.tasks.drop(t)
+	if err := t.end(audit.Outcome{Status: audit.StatusFailed, ErrorCode: code, Checks: t.f.out.Checks, CredentialVersion: t.f.out.CredentialVersion}); err != nil {
+		g.logger.Error("mcpx: the end of a task could not be recorded", "action", t.f.decision.Action, "intent", t.call.Record(), "error", err)
+	}
+}
+
+// A taskMark is what an answer says that is a task.
+type taskMark struct {
+	id  string
+	ttl time.Duration // 0 if it is not said
+}
+
+// markOf reads it from the members of a result.
+func markOf(members []byte) (*taskMark, bool) {
+	var m struct {
+		ID  string `json:"taskId"`
+		TTL *int64 `json:"ttlMs"`
+	}
+	if json.Unmarshal(slices.Concat([]byte("{"), members, []byte("}")), &m) != nil || m.ID == "" || len(m.ID) > maxTaskID {
+		return nil, false
+	}
+	mark := &taskMark{id: m.ID}
+	if m.TTL != nil && *m.TTL > 0 {
+		mark.ttl = time.Duration(min(*m.TTL, int64(maxTaskTime/time.Millisecond))) * time.Millisecond
+	}
+	return mark, true
+}
+
+// withTaskID puts our id in the place of theirs.
+func withTaskID(members []byte, id string) []byte {
+	var out []byte
+	eachMember(slices.Concat([]byte("{"), members, []byte("}")), func(key string, v []byte) bool {
+		if key == "taskId" {
+			v, _ = json.Marshal(id)
+		}
+		out = appendMember(out, key, v)
+		return true
+	})
+	return out
+}
+
+// declaresTasks reports whether a client's capabilities name the extension.
+func declaresTasks(capabilities json.RawMessage) (yes bool) {
+	eachMember(capabilities, func(key string, v []byte) bool {
+		if key == "extensions" {
+			eachMember(v, func(key string, v []byte) bool {
+				yes = yes || key == tasksExtension && len(v) > 0 && v[0] == '{'
+				return true
+			})
+		}
+		return true
+	})
+	return yes
+}
