@@ -19,6 +19,7 @@ const (
 	GuardNames          = "too-many-names"       // of this session
 	GuardBytes          = "byte-limit"           // a session or connection carried all that it may
 	GuardProgram        = "program"              // the rule is for other programs
+	GuardProgramHidden  = "program-hidden"       // which program it is cannot be seen
 	GuardProxy          = "bad-proxy-request"    // no CONNECT and no request for a proxy
 	reasonProfilePrefix = "profile:"
 )
@@ -47,7 +48,7 @@ var guards = []string{
 	GuardPinDrift, GuardNoSnapshot, GuardStale, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
-	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames, GuardProxy, GuardProgram, GuardBytes,
+	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames, GuardProxy, GuardProgram, GuardProgramHidden, GuardBytes,
 	GuardHTTPMethod, GuardHTTPPath, GuardHTTPDeny, GuardAmbiguousPath, GuardBadRequest, GuardOverride, GuardUpgrade,
 }
 

@@ -36,9 +36,12 @@ const (
 	CauseNames     = egress.CauseNames     // too many names
 	CauseAsk       = egress.CauseAsk       // nobody who was asked allowed it
 	CauseProgram   = egress.CauseProgram   // the rule is for other programs
-	CauseRate      = egress.CauseRate      // too many connections or DNS questions in a second
-	CauseBytes     = egress.CauseBytes     // the session, or a connection, carried all that it may
-	CauseProxy     = egress.CauseProxy     // a request to the proxy that is none
+	// CauseProgramHidden is for a rule with programs while a process inside hides
+	// what it has open from the user of this one. Root sees all.
+	CauseProgramHidden = egress.CauseProgramHidden
+	CauseRate          = egress.CauseRate  // too many connections or DNS questions in a second
+	CauseBytes         = egress.CauseBytes // the session, or a connection, carried all that it may
+	CauseProxy         = egress.CauseProxy // a request to the proxy that is none
 )
 
 // The causes where a rule says protocol http or https, so that each request is

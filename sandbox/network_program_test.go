@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -23,7 +25,14 @@ import (
 	"github.com/twinward-dev/twinward/audit/audittest"
 )
 
-func init() { roles["holders"] = holdersRole }
+func init() {
+	roles["holders"] = holdersRole
+	roles["runs-only"] = runsOnlyRole
+	roles["waits"] = func() {
+		fmt.Print("x")
+		_, _ = io.ReadAll(os.Stdin)
+	}
+}
 
 // holdersRole connects to the address $2 in the way $1, with a socket of its own
 // making, says hello and prints what happens.
@@ -136,10 +145,10 @@ func testPrograms(t *testing.T, l Launcher) {
 		return string(out)
 	}
 	hidden := "reset" // nobody but root may look at its descriptors
-	refused := 8
+	hiding := 1
 	if os.Geteuid() == 0 {
 		hidden = "hello"
-		refused--
+		hiding--
 	}
 	for _, c := range []struct{ program, way, host, want string }{
 		{Self, "talk", "self", "hello"},
@@ -165,7 +174,7 @@ func testPrograms(t *testing.T, l Launcher) {
 
 	require.NoError(t, s.Close())
 	var programs []string
-	denied := 0
+	denied := map[string]int{}
 	for _, rec := range log.Records() {
 		if rec.Outcome != nil {
 			for _, c := range rec.Outcome.Checks {
@@ -174,13 +183,95 @@ func testPrograms(t *testing.T, l Launcher) {
 				}
 			}
 		}
-		if rec.Event != nil && rec.Event.Kind == audit.KindDenial && rec.Event.Decision.Reason == CauseProgram {
-			denied++
+		if rec.Event != nil && rec.Event.Kind == audit.KindDenial {
+			denied[rec.Event.Decision.Reason]++
 		}
 	}
 	slices.Sort(programs)
 	assert.Equal(t, []string{Self, "/sandbox/copy"}, slices.Compact(programs))
-	assert.Equal(t, refused, denied)
+	assert.Equal(t, 7, denied[CauseProgram])
+	assert.Equal(t, hiding, denied[CauseProgramHidden])
+}
+
+// denials prints the refusals that are put on record.
+type denials struct{ discard }
+
+func (denials) Append(_ context.Context, e audit.Event) error {
+	if e.Kind == audit.KindDenial {
+		fmt.Println(e.Decision.Reason, strings.Contains(e.Detail["why"], "(runs-only) hides what it has open"))
+	}
+	return nil
+}
+
+// runsOnlyRole is a host that is no root, whose session has a program which may be
+// run and not be read, of a user who does not exist inside: $1 is the folder of
+// it, $2 an echo server's port.
+func runsOnlyRole() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	dir, port := os.Args[1], os.Args[2]
+	var n uint16
+	fmt.Sscan(port, &n)
+	programs := []Program{{Path: Self}, {Path: dir + "/runs-only"}}
+	p := rules(Rule{Host: "a.example.com", Ports: []uint16{n}, Private: true, Programs: programs})
+	p.Filesystem.ReadOnly = append(SystemPaths(), dir)
+	s, err := Start(context.Background(), p, agent, denials{}, &Options{Self: true, Resolver: hosts{"a.example.com.": "127.0.0.1"}})
+	fail(err)
+	talk := func(program string) {
+		cmd := s.Command(context.Background(), program, "talk", "a.example.com:"+port)
+		cmd.Env = roleEnv("holders")
+		out, err := cmd.Output()
+		fail(err)
+		fmt.Println(string(out))
+	}
+	talk(Self)
+	talk(dir + "/runs-only")
+	// It need not do anything to be somebody who may hold what others connect.
+	waits := s.Command(context.Background(), dir+"/runs-only")
+	waits.Env = roleEnv("waits")
+	in, err := waits.StdinPipe()
+	fail(err)
+	out, err := waits.StdoutPipe()
+	fail(err)
+	fail(waits.Start())
+	_, err = io.ReadFull(out, make([]byte, 1))
+	fail(err)
+	talk(Self)
+	fail(in.Close())
+	fail(waits.Wait())
+	talk(Self)
+	fail(s.Close())
+}
+
+// TestRunsOnlyPrograms: a process that a host cannot look into is not overlooked.
+func TestRunsOnlyPrograms(t *testing.T) {
+	needSandbox(t)
+	if os.Geteuid() != 0 {
+		t.Skip("it takes a host with a second user")
+	}
+	dir, err := os.MkdirTemp("", "sandbox-runs-only-") // where others come through
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	exe, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	for name, mode := range map[string]os.FileMode{"": 0o755, "host": 0o755, "runs-only": 0o711} {
+		if name != "" {
+			require.NoError(t, os.WriteFile(dir+"/"+name, exe, mode))
+		}
+		require.NoError(t, os.Chmod(dir+"/"+name, mode))
+	}
+	cmd := exec.Command(dir+"/host", dir, fmt.Sprint(echoServer(t)))
+	cmd.Dir, cmd.Env = "/", append(roleEnv("runs-only"), "TMPDIR=/tmp")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s%s", out, errs.String())
+	assert.Equal(t, "hello\nprogram-hidden true\nreset\nprogram-hidden true\nreset\nhello\n", string(out))
 }
 
 // New rules about programs cut what other programs hold.

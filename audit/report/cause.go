@@ -97,4 +97,6 @@ var guardTexts = map[string]string{
 	audit.GuardBadRequest:    "the HTTP request can be read in two ways",
 	audit.GuardOverride:      "the request named a second method or path",
 	audit.GuardUpgrade:       "the protocol asked for hides requests",
+
+	audit.GuardProgramHidden: "which program it is cannot be seen, as a process of the session hides what it has open",
 }

@@ -34,7 +34,7 @@ func (d *Door) choose(s *snapshot, a *attempt) (r Rule, cause, why string) {
 		// Not even a rule for any program decides about one that hides: one that
 		// names it may be tighter.
 		if err := d.look(a); err != nil {
-			return Rule{}, CauseProgram, err.Error()
+			return Rule{}, causeOf(err), err.Error()
 		}
 		a.room.hashFor(rules, a.holders)
 		r, ok := a.room.pick(rules, a.holders, func(r Rule) bool { return secure(a.t.port, r) })

@@ -54,6 +54,28 @@ func (d *Door) look(a *attempt) error {
 	return a.lookErr
 }
 
+// causeOf is why nobody is known to hold a connection.
+func causeOf(err error) string {
+	var hidden *hiddenError
+	if errors.As(err, &hidden) {
+		return CauseProgramHidden
+	}
+	return CauseProgram
+}
+
+// A hiddenError says which process cannot be looked into by this user. It may
+// hold any connection, so that no rule with programs allows one while it lives.
+type hiddenError struct {
+	pid  int // on the host
+	name string
+}
+
+func (e *hiddenError) Error() string {
+	return fmt.Sprintf("%v: process %d (%s) hides what it has open from this user: its program may be run and not be read, or it has asked for that", errHolders, e.pid, short(e.name))
+}
+
+func (e *hiddenError) Unwrap() error { return errHolders }
+
 // lookAgain reports whether the same programs hold the attempt's connection as
 // before: none was executed, joined or took the place of another meanwhile.
 func (d *Door) lookAgain(a *attempt) bool {

@@ -47,6 +47,9 @@ func newRoom(init int) *room {
 
 // holders returns the processes that hold the other end of c, ordered by pid.
 func (m *room) holders(c net.Conn) ([]holder, error) {
+	if err := m.noneHidden(); err != nil {
+		return nil, err
+	}
 	inode, err := m.socket(c)
 	if err != nil {
 		return nil, err

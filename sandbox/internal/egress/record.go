@@ -28,9 +28,13 @@ const (
 	CauseNames     = audit.GuardNames        // of this session
 	CauseAsk       = audit.GuardApproval     // no rule allows it, and nobody who was asked did
 	CauseProgram   = audit.GuardProgram      // the rule is for other programs
-	CauseRate      = audit.GuardRate         // too many connections or DNS questions in a second
-	CauseBytes     = audit.GuardBytes        // the session, or the connection, carried all that it may
-	CauseProxy     = audit.GuardProxy        // a request to the proxy that is none
+	// CauseProgramHidden is for a session in which a process hides what it has open
+	// from the user of this one: it may hold any connection.
+	CauseProgramHidden = audit.GuardProgramHidden
+
+	CauseRate  = audit.GuardRate  // too many connections or DNS questions in a second
+	CauseBytes = audit.GuardBytes // the session, or the connection, carried all that it may
+	CauseProxy = audit.GuardProxy // a request to the proxy that is none
 	// CausePrivate is for a name that leads to an address which must not be
 	// dialled.
 	CausePrivate = audit.GuardPrivateRange
