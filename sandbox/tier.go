@@ -27,7 +27,7 @@ const (
 	// TierNoNamespaces is for a host that does not let this user have a user
 	// namespace (a container with its engine's default profile, a distribution that
 	// restricts them). It takes Linux 6.12; where the host is root, CAP_SYS_PTRACE; and
-	// a kernel.yama.ptrace_scope of at most 1, or nothing inside can connect. A session is then a group of the host's processes within
+	// a kernel.yama.ptrace_scope of at most 1, which Start tries out. A session is then a group of the host's processes within
 	// Landlock, a system call filter, no new privileges and limits, as the host's own
 	// user or, when that is root, as a user of the session's own.
 	//

@@ -22,9 +22,6 @@ import (
 // delegated to the host: one in which it may make groups, and whose controllers
 // are on. The room's first process is born in a group of its own.
 
-const cgroupHint = "give the host a delegated cgroup v2 subtree and put the host itself in a leaf of it, such as by " +
-	"systemd-run --user --scope -p Delegate=yes, or name one in Options.Cgroup; or leave max_total_memory and max_cpu out"
-
 // A cgroup is the control group of one room.
 type cgroup struct {
 	dir string

@@ -310,8 +310,6 @@ func (s *initState) checkNamespaces(mine map[string]string) (map[string]string, 
 	return mine, nil
 }
 
-var errShared = errors.New("the namespace is the host's")
-
 // restrict walks the calling thread through the layers that a process puts on
 // itself. The filter comes last and covers all threads of init.
 func (s *initState) restrict() error {
@@ -349,7 +347,7 @@ func (s *initState) restrict() error {
 		listener, err := seccompRestrict(kind)
 		if err != nil && kind.notify && !kind.shared {
 			// Whoever started the host listens to it already; a thread has one listener.
-			s.unseen = map[Layer]string{LayerSeccomp: "the kernel gives no listener: " + err.Error()}
+			s.unseen = map[Layer]string{LayerSeccomp: noListener(err)}
 			listener, err = seccompRestrict(s.ord.filterKind())
 		}
 		if err == nil && listener >= 0 {
@@ -400,8 +398,4 @@ func checkStatus(status map[string]string, has func(Layer) bool) error {
 		return fail(LayerSeccomp, "no filter is in force")
 	}
 	return nil
-}
-
-func canaryError(err error) error {
-	return &LayerError{Layer: LayerLandlock, Step: "verify", Err: fmt.Errorf("a file that no rule covers can be opened (%v)", err)}
 }

@@ -63,6 +63,15 @@ func handledFS(abi int) uint64 {
 // that may only be read could be emptied, so less counts as absent.
 const minLandlock = 3
 
+// usableLandlock returns the kernel's version, if it is minLandlock at least.
+func usableLandlock() (int, error) {
+	abi, err := landlockABI()
+	if err == nil && abi < minLandlock {
+		err = oldLandlock(abi, minLandlock, "governs truncation")
+	}
+	return abi, err
+}
+
 // A rule grants rights beneath one path.
 type rule struct {
 	path   string
@@ -168,12 +177,9 @@ func restrictSelf(set int, flags uintptr) error {
 // landlockRestrict puts the calling thread into a Landlock domain. It returns
 // the version that is in force. With log, denials are for the audit log.
 func landlockRestrict(rules []rule, log bool) (int, error) {
-	abi, err := landlockABI()
+	abi, err := usableLandlock()
 	if err != nil {
 		return 0, err
-	}
-	if abi < minLandlock {
-		return 0, fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", abi, minLandlock)
 	}
 	attr, size := landlockAttr(abi)
 	set, err := newRuleset(rules, attr, size)
@@ -183,8 +189,6 @@ func landlockRestrict(rules []rule, log bool) (int, error) {
 	defer unix.Close(set)
 	return abi, restrictSelf(set, landlockFlags(abi, log))
 }
-
-var errReplaced = errors.New("the file was replaced or written to since it was checked")
 
 func addRule(set int, r rule, handled uint64) error {
 	fd, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)

@@ -185,16 +185,6 @@ func (b *Box) spawn(d *delivery) error {
 	return nil
 }
 
-func namespaceHint(err error) string {
-	switch {
-	case errors.Is(err, unix.ENOSPC):
-		return "raise the sysctls user.max_user_namespaces, user.max_net_namespaces and so on"
-	case errors.Is(err, unix.EPERM):
-		return "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, or a container profile that permits them"
-	}
-	return ""
-}
-
 // handshake collects the listeners and waits until init is confined.
 func (b *Box) handshake(spec *Spec) error {
 	var fds []int
@@ -207,7 +197,7 @@ func (b *Box) handshake(spec *Spec) error {
 		}
 		if err != nil {
 			if errors.Is(err, io.EOF) {
-				err = errors.New("it ended without a word")
+				return silent(err)
 			}
 			return fmt.Errorf("init: %w", err)
 		}

@@ -32,7 +32,16 @@ type refusalSeen struct {
 
 func seen(dir string) {
 	workspace := filepath.Join(dir, "workspace")
-	_, err := Launch(context.Background(), &Spec{Hostname: "sandbox", Workspace: workspace})
+	spec := &Spec{Hostname: "sandbox", Workspace: workspace}
+	if os.Args[1] == "shared-without-a-call" {
+		spec.Tier, spec.Side, spec.ProxyPort, spec.OwnWorkspace = TierNoNamespaces, dir, 1, true
+		for _, d := range []string{"/tmp", "/etc"} {
+			if err := os.Mkdir(dir+d, 0o755); err != nil {
+				panic(err)
+			}
+		}
+	}
+	_, err := Launch(context.Background(), spec)
 	var s refusalSeen
 	var le *LayerError
 	if errors.As(err, &le) {
@@ -53,7 +62,7 @@ func seen(dir string) {
 
 func init() {
 	// A kernel that does not have one system call, for this process and init.
-	roles["without-a-call"] = func() {
+	withoutCall := func() {
 		nr, _ := strconv.Atoi(os.Args[2])
 		errno, _ := strconv.Atoi(os.Args[3])
 		var p program
@@ -70,6 +79,7 @@ func init() {
 		}
 		seen(os.Args[4])
 	}
+	roles["without-a-call"], roles["shared-without-a-call"] = withoutCall, withoutCall
 	roles["without-namespaces"] = func() {
 		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
 			panic(err)
@@ -120,6 +130,19 @@ func TestKernelWithoutACall(t *testing.T) {
 			assert.Equal(t, c.errno, s.Errno, s.Text)
 		})
 	}
+}
+
+// TestNoTaking is a host that may not take a socket of its own child: without
+// that, nothing in a room without namespaces could connect.
+func TestNoTaking(t *testing.T) {
+	if err := ProbeShared(); err != nil {
+		t.Skip(err)
+	}
+	s := lesser(t, nil, "shared-without-a-call", strconv.Itoa(unix.SYS_PIDFD_GETFD), strconv.Itoa(int(unix.EPERM)))
+	assert.Equal(t, LayerNetwork, s.Layer, s.Text)
+	assert.Equal(t, "take a descriptor of a program", s.Step)
+	assert.Equal(t, unix.EPERM, s.Errno)
+	assert.Equal(t, takeHint, s.Hint)
 }
 
 // TestNoUserNamespaces is a host whose user may make none.

@@ -70,6 +70,9 @@ func newShared(b *Box, spec *Spec, d *delivery) (*sharedRoom, error) {
 	if r.tell == nil {
 		r.tell = func(Denial) {}
 	}
+	if err := tryTaking(b.id); err != nil {
+		return nil, err
+	}
 	side, _, err := resolve(spec.Side)
 	if err != nil {
 		return nil, err

@@ -137,7 +137,7 @@ func (s *initState) restrictShared() error {
 		return err
 	}
 	if abi < minShared {
-		return fmt.Errorf("the kernel's Landlock is version %d; %d is the first that keeps signals in, without which there is no room in the host's namespaces", abi, minShared)
+		return oldLandlock(abi, minShared, "keeps signals in, without which there is no room in the host's namespaces")
 	}
 	attr, size := landlockAttr(abi)
 	attr.Handled_access_net = unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP

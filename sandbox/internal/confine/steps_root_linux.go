@@ -15,8 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const procHint = "a container that masks parts of /proc forbids this: start it with an unmasked /proc, or do without by Options.Tier = TierMaskedProc"
-
 // A roomProgram is the program of a room's pid 1 from its first moment until it
 // executes the image of init. What it does is what [buildRoot] and
 // initState.confine do in Go.

@@ -51,10 +51,7 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 		return nil, &LayerError{Layer: LayerProc, Step: "start", Err: fmt.Errorf("tier %s is made by the launcher %q only", spec.Tier, LauncherReexec), Hint: "leave Options.Launcher empty"}
 	}
 	if !slices.Contains(spec.Without, LayerLandlock) {
-		v.abi, err = landlockABI()
-		if err == nil && v.abi < minLandlock {
-			err = fmt.Errorf("the kernel's Landlock is version %d; %d is the first that governs truncation", v.abi, minLandlock)
-		}
+		v.abi, err = usableLandlock()
 		if err != nil && !slices.Contains(spec.Optional, LayerLandlock) {
 			return nil, &LayerError{Layer: LayerLandlock, Err: err}
 		}
@@ -220,7 +217,7 @@ func (v *vfork) handshake() error {
 		}
 	}
 	if err := b.send(make([]byte, wordSize)); err != nil {
-		return v.why(fmt.Errorf("init ended without a word: %w", err))
+		return v.why(silent(err))
 	}
 	var fds []int
 	defer func() { closeAll(fds) }()
@@ -228,7 +225,7 @@ func (v *vfork) handshake() error {
 	for word(0) != saysReady {
 		packet, got, err := b.recv()
 		if err != nil {
-			return v.why(fmt.Errorf("init ended without a word: %w", err))
+			return v.why(silent(err))
 		}
 		fds = append(fds, got...)
 		word = func(i int) int64 { return int64(binary.NativeEndian.Uint64(packet[i*wordSize:])) }
@@ -281,7 +278,7 @@ func (v *vfork) handshake() error {
 		b.report.LandlockABI = 0
 	}
 	if v.plan.order.Notify && b.denials == nil && has(LayerSeccomp) {
-		b.report.Unseen = map[Layer]string{LayerSeccomp: "the kernel gives no listener: " + unix.Errno(-word(4)).Error()}
+		b.report.Unseen = map[Layer]string{LayerSeccomp: noListener(unix.Errno(-word(4)))}
 	}
 	// Of the leader: the worker is its clone and came after all of this. The less
 	// is looked up beneath /proc/<pid>, the sooner the kernel is done with it.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -365,4 +366,32 @@ func TestConnectionsAreBounded(t *testing.T) {
 	rs := in.closed()
 	assert.Equal(t, CauseLimit+` Host::"tools.local"`, causes(rs)[0])
 	assert.Len(t, ended(t, rs), 3)
+}
+
+// A request that was read in the moment before its connection was cut is not
+// served.
+func TestRequestReadBeforeTheCut(t *testing.T) {
+	in := newInside(t, []Rule{allow("tools.local", bothPorts)}, nil)
+	served := 0
+	require.NoError(t, in.door.Handle("tools.local", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ })))
+	_, far, err := tcpPair()
+	require.NoError(t, err)
+	s := in.door.now()
+	a := &attempt{c: far, t: target{host: "tools.local", port: 80, proto: "tcp"}, known: true}
+	f, ok := in.door.admit(a, s, s.rules.find("tools.local", 80)[0])
+	require.True(t, ok)
+	defer in.door.leave(far, f)
+	ask := func() (aborted any) {
+		defer func() { aborted = recover() }()
+		r := httptest.NewRequest(http.MethodGet, "http://tools.local/", nil)
+		r = r.WithContext(context.WithValue(r.Context(), connKey{}, &webConn{Conn: far, flow: f, door: in.door}))
+		in.door.web.ServeHTTP(httptest.NewRecorder(), r)
+		return nil
+	}
+	assert.Nil(t, ask())
+	rules, err := in.door.Compile(nil, "sha256:none")
+	require.NoError(t, err)
+	require.NoError(t, in.door.Put(rules))
+	assert.Equal(t, http.ErrAbortHandler, ask())
+	assert.Equal(t, 1, served)
 }
