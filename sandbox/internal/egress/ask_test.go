@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/twinward-dev/twinward/audit"
 )
@@ -201,4 +202,17 @@ func TestAskTogether(t *testing.T) {
 	in.refused(in.dial("one-more.com", 5432))
 	in.closed()
 	assert.EqualValues(t, 2+maxAsking, calls.Load())
+}
+
+// Names that no rule allows cannot use up the addresses of those that one does.
+func TestAskedNamesRunOut(t *testing.T) {
+	in := asking(t, func(context.Context, Question) Answer { return Answer{} }, nil)
+	for i := range maxAskedNames {
+		_, ok := in.door.names.address(fmt.Sprintf("n%d.example.org", i), maxAskedNames)
+		require.True(t, ok)
+	}
+	m := in.ask("more.example.org.", dnsmessage.TypeA)
+	assert.Equal(t, dnsmessage.RCodeNameError, m.RCode)
+	assert.Equal(t, []string{CauseNames + ` Host::"more.example.org"`}, causes(in.log.Records()))
+	assert.True(t, synthetic.Contains(in.addr("a.example.com")))
 }

@@ -191,3 +191,19 @@ func TestPatternOverlap(t *testing.T) {
 	assert.Greater(t, both, 60)
 	assert.False(t, Pattern{}.Overlaps(Pattern{}))
 }
+
+// A host name has 253 bytes at most, and each of its labels 63 (RFC 1035 §2.3.4).
+func TestNameBounds(t *testing.T) {
+	longest := strings.Repeat("a.", 125) + "com"
+	require.Len(t, longest, maxName)
+	for _, c := range []struct {
+		name string
+		ok   bool
+	}{
+		{longest, true}, {longest + ".", true}, {"a" + longest, false}, {"a" + longest + ".", false},
+		{strings.Repeat("a", 63) + ".com", true}, {strings.Repeat("a", 64) + ".com", false},
+	} {
+		_, err := Canonical(c.name)
+		assert.Equal(t, c.ok, err == nil, "%d bytes: %v", len(c.name), err)
+	}
+}
