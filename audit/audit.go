@@ -59,6 +59,9 @@ type Intent struct {
 	// holds a keyed commitment to them, not the bytes: see [Commitment]. How much
 	// is kept of them is a [Level].
 	Args json.RawMessage `json:"-"`
+	// Keep is how much of Args may be kept at most, and how much is where the host
+	// does not say. LevelDefault leaves it to the log.
+	Keep Level `json:"-"`
 	// Class is what the act can do, if the door knows.
 	Class Class `json:"class,omitempty"`
 	// ToolPin is the hash of the tool definition that was approved.
@@ -128,6 +131,11 @@ type Usage struct {
 	// Final is false when the stream was cut before the backend reported usage;
 	// the counts are then what had been seen.
 	Final bool `json:"final"`
+	// Cost is what the tokens cost by the host's prices, in millionths of a US
+	// dollar; 0 where it has none. Charged is what the budgets were charged where
+	// that is not Cost, because nobody knows the real count.
+	Cost    int64 `json:"cost_micro_usd,omitempty"`
+	Charged int64 `json:"charged_micro_usd,omitempty"`
 }
 
 // A ProcessUse is how a program ended and what it used, with its children that
@@ -155,8 +163,9 @@ type Event struct {
 	// Source says who saw it: "door" (the default when empty: the host itself),
 	// "agent" (the agent reported it), "kernel".
 	Source string `json:"source,omitempty"`
-	// Args are committed to, as in [Intent].
+	// Args are committed to, as in [Intent], and Keep is as there.
 	Args    json.RawMessage `json:"-"`
+	Keep    Level           `json:"-"`
 	ToolPin string          `json:"tool_pin,omitempty"`
 	// Detail holds a few short facts that fit no other field. Never secrets.
 	Detail map[string]string `json:"detail,omitempty"`
@@ -180,7 +189,8 @@ const (
 	// KindDenial is an act that was refused: Door, Action and Resource are what
 	// was asked for (or [ActionRequest]), Actor is who asked, zero if nobody
 	// could be identified, Decision is why. Args and ToolPin as in [Intent].
-	// Detail: "repeated" and "more_before" (see [Event.Count]); from the compute
+	// Detail: "repeated" and "more_before" (see [Event.Count]); from the model door
+	// "budget" and "account", "rate" or "found" say what had no room; from the compute
 	// door "protocol" and "port"; from the HTTP door "http", "text" and "cause",
 	// which are what the client was answered and the error behind it.
 	KindDenial Kind = "denial"

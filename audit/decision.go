@@ -166,6 +166,11 @@ const (
 	GuardRate         = "rate"       // what a permit allows in a span of time is used up
 	GuardCredential   = "credential" // no lease to be had
 	GuardPrivateRange = "private-address"
+
+	// What is used up, and what is in it, at the model door.
+	GuardBudget    = "budget"     // no room in a budget, or nobody can tell
+	GuardRateLimit = "rate-limit" // of the door's own, not of a permit
+	GuardContent   = "content"    // the host's inspector does not let it pass
 )
 
 // Refusal returns a denying Decision with a guard as its cause, for a door that

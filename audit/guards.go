@@ -47,6 +47,7 @@ var guards = []string{
 	GuardStrictJSON, GuardArguments, GuardMethod, GuardState, GuardUnknown, GuardStoredObject, GuardTranslation,
 	GuardPinDrift, GuardNoSnapshot, GuardStale, GuardPolicyError, GuardPanic, GuardFacts, GuardDeadline,
 	GuardObligation, GuardApproval, GuardRate, GuardCredential, GuardPrivateRange,
+	GuardBudget, GuardRateLimit, GuardContent,
 	GuardUnlistedHost, GuardUnlistedPort, GuardRawAddress, GuardNotServed,
 	GuardClientHello, GuardSNI, GuardECH, GuardHost, GuardConnections, GuardNames, GuardProxy, GuardProgram, GuardProgramHidden, GuardBytes,
 	GuardHTTPMethod, GuardHTTPPath, GuardHTTPDeny, GuardAmbiguousPath, GuardBadRequest, GuardOverride, GuardUpgrade,

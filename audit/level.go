@@ -57,11 +57,19 @@ const (
 	MaxDeniedValue = 64 << 10
 )
 
-// levelOf asks the host how much to keep of arguments.
-func (l *Log) levelOf(r Record) (Level, error) {
+// levelOf asks the host how much to keep of arguments, of which the door may say
+// how much at most.
+func (l *Log) levelOf(r Record, most Level) (Level, error) {
 	level, err := askLevel(l.level, r)
-	if level == LevelDefault {
+	switch {
+	case most > LevelFull:
+		return 0, fmt.Errorf("%w: Keep is %d, which is no level", ErrInvalid, most)
+	case level == LevelDefault && most != LevelDefault:
+		level = most
+	case level == LevelDefault:
 		level = DefaultLevel(r)
+	case most != LevelDefault:
+		level = min(level, most)
 	}
 	return level, err
 }
@@ -89,15 +97,15 @@ func askLevel(ask func(Record) Level, r Record) (level Level, err error) {
 
 // keep puts a record in line, with as much of its arguments as its level says.
 func (l *Log) keep(ctx context.Context, r body, e entry) (b *batch, seq uint64, at time.Time, err error) {
-	args, actor, limit := json.RawMessage(nil), Actor{}, MaxValue
+	args, actor, limit, most := json.RawMessage(nil), Actor{}, MaxValue, LevelDefault
 	if r.Intent != nil {
-		args, actor = r.Intent.Args, r.Intent.Actor
+		args, actor, most = r.Intent.Args, r.Intent.Actor, r.Intent.Keep
 	} else {
-		args, actor, limit = r.Event.Args, r.Event.Actor, MaxDeniedValue
+		args, actor, limit, most = r.Event.Args, r.Event.Actor, MaxDeniedValue, r.Event.Keep
 	}
 	level := LevelMetadata
 	if args != nil {
-		if level, err = l.levelOf(Record{Intent: r.Intent, Event: r.Event}); err != nil {
+		if level, err = l.levelOf(Record{Intent: r.Intent, Event: r.Event}, most); err != nil {
 			return nil, 0, at, err
 		}
 	}

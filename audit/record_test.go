@@ -68,7 +68,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, c.End(ctx, audit.Outcome{
 		Status: audit.StatusOK, Bytes: 1 << 60, Latency: time.Second, CredentialVersion: 3, Checks: []string{"scrubbed:github:2"},
-		Usage: &audit.Usage{Model: "m", Input: 1, Output: 2, CacheRead: 3, CacheWrite: 4, Reasoning: 5, Final: true},
+		Usage: &audit.Usage{Model: "m", Input: 1, Output: 2, CacheRead: 3, CacheWrite: 4, Reasoning: 5, Final: true, Cost: 6, Charged: 7},
 	}))
 	require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindPolicy, Door: audit.DoorAdmin, Change: &audit.Change{By: "ann", Reason: "T-1"}}))
 	var tree []tlog.Hash

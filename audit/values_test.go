@@ -238,6 +238,32 @@ func TestLevelsThatTheHostSays(t *testing.T) {
 	assert.EqualValues(t, 5, k.Size())
 }
 
+// A door may say how much is kept at most; what the host says is never exceeded.
+func TestLevelsThatTheDoorSays(t *testing.T) {
+	k := newKeeper(t, audit.Options{Level: func(r audit.Record) audit.Level {
+		if r.Intent != nil && r.Intent.Action == "quiet" {
+			return audit.LevelMetadata
+		}
+		return audit.LevelDefault
+	}})
+	begin := func(action string, class audit.Class, keep audit.Level) *audit.Commitment {
+		in := act("a", "u", class)
+		in.Action, in.Keep = action, keep
+		return k.begin(in).Args
+	}
+	assert.False(t, begin("x", audit.ClassWrite, audit.LevelCommitted).Kept)
+	assert.True(t, begin("x", audit.ClassRead, audit.LevelFull).Kept)
+	assert.Nil(t, begin("x", audit.ClassWrite, audit.LevelMetadata))
+	assert.Nil(t, begin("quiet", audit.ClassWrite, audit.LevelFull))
+	d := audit.Refusal(audit.NewID(), audit.GuardContent)
+	require.NoError(t, k.Append(ctx, audit.Event{Kind: audit.KindDenial, Door: audit.DoorModel, Action: "x", Resource: "y", Decision: &d, Args: markedArgs, Keep: audit.LevelCommitted}))
+	assert.False(t, k.record(5).Args.Kept, "who is denied is no reason to keep a prompt")
+	in := act("a", "u", audit.ClassRead)
+	in.Keep = 9
+	_, err := k.Begin(ctx, in)
+	assert.ErrorIs(t, err, audit.ErrInvalid)
+}
+
 // Arguments that are no object, are empty, or are too large.
 func TestOddValues(t *testing.T) {
 	k := newKeeper(t, audit.Options{})

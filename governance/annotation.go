@@ -22,6 +22,16 @@ const (
 	ObligationMaxBytes = "max_bytes"
 	// ObligationRedact: these places of the answer are blanked.
 	ObligationRedact = "redact"
+	// ObligationRecordPrompt: how much of a model call's prompt goes on record.
+	// "digest" is a commitment, as without it; "redacted" keeps the prompt, without
+	// what the host's inspectors blank.
+	ObligationRecordPrompt = "record_prompt"
+)
+
+// The values of @record_prompt.
+const (
+	RecordDigest   = "digest"
+	RecordRedacted = "redacted"
 )
 
 // An annotation is one that policies may have. Any other is an error: a
@@ -46,6 +56,8 @@ var annotations = map[string]annotation{
 	ObligationRate:     {permits: true, want: parses(ParseRate)},
 	ObligationMaxBytes: {permits: true, want: parses(parseMaxBytes)},
 	ObligationRedact:   {permits: true, want: parses(ParseRedaction)},
+
+	ObligationRecordPrompt: {permits: true, want: oneOfWords(RecordDigest, RecordRedacted)},
 }
 
 // The values of @mode.

@@ -238,7 +238,7 @@ func (d *differ) space(target Request) *targetSpace {
 		}
 		about = append(about, s.about(&t)...)
 	}
-	key.Enforces = []string{ObligationApproval, ObligationMaxBytes, ObligationRate, ObligationRedact}
+	key.Enforces = []string{ObligationApproval, ObligationMaxBytes, ObligationRate, ObligationRedact, ObligationRecordPrompt}
 	key.History = d.a.NoHistory()
 	maps.Copy(key.History.Facts, d.b.NoHistory().Facts)
 	sp := &targetSpace{makeSpace(key, shape, about), shape, map[*policy][][]int{}}

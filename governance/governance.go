@@ -257,7 +257,7 @@ type Request struct {
 	//	connect          host, scheme, method, path, program string; port int
 	//	exec             program, args_digest, policy_hash string
 	//	invoke_model,    protocol string; stream bool; tools, betas []string;
-	//	embed, count_tokens  max_output, budget, spent int
+	//	embed, count_tokens  max_output, est_input, budget, spent int
 	//	use_hosted_tool  protocol, model string
 	//	use_credential   server, tool, purpose string
 	//	complete         argument string

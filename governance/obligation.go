@@ -23,6 +23,9 @@ type Demands struct {
 	Rates []PolicyRate
 	// Approvals are all groups of which a person has to agree, sorted.
 	Approvals []string
+	// RecordPrompt is [RecordDigest], [RecordRedacted] or "". A digest that any
+	// permit demands wins.
+	RecordPrompt string
 }
 
 // A PolicyRate is the rate of one policy.
@@ -60,6 +63,13 @@ func CombineObligations(list []audit.Obligation) (Demands, error) {
 		case ObligationApproval:
 			if !slices.Contains(out.Approvals, o.Value) {
 				out.Approvals = append(out.Approvals, o.Value)
+			}
+		case ObligationRecordPrompt:
+			switch {
+			case o.Value != RecordDigest && o.Value != RecordRedacted:
+				err = fmt.Errorf("want %s or %s", RecordDigest, RecordRedacted)
+			case out.RecordPrompt != RecordDigest:
+				out.RecordPrompt = o.Value
 			}
 		default:
 			err = errors.New("unknown kind of obligation")

@@ -45,10 +45,21 @@ func TestDemands(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"legal", "ops"}, got.Approvals)
 
+	for value, list := range map[string][]audit.Obligation{
+		"":         nil,
+		"redacted": {{Kind: "record_prompt", Value: "redacted"}, {Kind: "record_prompt", Value: "redacted"}},
+		"digest":   {{Kind: "record_prompt", Value: "redacted"}, {Kind: "record_prompt", Value: "digest"}, {Kind: "record_prompt", Value: "redacted"}},
+	} {
+		got, err := governance.CombineObligations(list)
+		require.NoError(t, err)
+		assert.Equal(t, value, got.RecordPrompt)
+	}
+
 	// A door that reads decisions from elsewhere gets no demands that it could
 	// take for none.
 	for _, o := range []audit.Obligation{
 		{Kind: "max_bytes", Value: "x"}, {Kind: "rate", Value: "10"}, {Kind: "redact", Value: "x"}, {Kind: "watermark", Value: "x"},
+		{Kind: "record_prompt", Value: "all"},
 	} {
 		_, err := governance.CombineObligations([]audit.Obligation{{Kind: "max_bytes", Value: "5"}, o})
 		assert.ErrorContains(t, err, o.Kind)

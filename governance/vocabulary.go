@@ -45,7 +45,7 @@ type verb struct {
 var (
 	modelAttrs = map[string]string{
 		"protocol": "String", "stream": "Bool", "max_output": "Long",
-		"tools": "Set<String>", "betas": "Set<String>", "budget": "Long", "spent": "Long",
+		"tools": "Set<String>", "betas": "Set<String>", "budget": "Long", "spent": "Long", "est_input": "Long",
 	}
 	verbs = map[string]verb{
 		"list_tools":      {typeServer, sectionServers, nil},

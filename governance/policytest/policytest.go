@@ -106,7 +106,7 @@ func (c Case) String() string {
 
 // everything is what a door that can meet any obligation says of itself.
 var everything = []string{
-	governance.ObligationApproval, governance.ObligationMaxBytes, governance.ObligationRate, governance.ObligationRedact,
+	governance.ObligationApproval, governance.ObligationMaxBytes, governance.ObligationRate, governance.ObligationRedact, governance.ObligationRecordPrompt,
 }
 
 // A Failure is a case with another answer than expected.

@@ -31,7 +31,7 @@ func explainCommand() command {
 			Action:   *action,
 			Server:   *server,
 			Name:     *name,
-			Enforces: []string{governance.ObligationApproval, governance.ObligationMaxBytes, governance.ObligationRate, governance.ObligationRedact},
+			Enforces: []string{governance.ObligationApproval, governance.ObligationMaxBytes, governance.ObligationRate, governance.ObligationRedact, governance.ObligationRecordPrompt},
 		}
 		if *args != "" {
 			r.Args = []byte(*args)
