@@ -21,10 +21,11 @@ const actRequest = audit.ActionRequest
 // A call is one request on its way through the door.
 type call struct {
 	*Router
-	w      http.ResponseWriter
-	req    *http.Request
-	asking         // what the request is
-	routes *routes // the ones in force when the request came
+	w        http.ResponseWriter
+	req      *http.Request
+	asking           // what the request is
+	spending         // what it costs
+	routes   *routes // the ones in force when the request came
 
 	ctx       context.Context // ends with the client, or when the agent is revoked
 	actor     audit.Actor
@@ -108,7 +109,7 @@ func (c *call) refuse(ref refusal, action, resource string, d audit.Decision) {
 	ref.decision = d.ID
 	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorModel, Action: action, Resource: resource,
-		Actor: c.actor, Decision: &d, Args: c.body,
+		Actor: c.actor, Decision: &d, Args: c.body, Keep: audit.LevelCommitted, Detail: c.detail,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a denial could not be recorded", slog.Any("error", err))
@@ -132,14 +133,15 @@ var (
 
 // invoke is a model call.
 func (c *call) invoke() {
+	defer c.free()
 	defer c.release(governance.Result{}) // unless end did
-	if !c.readBody() || !c.choose() {
+	if !c.readBody() || !c.limit() || !c.choose() {
 		return
 	}
 	var err error
 	c.record, err = c.log.Begin(c.ctx, audit.Intent{
 		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
-		Decision: c.decision.Decision, Args: c.sent, Credential: c.keyUse,
+		Decision: c.decision.Decision, Args: c.sent, Keep: audit.LevelCommitted, Credential: c.keyUse,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: an intent could not be recorded", slog.Any("error", err))
@@ -253,8 +255,12 @@ func (c *call) admit(t *target) *denial {
 	if len(c.betas) > 0 {
 		attrs["betas"] = c.betas
 	}
-	if n, given := c.env.outputLimit(); given {
+	if n, _ := c.outputLimit(t); n > 0 {
 		attrs["max_output"] = n
+	}
+	if err := c.attributes(attrs); err != nil {
+		d := governance.Decision{Decision: guarded(audit.GuardBudget), Action: c.op.action, Resource: fmt.Sprintf("Model::%q", t)}
+		return &denial{c.noRoom(err), d}
 	}
 	var allowed []governance.Decision
 	ask := func(q governance.Request, hidden refusal, message string) (governance.Decision, *denial) {
@@ -298,7 +304,12 @@ func (c *call) admit(t *target) *denial {
 		}
 		keyUse = &audit.CredentialUse{Name: t.backend.Credential, Decision: d.Decision}
 	}
-	c.target, c.rendering, c.decision, c.allowed, c.keyUse = t, to, decision, allowed, keyUse
+	held, no := c.reserve(t, decision)
+	if no != nil {
+		settleAll(allowed, governance.Result{})
+		return no
+	}
+	c.target, c.rendering, c.decision, c.allowed, c.keyUse, c.held = t, to, decision, allowed, keyUse, held
 	return nil
 }
 
@@ -359,6 +370,7 @@ func (c *call) end() error {
 	if errors.Is(leak, credential.ErrLeak) {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, withheld.code
 	}
+	c.charge()
 	err := c.record.End(ctx, c.out)
 	c.release(governance.ResultOf(c.out))
 	return errors.Join(leak, err)

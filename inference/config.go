@@ -20,6 +20,8 @@ type Config struct {
 	Retry    Retry    `yaml:"retry"`
 	Breaker  Breaker  `yaml:"breaker"`
 	Timeouts Timeouts `yaml:"timeouts"`
+	// Spend is what models cost, and how much of them agents may use.
+	Spend Spend `yaml:"spend"`
 }
 
 // A Backend is one model provider. Models are matched exactly; one model may be

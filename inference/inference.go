@@ -168,6 +168,9 @@ type Options struct {
 	// Rand returns random numbers in [0,1), for weights and pauses. It must be
 	// safe for concurrent use. Nil: [rand.Float64].
 	Rand func() float64
+	// Ledger keeps what was used under the budgets of [Config.Spend]. Nil: one in
+	// memory, of this router's own. See [NewMemoryLedger].
+	Ledger Ledger
 	// Logger gets what is of interest to the operator and not evidence. Nil:
 	// nothing is logged.
 	Logger *slog.Logger
@@ -195,6 +198,7 @@ type Router struct {
 	own     *http.Transport // set when the router made its own transport
 	routes  atomic.Pointer[routes]
 	buffers sync.Pool // of *[]byte, for streams
+	limiter *limiter
 }
 
 // defaultMaxBody is the limit for what is held in memory of one request.
@@ -211,12 +215,15 @@ func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{engine: engine, log: audit.OrRefuse(log)}
+	r := &Router{engine: engine, log: audit.OrRefuse(log), limiter: newLimiter(maxBuckets)}
 	if opts != nil {
 		r.opts = *opts
 	}
 	if r.opts.MaxBody <= 0 {
 		r.opts.MaxBody = defaultMaxBody
+	}
+	if r.opts.Ledger == nil {
+		r.opts.Ledger = NewMemoryLedger()
 	}
 	if r.opts.Logger == nil {
 		r.opts.Logger = slog.New(slog.DiscardHandler)

@@ -19,6 +19,7 @@ type meter struct {
 	counts   audit.Usage
 	input    int64 // estimated from the size of the request
 	output   int64 // estimated from the text that came by
+	pieces   int64 // of text that came by: about as many tokens, or fewer
 	counted  bool  // the backend said how much it read
 	reported bool  // the counts are the backend's last word
 	finished bool  // Gemini: the model has come to its end
@@ -72,6 +73,7 @@ func (m *meter) said(ev, key []byte, frame int) {
 	}
 	if n := valueLen(ev[at+len(key):]) - frame; n > 0 {
 		m.output += estimate(n)
+		m.pieces += max(1, int64(n)/16) // no tokenizer's tokens are longer, on average
 	}
 }
 

@@ -4,14 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
+	"time"
 )
 
 // A refusal is an answer that the door itself gives.
 type refusal struct {
 	status   int
-	code     string // short and stable
-	message  string // for the agent: no policy text, no secrets
-	decision string // id of the decision, may be empty
+	code     string        // short and stable
+	message  string        // for the agent: no policy text, no secrets
+	decision string        // id of the decision, may be empty
+	after    time.Duration // when to ask again; 0: not said
+	final    bool          // SDKs are asked not to repeat the call by themselves
 }
 
 // text is the message with the id of the decision.
@@ -26,6 +30,12 @@ func (ref refusal) text() string {
 func (ref refusal) write(w http.ResponseWriter, p Protocol) {
 	if ref.decision != "" {
 		w.Header().Set("Twinward-Decision", ref.decision)
+	}
+	if ref.after > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64((ref.after+time.Second-1)/time.Second), 10))
+	}
+	if ref.final {
+		w.Header().Set("X-Should-Retry", "false")
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(ref.status)

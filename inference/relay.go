@@ -161,6 +161,11 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		from := 0
 		for ev, ok := s.next(); ok; ev, ok = s.next() {
 			verdict := m.event(s.bytes(ev))
+			if !c.ended && c.overspent(m) {
+				out.write(held)
+				out.write(s.buf[from:ev.lo])
+				c.cut(out, s, m, body, usedUp)
+			}
 			if len(held) > 0 && !c.ended {
 				out.write(held) // it was not the last
 				held = held[:0]

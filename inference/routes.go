@@ -43,6 +43,7 @@ type Target struct {
 type routes struct {
 	byModel map[routeKey]*route
 	listed  []*route // in the order of the configuration
+	spend   Spend
 }
 
 type routeKey struct {
@@ -76,6 +77,10 @@ func compile(cfg Config, old *routes) (*routes, error) {
 	if err := c.compile(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
+	if err := cfg.Spend.validate(); err != nil {
+		return nil, fmt.Errorf("%w: spend: %w", ErrConfig, err)
+	}
+	c.routes.spend = cfg.Spend
 	return c.routes, nil
 }
 

@@ -188,6 +188,9 @@ func (c *call) next(a attempt) (pause time.Duration, ok bool) {
 			}
 		}
 		if t == failed {
+			if mayCost(audit.StatusFailed, a.code) && !c.again() {
+				return 0, false
+			}
 			return pause, true // the same decisions hold
 		}
 		if c.fallBack(t, a.code) {
@@ -200,7 +203,7 @@ func (c *call) next(a attempt) (pause time.Duration, ok bool) {
 // fallBack decides about t and, before anything is sent there, puts it on
 // record that the call goes there.
 func (c *call) fallBack(t *target, why string) bool {
-	was, rendering, decision, keyUse, allowed := c.target, c.rendering, c.decision, c.keyUse, c.allowed
+	was, rendering, decision, keyUse, allowed, held := c.target, c.rendering, c.decision, c.keyUse, c.allowed, c.held
 	if c.admit(t) != nil {
 		c.passed = append(c.passed, t)
 		return false
@@ -211,14 +214,19 @@ func (c *call) fallBack(t *target, why string) bool {
 	}
 	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindFallback, Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource,
-		Actor: c.actor, Decision: &c.decision.Decision, Args: c.sent, Detail: detail,
+		Actor: c.actor, Decision: &c.decision.Decision, Args: c.sent, Keep: audit.LevelCommitted, Detail: detail,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a fallback could not be recorded, so it is not carried out", slog.Any("error", err))
 		settleAll(c.allowed, governance.Result{})
 		c.passed = append(c.passed, t)
-		c.target, c.rendering, c.decision, c.keyUse, c.allowed = was, rendering, decision, keyUse, allowed
+		was, rendering, decision, keyUse, allowed, held := c.target, c.rendering, c.decision, c.keyUse, c.allowed, c.held
 		return false
+	}
+	if mayCost(audit.StatusFailed, why) {
+		c.spend(held, held.amount)
+	} else {
+		c.spend(held, Amount{})
 	}
 	settleAll(allowed, governance.ResultOf(audit.Outcome{Status: audit.StatusFailed, ErrorCode: why}))
 	c.fellBack = true

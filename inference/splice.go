@@ -14,9 +14,8 @@ type edit struct {
 // rewrite returns the body that goes to the backend, and whether the stream's
 // usage chunk was asked for by this door and must be taken out again. The bytes
 // that are not edited are the client's; without an edit the body is returned as
-// it is.
-func rewrite(op *operation, body []byte, env *envelope, model string) (out []byte, dropUsage bool) {
-	var edits []edit
+// it is. edits are further ones, which do not touch those.
+func rewrite(op *operation, body []byte, env *envelope, model string, edits ...edit) (out []byte, dropUsage bool) {
 	name := func(at span) {
 		if !at.empty() && string(at.of(body)) != model {
 			quoted := strconv.Quote(model) // config allows printable ASCII only
@@ -44,7 +43,7 @@ func rewrite(op *operation, body []byte, env *envelope, model string) (out []byt
 	if len(edits) == 0 {
 		return body, false
 	}
-	slices.SortFunc(edits, func(a, b edit) int { return a.at.lo - b.at.lo })
+	slices.SortStableFunc(edits, func(a, b edit) int { return a.at.lo - b.at.lo })
 	out = make([]byte, 0, len(body)+64)
 	from := 0
 	for _, e := range edits {

@@ -1,0 +1,346 @@
+package inference
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/governance"
+)
+
+const (
+	// pieceSlack is how many more pieces than tokens a stream may have: the events
+	// that begin and end it, its blocks and its signatures. It is reserved too.
+	pieceSlack = 16
+	// ledgerPatience is how long a call waits for the ledger.
+	ledgerPatience = 10 * time.Second
+	// holdLife is after how long a hold can only belong to a host that died.
+	holdLife = 24 * time.Hour
+)
+
+// members is what the router asks the engine about agents.
+type members interface {
+	Memberships(agent string) governance.Memberships
+}
+
+// A spending is the money side of a call.
+type spending struct {
+	who    *payer
+	rates  []rateUse
+	billed int64 // tokens, in the end
+	held   *held
+	detail map[string]string // for the record of a denial
+}
+
+// held is what is set aside for a call of one target.
+type held struct {
+	id     string // of the hold in the ledger; "" if no account is charged
+	amount Amount
+	output int64 // tokens that the stream may have; 0: no budget applies
+	price  Price
+	priced bool
+}
+
+// payer returns who answers for the call.
+func (c *call) payer() payer {
+	if c.who == nil {
+		c.who = &payer{actor: c.actor}
+		if m, ok := c.engine.(members); ok {
+			in := m.Memberships(c.actor.Agent)
+			c.who.profiles, c.who.teams = in.Profiles, in.Teams
+		}
+	}
+	return *c.who
+}
+
+// estInput is an upper bound of the tokens that the request has.
+func (c *call) estInput() int64 {
+	per := max(c.routes.spend.BytesPerToken, 1)
+	return (int64(len(c.body)) + per - 1) / per
+}
+
+// writes reports whether the call has an output that costs.
+func (c *call) writes() bool { return c.op.action == actInvoke }
+
+// outputLimit is the most tokens that a call of t may produce, and the text to
+// put into the request where it does not say so itself.
+func (c *call) outputLimit(t *target) (limit int64, insert string) {
+	limit, given := c.env.outputLimit()
+	if given || !c.writes() {
+		return limit, ""
+	}
+	limit, ok := lookup(c.routes.spend.MaxOutput, t.backend.Name, t.model)
+	if !ok {
+		return 0, ""
+	}
+	key := "max_tokens"
+	switch {
+	case c.protocol == Gemini:
+		return 0, "" // it is inside of generationConfig
+	case c.protocol == OpenAIResponses:
+		key = "max_output_tokens"
+	case c.protocol == OpenAI && strings.Contains(t.base, "openai."): // whose newer models refuse the old name
+		key = "max_completion_tokens"
+	}
+	return limit * max(c.env.choices, 1), strconv.Quote(key) + ":" + strconv.FormatInt(limit, 10) + ","
+}
+
+// limitEdit is the edit that puts the default limit into the request.
+func (c *call) limitEdit(t *target) []edit {
+	_, insert := c.outputLimit(t)
+	if insert == "" {
+		return nil
+	}
+	at := c.env.open + 1
+	return []edit{{span{at, at}, insert}}
+}
+
+// limit takes the call from the rates that apply to it, or refuses it.
+func (c *call) limit() bool {
+	s := &c.routes.spend
+	if len(s.Rates) == 0 {
+		return true
+	}
+	output, _ := c.env.outputLimit()
+	uses, err := c.limiter.take(s.Rates, c.payer(), addSaturating(c.estInput(), output), c.opts.Now())
+	if err == nil {
+		c.rates = uses
+		return true
+	}
+	ref := refusal{status: http.StatusTooManyRequests, code: "rate_limit_exceeded", message: "too many model calls in a minute: wait"}
+	if over := (*rateError)(nil); errors.As(err, &over) {
+		c.detail = map[string]string{"rate": over.name}
+		if ref.after = over.after; over.after == 0 {
+			ref.message, ref.final = "this call is larger than what is allowed in a whole minute: send less, or ask for less output", true
+		}
+	} else {
+		c.opts.Logger.Warn("inference: rate limits", slog.Any("error", err))
+	}
+	c.refuse(ref, c.op.action, fmt.Sprintf("Model::%q", c.asked()), guarded(audit.GuardRateLimit))
+	return false
+}
+
+// attributes are what policy may know of the money side: the estimated input,
+// and of the money budget with the least left, what it is and what is used of
+// it, in micro-dollars.
+func (c *call) attributes(attrs map[string]any) error {
+	attrs["est_input"] = c.estInput()
+	claims := c.routes.spend.claims(c.payer(), c.opts.Now())
+	if len(claims) == 0 {
+		return nil
+	}
+	accounts := make([]string, len(claims))
+	for i, cl := range claims {
+		accounts[i] = cl.Account
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, ledgerPatience)
+	defer cancel()
+	used, err := c.opts.Ledger.Used(ctx, accounts)
+	if err == nil && len(used) != len(claims) {
+		err = errors.New("inference: the ledger did not answer about every account")
+	}
+	if err != nil {
+		return err
+	}
+	least := MicroUSD(0)
+	for i, cl := range claims {
+		if left := cl.Limit.Cost - used[i].Cost; cl.Limit.Cost > 0 && (attrs["budget"] == nil || left < least) {
+			least, attrs["budget"], attrs["spent"] = left, int64(cl.Limit.Cost), int64(used[i].Cost)
+		}
+	}
+	return nil
+}
+
+// reserve sets aside what a call of t may cost at most.
+func (c *call) reserve(t *target, d governance.Decision) (*held, *denial) {
+	s := &c.routes.spend
+	h := &held{}
+	h.price, h.priced = lookup(s.Prices, t.backend.Name, t.model)
+	some, money := s.applies(c.payer())
+	if !some || c.op.whole == nil { // counting tokens costs none
+		return h, nil
+	}
+	deny := func(ref refusal) (*held, *denial) {
+		d.Decision = guarded(audit.GuardBudget)
+		return nil, &denial{ref, d}
+	}
+	if money && !h.priced {
+		c.detail = map[string]string{"budget": "no price"}
+		return deny(refusal{status: http.StatusForbidden, code: "no_price", message: "the host has no price for this model, and so cannot keep your budget"})
+	}
+	if c.writes() {
+		limit, _ := c.outputLimit(t)
+		if limit == 0 {
+			c.detail = map[string]string{"budget": "no output limit"}
+			return deny(refusal{status: http.StatusBadRequest, code: "output_limit_required", message: "say how many tokens the answer may have at most: without that your budget cannot be kept"})
+		}
+		h.output = addSaturating(limit, pieceSlack)
+	}
+	input := c.estInput()
+	h.amount = Amount{addSaturating(input, h.output), h.price.atMost(input, h.output)}
+	if b, over := s.perRequest(c.payer(), h.amount); over {
+		c.detail = map[string]string{"budget": b.Name}
+		return deny(tooLargeForBudget)
+	}
+	if err := c.hold(h); err != nil {
+		return deny(c.noRoom(err))
+	}
+	return h, nil
+}
+
+var tooLargeForBudget = refusal{
+	status: http.StatusTooManyRequests, code: "budget_exceeded", final: true,
+	message: "this call alone may cost more than your whole budget: send less, or ask for less output",
+}
+
+// hold sets h aside in the ledger.
+func (c *call) hold(h *held) error {
+	now := c.opts.Now()
+	claims := c.routes.spend.claims(c.payer(), now)
+	if len(claims) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, ledgerPatience)
+	defer cancel()
+	id := audit.NewID()
+	err := c.opts.Ledger.Reserve(ctx, Hold{ID: id, At: now, Expires: now.Add(holdLife), Amount: h.amount, Claims: claims})
+	if err == nil {
+		h.id = id
+		return nil
+	}
+	if full := (*BudgetError)(nil); !errors.As(err, &full) {
+		// It may have come to be all the same.
+		c.pay(id, Amount{})
+	}
+	return err
+}
+
+// noRoom is what the client is told about a failed reservation.
+func (c *call) noRoom(err error) refusal {
+	full := (*BudgetError)(nil)
+	if !errors.As(err, &full) {
+		c.opts.Logger.Error("inference: the ledger cannot be asked, so calls under a budget are denied", slog.Any("error", err))
+		return refusal{status: http.StatusServiceUnavailable, code: "no_ledger", message: "the host cannot tell whether your budget has room, so the call is not carried out"}
+	}
+	c.detail = map[string]string{"budget": full.Budget, "account": full.Account}
+	if !full.Asked.within(full.Limit) {
+		return tooLargeForBudget
+	}
+	ref := refusal{status: http.StatusTooManyRequests, code: "budget_exceeded", final: true, message: "your budget for model calls has no room for this call"}
+	if !full.Ends.IsZero() {
+		ref.after = full.Ends.Sub(c.opts.Now())
+		ref.message += ": it begins anew at " + full.Ends.UTC().Format(time.RFC3339)
+	}
+	return ref
+}
+
+// again sets the same aside once more, before a request that may have cost is
+// repeated.
+func (c *call) again() bool {
+	if c.held == nil || c.held.id == "" {
+		return true
+	}
+	next := *c.held
+	if err := c.hold(&next); err != nil {
+		c.noRoom(err)
+		c.note("attempt-denied:" + audit.GuardBudget)
+		return false
+	}
+	c.spend(c.held, c.held.amount)
+	c.held = &next
+	return true
+}
+
+// overspent reports whether a stream has used up what was set aside for it.
+func (c *call) overspent(m *meter) bool {
+	return c.held != nil && c.held.output > 0 && m.pieces > c.held.output
+}
+
+// usedUp ends a stream that does not keep to its limit.
+var usedUp = refusal{
+	status: http.StatusTooManyRequests, code: audit.GuardBudget,
+	message: "the answer was cut: it is longer than what was set aside of your budget",
+}
+
+// mayCost reports whether a call that ended without a count may have cost
+// anything. Providers do not bill what they answer with an error.
+func mayCost(status audit.Status, code string) bool {
+	if status == audit.StatusOK {
+		return true
+	}
+	if rest, ok := strings.CutPrefix(code, "upstream-"); ok {
+		if _, err := strconv.Atoi(rest); err == nil {
+			return false
+		}
+		switch rest {
+		case "down", "open", "unauthorized", "redirect":
+			return false
+		}
+	}
+	return code != audit.GuardCredential
+}
+
+// charge says in the outcome what the call has cost, and settles with the ledger.
+func (c *call) charge() {
+	h := c.held
+	if h == nil {
+		return
+	}
+	c.held = nil
+	u, spent := c.out.Usage, Amount{}
+	if u != nil {
+		if h.priced {
+			u.Cost = int64(h.price.Cost(*u))
+		}
+		spent = Amount{addSaturating(addSaturating(u.Input, u.Output), addSaturating(u.CacheRead, u.CacheWrite)), MicroUSD(u.Cost)}
+	}
+	known := u != nil && (u.Final || c.routes.spend.Unfinished == ChargeSeen)
+	if h.output+h.amount.Tokens > 0 && !known && (u != nil || mayCost(c.out.Status, c.out.ErrorCode)) {
+		spent = Amount{max(spent.Tokens, h.amount.Tokens), max(spent.Cost, h.amount.Cost)}
+		if u == nil {
+			u = &audit.Usage{Model: c.target.model}
+			c.out.Usage = u
+		}
+	}
+	if h.id != "" && u != nil && int64(spent.Cost) != u.Cost {
+		u.Charged = int64(spent.Cost)
+	}
+	c.billed = spent.Tokens
+	if !c.spend(h, spent) {
+		c.note("unsettled:" + audit.GuardBudget)
+	}
+}
+
+// spend settles a hold. What cannot be settled stays spent as it was reserved.
+func (c *call) spend(h *held, spent Amount) bool {
+	if h == nil || h.id == "" {
+		return true
+	}
+	id := h.id
+	h.id = ""
+	return c.pay(id, spent)
+}
+
+func (c *call) pay(id string, spent Amount) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), ledgerPatience)
+	defer cancel()
+	if err := c.opts.Ledger.Settle(ctx, id, spent); err != nil {
+		c.opts.Logger.Error("inference: a reservation could not be settled, and counts as spent", slog.Any("error", err))
+		return false
+	}
+	return true
+}
+
+// free gives back what was set aside for a call that was not carried out.
+func (c *call) free() {
+	c.spend(c.held, Amount{})
+	c.held = nil
+	c.limiter.settle(c.rates, c.billed)
+	c.rates = nil
+}
