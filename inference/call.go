@@ -23,9 +23,10 @@ type call struct {
 	*Router
 	w        http.ResponseWriter
 	req      *http.Request
-	asking           // what the request is
-	spending         // what it costs
-	routes   *routes // the ones in force when the request came
+	asking                 // what the request is
+	spending               // what it costs
+	filter   *answerFilter // nil: nobody looks at the answer
+	routes   *routes       // the ones in force when the request came
 
 	ctx       context.Context // ends with the client, or when the agent is revoked
 	actor     audit.Actor
@@ -135,13 +136,13 @@ var (
 func (c *call) invoke() {
 	defer c.free()
 	defer c.release(governance.Result{}) // unless end did
-	if !c.readBody() || !c.limit() || !c.choose() {
+	if !c.readBody() || !c.limit() || !c.inspect() || !c.choose() {
 		return
 	}
 	var err error
 	c.record, err = c.log.Begin(c.ctx, audit.Intent{
 		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
-		Decision: c.decision.Decision, Args: c.sent, Keep: audit.LevelCommitted, Credential: c.keyUse,
+		Decision: c.decision.Decision, Args: c.sent, Keep: c.keep(), Credential: c.keyUse,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: an intent could not be recorded", slog.Any("error", err))
@@ -275,7 +276,7 @@ func (c *call) admit(t *target) *denial {
 		}
 		return d, no
 	}
-	decision, no := ask(governance.Request{Action: c.op.action, Server: t.backend.Name, Name: t.model, Attrs: attrs}, noModel(asked),
+	decision, no := ask(governance.Request{Action: c.op.action, Server: t.backend.Name, Name: t.model, Attrs: attrs, Enforces: meets}, noModel(asked),
 		fmt.Sprintf("this agent may not use the model %q like this", asked))
 	if no == nil && to.refused != nil {
 		settleAll(allowed, governance.Result{})
@@ -283,6 +284,11 @@ func (c *call) admit(t *target) *denial {
 	}
 	if no != nil {
 		return no
+	}
+	if demands, err := decision.Demands(); err != nil || demands.RecordPrompt == governance.RecordRedacted && c.opts.Inspect == nil {
+		settleAll(allowed, governance.Result{})
+		decision.Decision = guarded(audit.GuardObligation)
+		return &denial{refusal{status: http.StatusForbidden, code: "denied", message: "this needs something that is not available here"}, decision}
 	}
 	for _, name := range to.asks.hosted {
 		_, no := ask(governance.Request{
@@ -371,6 +377,7 @@ func (c *call) end() error {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, withheld.code
 	}
 	c.charge()
+	c.noteFindings()
 	err := c.record.End(ctx, c.out)
 	c.release(governance.ResultOf(c.out))
 	return errors.Join(leak, err)

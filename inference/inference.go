@@ -168,6 +168,12 @@ type Options struct {
 	// Rand returns random numbers in [0,1), for weights and pauses. It must be
 	// safe for concurrent use. Nil: [rand.Float64].
 	Rand func() float64
+	// Inspect looks at the content of requests and answers. Nil: nobody does, and
+	// it costs nothing. Answers that are looked at are read event by event.
+	Inspect Inspector
+	// InspectWindow is how many bytes of each text of a stream are held back, so
+	// that what comes in pieces is seen as a whole. Zero: 256.
+	InspectWindow int
 	// Ledger keeps what was used under the budgets of [Config.Spend]. Nil: one in
 	// memory, of this router's own. See [NewMemoryLedger].
 	Ledger Ledger
@@ -221,6 +227,9 @@ func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*
 	}
 	if r.opts.MaxBody <= 0 {
 		r.opts.MaxBody = defaultMaxBody
+	}
+	if r.opts.InspectWindow <= 0 {
+		r.opts.InspectWindow = defaultWindow
 	}
 	if r.opts.Ledger == nil {
 		r.opts.Ledger = NewMemoryLedger()

@@ -94,6 +94,15 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	} else {
 		c.count(data)
 	}
+	if resp.StatusCode < 400 && c.inspects() {
+		if c.filter = c.newFilter(); c.filter != nil {
+			if data = c.filter.inspectWhole(data); c.filter.stopped() {
+				c.failWith(c.unfit())
+				return
+			}
+			c.out.Bytes = int64(len(data))
+		}
+	}
 	if err := c.end(); err != nil {
 		c.unanswered(err).write(c.w, c.protocol)
 		return
@@ -150,6 +159,10 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
 	c.w.WriteHeader(resp.StatusCode)
 	out := &client{w: c.w, rc: rc, dirty: true} // the header goes out at once
+	if c.inspects() {
+		c.filter = c.newFilter()
+		out.filter = c.filter
+	}
 	out.flush()
 
 	for {
@@ -191,6 +204,9 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		}
 		out.flush()
 		s.compact()
+		if out.filter != nil && out.filter.stopped() && !c.ended {
+			c.cut(out, s, m, body, c.unfit())
+		}
 		switch {
 		case out.err != nil && !c.ended:
 			c.streamOutcome(out, m, body, false)
@@ -233,6 +249,13 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 		out.write(rest)
 		return
 	}
+	if out.filter != nil {
+		rest = append(out.filter.take(rest), out.filter.end()...)
+		if out.filter.stopped() {
+			c.cut(out, &splitter{}, m, body, c.unfit())
+		}
+		out.filter = nil
+	}
 	out.flush() // what came before does not wait for the log
 	c.streamOutcome(out, m, body, true)
 	c.out.Bytes += int64(len(rest))
@@ -265,9 +288,10 @@ func (c *call) cut(out *client, s *splitter, m *meter, body *scrubbed, why refus
 		c.unanswered(err)
 		c.abort()
 	}
-	if s.large {
+	if s.large && out.filter == nil {
 		out.write([]byte("\n\n")) // a part of the event went out
 	}
+	out.filter = nil
 	out.write(why.event(c.protocol))
 	out.flush()
 	c.abort()
@@ -298,9 +322,14 @@ type client struct {
 	n     int64 // bytes written
 	dirty bool
 	err   error
+
+	filter *answerFilter // nil: nobody looks at it
 }
 
 func (o *client) write(p []byte) {
+	if o.filter != nil {
+		p = o.filter.take(p)
+	}
 	if len(p) == 0 || o.err != nil {
 		return
 	}

@@ -214,13 +214,14 @@ func (c *call) fallBack(t *target, why string) bool {
 	}
 	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindFallback, Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource,
-		Actor: c.actor, Decision: &c.decision.Decision, Args: c.sent, Keep: audit.LevelCommitted, Detail: detail,
+		Actor: c.actor, Decision: &c.decision.Decision, Args: c.sent, Keep: c.keep(), Detail: detail,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a fallback could not be recorded, so it is not carried out", slog.Any("error", err))
 		settleAll(c.allowed, governance.Result{})
 		c.passed = append(c.passed, t)
-		was, rendering, decision, keyUse, allowed, held := c.target, c.rendering, c.decision, c.keyUse, c.allowed, c.held
+		c.spend(c.held, Amount{})
+		c.target, c.rendering, c.decision, c.keyUse, c.allowed, c.held = was, rendering, decision, keyUse, allowed, held
 		return false
 	}
 	if mayCost(audit.StatusFailed, why) {

@@ -1,0 +1,161 @@
+package inference
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// A censor blanks a word, and denies another.
+type censor struct {
+	blank, deny string
+	fail        bool
+	seen        atomic.Int64
+}
+
+func (c *censor) Request(_ context.Context, _ Content, body []byte) (Finding, error) {
+	return c.Text(string(body), true)
+}
+
+func (c *censor) Answer(context.Context, Content) AnswerInspector { return c }
+
+func (c *censor) Text(window string, _ bool) (Finding, error) {
+	c.seen.Add(1)
+	if c.fail {
+		panic("a bug")
+	}
+	if c.deny != "" && strings.Contains(window, c.deny) {
+		return Finding{Label: "word", Deny: true}, nil
+	}
+	f := Finding{Label: "name"}
+	for at := 0; c.blank != ""; {
+		i := strings.Index(window[at:], c.blank)
+		if i < 0 {
+			break
+		}
+		f.Blank = append(f.Blank, Range{at + i, at + i + len(c.blank)})
+		at += i + len(c.blank)
+	}
+	return f, nil
+}
+
+func TestRequestsAreInspected(t *testing.T) {
+	const body = `{"model":"good","messages":[{"role":"user","content":"I am Ann\u00e9, Ann."}]}`
+	var got atomic.Pointer[string]
+	run := func(look *censor, body string) (*house, *http.Response) {
+		h := newHouse(t, &Options{Inspect: look})
+		h.backend = func(w http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			s := string(b)
+			got.Store(&s)
+			_, _ = io.WriteString(w, `{}`)
+		}
+		resp, _ := h.post("/v1/chat/completions", body)
+		return h, resp
+	}
+	h, resp := run(&censor{blank: "Ann"}, body)
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.Equal(t, `{"model":"good","messages":[{"role":"user","content":"I am [redacted]\u00e9, [redacted]."}]}`, *got.Load())
+	assert.Contains(t, h.outcome().Checks, "blanked-request:name:2")
+
+	for name, tc := range map[string]struct {
+		look *censor
+		want string
+	}{
+		"denied":                 {&censor{deny: "Ann"}, "word"},
+		"a panic":                {&censor{fail: true}, "error"},
+		"not in a string":        {&censor{blank: `"messages"`}, "error"},
+		"a key":                  {&censor{blank: "message"}, "error"},
+		"a part of an escape":    {&censor{blank: "00e9"}, "error"},
+		"what the request wants": {&censor{blank: "goo"}, "error"},
+	} {
+		h, resp := run(tc.look, body)
+		assert.Equal(t, 403, resp.StatusCode, name)
+		d := h.denial()
+		assert.Equal(t, audit.GuardContent, d.Decision.Reason, name)
+		assert.Equal(t, map[string]string{"found": tc.want}, d.Detail, name)
+	}
+}
+
+// A word is found however the stream is cut into events, and events without it
+// are the backend's.
+func TestAnswersAreInspected(t *testing.T) {
+	chunk := func(s string) string {
+		return `data: {"choices":[{"index":0,"delta":{"content":"` + s + `"}}]}` + "\n\n"
+	}
+	delta := func(s string) string {
+		return "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"` + s + `"}}` + "\n\n"
+	}
+	const text = "my name is Ann Smith and so on"
+	for path, p := range map[string]struct {
+		body, end string
+		piece     func(string) string
+	}{
+		"/v1/chat/completions": {chatStream, `data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}` + "\n\ndata: [DONE]\n\n", chunk},
+		"/v1/messages":         {messagesStream, `data: {"type":"content_block_stop","index":0}` + "\n\n" + `data: {"type":"message_stop"}` + "\n\n", delta},
+	} {
+		for cut := 1; cut < len(text); cut++ {
+			look := &censor{blank: "Ann Smith"}
+			h := newHouse(t, &Options{Inspect: look, InspectWindow: 12})
+			serve, log := h.direct()
+			stream := p.piece(text[:cut]) + p.piece(text[cut:]) + p.end
+			got := serve(path, p.body, &cutReader{parts: [][]byte{[]byte(stream)}})
+			assert.NotContains(t, strings.ReplaceAll(got, p.piece("x"), ""), "Ann Smith")
+			assert.Equal(t, 1, strings.Count(got, "[redacted]"), "cut at %d: %s", cut, got)
+			assert.True(t, strings.HasSuffix(got, p.end), got)
+			assert.Contains(t, log.out.Checks, "blanked-answer:name:1")
+		}
+		h := newHouse(t, &Options{Inspect: &censor{blank: "nobody"}})
+		serve, _ := h.direct()
+		stream := p.piece("a") + p.piece("b") + p.end
+		assert.Equal(t, stream, serve(path, p.body, &cutReader{parts: [][]byte{[]byte(stream)}}), "what is not blanked is not changed")
+
+		h = newHouse(t, &Options{Inspect: &censor{deny: "secret"}})
+		h.backend = sse(p.piece("a sec"), p.piece("ret word"), p.end)
+		_, got, _ := h.do(h.request(http.MethodPost, path, p.body))
+		assert.NotContains(t, got, "ret word")
+		assert.Contains(t, got, "does not let this answer pass")
+		h.door.Close()
+		out := h.outcome()
+		assert.Equal(t, audit.GuardContent, out.ErrorCode)
+		assert.Contains(t, out.Checks, "found:word")
+	}
+}
+
+func TestWholeAnswersAreInspected(t *testing.T) {
+	const answer = `{"id":"Ann","choices":[{"message":{"content":"I am Ann."}}]}`
+	h := newHouse(t, &Options{Inspect: &censor{blank: "Ann"}})
+	h.backend = func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, answer) }
+	_, got := h.post("/v1/chat/completions", `{"model":"good","messages":[]}`)
+	assert.Equal(t, `{"id":"Ann","choices":[{"message":{"content":"I am [redacted]."}}]}`, got)
+	for _, look := range []*censor{{deny: "I am"}} {
+		h := newHouse(t, &Options{Inspect: look})
+		h.backend = func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, answer) }
+		resp, got := h.post("/v1/chat/completions", `{"model":"good","messages":[]}`)
+		assert.Equal(t, 403, resp.StatusCode)
+		assert.NotContains(t, got, "I am")
+		assert.Equal(t, audit.GuardContent, h.outcome().ErrorCode)
+	}
+}
+
+func TestFindingsMustMakeSense(t *testing.T) {
+	for _, bad := range [][]Range{{{-1, 2}}, {{2, 2}}, {{3, 2}}, {{0, 2}, {1, 3}}, {{0, 100}}} {
+		assert.False(t, ordered(bad, 10), "%v", bad)
+	}
+	assert.True(t, ordered([]Range{{0, 2}, {2, 10}}, 10))
+	_, err := blankStrings([]byte(`{"a":"bcd"}`), []Range{{5, 8}})
+	assert.ErrorIs(t, err, errBlank, "a quote")
+	assert.True(t, errors.Is(err, errBlank))
+	out, err := blankStrings([]byte(`{"a":["bcd",{"e":"f"}]}`), []Range{{7, 8}})
+	require.NoError(t, err)
+	assert.Equal(t, `{"a":["[redacted]cd",{"e":"f"}]}`, string(out))
+}

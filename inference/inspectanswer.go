@@ -1,0 +1,327 @@
+package inference
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/twinward-dev/twinward/governance"
+)
+
+// defaultWindow is how much of a text is held back, in bytes.
+const defaultWindow = 256
+
+// textKeys are the keys under which the protocols put what models say: text,
+// thoughts, and the arguments of tools.
+var textKeys = map[string]bool{
+	"content": true, "text": true, "delta": true, "thinking": true, "partial_json": true, "arguments": true,
+	"reasoning_content": true, "reasoning": true, "refusal": true, "input": true, "transcript": true,
+}
+
+// A piece is one string in an event: a part of a text.
+type piece struct {
+	lo, hi  int // in the event, with its quotes
+	text    string
+	changed bool
+	free    bool // it may go to the client
+}
+
+// A queued event waits until its text may go.
+type queued struct {
+	data   []byte
+	pieces []*piece
+}
+
+// An answerFilter holds back so much of each text of an answer that its inspector
+// sees what is cut into pieces. Events stay in their order.
+type answerFilter struct {
+	look   AnswerInspector
+	window int
+	split  splitter
+	queue  []*queued
+	held   int // bytes in queue
+	texts  map[string][]*piece
+
+	blanked map[string]int // by label
+	denied  *Finding
+	err     error // why nothing more goes out
+}
+
+func newAnswerFilter(look AnswerInspector, window int) *answerFilter {
+	return &answerFilter{look: look, window: window, split: splitter{max: maxEvent}, texts: map[string][]*piece{}, blanked: map[string]int{}}
+}
+
+var errDenied = errors.New("inference: the inspector does not let the answer pass")
+
+// stopped reports whether nothing more may go out.
+func (f *answerFilter) stopped() bool { return f.err != nil }
+
+// take looks at a part of a stream and returns what may go to the client.
+func (f *answerFilter) take(p []byte) (out []byte) {
+	f.split.buf = append(f.split.buf, p...)
+	for ev, ok := f.split.next(); ok && f.err == nil; ev, ok = f.split.next() {
+		f.push(f.split.bytes(ev))
+	}
+	if f.split.released() > f.split.event {
+		f.fail(errors.New("inference: an event is too large to be inspected"))
+	}
+	f.split.compact()
+	return f.drain()
+}
+
+// end looks at everything that is held, of which no more comes, and returns it.
+func (f *answerFilter) end() []byte {
+	if len(f.split.buf) > 0 && f.err == nil {
+		f.push(f.split.buf)
+		f.split.buf = f.split.buf[:0]
+	}
+	f.close("")
+	return f.drain()
+}
+
+func (f *answerFilter) fail(err error) {
+	if f.err == nil {
+		f.err, f.queue = err, nil
+	}
+}
+
+func (f *answerFilter) drain() (out []byte) {
+	n := 0
+	for _, q := range f.queue {
+		for _, p := range q.pieces {
+			if !p.free {
+				f.queue = f.queue[n:]
+				return out
+			}
+		}
+		out = q.appendTo(out)
+		f.held -= len(q.data)
+		n++
+	}
+	f.queue = f.queue[:0]
+	return out
+}
+
+// appendTo writes the event with its texts as they are now. What was not changed
+// is the backend's, byte for byte.
+func (q *queued) appendTo(out []byte) []byte {
+	from := 0
+	for _, p := range q.pieces {
+		if !p.changed {
+			continue
+		}
+		quoted, err := jsontext.AppendQuote(nil, p.text)
+		if err != nil {
+			quoted = []byte(`""`) // it was valid when it was read
+		}
+		out = append(append(out, q.data[from:p.lo]...), quoted...)
+		from = p.hi
+	}
+	return append(out, q.data[from:]...)
+}
+
+// marks are what of an event says whose text it is and whether it ends.
+type marks struct {
+	Type         string `json:"type"`
+	Index        *int   `json:"index"`
+	OutputIndex  *int   `json:"output_index"`
+	ContentIndex *int   `json:"content_index"`
+	Choices      []struct {
+		Index  int     `json:"index"`
+		Finish *string `json:"finish_reason"`
+	} `json:"choices"`
+	Candidates []struct {
+		Index  int    `json:"index"`
+		Finish string `json:"finishReason"`
+	} `json:"candidates"`
+}
+
+// place names the part of the answer that the event is about, and says whether
+// it ends that part, or all.
+func (m *marks) place() (at string, ends, all bool) {
+	for _, i := range []*int{m.Index, m.OutputIndex, m.ContentIndex} {
+		if i != nil {
+			at += fmt.Sprint(*i)
+		}
+		at += "/"
+	}
+	for _, c := range m.Choices {
+		at += fmt.Sprint(c.Index, "/")
+		ends = ends || c.Finish != nil && *c.Finish != ""
+	}
+	for _, c := range m.Candidates {
+		at += fmt.Sprint(c.Index, "/")
+		ends = ends || c.Finish != ""
+	}
+	switch {
+	case m.Type == "message_stop", m.Type == "message_delta", m.Type == "error",
+		m.Type == "response.completed", m.Type == "response.incomplete", m.Type == "response.failed":
+		all = true
+	case m.Type == "content_block_stop", strings.HasSuffix(m.Type, ".done"):
+		ends = true
+	}
+	return at, ends || all, all
+}
+
+// push takes one event.
+func (f *answerFilter) push(ev []byte) {
+	q := &queued{data: append([]byte(nil), ev...)}
+	f.queue = append(f.queue, q)
+	f.held += len(q.data)
+	data := eventData(q.data)
+	base := strings.Index(string(q.data), string(data))
+	if len(data) == 0 || data[0] != '{' {
+		if string(data) == string(done) {
+			f.close("")
+		}
+		return
+	}
+	var m marks
+	if err := json.Unmarshal(data, &m); err != nil || base < 0 {
+		f.fail(errors.New("inference: an event is no JSON on one line, so that it cannot be inspected"))
+		return
+	}
+	at, ends, all := m.place()
+	var touched []string
+	err := eachString(data, func(lo, hi int, path []string) {
+		if !textKeys[textKey(path)] {
+			return
+		}
+		text, err := unquote(data[lo:hi])
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		id := at + strings.Join(path, ".")
+		p := &piece{lo: base + lo, hi: base + hi, text: text}
+		q.pieces = append(q.pieces, p)
+		f.texts[id] = append(f.texts[id], p)
+		touched = append(touched, id)
+	})
+	if err != nil {
+		f.fail(fmt.Errorf("inference: an event cannot be inspected: %w", err))
+		return
+	}
+	switch {
+	case all || f.held > maxEvent:
+		f.close("")
+	case ends:
+		f.close(at)
+	default:
+		for _, id := range touched {
+			f.inspect(id, false)
+		}
+	}
+}
+
+// close ends all texts of a part of the answer.
+func (f *answerFilter) close(at string) {
+	for id := range f.texts {
+		if strings.HasPrefix(id, at) {
+			f.inspect(id, true)
+			delete(f.texts, id)
+		}
+	}
+}
+
+// inspect shows the window of a text to the inspector, blanks what it says, and
+// frees what lies before the window.
+func (f *answerFilter) inspect(id string, end bool) {
+	if f.err != nil {
+		return
+	}
+	pieces := f.texts[id]
+	var b strings.Builder
+	for _, p := range pieces {
+		b.WriteString(p.text)
+	}
+	window := b.String()
+	found, err := safely(func() (Finding, error) { return f.look.Text(window, end) })
+	switch {
+	case err != nil:
+		f.fail(err)
+		return
+	case found.Deny:
+		f.denied = &found
+		f.fail(errDenied)
+		return
+	case !ordered(found.Blank, len(window)):
+		f.fail(errBlank)
+		return
+	}
+	if len(found.Blank) > 0 {
+		blankPieces(pieces, found.Blank)
+		f.blanked[found.label()] += len(found.Blank)
+	}
+	after := 0
+	for i := len(pieces) - 1; i >= 0; i-- {
+		if end || after >= f.window {
+			pieces[i].free = true
+		}
+		after += len(pieces[i].text)
+	}
+	for len(pieces) > 0 && pieces[0].free {
+		pieces = pieces[1:]
+	}
+	f.texts[id] = pieces
+}
+
+// blankPieces replaces ranges of a text that lies in pieces. What stands for a
+// range is put where it begins.
+func blankPieces(pieces []*piece, ranges []Range) {
+	start := 0
+	for _, p := range pieces {
+		end := start + len(p.text)
+		var b strings.Builder
+		from := start
+		for _, r := range ranges {
+			lo, hi := max(r.From, start), min(r.To, end)
+			if lo >= hi {
+				continue
+			}
+			b.WriteString(p.text[from-start : lo-start])
+			if r.From >= start {
+				b.WriteString(governance.Redacted)
+			}
+			from = hi
+			p.changed = true
+		}
+		if p.changed {
+			b.WriteString(p.text[from-start:])
+			p.text = b.String()
+		}
+		start = end
+	}
+}
+
+// inspectWhole looks at an answer that came in one piece, and returns it as it
+// may go to the client.
+func (f *answerFilter) inspectWhole(data []byte) []byte {
+	q := &queued{data: data}
+	err := eachString(data, func(lo, hi int, path []string) {
+		if !textKeys[textKey(path)] || f.err != nil {
+			return
+		}
+		text, err := unquote(data[lo:hi])
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		p := &piece{lo: lo, hi: hi, text: text}
+		q.pieces = append(q.pieces, p)
+		id := fmt.Sprint(lo)
+		f.texts[id] = []*piece{p}
+		f.inspect(id, true)
+		delete(f.texts, id)
+	})
+	if err != nil {
+		f.fail(fmt.Errorf("inference: the answer cannot be inspected: %w", err))
+	}
+	if f.err != nil {
+		return nil
+	}
+	return q.appendTo(nil)
+}
