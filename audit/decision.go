@@ -168,9 +168,9 @@ const (
 	GuardPrivateRange = "private-address"
 
 	// What is used up, and what is in it, at the model door.
-	GuardBudget    = "budget"     // no room in a budget, or nobody can tell
-	GuardRateLimit = "rate-limit" // of the door's own, not of a permit
-	GuardContent   = "content"    // the host's inspector does not let it pass
+	GuardBudget    = "model-budget"  // no room in a budget, or nobody can tell
+	GuardRateLimit = "model-rate"    // of the door's own, not of a permit
+	GuardContent   = "model-content" // the host's inspector does not let it pass
 )
 
 // Refusal returns a denying Decision with a guard as its cause, for a door that

@@ -370,7 +370,7 @@ func TestStreamIsCutWhereTheReservationEnds(t *testing.T) {
 	const piece = `data: {"choices":[{"delta":{"content":"word "}}]}` + "\n\n"
 	const anthropicPiece = "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"word "}}` + "\n\n"
 	for path, tc := range map[string]struct{ body, piece, end string }{
-		"/v1/chat/completions": {`{"model":"good","stream":true,"max_tokens":9,"messages":[]}`, piece, `"code":"budget"`},
+		"/v1/chat/completions": {`{"model":"good","stream":true,"max_tokens":9,"messages":[]}`, piece, `"code":"model-budget"`},
 		"/v1/messages":         {messagesStream, anthropicPiece, "event: error\ndata: "},
 	} {
 		h, l := purse(t, daily, nil)
@@ -429,7 +429,7 @@ func TestParallelStreamsNeverOverspend(t *testing.T) {
 			words.Add(int64(strings.Count(string(got), `"content":"x"`)))
 			if resp.StatusCode == 429 {
 				full.Add(1)
-			} else if strings.Contains(string(got), `"code":"budget"`) {
+			} else if strings.Contains(string(got), `"code":"model-budget"`) {
 				cut.Add(1)
 			}
 		})
@@ -456,7 +456,7 @@ func TestLedgerGoesAwayDuringTheCall(t *testing.T) {
 	}
 	resp, _ := h.post("/v1/chat/completions", limited)
 	assert.Equal(t, 200, resp.StatusCode)
-	assert.Contains(t, h.outcome().Checks, "unsettled:budget")
+	assert.Contains(t, h.outcome().Checks, "unsettled:model-budget")
 	assert.EqualValues(t, len(limited)+100+pieceSlack, h.used(l).Tokens)
 }
 
