@@ -73,9 +73,9 @@
 // events pass as they arrive, but the event that ends it ("[DONE]" for chat
 // completions, "response.completed" and its like for responses, "message_stop"
 // for Anthropic, the last chunk with a finish reason for Gemini) and the end of
-// the HTTP body are released only after the outcome is on record. When the outcome cannot be recorded the
-// connection is cut, and the client sees a truncated stream and never a
-// complete one.
+// the HTTP body are released only after the outcome is on record. When the
+// outcome cannot be recorded the connection is cut, and the client sees a
+// truncated stream and never a complete one.
 //
 // # What agents are told
 //
@@ -124,6 +124,25 @@
 // that were read from a cache, written to one, or spent on reasoning. A backend
 // that does not report them, or whose answer breaks off, is estimated at four
 // bytes a token, and the count is marked as not final.
+//
+// # Budgets
+//
+// [Config.Spend] has the host's prices, and budgets in tokens or money for each
+// agent, profile, team, user or the whole host. The most that a call may cost is
+// set aside before it is sent, on every budget that applies, and settled when it
+// ends, however that is; so calls at once do not overshoot. A stream that goes
+// on beyond what was set aside is cut with the error event of its protocol: the
+// door counts the events that carry text, at least a token each. Without a last
+// count of the backend all that was set aside is charged. A ledger that does not
+// answer denies. [NewMemoryLedger] is for one process; package
+// inference/postgres is for many hosts. Rates are of this process alone.
+//
+// # Content
+//
+// An [Inspector] of the host's may deny a request or an answer, or blank parts
+// of them. It sees a request before policy does, so that what policy saw is what
+// is sent. Texts of a stream are held back by a window. What was asked is not on
+// record but as digests, unless a policy says otherwise (@record_prompt).
 package inference
 
 import (

@@ -50,7 +50,9 @@ const googleScope = "https://www.googleapis.com/auth/cloud-platform"
 // read in August to November 2026 from the providers' own SDKs for Go
 // (openai-go v3.96.0 with its packages azure and bedrock, anthropic-sdk-go
 // v1.84.0 with vertex, bedrock and foundry, genai v1.77.0) and from Amazon's
-// documentation; that Ollama speaks three protocols was seen with v0.17.4.
+// documentation; that Ollama speaks three protocols was seen with v0.17.4. The
+// entries openrouter, nim, llamacpp, vllm and vertex-openai are written down from
+// general knowledge and were checked against nothing.
 //
 // Not served are Bedrock's InvokeModel and Converse, whose streams are not
 // server-sent events: Bedrock speaks the protocols of OpenAI and Anthropic

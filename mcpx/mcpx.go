@@ -44,7 +44,21 @@
 // form at the client that called, for hosts who know that a person, and not the
 // agent, answers there. Only a yes of somebody of all the groups counts, once,
 // and it is on record who that was. The agent cannot approve: it reaches neither
-// callback nor desk, and forms only where the host says so.
+// callback nor desk, and forms only where the host says so. Prompts and resources
+// can wait for a person as well; subscriptions and completions cannot, and are
+// then denied.
+//
+// # What takes long
+//
+// A server of 2026-07-28 at a URL may answer a call with a task, which the client
+// asks for until it has ended. It stays one act on record: its outcome is written
+// before the client has the result, which is governed like any answer. Its id is
+// the gateway's and good for its owner only; policy decides again at each poll. A
+// task ends with its agent, its time, or the gateway, which keeps tasks in memory.
+//
+// A stream that an upstream ends early is taken up again where it ended
+// (Last-Event-ID); the call is not sent a second time.
+// [GatewayOptions.Resumable] gives clients the same.
 //
 // # What servers ask
 //
