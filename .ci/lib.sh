@@ -61,17 +61,19 @@ prepare() {
 # conformance suite of MCP. None of their scripts is run.
 prepare_npm() {
 	npm_ci "$TWINWARD_AGENTS" sandbox/testdata/agents
-	npm_ci "$TWINWARD_AGENTS/engine" examples/agents/testdata/engine --omit=optional # but for those that it pins
+	# Not with npm ci, which asks for the engine's builds for all systems, of which
+	# npm has not every one. What the lock file pins is what is installed.
+	npm_ci "$TWINWARD_AGENTS/engine" examples/agents/testdata/engine "npm install --no-save --omit=optional"
 	# It asks for its script, which only tidies up after an older version.
 	rm -f "$TWINWARD_AGENTS/node_modules/openclaw/.openclaw-lifecycle-pending"
 	npm_ci "$TWINWARD_NPM" mcpx/mcptest/npmtest/testdata
 }
 
-# npm_ci PLACE FOLDER [FLAGS]: installs what the folder of the clone pins.
+# npm_ci PLACE FOLDER [COMMAND]: installs what the folder of the clone pins.
 npm_ci() {
 	mkdir -p "$1"
 	cp "$work/clone/$2"/*.json "$1"
-	(cd "$1" && npm ci "${@:3}" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
+	(cd "$1" && ${3:-npm ci} --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
 }
 
 # prepare_peers: the sandboxes that ours is measured beside.

@@ -30,7 +30,9 @@ type call struct {
 
 	ctx       context.Context // ends with the client, or when the agent is revoked
 	actor     audit.Actor
-	body      []byte // the client's bytes
+	trace     string       // a W3C traceparent: of the span, or else the client's
+	seen      *observation // nil: nobody is told about the call
+	body      []byte       // the client's bytes
 	env       envelope
 	route     *route
 	order     []*target             // of the route, as this call asks them
@@ -63,7 +65,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	c := &call{Router: r, w: w, req: req, asking: a, routes: r.routes.Load(), ctx: req.Context()}
+	c := &call{Router: r, w: w, req: req, asking: a, routes: r.routes.Load(), ctx: req.Context(), trace: traceparent(req.Header)}
 	actor, guard, err := c.identify()
 	if err != nil {
 		c.opts.Logger.Info("inference: request without an actor", slog.Any("error", err))
@@ -110,12 +112,13 @@ func (c *call) refuse(ref refusal, action, resource string, d audit.Decision) {
 	ref.decision = d.ID
 	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorModel, Action: action, Resource: resource,
-		Actor: c.actor, Decision: &d, Args: c.body, Keep: audit.LevelCommitted, Detail: c.detail,
+		Actor: c.actor, Decision: &d, Args: c.body, Keep: audit.LevelCommitted, Detail: c.detail, Trace: c.trace,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a denial could not be recorded", slog.Any("error", err))
 		ref = unrecorded
 	}
+	c.seen.refused(ref.code, d.ID)
 	ref.write(c.w, c.protocol)
 }
 
@@ -136,15 +139,21 @@ var (
 func (c *call) invoke() {
 	defer c.free()
 	defer c.release(governance.Result{}) // unless end did
-	if !c.readBody() || !c.limit() || !c.inspect() || !c.choose() {
+	if !c.readBody() {
+		return
+	}
+	c.ctx, c.seen = c.telemetry.received(c.ctx, c)
+	defer c.seen.end(c)
+	if !c.limit() || !c.inspect() || !c.choose() {
 		return
 	}
 	var err error
 	c.record, err = c.log.Begin(c.ctx, audit.Intent{
 		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
-		Decision: c.decision.Decision, Args: c.sent, Keep: c.keep(), Credential: c.keyUse,
+		Decision: c.decision.Decision, Args: c.sent, Keep: c.keep(), Credential: c.keyUse, Trace: c.trace,
 	})
 	if err != nil {
+		c.seen.failed(unrecorded.code)
 		c.opts.Logger.Error("inference: an intent could not be recorded", slog.Any("error", err))
 		unrecorded.write(c.w, c.protocol)
 		return
@@ -360,7 +369,7 @@ func (c *call) end() error {
 	if c.lease != nil {
 		c.head = c.head.Plus(c.lease.Found())
 	}
-	at := audit.Event{Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor}
+	at := audit.Event{Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor, Trace: c.trace}
 	leak := errors.Join(
 		c.opts.Leaks.Report(ctx, c.log, at, "headers", c.head),
 		c.opts.Leaks.Report(ctx, c.log, at, "answer", c.leaks))
@@ -378,9 +387,12 @@ func (c *call) end() error {
 	}
 	c.charge()
 	c.noteFindings()
-	err := c.record.End(ctx, c.out)
+	err := errors.Join(leak, c.record.End(ctx, c.out))
 	c.release(governance.ResultOf(c.out))
-	return errors.Join(leak, err)
+	if err != nil && !errors.Is(err, credential.ErrLeak) {
+		c.seen.failed(unrecorded.code)
+	}
+	return err
 }
 
 // unanswered says why the answer does not go out after end failed.

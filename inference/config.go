@@ -58,6 +58,10 @@ type Backend struct {
 	Translate Translate `yaml:"translate"`
 	// Timeouts of this backend; what is left empty is the configuration's.
 	Timeouts Timeouts `yaml:"timeouts"`
+	// PassTrace tells the backend the trace of each call, in the header
+	// traceparent. It is for backends of the host's own: others learn nothing of
+	// its traces.
+	PassTrace bool `yaml:"pass_trace"`
 
 	wire wireForm
 }

@@ -143,6 +143,23 @@
 // of them. It sees a request before policy does, so that what policy saw is what
 // is sent. Texts of a stream are held back by a window. What was asked is not on
 // record but as digests, unless a policy says otherwise (@record_prompt).
+//
+// # Telemetry
+//
+// What operators see follows OpenTelemetry's semantic conventions for generative
+// AI: a client span for each call that could be read, with a name such as
+// "chat fast", and measurements of its tokens, its time, and for streams the
+// time to the first chunk. Prompts and answers are in neither, and measurements
+// have no value that an agent or a backend could make up: models and backends are
+// named as in the configuration, so that gen_ai.request.model is the name asked
+// for and gen_ai.response.model the model that answered. Only tokens that a
+// backend reported to the end are counted. An error.type is the code that the
+// agent is told ("denied", "model_not_found", "budget_exceeded" and so on) or that
+// is on record ("upstream-429", "timeout", "cancelled").
+//
+// The trace comes in with the header traceparent, or with the context of the
+// request, and is on record with the call. It goes on to backends that
+// [Backend.PassTrace] names; tracestate and baggage never do.
 package inference
 
 import (
@@ -155,6 +172,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -199,6 +219,11 @@ type Options struct {
 	// Logger gets what is of interest to the operator and not evidence. Nil:
 	// nothing is logged.
 	Logger *slog.Logger
+	// TracerProvider is given a span for each call of a model, and MeterProvider
+	// its tokens and times, by OpenTelemetry's semantic conventions for generative
+	// AI. Nil gives nothing to anybody, and costs nothing.
+	TracerProvider oteltrace.TracerProvider
+	MeterProvider  metric.MeterProvider
 }
 
 // Agents says whether an actor may still act. The context it returns is
@@ -224,6 +249,8 @@ type Router struct {
 	routes  atomic.Pointer[routes]
 	buffers sync.Pool // of *[]byte, for streams
 	limiter *limiter
+
+	telemetry *telemetry // nil: nobody is told
 }
 
 // defaultMaxBody is the limit for what is held in memory of one request.
@@ -266,6 +293,7 @@ func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*
 	if r.opts.Rand == nil {
 		r.opts.Rand = rand.Float64
 	}
+	r.telemetry = newTelemetry(r.opts.TracerProvider, r.opts.MeterProvider)
 	r.routes.Store(compiled)
 	return r, nil
 }

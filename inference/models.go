@@ -62,7 +62,7 @@ func (c *call) list() {
 	}
 	err = c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindList, Door: audit.DoorModel, Action: actList, Resource: anyProvider, Actor: c.actor,
-		Detail: map[string]string{"shown": strconv.Itoa(len(shown)), "of": strconv.Itoa(len(names))},
+		Detail: map[string]string{"shown": strconv.Itoa(len(shown)), "of": strconv.Itoa(len(names))}, Trace: c.trace,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a list could not be recorded", slog.Any("error", err))
@@ -99,7 +99,7 @@ func (c *call) unlisted(err error) {
 func (c *call) notePrivate(d governance.Decision) bool {
 	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorModel, Action: d.Action, Resource: d.Resource,
-		Actor: c.actor, Decision: &d.Decision,
+		Actor: c.actor, Decision: &d.Decision, Trace: c.trace,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a denial could not be recorded", slog.Any("error", err))

@@ -173,7 +173,9 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		}
 		from := 0
 		for ev, ok := s.next(); ok; ev, ok = s.next() {
-			verdict := m.event(s.bytes(ev))
+			raw := s.bytes(ev)
+			c.seen.chunk(raw)
+			verdict := m.event(raw)
 			if !c.ended && c.overspent(m) {
 				out.write(held)
 				out.write(s.buf[from:ev.lo])

@@ -141,6 +141,9 @@ func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
 		return nil, err
 	}
 	up.Header = backendHeader(c.target.wire(), c.req.Header, c.betas)
+	if c.target.backend.PassTrace && c.trace != "" {
+		up.Header.Set(traceHeader, c.trace)
+	}
 	resp, err := transport.RoundTrip(up)
 	if err != nil {
 		return nil, err
@@ -214,7 +217,7 @@ func (c *call) fallBack(t *target, why string) bool {
 	}
 	err := c.log.Append(context.WithoutCancel(c.ctx), audit.Event{
 		Kind: audit.KindFallback, Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource,
-		Actor: c.actor, Decision: &c.decision.Decision, Args: c.sent, Keep: c.keep(), Detail: detail,
+		Actor: c.actor, Decision: &c.decision.Decision, Args: c.sent, Keep: c.keep(), Detail: detail, Trace: c.trace,
 	})
 	if err != nil {
 		c.opts.Logger.Error("inference: a fallback could not be recorded, so it is not carried out", slog.Any("error", err))
