@@ -82,6 +82,31 @@ func TestRates(t *testing.T) {
 
 // A call that was not made gives its use back; one that the other side saw does
 // not.
+// What is done further under a decision has an ID of its own, and gives back
+// nothing of what the decision has reserved.
+func TestAgainSettlesNothing(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	e := rated(t, &Options{Clock: func() time.Time { return now }})
+	var first Decision
+	for range 2 {
+		d, err := e.Decide(t.Context(), ratedCall)
+		require.NoError(t, err)
+		first = d
+	}
+	again := first.Again()
+	assert.True(t, again.Allowed())
+	assert.NotEqual(t, first.ID, again.ID)
+	assert.Nil(t, again.Facts)
+	again.Settle(Result{})
+	d, err := e.Decide(t.Context(), ratedCall)
+	require.NoError(t, err)
+	assert.False(t, d.Allowed(), "the rate is still reserved")
+	first.Settle(Result{})
+	d, err = e.Decide(t.Context(), ratedCall)
+	require.NoError(t, err)
+	assert.True(t, d.Allowed())
+}
+
 func TestRatesAreSettled(t *testing.T) {
 	for _, c := range []struct {
 		result Result

@@ -62,6 +62,15 @@ func ResultOf(o audit.Outcome) Result {
 	return r
 }
 
+// Again returns the decision for a further act under the same permission, such as
+// cancelling what it began. It has an ID of its own and has reserved nothing:
+// settling it counts nothing, and leaves what d reserved to d.
+func (d Decision) Again() Decision {
+	d.ID = audit.NewID()
+	d.Facts, d.uses, d.hold = nil, nil, nil
+	return d
+}
+
 // Settle tells the engine how the act that the decision allowed has ended. What
 // the decision reserved, in facts and rates, is then used up or given back. A
 // door calls it once, after the outcome is on record; the second and later

@@ -35,6 +35,7 @@ func (e *events) again(r io.Reader) *events {
 func (e *events) next() ([]byte, error) {
 	e.data = e.data[:0]
 	named, any := false, false
+	id := e.last // counts once its event has come whole
 	for {
 		line, err := e.line()
 		if err != nil {
@@ -44,6 +45,7 @@ func (e *events) next() ([]byte, error) {
 			return nil, err
 		}
 		if len(line) == 0 {
+			e.last = id
 			if any && !named {
 				return e.data, nil
 			}
@@ -62,7 +64,7 @@ func (e *events) next() ([]byte, error) {
 			named = len(value) > 0 && string(value) != "message"
 		case "id":
 			if len(value) <= maxEventID && !bytes.ContainsFunc(value, func(r rune) bool { return r < ' ' }) {
-				e.last = string(value)
+				id = string(value)
 			}
 		case "retry":
 			if ms, err := strconv.ParseUint(string(value), 10, 31); err == nil {

@@ -342,11 +342,15 @@ func retarget(params []byte, ours int64, theirs json.RawMessage) ([]byte, bool) 
 	out := append([]byte(`{"progressToken":`), theirs...)
 	mine := false
 	err := d.object(func(key []byte) error {
-		v, err := d.value()
 		switch string(key) {
-		case "progressToken":
+		case "progressToken", "progress", "total", "message":
+		default:
+			return d.SkipValue()
+		}
+		v, err := d.value()
+		if string(key) == "progressToken" {
 			mine = string(v) == strconv.FormatInt(ours, 10)
-		case "progress", "total", "message":
+		} else {
 			out = append(append(append(append(out, `,"`...), key...), `":`...), v...)
 		}
 		return err

@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +55,7 @@ func (g *Gateway) task(ctx context.Context, q *query, responses json.RawMessage)
 		data := json.RawMessage(`{"requiredCapabilities":{"extensions":{"` + tasksExtension + `":{}}}}`)
 		return nil, &jsonrpc.Error{Code: mcp.CodeMissingRequiredClientCapabilities, Message: "the capability " + tasksExtension + " is required", Data: data}
 	}
-	t := g.gov.tasks.get(owner(q.actor), q.name)
+	t := g.gov.tasks.get(q.actor, q.name)
 	if t == nil {
 		r := refused(audit.GuardUnknown)
 		r.Hidden = true
@@ -65,7 +66,7 @@ func (g *Gateway) task(ctx context.Context, q *query, responses json.RawMessage)
 	if u == nil {
 		return g.gov.no(ctx, q, override(t.f.decision, audit.GuardUnknown))
 	}
-	f := &flight{q: q, actor: q.actor, server: t.f.server, tool: t.f.tool, args: t.f.args, trace: q.trace, decision: t.f.decision}
+	f := &flight{q: q, actor: q.actor, server: t.f.server, tool: t.f.tool, args: t.f.args, trace: q.trace, decision: t.f.decision.Again()}
 	if q.method != methodCancelTask { // whoever may do nothing more may still stop
 		d, err := g.gov.engine.Snapshot().Decide(ctx, governance.Request{
 			Actor: q.actor, Action: "call_tool", Server: f.server, Name: f.tool, Args: f.args,
@@ -115,6 +116,7 @@ func (g *Gateway) actOnTask(ctx context.Context, q *query, f *flight, u *Upstrea
 		if !ok {
 			return nil, errUnreadable
 		}
+		r.members, r.meta, r.task = nil, nil, nil // it is an acknowledgement, and nothing else is
 		return r, nil
 	}
 	f.kind = kindTask
@@ -130,7 +132,7 @@ func (t *task) answers(responses json.RawMessage) json.RawMessage {
 	out := []byte("{")
 	if json.Unmarshal(responses, &typed) == nil {
 		eachMember(responses, func(key string, v []byte) bool {
-			if kind := kinds[key]; kind != "" && kindOfAnswer(typed[key]) == kind {
+			if kind := kinds[key].kind; kind != "" && kindOfAnswer(typed[key]) == kind {
 				out = appendMember(out, key, v)
 			}
 			return true
@@ -183,6 +185,9 @@ func (g *Gateway) askTask(ctx context.Context, q *query, f *flight, u *Upstream,
 func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream, t *task) (reply, error) {
 	// say answers with why nothing can be said; the task goes on.
 	say := func(err error) (reply, error) {
+		if _, ours := asFailure(err); !ours {
+			err = g.gov.meetError(f.decision, err, new(audit.Outcome)) // a server's words are held to what results are
+		}
 		if fail, ok := asFailure(err); ok {
 			r := override(f.decision, fail.code)
 			r.reason, r.text, r.retryable = fail.code, fail.text, fail.retryable
@@ -199,37 +204,38 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 		}
 		return say(err)
 	}
-	demands, err := f.decision.Demands()
-	brief := err != nil || demands.MaxBytes > 0 || !demands.Redact.Empty()
 	var status string
 	var result, fault, asks []byte
 	r, _, ok := parseResult(methodGetTask, raw)
-	var members []byte
 	ok = ok && eachMember(slices.Concat([]byte("{"), r.members, []byte("}")), func(key string, v []byte) bool {
 		switch key {
 		case "status":
 			status = text(v)
-		case "statusMessage":
-			if brief {
-				return true
-			}
-		case "taskId":
-			v, _ = json.Marshal(t.id)
 		case "result":
 			result = v
-			return true
 		case "error":
 			fault = v
-			return true
 		case "inputRequests":
 			asks = v
-			return true
 		}
-		members = appendMember(members, key, v)
 		return true
 	})
 	if !ok {
 		return say(errUnreadable)
+	}
+	r = taskReply(r, t.id, isBrief(f.decision))
+	members := r.members
+	var ends []byte // what the server says of the end
+	switch status {
+	case "completed":
+		ends = slices.Concat([]byte("completed "), result)
+	case "failed":
+		ends = slices.Concat([]byte("failed "), fault)
+	case "cancelled":
+		ends = []byte("cancelled")
+	}
+	if !t.is(ends) {
+		return say(failed("upstream-garbage", "The task has ended, and its server says now that it ended otherwise.", false))
 	}
 	out := audit.Outcome{Checks: slices.Concat(t.f.out.Checks, f.out.Checks), CredentialVersion: f.out.CredentialVersion}
 	switch status {
@@ -244,6 +250,9 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 		text, err := g.taskResult(ctx, q, f, t, result, &out)
 		if err != nil {
 			return say(err)
+		}
+		if out.Status == audit.StatusCancelled { // this poll is, or the agent: the task is not
+			return say(failed("cancelled", "Nobody waits for this any more.", true))
 		}
 		members = appendMember(members, "result", text)
 	case "failed":
@@ -266,7 +275,7 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 		return say(errUnreadable)
 	}
 	if out.Status != "" {
-		if err := t.end(out); err != nil {
+		if err := t.end(out, ends); err != nil {
 			g.gov.logger.Error("mcpx: the outcome of a task could not be recorded, so its answer is withheld", "action", f.decision.Action, "intent", t.call.Record(), "error", err)
 			return g.gov.no(ctx, q, override(f.decision, codeAudit))
 		}
@@ -318,8 +327,9 @@ func (g *Gateway) taskAsks(ctx context.Context, q *query, f *flight, u *Upstream
 		if len(key) > 128 && bad == nil {
 			bad = fmt.Errorf("%w: its name is too long", errQuestion)
 		}
+		seen := taskAsk{kind: x.kind, digest: sha256.Sum256(x.raw)}
 		t.mu.Lock()
-		again := t.asked[key] == x.kind && bad == nil
+		again := t.asked[key] == seen && bad == nil
 		full := len(t.asked) >= 16*maxQuestions
 		t.mu.Unlock()
 		if !again { // else it was decided, and is on record
@@ -330,7 +340,7 @@ func (g *Gateway) taskAsks(ctx context.Context, q *query, f *flight, u *Upstream
 				return no(err)
 			}
 			t.mu.Lock()
-			t.asked[key] = x.kind
+			t.asked[key] = seen
 			t.mu.Unlock()
 		}
 		shown[key] = x.params

@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -37,7 +38,11 @@ const (
 	// that, and maxTaskTime how long at most.
 	taskTime    = time.Hour
 	maxTaskTime = 24 * time.Hour
-	maxTaskID   = 1024 // of the server's own, in bytes
+	// endedTime is how long at most one is whose end is on record.
+	endedTime = 5 * time.Minute
+	maxTaskID = 1024 // of the server's own, in bytes
+	// maxTaskWords bounds each thing that a server says of how a task stands.
+	maxTaskWords = 4 << 10
 )
 
 // A task is a call that has not ended.
@@ -50,8 +55,15 @@ type task struct {
 	unwatch   func() // of the agent's life
 
 	mu    sync.Mutex
-	asked map[string]string // the kinds of what the client was asked, by key
-	ended bool              // its outcome is on record
+	asked map[string]taskAsk // what the client was asked, by key
+	ended bool               // its outcome is on record
+	last  [sha256.Size]byte  // of the end that is on record
+}
+
+// A taskAsk is a question of a task.
+type taskAsk struct {
+	kind   string
+	digest [sha256.Size]byte // of what the client saw
 }
 
 // tasks are all of them.
@@ -67,7 +79,20 @@ type tasks struct {
 func (s *tasks) add(t *task, good time.Duration, forget func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.of) >= maxTasks || s.many[t.owner] >= maxTasksPerActor || s.bytes[t.owner]+len(t.f.args) > maxTaskArgs {
+	full := func() bool {
+		return len(s.of) >= maxTasks || s.many[t.owner] >= maxTasksPerActor || s.bytes[t.owner]+len(t.f.args) > maxTaskArgs
+	}
+	if full() { // what has ended makes room: of this owner, else of anybody
+		for _, of := range []func(*task) bool{func(o *task) bool { return o.owner == t.owner }, func(*task) bool { return len(s.of) >= maxTasks }} {
+			for _, o := range s.of {
+				if full() && of(o) && o.over() {
+					o.unwatch()
+					s.remove(o)
+				}
+			}
+		}
+	}
+	if s.closed || full() {
 		return false
 	}
 	if s.of == nil {
@@ -80,11 +105,12 @@ func (s *tasks) add(t *task, good time.Duration, forget func()) bool {
 	return true
 }
 
-// get returns a task to its owner.
-func (s *tasks) get(owner, id string) *task {
+// get returns a task to its owner, in the session that began it: what its result
+// may tell is held against that one.
+func (s *tasks) get(actor audit.Actor, id string) *task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.of[id]; t != nil && t.owner == owner {
+	if t := s.of[id]; t != nil && t.owner == owner(actor) && t.f.actor.Session == actor.Session && t.f.actor.Instance == actor.Instance {
 		return t
 	}
 	return nil
@@ -94,6 +120,11 @@ func (s *tasks) get(owner, id string) *task {
 func (s *tasks) drop(t *task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.remove(t)
+}
+
+// remove is drop under the lock.
+func (s *tasks) remove(t *task) {
 	if s.of[t.id] != t {
 		return
 	}
@@ -119,8 +150,24 @@ func (s *tasks) close() []*task {
 	return out
 }
 
-// end puts the outcome of a task on record, once.
-func (t *task) end(out audit.Outcome) error {
+// over reports whether the end is on record.
+func (t *task) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended
+}
+
+// is reports whether an answer of the server about the task agrees with what is on
+// record: once the end is, only that very end does.
+func (t *task) is(answer []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.ended || answer != nil && t.last == sha256.Sum256(answer)
+}
+
+// end puts the outcome of a task on record, once. Answer is what the server said
+// of it, if that is how it ended.
+func (t *task) end(out audit.Outcome, answer []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
@@ -130,6 +177,10 @@ func (t *task) end(out audit.Outcome) error {
 		return err
 	}
 	t.ended = true
+	if answer != nil {
+		t.last = sha256.Sum256(answer)
+		t.timer.Reset(endedTime)
+	}
 	t.f.decision.Settle(governance.ResultOf(out))
 	t.f.key.Settle(governance.ResultOf(out))
 	return nil
@@ -141,10 +192,10 @@ func (g *governor) keep(ctx context.Context, q *query, f *flight, call audit.Cal
 	own := *f
 	own.args = slices.Clone(f.args)
 	own.q = nil
-	t := &task{id: audit.NewID() + audit.NewID(), owner: owner(q.actor), theirs: r.task.id, f: &own, call: call, asked: make(map[string]string)}
+	t := &task{id: audit.NewID() + audit.NewID(), owner: owner(q.actor), theirs: r.task.id, f: &own, call: call, asked: make(map[string]taskAsk)}
 	// giveUp ends it without its server.
 	giveUp := func(status audit.Status, code string) {
-		if err := t.end(audit.Outcome{Status: status, ErrorCode: code, Checks: own.out.Checks, CredentialVersion: own.out.CredentialVersion}); err != nil {
+		if err := t.end(audit.Outcome{Status: status, ErrorCode: code, Checks: own.out.Checks, CredentialVersion: own.out.CredentialVersion}, nil); err != nil {
 			g.logger.Error("mcpx: the end of a task could not be recorded", "action", own.decision.Action, "intent", call.Record(), "error", err)
 		}
 	}
@@ -176,15 +227,47 @@ func (g *governor) keep(ctx context.Context, q *query, f *flight, call audit.Cal
 		no.reason, no.text, no.retryable = "tasks-full", "The call was begun, but too many tasks are open already, so its result cannot be had.", false
 		return nil, no
 	}
-	r.members = withTaskID(r.members, t.id)
-	return r, nil
+	return taskReply(r, t.id, isBrief(f.decision)), nil
+}
+
+// isBrief reports whether policy bounds what may come back of a call. Of its task
+// then nothing passes but how it stands.
+func isBrief(d governance.Decision) bool {
+	demands, err := d.Demands()
+	return err != nil || demands.MaxBytes > 0 || !demands.Redact.Empty()
+}
+
+// taskReply leaves of an answer about a task what says how it stands, under our id.
+// What else a server puts there would pass by everything that holds for results.
+func taskReply(r *rawReply, id string, brief bool) *rawReply {
+	var out []byte
+	eachMember(slices.Concat([]byte("{"), r.members, []byte("}")), func(key string, v []byte) bool {
+		switch key {
+		case "taskId":
+			v, _ = json.Marshal(id)
+		case "statusMessage":
+			if brief || len(v) > maxTaskWords {
+				return true
+			}
+		case "status", "createdAt", "lastUpdatedAt", "ttlMs", "pollIntervalMs":
+			if len(v) > maxTaskWords {
+				return true
+			}
+		default:
+			return true
+		}
+		out = appendMember(out, key, v)
+		return true
+	})
+	r.members, r.meta = out, nil
+	return r
 }
 
 // forget ends a task that nobody has seen the end of.
 func (g *governor) forget(t *task, code string) {
 	t.unwatch()
 	g.tasks.drop(t)
-	if err := t.end(audit.Outcome{Status: audit.StatusFailed, ErrorCode: code, Checks: t.f.out.Checks, CredentialVersion: t.f.out.CredentialVersion}); err != nil {
+	if err := t.end(audit.Outcome{Status: audit.StatusFailed, ErrorCode: code, Checks: t.f.out.Checks, CredentialVersion: t.f.out.CredentialVersion}, nil); err != nil {
 		g.logger.Error("mcpx: the end of a task could not be recorded", "action", t.f.decision.Action, "intent", t.call.Record(), "error", err)
 	}
 }
@@ -209,19 +292,6 @@ func markOf(members []byte) (*taskMark, bool) {
 		mark.ttl = time.Duration(min(*m.TTL, int64(maxTaskTime/time.Millisecond))) * time.Millisecond
 	}
 	return mark, true
-}
-
-// withTaskID puts our id in the place of theirs.
-func withTaskID(members []byte, id string) []byte {
-	var out []byte
-	eachMember(slices.Concat([]byte("{"), members, []byte("}")), func(key string, v []byte) bool {
-		if key == "taskId" {
-			v, _ = json.Marshal(id)
-		}
-		out = appendMember(out, key, v)
-		return true
-	})
-	return out
 }
 
 // declaresTasks reports whether a client's capabilities name the extension.

@@ -38,6 +38,7 @@ type jobs struct {
 	of     map[string]*job
 	seen   []string // methods, and what they were about
 	rogue  bool     // answers with tasks whoever asks
+	extra  string   // members of every answer about a task
 }
 
 type job struct {
@@ -129,7 +130,7 @@ func (j *jobs) answer(r *http.Request, method string, p taskParams) (int, string
 	}
 	switch method {
 	case "tasks/get":
-		return 200, `"result":{"resultType":"complete",` + t.doc() + `}`
+		return 200, `"result":{"resultType":"complete",` + t.doc() + j.extra + `}`
 	case "tasks/cancel":
 		if t.status == "working" || t.status == "input_required" {
 			t.status = "cancelled"
@@ -145,7 +146,7 @@ func (j *jobs) answer(r *http.Request, method string, p taskParams) (int, string
 			t.status, t.result = "completed", t.after(t.answers)
 		}
 	}
-	return 200, `"result":{"resultType":"complete"}`
+	return 200, `"result":{"resultType":"complete"` + j.extra + `}`
 }
 
 func said(text string) string { return fmt.Sprintf(`{"content":[{"type":"text","text":%q}]}`, text) }
@@ -219,7 +220,7 @@ func (j *jobs) call(r *http.Request, p taskParams, knows bool, missing func() (i
 	t.status = "working"
 	doc := t.doc()
 	t.status = state
-	return 200, `"result":{"resultType":"task",` + doc + `}`
+	return 200, `"result":{"resultType":"task",` + doc + j.extra + `}`
 }
 
 const question = `{"method":"elicitation/create","params":{"mode":"form","message":"Sure?","requestedSchema":{"type":"object","properties":{"name":{"type":"string"}}}}}`
@@ -513,4 +514,50 @@ func TestTasksEndWithTheirAgent(t *testing.T) {
 	}, 30*time.Second, time.Millisecond)
 	registry.reinstate("bot")
 	assert.Equal(t, -32602, o.get(id).Error.Code)
+}
+
+// What a server puts into its answers about a task besides how it stands passes by
+// nothing that holds for results.
+func TestTasksSayHowTheyStand(t *testing.T) {
+	o := newYard(t, false, `
+@id("jobs") @redact("$.structuredContent.ssn") permit (principal, action in Action::"call_tool", resource);
+@id("key") permit (principal, action == Action::"use_credential", resource);
+`)
+	o.jobs.extra = `,"statusMessage":"SSN 078","content":[{"type":"text","text":"SSN 078"}],"_meta":{"x":"SSN 078"}`
+	begun := o.ask(o.url, "tools/call", "jobs__slow_compute", `"name":"jobs__slow_compute","arguments":{"seconds":3600}`)
+	require.Equal(t, "task", begun.Result.Type, begun.body)
+	assert.NotContains(t, begun.body, "078")
+	id := begun.Result.TaskID
+	stands := o.ask(o.url, "tasks/get", id, fmt.Sprintf(`"taskId":%q`, id))
+	assert.Equal(t, "working", stands.Result.Status, stands.body)
+	assert.NotContains(t, stands.body, "078")
+	stopped := o.ask(o.url, "tasks/cancel", id, fmt.Sprintf(`"taskId":%q`, id))
+	assert.Zero(t, stopped.Error.Code, stopped.body)
+	assert.NotContains(t, stopped.body, "078")
+}
+
+// Once the end of a task is on record, nothing else is told of it.
+func TestTasksEndOnce(t *testing.T) {
+	o := newYard(t, false, jobsPolicy)
+	begun := o.ask(o.url, "tools/call", "jobs__slow_compute", `"name":"jobs__slow_compute","arguments":{"seconds":0}`)
+	id := begun.Result.TaskID
+	require.NotEmpty(t, id, begun.body)
+	get := func() about { return o.ask(o.url, "tasks/get", id, fmt.Sprintf(`"taskId":%q`, id)) }
+	first := get()
+	require.Equal(t, "completed", first.Result.Status, first.body)
+	assert.Equal(t, string(first.Result.Result), string(get().Result.Result), "the same again")
+	o.jobs.mu.Lock()
+	for _, j := range o.jobs.of {
+		j.result = said("and this besides")
+	}
+	o.jobs.mu.Unlock()
+	other := get()
+	assert.NotZero(t, other.Error.Code, other.body)
+	assert.NotContains(t, other.body, "besides")
+	o.jobs.mu.Lock()
+	for _, j := range o.jobs.of {
+		j.status = "working"
+	}
+	o.jobs.mu.Unlock()
+	assert.NotZero(t, get().Error.Code)
 }
