@@ -181,6 +181,9 @@ func (g *Gateway) askTask(ctx context.Context, q *query, f *flight, u *Upstream,
 	return g.scrubbed(p.ctx, f, p.c)
 }
 
+// changedEnd is why nothing is passed on of a task's second end.
+var changedEnd = failed("upstream-garbage", "The task has ended, and its server says now that it ended otherwise.", false)
+
 // getTask tells a client how its task stands.
 func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream, t *task) (reply, error) {
 	// say answers with why nothing can be said; the task goes on.
@@ -235,7 +238,7 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 		ends = []byte("cancelled")
 	}
 	if !t.is(ends) {
-		return say(failed("upstream-garbage", "The task has ended, and its server says now that it ended otherwise.", false))
+		return say(changedEnd)
 	}
 	out := audit.Outcome{Checks: slices.Concat(t.f.out.Checks, f.out.Checks), CredentialVersion: f.out.CredentialVersion}
 	switch status {
@@ -278,6 +281,9 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 		if err := t.end(out, ends); err != nil {
 			g.gov.logger.Error("mcpx: the outcome of a task could not be recorded, so its answer is withheld", "action", f.decision.Action, "intent", t.call.Record(), "error", err)
 			return g.gov.no(ctx, q, override(f.decision, codeAudit))
+		}
+		if !t.is(ends) { // another poll has recorded another end meanwhile
+			return say(changedEnd)
 		}
 	}
 	r.members = members
