@@ -265,7 +265,7 @@ func (c *call) admit(t *target) *denial {
 	if len(c.betas) > 0 {
 		attrs["betas"] = c.betas
 	}
-	if n, _ := c.outputLimit(t); n > 0 {
+	if n := c.outputLimit(t); n > 0 {
 		attrs["max_output"] = n
 	}
 	if err := c.attributes(attrs); err != nil {

@@ -10,6 +10,7 @@ type envelope struct {
 	model        span     // without quotes; holds no escapes. Empty when the path has it
 	stream       bool
 	maxOutput    int64    // 0: not given
+	limits       [2]span  // the values that say so; the second is max_completion_tokens. Empty: absent
 	choices      int64    // n; 0: not given
 	streamOpts   span     // the value of stream_options; empty: absent
 	optsEmpty    bool     // stream_options is {}

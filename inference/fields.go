@@ -12,7 +12,13 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fIncludeUsage:
 		return s.flag(&s.env.wantsUsage, &s.env.includeUsage)
 	case fMaxTokens:
-		return s.limit(&s.env.maxOutput)
+		from, which := s.i, 0
+		if string(key.of(s.b)) == "max_completion_tokens" {
+			which = 1
+		}
+		ok := s.limit(&s.env.maxOutput)
+		s.env.limits[which] = span{from, s.i}
+		return ok
 	case fChoices:
 		return s.limit(&s.env.choices)
 	case fStreamOptions:

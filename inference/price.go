@@ -177,3 +177,11 @@ func addSaturating[T ~int64](a, b T) T {
 	}
 	return a + b
 }
+
+// mulSaturating multiplies what is not negative.
+func mulSaturating(a, b int64) int64 {
+	if b > 0 && a > math.MaxInt64/b {
+		return math.MaxInt64
+	}
+	return a * b
+}

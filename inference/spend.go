@@ -68,37 +68,54 @@ func (c *call) estInput() int64 {
 // writes reports whether the call has an output that costs.
 func (c *call) writes() bool { return c.op.action == actInvoke }
 
-// outputLimit is the most tokens that a call of t may produce, and the text to
-// put into the request where it does not say so itself.
-func (c *call) outputLimit(t *target) (limit int64, insert string) {
-	limit, given := c.env.outputLimit()
-	if given || !c.writes() {
-		return limit, ""
+// outputLimit is the most tokens that a call of t may produce: of all of its
+// answers together. Zero: nothing limits it.
+func (c *call) outputLimit(t *target) int64 {
+	return mulSaturating(c.eachLimit(t), max(c.env.choices, 1))
+}
+
+// eachLimit is the most tokens that each answer of t may have: what the request
+// says, or else the default.
+func (c *call) eachLimit(t *target) int64 {
+	if c.env.maxOutput > 0 || !c.writes() || c.protocol == Gemini { // whose limit is inside of generationConfig
+		return c.env.maxOutput
 	}
-	limit, ok := lookup(c.routes.spend.MaxOutput, t.backend.Name, t.model)
-	if !ok {
-		return 0, ""
+	limit, _ := lookup(c.routes.spend.MaxOutput, t.backend.Name, t.model)
+	return limit
+}
+
+// limitEdits put the limit into the request where it does not say so itself. A
+// key that is there gets another value, for of two the backend might read
+// either.
+func (c *call) limitEdits(t *target) []edit {
+	limit := c.eachLimit(t)
+	if limit == 0 || c.env.maxOutput > 0 || !c.writes() {
+		return nil
 	}
-	key := "max_tokens"
+	key, which := "max_tokens", 0
 	switch {
-	case c.protocol == Gemini:
-		return 0, "" // it is inside of generationConfig
 	case c.protocol == OpenAIResponses:
 		key = "max_output_tokens"
 	case c.protocol == OpenAI && strings.Contains(t.base, "openai."): // whose newer models refuse the old name
-		key = "max_completion_tokens"
+		key, which = "max_completion_tokens", 1
 	}
-	return limit * max(c.env.choices, 1), strconv.Quote(key) + ":" + strconv.FormatInt(limit, 10) + ","
+	return c.say(key, which, limit)
 }
 
-// limitEdit is the edit that puts the default limit into the request.
-func (c *call) limitEdit(t *target) []edit {
-	_, insert := c.outputLimit(t)
-	if insert == "" {
-		return nil
+// say puts a limit under a key into the request.
+func (c *call) say(key string, which int, limit int64) (edits []edit) {
+	text := strconv.FormatInt(limit, 10)
+	for i, at := range c.env.limits {
+		// A null under another name says nothing; a zero may.
+		if !at.empty() && (i == which || c.body[at.lo] == '0') {
+			edits = append(edits, edit{at, text})
+		}
 	}
-	at := c.env.open + 1
-	return []edit{{span{at, at}, insert}}
+	if c.env.limits[which].empty() {
+		at := c.env.open + 1
+		edits = append(edits, edit{span{at, at}, strconv.Quote(key) + ":" + text + ","})
+	}
+	return edits
 }
 
 // limit takes the call from the rates that apply to it, or refuses it.
@@ -175,7 +192,7 @@ func (c *call) reserve(t *target, d governance.Decision) (*held, *denial) {
 		return deny(refusal{status: http.StatusForbidden, code: "no_price", message: "the host has no price for this model, and so cannot keep your budget"})
 	}
 	if c.writes() {
-		limit, _ := c.outputLimit(t)
+		limit := c.outputLimit(t)
 		if limit == 0 {
 			c.detail = map[string]string{"budget": "no output limit"}
 			return deny(refusal{status: http.StatusBadRequest, code: "output_limit_required", message: "say how many tokens the answer may have at most: without that your budget cannot be kept"})

@@ -86,7 +86,7 @@ type rendering struct {
 // policy decides about is what the backend will read.
 func (c *call) render(t *target) rendering {
 	c.env.form = t.backend.wire
-	sent, drop := rewrite(c.op, c.body, &c.env, t.model, c.limitEdit(t)...)
+	sent, drop := rewrite(c.op, c.body, &c.env, t.model, c.limitEdits(t)...)
 	r := rendering{sent: sent, drop: drop, asks: &c.env, scanned: c.body}
 	if !t.translated {
 		return r
