@@ -218,7 +218,7 @@ func foldString(s string) string {
 // its protocol. A field that is not here is refused unless policy permits the
 // hosted tool "field:<name>".
 var openAITop = newTable(map[field]string{
-	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens max_output_tokens", fChoices: "n",
+	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens", fChoices: "n",
 	fTools: "tools", fFunctions: "functions", fMessages: "messages", fStreamOptions: "stream_options", fStore: "store",
 	fHosted: "mcp_servers web_search_options plugins",
 	fKnown: `frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs temperature top_p top_k
@@ -231,7 +231,7 @@ var openAITop = newTable(map[field]string{
 
 // Top-level fields of Anthropic messages.
 var anthropicTop = newTable(map[field]string{
-	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens max_output_tokens",
+	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens",
 	fTools: "tools", fMessages: "messages", fContent: "system", fStore: "store", fStreamOptions: "stream_options",
 	fHosted: "mcp_servers container",
 	fKnown: `metadata stop_sequences temperature thinking tool_choice top_k top_p service_tier context_management
@@ -246,7 +246,7 @@ var embeddingsTop = newTable(map[field]string{
 
 // Top-level fields of OpenAI's responses.
 var responsesTop = newTable(map[field]string{
-	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens max_output_tokens",
+	fModel: "model", fStream: "stream", fMaxTokens: "max_output_tokens",
 	fTools: "tools", fInput: "input", fStore: "store", fStreamOptions: "stream_options",
 	fStored: "previous_response_id conversation prompt", fBackground: "background",
 	fKnown: `instructions include metadata client_metadata parallel_tool_calls max_tool_calls reasoning text tool_choice

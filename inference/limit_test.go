@@ -54,3 +54,71 @@ func TestEmptyLimitIsReplaced(t *testing.T) {
 		assert.Equal(t, tc.want, sent)
 	}
 }
+
+// A backend reads only the names of its own protocol: another one is no limit.
+func TestLimitsOfOtherProtocolsAreNone(t *testing.T) {
+	for _, tc := range []struct {
+		path, body, field string
+	}{
+		{"/v1/chat/completions", `{"model":"good","max_output_tokens":5,"messages":[]}`, "field:max_output_tokens"},
+		{"/v1/messages", `{"model":"good","max_completion_tokens":5,"messages":[]}`, "field:max_completion_tokens"},
+		{"/v1/messages", `{"model":"good","max_output_tokens":5,"messages":[]}`, "field:max_output_tokens"},
+		{"/v1/responses", `{"model":"good","max_tokens":5,"input":"x"}`, "field:max_tokens"},
+		{"/v1/responses", `{"model":"good","max_completion_tokens":5,"input":"x"}`, "field:max_completion_tokens"},
+	} {
+		h := newHouse(t, nil)
+		h.serve(h.manyProtocols())
+		resp, got := h.post(tc.path, tc.body)
+		assert.Equal(t, 403, resp.StatusCode, got)
+		d := h.denial()
+		assert.Equal(t, actHosted, d.Action, tc.body)
+		assert.Contains(t, d.Resource, tc.field)
+
+		var env envelope
+		for _, op := range operations {
+			if op.path == tc.path[len("/v1"):] {
+				require.NoError(t, scan(op, []byte(tc.body), &env))
+				assert.Zero(t, env.maxOutput)
+			}
+		}
+	}
+}
+
+// What limits a backend that reads only max_tokens must be there.
+func TestNewerNameOfTheLimitIsSaidInTheOldOneToo(t *testing.T) {
+	for _, tc := range []struct {
+		both     bool
+		in, want string
+		limit    int
+	}{
+		{false, `{"model":"good","max_completion_tokens":9,"messages":[]}`, `{"max_tokens":9,"model":"good","max_completion_tokens":9,"messages":[]}`, 9},
+		{false, `{"model":"good","max_completion_tokens":9,"max_tokens":null,"messages":[]}`, `{"model":"good","max_completion_tokens":9,"max_tokens":9,"messages":[]}`, 9},
+		{false, `{"model":"good","max_completion_tokens":9,"max_tokens":0,"messages":[]}`, `{"model":"good","max_completion_tokens":9,"max_tokens":9,"messages":[]}`, 9},
+		{false, `{"model":"good","max_tokens":9,"messages":[]}`, "", 9},
+		{false, `{"model":"good","max_tokens":7,"max_completion_tokens":9,"messages":[]}`, `{"model":"good","max_tokens":7,"max_completion_tokens":9,"messages":[]}`, 9},
+		{true, `{"model":"good","max_completion_tokens":9,"messages":[]}`, "", 9},
+		{true, `{"model":"good","max_tokens":9,"messages":[]}`, "", 9},
+		{true, `{"model":"good","messages":[]}`, `{"max_completion_tokens":123,"model":"good","messages":[]}`, 123},
+	} {
+		h, l := purse(t, daily+"max_output: {\"*\": 123}\n", nil)
+		cfg := h.config()
+		cfg.Spend = h.router.routes.Load().spend
+		cfg.Backends[0].Translate.MaxCompletionTokens = tc.both
+		h.serve(cfg)
+		var sent string
+		h.sends(&sent)
+		resp, got := h.post("/v1/chat/completions", tc.in)
+		require.Equal(t, 200, resp.StatusCode, got)
+		if tc.want == "" {
+			tc.want = tc.in
+		}
+		assert.Equal(t, tc.want, sent)
+		assert.EqualValues(t, len(tc.in)+tc.limit+pieceSlack, l.most.Load())
+	}
+	for base, both := range map[string]bool{
+		"https://api.openai.com/v1": true, "https://eu.api.openai.com/v1": true, "https://r.openai.azure.com/openai/v1": true,
+		"http://127.0.0.1:11434/v1": false, "https://openai.example/v1": false, "https://api.openai.com.example/v1": false,
+	} {
+		assert.Equal(t, both, (&target{backend: &Backend{}, base: base}).readsBoth(), base)
+	}
+}

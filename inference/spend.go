@@ -84,20 +84,23 @@ func (c *call) eachLimit(t *target) int64 {
 	return limit
 }
 
-// limitEdits put the limit into the request where it does not say so itself. A
-// key that is there gets another value, for of two the backend might read
-// either.
+// limitEdits put the limit into the request where it does not say so itself, or
+// says so under a name only that the backend may not read. A key that is there
+// gets another value, for of two the backend might read either.
 func (c *call) limitEdits(t *target) []edit {
 	limit := c.eachLimit(t)
-	if limit == 0 || c.env.maxOutput > 0 || !c.writes() {
+	if limit == 0 || !c.writes() || c.protocol == Gemini {
 		return nil
 	}
 	key, which := "max_tokens", 0
 	switch {
 	case c.protocol == OpenAIResponses:
 		key = "max_output_tokens"
-	case c.protocol == OpenAI && strings.Contains(t.base, "openai."): // whose newer models refuse the old name
-		key, which = "max_completion_tokens", 1
+	case c.protocol == OpenAI && t.readsBoth():
+		if c.env.maxOutput > 0 {
+			return nil
+		}
+		key, which = "max_completion_tokens", 1 // newer models refuse the old name
 	}
 	return c.say(key, which, limit)
 }
@@ -106,8 +109,11 @@ func (c *call) limitEdits(t *target) []edit {
 func (c *call) say(key string, which int, limit int64) (edits []edit) {
 	text := strconv.FormatInt(limit, 10)
 	for i, at := range c.env.limits {
+		if at.empty() {
+			continue
+		}
 		// A null under another name says nothing; a zero may.
-		if !at.empty() && (i == which || c.body[at.lo] == '0') {
+		if first := c.body[at.lo]; first == '0' || first == 'n' && i == which {
 			edits = append(edits, edit{at, text})
 		}
 	}

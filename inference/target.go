@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -42,6 +43,14 @@ func (t *target) url(op *operation, env *envelope) string {
 		return t.base + vertexEndpoint(op, t.model, env.stream)
 	}
 	return t.base + op.endpoint(t.model)
+}
+
+// readsBoth reports whether the backend of chat completions is known to read
+// max_completion_tokens as well as max_tokens. Of the others some read only
+// max_tokens, and overlook a limit under the newer name.
+func (t *target) readsBoth() bool {
+	return t.backend.Translate.MaxCompletionTokens ||
+		strings.Contains(t.base, "api.openai.com/") || strings.Contains(t.base, ".openai.azure.com/")
 }
 
 // order returns the targets in the order in which a call asks them: those that

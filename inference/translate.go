@@ -29,7 +29,10 @@ type Translate struct {
 	// beyond chat completions, such as top_k.
 	Pass []string `yaml:"pass"`
 	// MaxCompletionTokens limits answers by "max_completion_tokens", as OpenAI's
-	// newer models want it, and not by "max_tokens".
+	// newer models want it, and not by "max_tokens". It says that the backend reads
+	// both names, and is of use without Protocols as well: a client's own request
+	// that has the newer name alone is else given max_tokens too. OpenAI's and
+	// Azure's hosts are known.
 	MaxCompletionTokens bool `yaml:"max_completion_tokens"`
 	// EstimateTokens answers Anthropic's count_tokens, which chat backends lack,
 	// with an estimate by the size of the request: a token for four bytes. It is on
@@ -46,7 +49,7 @@ func (t Translate) options() translate.Options {
 func (b *Backend) checkTranslate() error {
 	t := b.Translate
 	if len(t.Protocols) == 0 {
-		if len(t.Ignore) > 0 || len(t.Pass) > 0 || t.MaxCompletionTokens || t.EstimateTokens {
+		if len(t.Ignore) > 0 || len(t.Pass) > 0 || t.EstimateTokens {
 			return errors.New("translate: protocols is empty: nothing is translated")
 		}
 		return nil
