@@ -65,7 +65,9 @@ const (
 	maxTools  = 1024
 	maxHosted = 32
 	maxModel  = 200
-	maxInt    = 1<<63 - 1
+	// maxChoices is how many answers a call may ask for: as many as OpenAI gives.
+	maxChoices = 128
+	maxInt     = 1<<63 - 1
 )
 
 // A place is where in a request the scanner is; it says which keys matter.

@@ -20,7 +20,15 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 		s.env.limits[which] = span{from, s.i}
 		return ok
 	case fChoices:
-		return s.limit(&s.env.choices)
+		at := s.i
+		if !s.limit(&s.env.choices) {
+			return false
+		}
+		if s.env.choices > maxChoices {
+			s.i = at
+			return s.fail("it asks for too many answers")
+		}
+		return true
 	case fStreamOptions:
 		from := s.i
 		if c := s.peek(); c != '{' && c != 'n' {

@@ -1,7 +1,9 @@
 package inference
 
 import (
+	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"testing"
 
@@ -121,4 +123,21 @@ func TestNewerNameOfTheLimitIsSaidInTheOldOneToo(t *testing.T) {
 	} {
 		assert.Equal(t, both, (&target{backend: &Backend{}, base: base}).readsBoth(), base)
 	}
+}
+
+// The number of answers is bounded, and what they come to together does not wrap.
+func TestNumberOfAnswersIsBounded(t *testing.T) {
+	for op, body := range map[*operation]string{
+		opChat: `{"model":"good","n":%d}`, opGenerate: `{"generationConfig":{"candidateCount":%d}}`, opStreamGenerate: `{"generation_config":{"candidate_count":%d}}`,
+	} {
+		var env envelope
+		require.NoError(t, scan(op, fmt.Appendf(nil, body, 128), &env))
+		assert.EqualValues(t, 128, env.choices)
+		assert.ErrorContains(t, scan(op, fmt.Appendf(nil, body, 129), &env), "too many answers")
+		assert.Error(t, scan(op, fmt.Appendf(nil, body, int64(1)<<62), &env))
+	}
+	assert.EqualValues(t, math.MaxInt64, mulSaturating(maxTokens, 1<<40))
+	assert.EqualValues(t, math.MaxInt64, mulSaturating(1<<40, maxTokens))
+	assert.EqualValues(t, 6, mulSaturating(2, 3))
+	assert.Zero(t, mulSaturating(0, 3)+mulSaturating(3, 0))
 }

@@ -232,7 +232,7 @@ func bad(name string) string {
 	case "stream", "store", "background":
 		return `true`
 	case "max_tokens", "max_output_tokens", "maxOutputTokens", "max_output_tokens ", "n", "candidateCount":
-		return `100000`
+		return `100`
 	case "tools":
 		return `[{"type":"web_search"},{"google_search":{}}]`
 	case "type":
