@@ -102,8 +102,9 @@ type RateLimit struct {
 	Per  Scope    `yaml:"per"`
 	Of   []string `yaml:"of"`
 	// Requests and Tokens are the limits for a minute. Zero: none; one is
-	// required. A call takes as many tokens as are estimated, and gives back what
-	// it did not use.
+	// required. A call takes as many tokens as are estimated, with the output
+	// limit that it gets, and gives back what it did not use; nothing of it if
+	// nobody has counted and it may have cost. What it used beyond is owed.
 	Requests int64 `yaml:"requests"`
 	Tokens   int64 `yaml:"tokens"`
 }

@@ -5,7 +5,9 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -140,4 +142,84 @@ func TestNumberOfAnswersIsBounded(t *testing.T) {
 	assert.EqualValues(t, math.MaxInt64, mulSaturating(1<<40, maxTokens))
 	assert.EqualValues(t, 6, mulSaturating(2, 3))
 	assert.Zero(t, mulSaturating(0, 3)+mulSaturating(3, 0))
+}
+
+// What nobody counted is not given back to the rates, if it may have cost.
+func TestUncountedCallsAreChargedToRates(t *testing.T) {
+	abort := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	for name, tc := range map[string]struct {
+		path, body, spend string
+		backend           http.HandlerFunc
+		stays             bool
+	}{
+		"broken off":     {backend: abort, stays: true},
+		"no count":       {backend: func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) }, stays: true},
+		"under a budget": {backend: abort, stays: true, spend: daily},
+		"refused":        {backend: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }},
+		"counted": {backend: func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":4}}`)
+		}},
+		"nothing to count": {path: "/v1/messages/count_tokens", backend: func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"input_tokens":5}`) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, _ := purse(t, tc.spend+"rates: [{name: words, per: agent, tokens: 250}]\n", nil)
+			h.backend = tc.backend
+			path := tc.path
+			if path == "" {
+				path = "/v1/chat/completions"
+			}
+			for i := range 2 { // of which one has room
+				resp, err := h.door.Client().Do(h.request(http.MethodPost, path, limited))
+				require.NoError(t, err)
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				assert.Equal(t, i == 1 && tc.stays, resp.StatusCode == 429, "%d: %d", i, resp.StatusCode)
+			}
+		})
+	}
+}
+
+// Rates take the limit that is put into the request, of the target that may
+// write most.
+func TestRatesTakeTheDefaultLimit(t *testing.T) {
+	h, _ := purse(t, "max_output: {\"*\": 500}\nrates: [{name: words, per: agent, tokens: 400}]\n", nil)
+	resp, _ := h.post("/v1/chat/completions", `{"model":"good","messages":[]}`)
+	assert.Equal(t, 429, resp.StatusCode)
+	assert.Equal(t, map[string]string{"rate": "words"}, h.denial().Detail)
+	resp, _ = h.post("/v1/chat/completions", limited)
+	assert.Equal(t, 200, resp.StatusCode)
+}
+
+// A call that used more than a minute's worth is paid for by as much time.
+func TestRatesAreOwedMoreThanAMinute(t *testing.T) {
+	h, _ := purse(t, "rates: [{name: words, per: agent, tokens: 400}]\n", nil)
+	h.backend = func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":0,"completion_tokens":40000}}`)
+	}
+	h.post("/v1/chat/completions", limited)
+	resp, _ := h.post("/v1/chat/completions", limited)
+	assert.Equal(t, 429, resp.StatusCode)
+	after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	require.NoError(t, err)
+	assert.Greater(t, after, 99*60)
+
+	// Also when the bucket was forgotten while the call went on, and to the end of
+	// the numbers.
+	l := newLimiter(10)
+	rates := []RateLimit{{Name: "words", Per: PerHost, Tokens: 400}}
+	uses, err := l.take(rates, payer{}, 100, noon)
+	require.NoError(t, err)
+	l.sweep(noon.Add(2 * time.Minute).UnixNano())
+	require.Empty(t, l.buckets)
+	l.settle(uses, 4000)
+	_, err = l.take(rates, payer{}, 100, noon.Add(2*time.Minute))
+	var over *rateError
+	require.ErrorAs(t, err, &over)
+	assert.Equal(t, 7*time.Minute+15*time.Second, over.after)
+	l.settle(uses, math.MaxInt64)
+	_, err = l.take(rates, payer{}, 100, noon.Add(2*time.Minute))
+	assert.ErrorAs(t, err, &over)
+	assert.EqualValues(t, math.MaxInt64, cost(math.MaxInt64, 1))
+	assert.EqualValues(t, time.Minute, cost(400, 400))
+	assert.EqualValues(t, 1, cost(1, math.MaxInt64))
 }

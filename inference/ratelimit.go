@@ -3,6 +3,8 @@ package inference
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"sync"
 	"time"
 )
@@ -56,12 +58,19 @@ type rateUse struct {
 	key    rateKey
 	limit  int64 // of tokens
 	tokens int64
+	at     int64 // when, in Unix nanoseconds
 }
 
-// cost is how long a bucket of limit a minute takes to fill by n. It rounds up.
+// cost is how long a bucket of limit a minute takes to fill by n. It rounds up,
+// and saturates.
 func cost(n, limit int64) int64 {
-	n = min(n, limit+1)
-	return (n*int64(time.Minute) + limit - 1) / limit
+	hi, lo := bits.Mul64(uint64(n), uint64(time.Minute))
+	lo, carry := bits.Add64(lo, uint64(limit-1), 0)
+	if hi += carry; hi >= uint64(limit) {
+		return math.MaxInt64
+	}
+	q, _ := bits.Div64(hi, lo, uint64(limit))
+	return int64(min(q, math.MaxInt64))
 }
 
 // take takes one request and so many tokens from every rate that applies, or
@@ -95,12 +104,12 @@ func (l *limiter) take(rates []RateLimit, p payer, tokens int64, at time.Time) (
 				if limit.n > limit.limit {
 					return nil, &rateError{name: r.Name}
 				}
-				*limit.full = max(*limit.full, now) + cost(limit.n, limit.limit)
+				*limit.full = addSaturating(max(*limit.full, now), cost(limit.n, limit.limit))
 				if over := *limit.full - now - int64(time.Minute); over > 0 {
 					return nil, &rateError{r.Name, time.Duration(over)}
 				}
 			}
-			uses, next = append(uses, rateUse{key, r.Tokens, tokens}), append(next, b)
+			uses, next = append(uses, rateUse{key, r.Tokens, tokens, now}), append(next, b)
 		}
 	}
 	if len(l.buckets)+more > l.sweepAt {
@@ -115,7 +124,8 @@ func (l *limiter) take(rates []RateLimit, p payer, tokens int64, at time.Time) (
 	return uses, nil
 }
 
-// settle puts used in the place of what was taken.
+// settle puts used in the place of what was taken. That may be more than a
+// minute's worth: then there is no room until as much time has passed.
 func (l *limiter) settle(uses []rateUse, used int64) {
 	if len(uses) == 0 {
 		return
@@ -124,10 +134,14 @@ func (l *limiter) settle(uses []rateUse, used int64) {
 	defer l.mu.Unlock()
 	for _, u := range uses {
 		b, ok := l.buckets[u.key]
-		if !ok || u.limit == 0 {
+		if u.limit == 0 || !ok && used <= u.tokens {
 			continue // full by now
 		}
-		b.tokens += cost(max(used, 0), u.limit) - cost(u.tokens, u.limit)
+		took := cost(u.tokens, u.limit)
+		if !ok {
+			b.tokens = addSaturating(u.at, took)
+		}
+		b.tokens = addSaturating(b.tokens-took, cost(max(used, 0), u.limit))
 		l.buckets[u.key] = b
 	}
 }

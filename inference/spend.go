@@ -33,6 +33,7 @@ type members interface {
 type spending struct {
 	who    *payer
 	rates  []rateUse
+	taken  int64 // tokens, from each of rates
 	billed int64 // tokens, in the end
 	held   *held
 	detail map[string]string // for the record of a denial
@@ -131,9 +132,18 @@ func (c *call) limit() bool {
 		return true
 	}
 	output, _ := c.env.outputLimit()
-	uses, err := c.limiter.take(s.Rates, c.payer(), addSaturating(c.estInput(), output), c.opts.Now())
+	if rt := c.routes.byModel[routeKey{c.protocol, c.asked()}]; rt != nil {
+		for _, t := range rt.targets { // the largest default, for nobody has chosen yet
+			output = max(output, c.outputLimit(t))
+		}
+	}
+	tokens := addSaturating(c.estInput(), output)
+	uses, err := c.limiter.take(s.Rates, c.payer(), tokens, c.opts.Now())
 	if err == nil {
 		c.rates = uses
+		if len(uses) > 0 {
+			c.taken = tokens
+		}
 		return true
 	}
 	ref := refusal{status: http.StatusTooManyRequests, code: "rate_limit_exceeded", message: "too many model calls in a minute: wait"}
@@ -186,7 +196,11 @@ func (c *call) reserve(t *target, d governance.Decision) (*held, *denial) {
 	h := &held{}
 	h.price, h.priced = lookup(s.Prices, t.backend.Name, t.model)
 	some, money := s.applies(c.payer())
-	if !some || c.op.whole == nil { // counting tokens costs none
+	if c.op.whole == nil { // counting tokens costs none
+		return h, nil
+	}
+	if !some {
+		h.amount.Tokens = c.taken // what it is charged to its rates if nobody counts it
 		return h, nil
 	}
 	deny := func(ref refusal) (*held, *denial) {
@@ -326,7 +340,7 @@ func (c *call) charge() {
 	known := u != nil && (u.Final || c.routes.spend.Unfinished == ChargeSeen)
 	if h.output+h.amount.Tokens > 0 && !known && (u != nil || mayCost(c.out.Status, c.out.ErrorCode)) {
 		spent = Amount{max(spent.Tokens, h.amount.Tokens), max(spent.Cost, h.amount.Cost)}
-		if u == nil {
+		if u == nil && h.id != "" {
 			u = &audit.Usage{Model: c.target.model}
 			c.out.Usage = u
 		}
