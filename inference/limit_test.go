@@ -223,3 +223,20 @@ func TestRatesAreOwedMoreThanAMinute(t *testing.T) {
 	assert.EqualValues(t, time.Minute, cost(400, 400))
 	assert.EqualValues(t, 1, cost(1, math.MaxInt64))
 }
+
+// A gateway's error does not say that the provider has done nothing.
+func TestErrorsOfGatewaysMayCost(t *testing.T) {
+	for status, want := range map[int]bool{
+		502: true, 504: true, 520: true, 522: true, 524: true, 528: true,
+		400: false, 403: false, 404: false, 413: false, 422: false, 429: false, 500: false, 503: false, 529: false, 530: false,
+	} {
+		h, l := purse(t, daily, nil)
+		h.backend = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+		h.post("/v1/chat/completions", limited)
+		charged := int64(0)
+		if want {
+			charged = int64(len(limited)) + 100 + pieceSlack
+		}
+		assert.Equal(t, Amount{charged, MicroUSD(charged)}, h.used(l), status)
+	}
+}

@@ -306,14 +306,16 @@ var usedUp = refusal{
 }
 
 // mayCost reports whether a call that ended without a count may have cost
-// anything. Providers do not bill what they answer with an error.
+// anything. Providers do not bill what they answer with an error, but one of a
+// gateway before them says only that it has not seen their answer: 502, 504, and
+// Cloudflare's from 520 on. 529 is Anthropic's own.
 func mayCost(status audit.Status, code string) bool {
 	if status == audit.StatusOK {
 		return true
 	}
 	if rest, ok := strings.CutPrefix(code, "upstream-"); ok {
-		if _, err := strconv.Atoi(rest); err == nil {
-			return false
+		if n, err := strconv.Atoi(rest); err == nil {
+			return n == http.StatusBadGateway || n == http.StatusGatewayTimeout || n >= 520 && n < statusOverloaded
 		}
 		switch rest {
 		case "down", "open", "unauthorized", "redirect":
