@@ -147,6 +147,7 @@ const (
 	fFileID
 	fFileData
 	fURL
+	fPriced // it may multiply the price
 	fStored // its presence refers to an object in the host's account
 	fBackground
 	fInput
@@ -222,12 +223,12 @@ func foldString(s string) string {
 var openAITop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens", fChoices: "n",
 	fTools: "tools", fFunctions: "functions", fMessages: "messages", fStreamOptions: "stream_options", fStore: "store",
-	fHosted: "mcp_servers web_search_options plugins",
+	fHosted: "mcp_servers web_search_options plugins", fPriced: "service_tier modalities audio",
 	fKnown: `frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs temperature top_p top_k
 		top_a min_p min_tokens seed stop stop_token_ids ignore_eos skip_special_tokens response_format structured_outputs
-		guided_json guided_regex guided_choice guided_grammar modalities audio prediction metadata user safety_identifier
+		guided_json guided_regex guided_choice guided_grammar prediction metadata user safety_identifier
 		prompt_cache_key prompt_cache_retention reasoning reasoning_effort include_reasoning reasoning_format thinking
-		enable_thinking think chat_template_kwargs verbosity service_tier parallel_tool_calls tool_choice function_call
+		enable_thinking think chat_template_kwargs verbosity parallel_tool_calls tool_choice function_call
 		keep_alive cache_control usage`,
 })
 
@@ -235,9 +236,9 @@ var openAITop = newTable(map[field]string{
 var anthropicTop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens",
 	fTools: "tools", fMessages: "messages", fContent: "system", fStore: "store", fStreamOptions: "stream_options",
-	fHosted: "mcp_servers container",
-	fKnown: `metadata stop_sequences temperature thinking tool_choice top_k top_p service_tier context_management
-		output_config output_format cache_control inference_geo speed`,
+	fHosted: "mcp_servers container", fPriced: "service_tier inference_geo speed",
+	fKnown: `metadata stop_sequences temperature thinking tool_choice top_k top_p context_management
+		output_config output_format cache_control`,
 })
 
 // Top-level fields of embeddings.
@@ -250,9 +251,9 @@ var embeddingsTop = newTable(map[field]string{
 var responsesTop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_output_tokens",
 	fTools: "tools", fInput: "input", fStore: "store", fStreamOptions: "stream_options",
-	fStored: "previous_response_id conversation prompt", fBackground: "background",
+	fStored: "previous_response_id conversation prompt", fBackground: "background", fPriced: "service_tier",
 	fKnown: `instructions include metadata client_metadata parallel_tool_calls max_tool_calls reasoning text tool_choice
-		temperature top_p top_k top_logprobs truncation user safety_identifier service_tier prompt_cache_key
+		temperature top_p top_k top_logprobs truncation user safety_identifier prompt_cache_key
 		prompt_cache_retention verbosity context_management frequency_penalty presence_penalty seed`,
 })
 

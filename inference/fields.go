@@ -72,6 +72,12 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 		m.hasContent = m.hasContent || s.peek() == '"'
 	case fHosted:
 		return s.unlessEmpty(hostedByField(string(key.of(s.b))), depth)
+	case fPriced:
+		from := s.i
+		if !s.value(anywhere, depth+1) {
+			return false
+		}
+		return ordinary(s.b[from:s.i]) || s.host("field:"+string(key.of(s.b)))
 	case fFunction:
 		m.hasFunction = true
 		if s.peek() != '{' {
@@ -213,6 +219,16 @@ func nothing(v []byte) bool {
 		return len(bytes.TrimSpace(v[1:len(v)-1])) == 0
 	}
 	return false
+}
+
+// ordinary reports whether a value asks for nothing beyond the price that the
+// host knows: no faster tier, other place or other form of the answer.
+func ordinary(v []byte) bool {
+	switch string(v) {
+	case `"auto"`, `"default"`, `"flex"`, `"standard"`, `"standard_only"`:
+		return true
+	}
+	return nothing(v) || v[0] == '[' && string(bytes.TrimSpace(v[1:len(v)-1])) == `"text"`
 }
 
 // fileURI consumes the address of a file: of one in the host's account, or of

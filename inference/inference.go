@@ -108,6 +108,8 @@
 //	field:<name>        a field of the request that this package does not know,
 //	                    because some providers choose models or fetch things by
 //	                    such ("models", "fallbacks", "plugins")
+//	                    and for service_tier, speed, inference_geo, modalities
+//	                    and audio if they ask for what has another price
 //	field:tools.<name>  the same beside a function
 //	block:<type>, item:<type>, part:<name>, source:<type>
 //	                    content of a type that this package does not know

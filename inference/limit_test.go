@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,5 +239,35 @@ func TestErrorsOfGatewaysMayCost(t *testing.T) {
 			charged = int64(len(limited)) + 100 + pieceSlack
 		}
 		assert.Equal(t, Amount{charged, MicroUSD(charged)}, h.used(l), status)
+	}
+}
+
+// What multiplies the price is an unknown field unless it asks for the ordinary.
+func TestFieldsThatMultiplyThePrice(t *testing.T) {
+	for op, fields := range map[*operation][]string{
+		opChat: {`"service_tier":"priority"`, `"service_tier":"fast"`, `"service_tier":"\u0061uto"`, `"service_tier":1`, `"modalities":["text","audio"]`,
+			`"modalities":["audio"]`, `"modalities":"audio"`, `"audio":{"voice":"alloy"}`, `"audio":true`, `"speed":"fast"`, `"inference_geo":"us"`},
+		opMessages:  {`"service_tier":"priority"`, `"speed":"fast"`, `"inference_geo":"us"`, `"modalities":["audio"]`},
+		opResponses: {`"service_tier":"priority"`, `"modalities":["audio"]`, `"audio":{"voice":"alloy"}`},
+	} {
+		for _, field := range fields {
+			var env envelope
+			body := `{"model":"good",` + field + `}`
+			require.NoError(t, scan(op, []byte(body), &env), body)
+			name, _, _ := strings.Cut(field[1:], `"`)
+			assert.Equal(t, []string{"field:" + name}, env.hosted, "%s: %s", op.name, body)
+		}
+	}
+	for op, fields := range map[*operation][]string{
+		opChat: {`"service_tier":"auto"`, `"service_tier":"default"`, `"service_tier":"flex"`, `"service_tier":null`, `"modalities":["text"]`, `"modalities":[ "text" ]`,
+			`"modalities":null`, `"modalities":[]`, `"audio":null`},
+		opMessages:  {`"service_tier":"auto"`, `"service_tier":"standard_only"`, `"speed":"standard"`, `"speed":null`, `"inference_geo":null`},
+		opResponses: {`"service_tier":"auto"`, `"service_tier":"flex"`, `"service_tier":null`},
+	} {
+		for _, field := range fields {
+			var env envelope
+			require.NoError(t, scan(op, []byte(`{"model":"good",`+field+`}`), &env), field)
+			assert.Empty(t, env.hosted, "%s: %s", op.name, field)
+		}
 	}
 }
