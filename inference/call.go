@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -162,14 +163,21 @@ func (c *call) invoke() {
 	if id := clientSession(c.req.Header); id != "" {
 		c.note("client-session:" + id)
 	}
-	for _, name := range c.asks.hosted {
-		c.note("hosted-tool:" + name)
-	}
+	c.noteHosted()
 	if c.estimate > 0 {
 		c.tellEstimate()
 		return
 	}
 	c.send()
+}
+
+// noteHosted notes what the target is asked to do itself, each thing once.
+func (c *call) noteHosted() {
+	for _, name := range c.asks.hosted {
+		if check := "hosted-tool:" + name; !slices.Contains(c.out.Checks, check) {
+			c.note(check)
+		}
+	}
 }
 
 // readBody reads the whole body before anything is sent on: a server that

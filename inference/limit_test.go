@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -270,4 +271,24 @@ func TestFieldsThatMultiplyThePrice(t *testing.T) {
 			assert.Empty(t, env.hosted, "%s: %s", op.name, field)
 		}
 	}
+}
+
+// What a target is asked to do itself is on record also if it was not the first.
+func TestHostedToolsOfAFallbackAreOnRecord(t *testing.T) {
+	f := newFleet(t, func(c *Config) {
+		c.Backends[0].Translate = Translate{Protocols: []Protocol{Anthropic}, Ignore: []string{"hosted_tools"}}
+		c.Backends[1].Protocol = Anthropic
+		c.Backends[2].Protocol = Anthropic
+		c.Routes = c.Routes[:1]
+		for i, name := range []string{"m-a", "m-b", "m-c"} {
+			c.Backends[i].Models, c.Routes[0].Targets[i].Model = []string{name}, name
+		}
+	})
+	f.answers["a"], f.answers["b"] = says(503, "no"), says(503, "no")
+	rec := httptest.NewRecorder()
+	session(f.router, bot).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/messages",
+		strings.NewReader(`{"model":"big","max_tokens":9,"messages":[{"role":"user","content":"x"}],"tools":[{"type":"web_search_20250305","name":"web_search"}]}`)))
+	require.Equal(t, 200, rec.Code, rec.Body)
+	require.Equal(t, []string{"a", "b", "c"}, f.took())
+	assert.Equal(t, []string{"attempt:a/m-a:upstream-503", "hosted-tool:web_search", "attempt:b/m-b:upstream-503", "target:c/m-c"}, f.outcomes()[0].Checks)
 }

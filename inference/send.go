@@ -234,6 +234,7 @@ func (c *call) fallBack(t *target, why string) bool {
 	}
 	settleAll(allowed, governance.ResultOf(audit.Outcome{Status: audit.StatusFailed, ErrorCode: why}))
 	c.fellBack = true
+	c.noteHosted()
 	return true
 }
 
