@@ -292,3 +292,51 @@ func TestHostedToolsOfAFallbackAreOnRecord(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c"}, f.took())
 	assert.Equal(t, []string{"attempt:a/m-a:upstream-503", "hosted-tool:web_search", "attempt:b/m-b:upstream-503", "target:c/m-c"}, f.outcomes()[0].Checks)
 }
+
+// What attempts that failed were charged is on record, and not given back to the
+// rates.
+func TestFailedAttemptsAreInTheCharge(t *testing.T) {
+	each := int64(len(limited)) + 100 + pieceSlack
+	for name, tc := range map[string]struct {
+		last    http.HandlerFunc
+		spend   string
+		charged int64 // on record
+		billed  int64 // to rates and budgets
+	}{
+		"a count at last": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":4}}`)
+		}, daily, each + 7, each + 7},
+		"none at last":  {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) }, daily, 2 * each, 2 * each},
+		"an error last": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }, daily, each, each},
+		"without a budget": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":4}}`)
+		}, "", 0, each - pieceSlack + 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, l := purse(t, tc.spend+"rates: [{name: words, per: host, tokens: 60000}]\n", nil)
+			cfg := h.config()
+			cfg.Spend, cfg.Retry = h.router.routes.Load().spend, Retry{Attempts: 2, Pause: 1}
+			h.serve(cfg)
+			h.backend = func(w http.ResponseWriter, r *http.Request) {
+				if h.requests.Load() == 1 {
+					w.WriteHeader(http.StatusBadGateway)
+					return
+				}
+				tc.last(w, r)
+			}
+			h.post("/v1/chat/completions", limited)
+			require.EqualValues(t, 2, h.requests.Load())
+			u := h.outcome().Usage
+			if tc.charged > 0 {
+				require.NotNil(t, u)
+				assert.Equal(t, tc.charged, u.Charged)
+				assert.Equal(t, Amount{tc.billed, MicroUSD(tc.billed)}, h.used(l))
+			} else {
+				assert.Zero(t, u.Charged)
+			}
+			h.door.Close() // its handlers are done
+			full := h.router.limiter.buckets[rateKey{"words", ""}].tokens
+			assert.EqualValues(t, tc.billed, (full-noon.UnixNano())/int64(time.Millisecond))
+		})
+	}
+}

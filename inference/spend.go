@@ -36,6 +36,7 @@ type spending struct {
 	taken  int64 // tokens, from each of rates
 	billed int64 // tokens, in the end
 	held   *held
+	lost   Amount            // what attempts before were charged
 	detail map[string]string // for the record of a denial
 }
 
@@ -280,8 +281,11 @@ func (c *call) noRoom(err error) refusal {
 // again sets the same aside once more, before a request that may have cost is
 // repeated.
 func (c *call) again() bool {
-	if c.held == nil || c.held.id == "" {
+	if c.held == nil {
 		return true
+	}
+	if c.held.id == "" {
+		return c.spend(c.held, c.held.amount)
 	}
 	next := *c.held
 	if err := c.hold(&next); err != nil {
@@ -347,18 +351,26 @@ func (c *call) charge() {
 			c.out.Usage = u
 		}
 	}
-	if h.id != "" && u != nil && int64(spent.Cost) != u.Cost {
-		u.Charged = int64(spent.Cost)
+	if u == nil && h.id != "" && c.lost.Cost > 0 {
+		u = &audit.Usage{Model: c.target.model}
+		c.out.Usage = u
 	}
-	c.billed = spent.Tokens
+	if charged := addSaturating(c.lost.Cost, spent.Cost); h.id != "" && u != nil && int64(charged) != u.Cost {
+		u.Charged = int64(charged)
+	}
+	c.billed = addSaturating(c.lost.Tokens, spent.Tokens)
 	if !c.spend(h, spent) {
 		c.note("unsettled:" + audit.GuardBudget)
 	}
 }
 
-// spend settles a hold. What cannot be settled stays spent as it was reserved.
+// spend settles a hold, and notes what it came to. What cannot be settled stays spent as it was reserved.
 func (c *call) spend(h *held, spent Amount) bool {
-	if h == nil || h.id == "" {
+	if h == nil {
+		return true
+	}
+	c.lost = Amount{addSaturating(c.lost.Tokens, spent.Tokens), addSaturating(c.lost.Cost, spent.Cost)}
+	if h.id == "" {
 		return true
 	}
 	id := h.id
