@@ -1,6 +1,8 @@
 package inference
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -339,4 +341,33 @@ func TestFailedAttemptsAreInTheCharge(t *testing.T) {
 			assert.EqualValues(t, tc.billed, (full-noon.UnixNano())/int64(time.Millisecond))
 		})
 	}
+}
+
+// A leavingLedger is asked by clients that leave while it works.
+type leavingLedger struct {
+	*watchedLedger
+	leave context.CancelFunc
+	err   error
+}
+
+func (l *leavingLedger) Reserve(ctx context.Context, h Hold) error {
+	l.leave()
+	l.err = ctx.Err()
+	return errors.Join(l.err, l.watchedLedger.Reserve(ctx, h))
+}
+
+// A client that leaves does not interrupt the ledger: the hold is there, and is
+// given back.
+func TestClientThatLeavesLeavesNoHold(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &leavingLedger{watchedLedger: &watchedLedger{Ledger: NewMemoryLedger()}, leave: cancel}
+	h, _ := purse(t, daily, &Options{Ledger: l})
+	func() {
+		defer func() { _ = recover() }() // the connection of a client that left is cut
+		req := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/chat/completions", strings.NewReader(limited))
+		session(h.router, bot).ServeHTTP(httptest.NewRecorder(), req)
+	}()
+	assert.NoError(t, l.err)
+	assert.EqualValues(t, 1, l.reserved.Load())
+	assert.EqualValues(t, 1, l.settled.Load())
 }

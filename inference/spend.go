@@ -244,7 +244,8 @@ func (c *call) hold(h *held) error {
 	if len(claims) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, ledgerPatience)
+	// A client that leaves must not leave in doubt whether there is a hold.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), ledgerPatience)
 	defer cancel()
 	id := audit.NewID()
 	err := c.opts.Ledger.Reserve(ctx, Hold{ID: id, At: now, Expires: now.Add(holdLife), Amount: h.amount, Claims: claims})
