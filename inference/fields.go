@@ -44,8 +44,10 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fMessages:
 		return s.listOf(inMessages, depth)
 	case fContent:
-		m.hasContent = m.hasContent || s.peek() != 'n'
-		return s.value(inContent, depth+1)
+		from := s.i
+		ok := s.value(inContent, depth+1)
+		m.hasContent = m.hasContent || ok && !empty(s.b[from:s.i])
+		return ok
 	case fStore:
 		return s.flag(&s.env.stores, &s.env.store) && (!s.env.stores || s.host(hostedSave))
 	case fStored:
@@ -69,7 +71,7 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fID:
 		m.hasID = s.peek() != 'n'
 	case fEncrypted:
-		m.hasContent = m.hasContent || s.peek() == '"'
+		m.hasContent = m.hasContent || s.peek() == '"' && s.i+1 < len(s.b) && s.b[s.i+1] != '"'
 	case fHosted:
 		return s.unlessEmpty(hostedByField(string(key.of(s.b))), depth)
 	case fPriced:
@@ -230,6 +232,9 @@ func ordinary(v []byte) bool {
 	}
 	return nothing(v) || v[0] == '[' && string(bytes.TrimSpace(v[1:len(v)-1])) == `"text"`
 }
+
+// empty is nothing, or the empty string.
+func empty(v []byte) bool { return nothing(v) || len(v) == len(`""`) && v[0] == '"' }
 
 // fileURI consumes the address of a file: of one in the host's account, or of
 // anything that the provider would fetch.

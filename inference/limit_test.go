@@ -371,3 +371,19 @@ func TestClientThatLeavesLeavesNoHold(t *testing.T) {
 	assert.EqualValues(t, 1, l.reserved.Load())
 	assert.EqualValues(t, 1, l.settled.Load())
 }
+
+// An item of reasoning that carries nothing stands for one that the provider has
+// stored.
+func TestEmptyReasoningIsAReference(t *testing.T) {
+	for rest, refers := range map[string]bool{
+		``: true, `,"content":null`: true, `,"content":[]`: true, `,"content":[ ]`: true, `,"content":""`: true, `,"content":{}`: true,
+		`,"encrypted_content":""`: true, `,"encrypted_content":null`: true, `,"content":[],"encrypted_content":""`: true, `,"summary":[]`: true,
+		`,"encrypted_content":"AA"`: false, `,"content":[],"encrypted_content":"AA"`: false, `,"encrypted_content":"AA","content":null`: false,
+		`,"content":[{"type":"reasoning_text","text":"x"}]`: false,
+	} {
+		var env envelope
+		body := `{"model":"good","input":[{"type":"reasoning","id":"rs_1"` + rest + `}]}`
+		require.NoError(t, scan(opResponses, []byte(body), &env), body)
+		assert.Equal(t, refers, env.stored != "", body)
+	}
+}
