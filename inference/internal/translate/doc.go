@@ -293,26 +293,47 @@ func unquote(quoted []byte) string {
 }
 
 // An out is JSON text in the making. It sets the commas.
-type out struct{ b []byte }
+type out struct {
+	b    []byte
+	max  int  // bytes; 0: no limit
+	full bool // something was left out because of max
+}
 
-func (o *out) raw(s string)        { o.b = append(o.b, s...) }
-func (o *out) bytes(b []byte)      { o.b = append(o.b, b...) }
+// room reports whether n more bytes may be written. After the first that may
+// not, none may: what would be left is no text.
+func (o *out) room(n int) bool {
+	o.full = o.full || o.max > 0 && len(o.b)+n > o.max
+	return !o.full
+}
+
+func (o *out) raw(s string) {
+	if o.room(len(s)) {
+		o.b = append(o.b, s...)
+	}
+}
+
+func (o *out) bytes(b []byte) {
+	if o.room(len(b)) {
+		o.b = append(o.b, b...)
+	}
+}
+
 func (o *out) integer(n int64)     { o.b = strconv.AppendInt(o.b, n, 10) }
 func (o *out) open(bracket string) { o.raw(bracket) }
 
 // next sets a comma unless something was just opened.
 func (o *out) next() {
 	if n := len(o.b); n > 0 && o.b[n-1] != '{' && o.b[n-1] != '[' && o.b[n-1] != ':' {
-		o.b = append(o.b, ',')
+		o.raw(",")
 	}
 }
 
 // key starts a member; name needs no escapes.
 func (o *out) key(name string) {
 	o.next()
-	o.b = append(o.b, '"')
-	o.b = append(o.b, name...)
-	o.b = append(o.b, '"', ':')
+	o.raw(`"`)
+	o.raw(name)
+	o.raw(`":`)
 }
 
 func (o *out) field(name string, raw []byte) { o.key(name); o.bytes(raw) }
@@ -322,6 +343,9 @@ func (o *out) literal(name, text string)     { o.key(name); o.raw(text) }
 
 // quote writes any valid UTF-8 as a JSON string.
 func (o *out) quote(s string) {
+	if !o.room(len(s)) {
+		return
+	}
 	b, err := jsontext.AppendQuote(o.b, s)
 	if err != nil { // invalid UTF-8 was replaced
 		b = append(b[:len(o.b)], `""`...)

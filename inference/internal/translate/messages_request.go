@@ -379,7 +379,7 @@ func (t *request) image(b value) []byte {
 // only; images go to the user's next words, with a line that says whose they
 // are.
 func (t *request) toolResult(b value, said *parts) {
-	id, content := t.need(b, "tool_use_id"), b.take("content")
+	id, content := t.label(b, "tool_use_id"), b.take("content")
 	failed := t.flag(b.take("is_error"))
 	b.take("cache_control")
 	t.done(b)
@@ -470,7 +470,7 @@ type call struct {
 }
 
 func (t *request) toolUse(b value) call {
-	c := call{id: t.need(b, "id"), name: t.need(b, "name")}
+	c := call{id: t.label(b, "id"), name: t.label(b, "name")}
 	input := b.take("input")
 	if !input.ok() {
 		t.fail(b, `"input" is missing`)
@@ -537,7 +537,7 @@ func (t *request) claudeTools(list value) {
 			t.ignored(tool, featHosted, fmt.Sprintf("a tool of type %q is known to its provider only", clip(typ.string())))
 			continue
 		}
-		f := function{name: t.need(tool, "name"), description: t.text(tool.take("description")), strict: tool.take("strict")}
+		f := function{name: t.label(tool, "name"), description: t.text(tool.take("description")), strict: tool.take("strict")}
 		schema := tool.take("input_schema")
 		if !schema.ok() {
 			t.fail(tool, `"input_schema" is missing`)
@@ -605,7 +605,7 @@ func (t *request) claudeToolChoice(v value) {
 	case typ.is("tool"):
 		o.key("tool_choice")
 		o.raw(`{"type":"function","function":{"name":`)
-		o.bytes(t.need(v, "name"))
+		o.bytes(t.label(v, "name"))
 		o.raw("}}")
 	default:
 		t.fail(v, "the backend knows no such choice")

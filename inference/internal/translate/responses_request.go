@@ -17,10 +17,11 @@ func (t *request) responses(top value) {
 	t.echoes(top)
 
 	// Tools come first: the conversation calls them by the names that they get.
-	tools := out{}
+	tools := out{max: t.out.max}
 	t.out, tools = tools, t.out
 	t.responseTools(top.take("tools"))
 	t.out, tools = tools, t.out
+	t.out.full = tools.full
 
 	o.key("messages")
 	o.open("[")
@@ -151,7 +152,7 @@ func (t *request) textConfig(v value) {
 	case typ.is("json_schema"):
 		o.key("response_format")
 		o.raw(`{"type":"json_schema","json_schema":{"name":`)
-		o.bytes(t.need(format, "name"))
+		o.bytes(t.label(format, "name"))
 		if d := t.text(format.take("description")); d != nil {
 			o.field("description", d)
 		}
@@ -201,7 +202,7 @@ func (t *request) items(list value) {
 		case typ.is("custom_tool_call"):
 			t.flushImages(&p)
 			p.open = true
-			c := call{id: t.need(item, "call_id"), input: t.need(item, "input"), custom: true}
+			c := call{id: t.label(item, "call_id"), input: t.need(item, "input"), custom: true}
 			c.name = t.chatName(item)
 			p.calls = append(p.calls, c)
 		case typ.is("function_call_output"), typ.is("custom_tool_call_output"):
@@ -361,13 +362,13 @@ func (t *request) spoken(content value) (texts [][]byte) {
 }
 
 func (t *request) functionCall(item value) call {
-	return call{id: t.need(item, "call_id"), input: t.need(item, "arguments"), name: t.chatName(item)}
+	return call{id: t.label(item, "call_id"), input: t.need(item, "arguments"), name: t.chatName(item)}
 }
 
 // callOutput writes the message that answers a call. Images go to what the user
 // says next.
 func (t *request) callOutput(item value, p *pending) {
-	id, output := t.need(item, "call_id"), item.take("output")
+	id, output := t.label(item, "call_id"), item.take("output")
 	o := &t.out
 	o.next()
 	o.raw(`{"role":"tool","tool_call_id":`)
@@ -401,7 +402,8 @@ func (t *request) callOutput(item value, p *pending) {
 
 // chatName returns the chat name of the tool that an item calls.
 func (t *request) chatName(item value) []byte {
-	name, space := t.need(item, "name"), item.take("namespace")
+	name, space := t.label(item, "name"), item.take("namespace")
+	t.short(space)
 	if t.text(space) == nil || t.err != nil {
 		return name
 	}
@@ -472,7 +474,7 @@ func (t *request) responseTools(list value) {
 
 // responseFunction takes a function's fields; its type is taken.
 func (t *request) responseFunction(tool value) function {
-	f := function{name: t.need(tool, "name"), description: t.text(tool.take("description")), strict: tool.take("strict")}
+	f := function{name: t.label(tool, "name"), description: t.text(tool.take("description")), strict: tool.take("strict")}
 	if schema := tool.take("parameters"); t.object(schema) {
 		f.schema = schema.raw()
 	}
@@ -485,7 +487,7 @@ func (t *request) responseFunction(tool value) function {
 // namespaceTools writes the functions of a namespace under joined names. What
 // describes the namespace is put before the description of each.
 func (t *request) namespaceTools(tool value) {
-	space := t.need(tool, "name")
+	space := t.label(tool, "name")
 	about := t.text(tool.take("description"))
 	list := tool.take("tools")
 	if !t.list(list) || t.err != nil {
@@ -501,7 +503,7 @@ func (t *request) namespaceTools(tool value) {
 		}
 		f := t.responseFunction(fn)
 		t.done(fn)
-		if t.err != nil {
+		if t.err != nil || t.out.full {
 			return
 		}
 		f.name = t.inNamespace(fn, unquote(space), unquote(f.name))
@@ -520,7 +522,7 @@ func (t *request) customTool(tool value) {
 	o := &t.out
 	o.next()
 	o.raw(`{"type":"custom","custom":{"name":`)
-	o.bytes(t.need(tool, "name"))
+	o.bytes(t.label(tool, "name"))
 	if d := t.text(tool.take("description")); d != nil {
 		o.field("description", d)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -134,6 +135,70 @@ func TestWhatIsRefused(t *testing.T) {
 		require.ErrorAs(t, err, &e, name)
 		assert.Equal(t, tc.path, e.Path, name)
 		assert.Contains(t, e.Error(), tc.says, name)
+	}
+}
+
+// Ids and names are short wherever they stand.
+func TestLongIdsAndNamesAreRefused(t *testing.T) {
+	for body, tc := range map[string]struct {
+		from Protocol
+		path string
+	}{
+		`{"model":"m","messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"LONG","content":"x"}]}]}`:       {Messages, "messages[0].content[0].tool_use_id"},
+		`{"model":"m","messages":[{"role":"assistant","content":[{"type":"tool_use","id":"LONG","name":"f","input":{}}]},` + you: {Messages, "messages[0].content[0].id"},
+		`{"model":"m","messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"LONG","input":{}}]},` + you: {Messages, "messages[0].content[0].name"},
+		`{"model":"m","messages":[],"tools":[{"name":"LONG","input_schema":{}}]}`:                                                {Messages, "tools[0].name"},
+		`{"model":"m","messages":[],"tool_choice":{"type":"tool","name":"LONG"}}`:                                                {Messages, "tool_choice.name"},
+		`{"model":"m","input":[{"type":"function_call","call_id":"LONG","name":"f","arguments":"{}"}]}`:                          {Responses, "input[0].call_id"},
+		`{"model":"m","input":[{"type":"function_call","call_id":"a","name":"LONG","arguments":"{}"}]}`:                          {Responses, "input[0].name"},
+		`{"model":"m","input":[{"type":"function_call","call_id":"a","name":"f","namespace":"LONG","arguments":"{}"}]}`:          {Responses, "input[0].namespace"},
+		`{"model":"m","input":[{"type":"custom_tool_call","call_id":"LONG","name":"f","input":"x"}]}`:                            {Responses, "input[0].call_id"},
+		`{"model":"m","input":[{"type":"function_call_output","call_id":"LONG","output":"x"}]}`:                                  {Responses, "input[0].call_id"},
+		`{"model":"m","input":"x","tools":[{"type":"function","name":"LONG"}]}`:                                                  {Responses, "tools[0].name"},
+		`{"model":"m","input":"x","tools":[{"type":"custom","name":"LONG"}]}`:                                                    {Responses, "tools[0].name"},
+		`{"model":"m","input":"x","tools":[{"type":"namespace","name":"LONG","tools":[]}]}`:                                      {Responses, "tools[0].name"},
+		`{"model":"m","input":"x","tool_choice":{"type":"function","name":"LONG"}}`:                                              {Responses, "tool_choice.name"},
+		`{"model":"m","input":"x","text":{"format":{"type":"json_schema","name":"LONG","schema":{}}}}`:                           {Responses, "text.format.name"},
+	} {
+		_, _, err := Request(tc.from, []byte(strings.Replace(body, "LONG", strings.Repeat("x", maxLabel+1), 1)), Options{})
+		var e *Error
+		require.ErrorAs(t, err, &e, body)
+		assert.Equal(t, tc.path, e.Path, body)
+		assert.Contains(t, e.Reason, "longer than 256 bytes", body)
+		_, _, err = Request(tc.from, []byte(strings.Replace(body, "LONG", "f", 1)), Options{})
+		require.NoError(t, err, body)
+	}
+}
+
+const you = `{"role":"user","content":"x"}]}`
+
+// What is written several times does not make a small request a huge one.
+func TestRequestsDoNotGrowWithoutBound(t *testing.T) {
+	id := strings.Repeat("i", maxLabel)
+	shot := `{"type":"image","source":{"type":"url","url":"u"}}`
+	seen := `{"type":"input_image","image_url":"u"}`
+	about := strings.Repeat("a", 100_000)
+	many := func(s string, n int) string { return s + strings.Repeat(","+s, n-1) }
+	fns := make([]string, 1000)
+	for i := range fns {
+		fns[i] = fmt.Sprintf(`{"type":"function","name":"f%d","description":"d"}`, i)
+	}
+	for name, tc := range map[string]struct {
+		from Protocol
+		body string
+	}{
+		"images of a result":  {Messages, `{"model":"m","messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"` + id + `","content":[` + many(shot, 2000) + `]}]}]}`},
+		"images of an output": {Responses, `{"model":"m","input":[{"type":"function_call_output","call_id":"` + id + `","output":[` + many(seen, 2000) + `]}]}`},
+		"a namespace":         {Responses, `{"model":"m","input":"x","tools":[{"type":"namespace","name":"n","description":"` + about + `","tools":[` + strings.Join(fns, ",") + `]}]}`},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, err := Request(tc.from, []byte(tc.body), Options{})
+		runtime.ReadMemStats(&after)
+		var e *Error
+		require.ErrorAs(t, err, &e, name)
+		require.Contains(t, e.Reason, "too large", name)
+		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), name)
 	}
 }
 

@@ -177,6 +177,12 @@ func (o *Options) ignores(feature string) bool {
 	return feature != "" && slices.Contains(o.Ignore, feature)
 }
 
+// Limits of a request.
+const (
+	maxLabel  = 256      // of an id or a name, in bytes as it is written
+	maxGrowth = 64 << 10 // what a request may become longer than twice its size, in bytes
+)
+
 // Request translates a request to chat completions. The body must be one JSON
 // object; the returned one does not share memory with it. An error is an
 // [*Error].
@@ -185,7 +191,7 @@ func Request(from Protocol, body []byte, opts Options) (*Exchange, []byte, error
 		opts.MaxAnswer = defaultMaxAnswer
 	}
 	x := &Exchange{from: from, opts: opts}
-	t := &request{x: x, out: out{b: make([]byte, 0, len(body)+len(body)/8+256)}}
+	t := &request{x: x, out: out{b: make([]byte, 0, len(body)+len(body)/8+256), max: 2*len(body) + maxGrowth}}
 	if err := t.doc.parse(body); err != nil {
 		return nil, nil, err
 	}
@@ -193,6 +199,9 @@ func Request(from Protocol, body []byte, opts Options) (*Exchange, []byte, error
 		t.messages(t.doc.root())
 	} else {
 		t.responses(t.doc.root())
+	}
+	if t.err == nil && t.out.full {
+		t.err = &Error{Reason: "it becomes too large for the backend: what it says once would have to be said many times"}
 	}
 	if t.err != nil {
 		return nil, nil, t.err
@@ -259,6 +268,20 @@ func (t *request) need(o value, name string) []byte {
 		return nil
 	}
 	return t.text(v)
+}
+
+// label is like need for ids and names, some of which are written several times.
+func (t *request) label(o value, name string) []byte {
+	quoted := t.need(o, name)
+	t.short(o.member(name))
+	return quoted
+}
+
+// short refuses long ids and names; absent is not an error.
+func (t *request) short(v value) {
+	if len(v.raw()) > maxLabel+2 {
+		t.fail(v, fmt.Sprintf("it must not be longer than %d bytes", maxLabel))
+	}
 }
 
 // flag returns a boolean, false when absent.
