@@ -45,6 +45,10 @@ func (c *call) send() {
 			if pause, ok := c.next(a); ok {
 				a.close()
 				c.leave()
+				if c.estimate > 0 { // the next target is not asked, but answered for
+					c.tellEstimate()
+					return
+				}
 				if !c.sleep(pause) {
 					c.cancelled()
 					return
@@ -82,6 +86,11 @@ func (c *call) attempt() attempt {
 	name := t.backend.Name
 	fail := func(f failing, status int, code, format string) attempt {
 		return attempt{failing: f, code: code, refusal: refusal{status: status, code: code, message: fmt.Sprintf(format, name)}}
+	}
+	if c.estimate > 0 { // nothing was decided for a request
+		a := fail(undone, http.StatusBadGateway, "estimated", "the backend %q counts no tokens")
+		a.never = true
+		return a
 	}
 	if !t.breaker.allow(c.opts.Now()) {
 		a := fail(undone, http.StatusServiceUnavailable, "upstream-open", "the backend %q has not answered lately and is not asked for a while")

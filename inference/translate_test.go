@@ -198,6 +198,41 @@ func TestEstimatedTokens(t *testing.T) {
 	assert.Equal(t, audit.GuardTranslation, h.denial().Decision.Reason)
 }
 
+// A count that falls back to a backend that counts none is estimated too: no
+// completion is paid for instead.
+func TestEstimateAfterFallback(t *testing.T) {
+	h := newHouse(t, nil)
+	cfg := h.config()
+	cfg.Backends[0].Translate = Translate{Protocols: []Protocol{Anthropic}, EstimateTokens: true}
+	cfg.Backends[0].Models, cfg.Backends[0].Aliases = []string{"good"}, nil
+	cfg.Backends[1].Models = []string{"good"}
+	cfg.Routes = []Route{{Model: "good", Targets: []Target{{Backend: "claude", Model: "good"}, {Backend: "openai", Model: "good", Priority: 1}}}}
+	require.NoError(t, h.router.Reload(t.Context(), cfg, operator))
+	var asked []string
+	h.backend = func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path)
+		w.WriteHeader(503)
+	}
+	body := `{"model":"good","messages":[{"role":"user","content":"hi"}]}`
+	resp, got := h.post("/v1/messages/count_tokens", body)
+	assert.Equal(t, 200, resp.StatusCode, got)
+	assert.Equal(t, fmt.Sprintf(`{"input_tokens":%d}`, (len(body)+3)/4), got)
+	assert.Equal(t, []string{"/v1/messages/count_tokens"}, asked, "the second is not asked")
+	assert.Zero(t, h.strays.Load(), "not without a key either")
+	out := h.outcome()
+	assert.Equal(t, audit.StatusOK, out.Status)
+	assert.Equal(t, []string{"attempt:claude/good:upstream-503", "estimated", "target:openai/good"}, out.Checks)
+}
+
+// Nothing is sent for what is to be estimated, whoever asks for an attempt.
+func TestNoAttemptForAnEstimate(t *testing.T) {
+	c := &call{target: &target{backend: &Backend{Name: "b"}}, rendering: rendering{estimate: 1}}
+	a := c.attempt()
+	assert.Nil(t, a.resp)
+	assert.True(t, a.never)
+	assert.Equal(t, undone, a.failing)
+}
+
 // Errors of the backend have the client's shape.
 func TestErrorsOfTranslatedBackends(t *testing.T) {
 	for path, want := range map[string]string{
