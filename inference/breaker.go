@@ -10,7 +10,8 @@ import (
 // is the default.
 type Breaker struct {
 	// Failures is how many calls in a row must fail before no more are sent. Zero
-	// means 5; below zero, calls are always sent.
+	// means 5; below zero, calls are always sent. What fails is a call that finds no
+	// connection, gets no first byte, or is answered with 502, 503, 504 or 529.
 	Failures int `yaml:"failures"`
 	// Open is how long no call is sent then; after it, one call in each such span
 	// is sent to see whether the backend answers again. Zero means 30 seconds.

@@ -125,5 +125,12 @@ func failingStatus(status int) failing {
 	return answered
 }
 
+// breaks reports whether an answer says that the backend does not work, so that
+// it counts for the [Breaker]. 500 does not: one agent's bad request can be its
+// cause, and the model would be closed for all; nor does the limit that all share.
+func breaks(status int) bool {
+	return status != http.StatusTooManyRequests && failingStatus(status) != answered
+}
+
 // statusOverloaded is Anthropic's.
 const statusOverloaded = 529

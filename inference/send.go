@@ -131,7 +131,7 @@ func (c *call) attempt() attempt {
 			t.breaker.rest(now.Add(a.after))
 		}
 	}
-	if resp.StatusCode >= 500 {
+	if breaks(resp.StatusCode) {
 		t.breaker.failure(now)
 	} else {
 		t.breaker.success() // it answers, if only that we ask too much

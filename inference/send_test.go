@@ -426,10 +426,12 @@ func TestBreakerInTheRouter(t *testing.T) {
 	assert.Equal(t, "aaa", strings.Join(f.took(), ""))
 }
 
-// What breaks a circuit: no answer, and 5xx. What does not: what blames the
-// client, and the limit that all agents share.
+// What breaks a circuit: no answer, and that the backend is not there or not
+// able. What does not: what blames the client or can be caused by it, and the
+// limit that all agents share.
 func TestWhatCountsAsFailure(t *testing.T) {
-	for status, counts := range map[int]bool{200: false, 400: false, 404: false, 429: false, 500: true, 503: true, 529: true} {
+	for status, counts := range map[int]bool{200: false, 400: false, 404: false, 429: false, 500: false, 501: false,
+		502: true, 503: true, 504: true, 529: true} {
 		f := newFleet(t, func(c *Config) { c.Breaker = Breaker{Failures: 1} })
 		f.answers["a"] = says(status, "")
 		f.call(`{"model":"m","messages":[]}`)
