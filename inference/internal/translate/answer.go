@@ -2,6 +2,7 @@ package translate
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 )
@@ -92,6 +93,32 @@ func (r *reader) nonempty(v value) []byte {
 	return nil
 }
 
+// Limits of what an answer repeats, in bytes as it is written.
+const (
+	maxName    = 1 << 10 // of a model or a tool
+	maxCreated = 20      // of a time
+)
+
+// id is like nonempty, with an id of ours for one that is too long to be
+// repeated: the same each time.
+func (r *reader) id(v value) []byte {
+	b := r.nonempty(v)
+	if len(b) > maxLabel+2 {
+		b = fmt.Appendf(nil, `"id_%x"`, sha256.Sum256(b))
+	}
+	return b
+}
+
+// label is like nonempty for a name, which has a limit.
+func (r *reader) label(v value) []byte {
+	b := r.nonempty(v)
+	if len(b) > maxName+2 {
+		r.fail(v, fmt.Sprintf("a name is longer than %d bytes", maxName))
+		return nil
+	}
+	return b
+}
+
 // drop notes what nobody took of an object. Values that say nothing are not
 // worth a note.
 func (r *reader) drop(v value, at string) {
@@ -107,8 +134,8 @@ func (r *reader) drop(v value, at string) {
 
 // head reads what says which answer it is; parts of it may be missing.
 func (r *reader) head(v value) head {
-	h := head{id: r.nonempty(v.take("id")), model: r.nonempty(v.take("model"))}
-	if c := v.take("created"); c.kind() == '0' {
+	h := head{id: r.id(v.take("id")), model: r.label(v.take("model"))}
+	if c := v.take("created"); c.kind() == '0' && len(c.raw()) <= maxCreated {
 		h.created = c.raw()
 	}
 	for _, name := range []string{"object", "system_fingerprint", "service_tier", "obfuscation"} {
@@ -269,7 +296,7 @@ func (r *reader) reasoned(m value) bool {
 
 // call reads a whole call.
 func (r *reader) call(v value) call {
-	c := call{id: r.nonempty(v.take("id"))}
+	c := call{id: r.id(v.take("id"))}
 	if v.kind() != '{' || c.id == nil {
 		r.fail(v, "a call has no id")
 		return c
@@ -290,7 +317,7 @@ func (r *reader) call(v value) call {
 			c.input = []byte(`"{}"`)
 		}
 	}
-	if c.name = r.nonempty(inner.take("name")); c.name == nil {
+	if c.name = r.label(inner.take("name")); c.name == nil {
 		r.fail(v, "a call has no name")
 	}
 	r.drop(inner, "call.")

@@ -48,7 +48,7 @@ type stream struct {
 	finish  string
 	stop    []byte
 	refused bool
-	held    int // bytes that the sink keeps
+	held    int // bytes that the sink keeps, and of calls
 	hidden  int // chunks that were not shown in a row
 	calls   []liveCall
 }
@@ -65,6 +65,10 @@ const (
 	maxCalls     = 1024
 	maxTrailer   = 64 << 10
 	idleEvery    = 32 // chunks
+
+	// maxPending bounds what one chunk may become, in bytes: the largest answer
+	// fits, which is repeated at its end.
+	maxPending = 32 << 20
 )
 
 // Stream returns the client's stream for the backend's, which it reads as it is
@@ -271,7 +275,12 @@ func (s *stream) shut() {
 
 func (s *stream) piece(quoted []byte) {
 	s.sink.text(quoted)
-	if s.held > s.x.opts.MaxAnswer && s.reader.err == nil {
+	s.limit()
+}
+
+// limit fails a stream that is too large, or becomes too large at once.
+func (s *stream) limit() {
+	if (s.held > s.x.opts.MaxAnswer || len(s.out.b) > maxPending) && s.reader.err == nil {
 		s.reader.err = &Error{Reason: "it is too large"}
 	}
 }
@@ -285,12 +294,12 @@ func (s *stream) callPiece(v value) {
 		s.fail(v, "an object was expected")
 		return
 	}
-	id, custom := s.nonempty(v.take("id")), v.take("type").is("custom")
+	id, custom := s.reader.id(v.take("id")), v.take("type").is("custom")
 	inner := v.take("function")
 	if custom || v.member("custom").ok() {
 		inner, custom = v.take("custom"), true
 	}
-	name := s.nonempty(inner.take("name"))
+	name := s.label(inner.take("name"))
 	input := inner.take("arguments")
 	if custom {
 		input = inner.take("input")
@@ -334,8 +343,10 @@ func (s *stream) callPiece(v value) {
 		}
 		s.shut()
 		s.calls = append(s.calls, liveCall{call: call{id: bytes.Clone(id), name: bytes.Clone(name), custom: custom}, index: at})
+		s.held += len(id) + len(name)
 		s.block = blockCall
 		s.sink.open(blockCall)
+		s.limit()
 	case name != nil && !bytes.Equal(name, s.calls[known].name):
 		s.fail(v, fmt.Sprintf("a call changes its name to %q", clip(unquote(name))))
 		return

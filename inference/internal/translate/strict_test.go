@@ -245,6 +245,54 @@ func TestLimitsOfStreams(t *testing.T) {
 	assert.ErrorContains(t, err, "too large")
 }
 
+// What a backend says once, and the client is told with every event, is short,
+// and one chunk does not become many times its size.
+func TestStreamsDoNotGrowWithoutBound(t *testing.T) {
+	read := func(from Protocol, opts Options, in string) string {
+		x, _, err := Request(from, []byte(smallest(from)), opts)
+		require.NoError(t, err)
+		var b bytes.Buffer
+		_, err = b.ReadFrom(x.Stream(strings.NewReader(in)))
+		require.NoError(t, err)
+		require.NoError(t, check(from, b.Bytes()))
+		return b.String()
+	}
+	long := strings.Repeat("x", maxName+1)
+	begin := `data: {"id":"` + long + `","created":` + strings.Repeat("1", 1000) + `,"choices":[{"delta":{"tool_calls":[{"index":0,"id":"` + long + `","function":{"name":"f"}}]}}]}` + "\n\n"
+	again := `data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"` + long + `","function":{"arguments":"{}"}}]},"finish_reason":"stop"}]}` + "\n\ndata: [DONE]\n\n"
+	name := `data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"` + long + `"}}]}}]}` + "\n\n"
+	model := `data: {"model":"` + long + `","choices":[{"delta":{"content":"x"}}]}` + "\n\n"
+	var calls strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&calls, `data: {"choices":[{"delta":{"tool_calls":[{"index":%d,"id":"%d%s","function":{"name":"f"}}]}}]}`+"\n\n", i, i, long[:200])
+	}
+	for _, from := range []Protocol{Messages, Responses} {
+		got := read(from, Options{}, begin+again)
+		assert.NotContains(t, got, "xxx", "ids of our own")
+		assert.NotContains(t, got, "1111")
+		assert.Contains(t, got, map[Protocol]string{Messages: `"stop_reason":"tool_use"`, Responses: "response.completed"}[from], "the pieces of the call are known by its id")
+		assert.Contains(t, read(from, Options{}, name), "longer than 1024 bytes")
+		assert.Contains(t, read(from, Options{}, model), "longer than 1024 bytes")
+		assert.Contains(t, read(from, Options{MaxAnswer: 3000}, calls.String()), "too large", "calls count")
+	}
+	piece := `{"function":{"arguments":"x"}}`
+	one := `data: {"id":"` + long[:250] + `","choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f"}}` + strings.Repeat(","+piece, 130_000) + `]}}]}` + "\n\n"
+	x, _, err := Request(Responses, []byte(smallest(Responses)), Options{})
+	require.NoError(t, err)
+	got, err := io.ReadAll(x.Stream(strings.NewReader(one)))
+	require.NoError(t, err)
+	assert.Less(t, len(got), maxPending+(1<<20))
+	assert.Contains(t, string(got[len(got)-4096:]), "too large")
+
+	x, _, err = Request(Messages, []byte(smallest(Messages)), Options{})
+	require.NoError(t, err)
+	_, err = x.Response([]byte(`{"choices":[{"message":{"tool_calls":[{"id":"a","function":{"name":"` + long + `"}}]},"finish_reason":"stop"}]}`))
+	require.ErrorContains(t, err, "longer than 1024 bytes")
+	told, err := x.Response([]byte(`{"choices":[{"message":{"tool_calls":[{"id":"` + long + `","function":{"name":"f"}}]},"finish_reason":"stop"}]}`))
+	require.NoError(t, err)
+	assert.NotContains(t, string(told), "xxx")
+}
+
 // Notes are bounded, however much a backend adds.
 func TestNotesAreBounded(t *testing.T) {
 	x, _, err := Request(Messages, []byte(smallest(Messages)), Options{})
