@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -24,12 +25,14 @@ type Inspector interface {
 	// that policy sees what is sent. It must not keep or change body. Ranges are
 	// bytes of body; each has to lie within one string value.
 	Request(ctx context.Context, about Content, body []byte) (Finding, error)
-	// Answer returns who looks at one answer, or nil if nobody does.
+	// Answer returns who looks at one answer, or nil if nobody does. It is asked
+	// before a call that wants log probabilities, too, which is then refused.
 	Answer(ctx context.Context, about Content) AnswerInspector
 }
 
 // An AnswerInspector looks at the text of one answer: what the model says, thinks
-// and calls tools with. It is used by one goroutine.
+// and calls tools with, and every other string but ids and the protocol's own
+// words. It is used by one goroutine.
 type AnswerInspector interface {
 	// Text is shown a window of a text: what was not given to the client yet, and
 	// what has come since. Ranges are bytes of window. With end there comes no
@@ -102,6 +105,13 @@ func (c *call) content() Content {
 func (c *call) inspect() bool {
 	if c.opts.Inspect == nil {
 		return true
+	}
+	if c.inspects() && asksLogprobs(c.body) && c.newFilter() != nil {
+		c.refuse(refusal{
+			status: http.StatusForbidden, code: audit.GuardContent,
+			message: "the host inspects answers, which cannot be done token by token: do not ask for log probabilities",
+		}, c.op.action, fmt.Sprintf("Model::%q", c.asked()), guarded(audit.GuardContent))
+		return false
 	}
 	f, err := safely(func() (Finding, error) { return c.opts.Inspect.Request(c.ctx, c.content(), c.body) })
 	if err == nil && !f.Deny && len(f.Blank) > 0 {
@@ -261,6 +271,47 @@ func eachString(text []byte, f func(lo, hi int, path []string)) error {
 			return nil
 		}
 	}
+}
+
+// asksLogprobs reports whether a request asks for log probabilities, which tell
+// the answer a second time, cut into tokens: logprobs and top_logprobs of OpenAI's
+// protocols, message.output_text.logprobs in include of responses, and
+// responseLogprobs of Gemini's generationConfig. How the keys are written does not
+// matter.
+func asksLogprobs(body []byte) bool {
+	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true))
+	if t, err := dec.ReadToken(); err != nil || t.Kind() != '{' {
+		return false
+	}
+	for dec.PeekKind() == '"' {
+		key, err := dec.ReadToken()
+		if err != nil {
+			return false
+		}
+		name := strings.ToLower(strings.ReplaceAll(key.String(), "_", ""))
+		value, err := dec.ReadValue()
+		if err != nil {
+			return false
+		}
+		asks := false
+		switch kind := value.Kind(); name {
+		case "logprobs", "responselogprobs":
+			asks = kind != 'n' && kind != 'f'
+		case "toplogprobs":
+			asks = kind != 'n' && string(value) != "0"
+		case "generationconfig":
+			asks = asksLogprobs(value)
+		case "include":
+			_ = eachString(value, func(lo, hi int, _ []string) {
+				s, err := unquote(value[lo:hi])
+				asks = asks || err != nil || strings.Contains(s, "logprobs")
+			})
+		}
+		if asks {
+			return true
+		}
+	}
+	return false
 }
 
 // textKey is the key under which a value lies, or the list that it is in.

@@ -147,6 +147,93 @@ func TestWholeAnswersAreInspected(t *testing.T) {
 	}
 }
 
+// Every string that a model can write to is inspected, whole and in a stream, and
+// none of the protocol's own words.
+func TestAllStringsOfAnswersAreInspected(t *testing.T) {
+	for name, answer := range map[string]string{
+		"a tool's object":   `{"type":"message","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":{"b":["Ann"]}}}]}`,
+		"an object's id":    `{"type":"message","content":[{"type":"tool_use","id":"t","name":"f","input":{"id":"Ann"}}]}`,
+		"arguments":         `{"candidates":[{"index":0,"content":{"parts":[{"functionCall":{"name":"f","args":{"type":"Ann"}}}]}}]}`,
+		"code":              `{"candidates":[{"index":0,"content":{"parts":[{"executableCode":{"language":"PYTHON","code":"Ann"}}]}}]}`,
+		"a command":         `{"output":[{"type":"local_shell_call","call_id":"c","action":{"type":"exec","command":["bash","Ann"]}}]}`,
+		"a patch":           `{"output":[{"type":"apply_patch_call","call_id":"c","operation":{"type":"update_file","path":"p","diff":"Ann"}}]}`,
+		"log probabilities": `{"choices":[{"index":0,"logprobs":{"content":[{"token":"Ann","logprob":-1}]}}]}`,
+		"a tool's name":     `{"choices":[{"index":0,"message":{"tool_calls":[{"id":"a","function":{"name":"Ann","arguments":"{}"}}]}}]}`,
+		"a field of tools":  `{"output":[{"type":"x","tools":["Ann"]}]}`,
+		"an unknown field":  `{"novelty":"Ann"}`,
+	} {
+		f := newAnswerFilter(&censor{blank: "Ann"}, 256)
+		assert.Equal(t, strings.Replace(answer, "Ann", "[redacted]", 1), string(f.inspectWhole([]byte(answer))), name)
+		f = newAnswerFilter(&censor{blank: "Ann"}, 256)
+		event := "data: " + answer + "\n\n"
+		got := string(f.take([]byte(event))) + string(f.end())
+		assert.Equal(t, strings.Replace(event, "Ann", "[redacted]", 1), got, name)
+		f = newAnswerFilter(&censor{deny: "Ann"}, 256)
+		assert.Empty(t, string(f.take([]byte(event)))+string(f.end()), name)
+		assert.ErrorIs(t, f.err, errDenied, name)
+	}
+	for name, answer := range map[string]string{
+		"ids":       `{"id":"Ann","type":"message","model":"Ann","content":[{"type":"tool_use","id":"Ann","name":"f","input":{}}]}`,
+		"an echo":   `{"type":"response.created","response":{"id":"r","instructions":"Ann","tools":[{"description":"Ann"}],"metadata":{"a":"Ann"}}}`,
+		"the whole": `{"id":"r","object":"response","instructions":"Ann","tools":[{"description":"Ann"}]}`,
+	} {
+		f := newAnswerFilter(&censor{blank: "Ann"}, 256)
+		assert.Equal(t, answer, string(f.inspectWhole([]byte(answer))), name)
+	}
+}
+
+// What comes in one piece is not waited for.
+func TestWholeStringsDoNotHoldAStream(t *testing.T) {
+	f := newAnswerFilter(&censor{blank: "Ann"}, 256)
+	start := `data: {"type":"message_start","message":{"id":"m","novelty":"x","content":[]}}` + "\n\n"
+	assert.Equal(t, start, string(f.take([]byte(start))))
+}
+
+// Log probabilities are the answer once more, token by token.
+func TestLogprobsAreRefusedWhereAnswersAreInspected(t *testing.T) {
+	for body, want := range map[string]int{
+		`{"model":"good","messages":[],"logprobs":true}`:              403,
+		`{"model":"good","messages":[],"logprobs":false}`:             200,
+		`{"model":"good","messages":[],"top_logprobs":null}`:          200,
+		`{"model":"good","messages":[]}`:                              200,
+		`{"model":"good","messages":[{"role":"user","content":"x"}]}`: 200,
+	} {
+		h := newHouse(t, &Options{Inspect: &censor{}})
+		resp, got := h.post("/v1/chat/completions", body)
+		assert.Equal(t, want, resp.StatusCode, "%s: %s", body, got)
+		if want == 403 {
+			assert.Contains(t, got, "log probabilities")
+			assert.Equal(t, audit.GuardContent, h.denial().Decision.Reason)
+			assert.Zero(t, h.requests.Load())
+		}
+		h = newHouse(t, &Options{Inspect: &blind{}})
+		resp, got = h.post("/v1/chat/completions", body)
+		assert.Equal(t, 200, resp.StatusCode, "nobody looks at the answer: %s", got)
+	}
+	for body, want := range map[string]bool{
+		`{"include":["message.output_text.logprobs"]}`:             true,
+		`{"include":["message.output_text.log\u0070robs"]}`:        true,
+		`{"include":["reasoning.encrypted_content"]}`:              false,
+		`{"top_logprobs":3}`:                                       true,
+		`{"top_logprobs":0}`:                                       false,
+		`{"logprobs":0}`:                                           true,
+		`{"log\u0070robs":true}`:                                   true,
+		`{"logprobs":false,"generationConfig":{}}`:                 false,
+		`{"generationConfig":{"responseLogprobs":true}}`:           true,
+		`{"generation_config":{"response_logprobs":true}}`:         true,
+		`{"generationConfig":{"logprobs":2}}`:                      true,
+		`{"messages":[{"role":"user","content":"logprobs"}]}`:      false,
+		`{"tools":[{"parameters":{"properties":{"logprobs":1}}}]}`: false,
+	} {
+		assert.Equal(t, want, asksLogprobs([]byte(body)), body)
+	}
+}
+
+// A blind inspector looks at requests only.
+type blind struct{ censor }
+
+func (*blind) Answer(context.Context, Content) AnswerInspector { return nil }
+
 func TestFindingsMustMakeSense(t *testing.T) {
 	for _, bad := range [][]Range{{{-1, 2}}, {{2, 2}}, {{3, 2}}, {{0, 2}, {1, 3}}, {{0, 100}}} {
 		assert.False(t, ordered(bad, 10), "%v", bad)

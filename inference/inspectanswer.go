@@ -14,11 +14,59 @@ import (
 // defaultWindow is how much of a text is held back, in bytes.
 const defaultWindow = 256
 
-// textKeys are the keys under which the protocols put what models say: text,
-// thoughts, and the arguments of tools.
-var textKeys = map[string]bool{
-	"content": true, "text": true, "delta": true, "thinking": true, "partial_json": true, "arguments": true,
-	"reasoning_content": true, "reasoning": true, "refusal": true, "input": true, "transcript": true,
+// textKeys are the keys under which the protocols put what models say in pieces:
+// text, thoughts, and the arguments of tools.
+var textKeys = keys(`content text delta thinking partial_json arguments reasoning_content reasoning refusal input transcript`)
+
+// wordKeys are the keys of the protocols' own words, which are not inspected.
+var wordKeys = keys(`id item_id call_id tool_call_id tool_use_id response_id responseId previous_response_id type role
+	model modelVersion object finish_reason finishReason stop_reason status service_tier system_fingerprint obfuscation
+	signature thoughtSignature encrypted_content`)
+
+// openKeys are those of objects whose keys are the model's or the tool's: there
+// every string is inspected.
+var openKeys = keys(`input args arguments partialArgs action operation`)
+
+// echoKeys are those of a response under which it repeats the request.
+var echoKeys = keys(`instructions tools metadata`)
+
+func keys(words string) map[string]bool {
+	set := map[string]bool{}
+	for _, w := range strings.Fields(words) {
+		set[w] = true
+	}
+	return set
+}
+
+// What a string of an answer is.
+type stringKind uint8
+
+const (
+	word      stringKind = iota // the protocol's, not inspected
+	textPiece                   // a part of a text, or all of it
+	whole                       // to be inspected by itself
+)
+
+// kindOf says what the string is that lies under path.
+func kindOf(path []string) stringKind {
+	key, open, depth := textKey(path), false, 0
+	for i, name := range path {
+		if name == "" {
+			continue
+		}
+		if echoKeys[name] && (depth == 0 || depth == 1 && path[i-1] == "response") {
+			return word
+		}
+		open = open || openKeys[name] && i < len(path)-1
+		depth++
+	}
+	switch {
+	case textKeys[key]:
+		return textPiece
+	case wordKeys[key] && !open:
+		return word
+	}
+	return whole
 }
 
 // A piece is one string in an event: a part of a text.
@@ -187,7 +235,8 @@ func (f *answerFilter) push(ev []byte) {
 	at, ends, all := m.place()
 	var touched []string
 	err := eachString(data, func(lo, hi int, path []string) {
-		if !textKeys[textKey(path)] {
+		kind := kindOf(path)
+		if kind == word || f.err != nil {
 			return
 		}
 		text, err := unquote(data[lo:hi])
@@ -198,6 +247,10 @@ func (f *answerFilter) push(ev []byte) {
 		id := at + strings.Join(path, ".")
 		p := &piece{lo: base + lo, hi: base + hi, text: text}
 		q.pieces = append(q.pieces, p)
+		if kind == whole {
+			f.alone(p)
+			return
+		}
 		f.texts[id] = append(f.texts[id], p)
 		touched = append(touched, id)
 	})
@@ -269,6 +322,14 @@ func (f *answerFilter) inspect(id string, end bool) {
 	f.texts[id] = pieces
 }
 
+// alone inspects a text that came in one piece.
+func (f *answerFilter) alone(p *piece) {
+	const id = "alone"
+	f.texts[id] = []*piece{p}
+	f.inspect(id, true)
+	delete(f.texts, id)
+}
+
 // blankPieces replaces ranges of a text that lies in pieces. What stands for a
 // range is put where it begins.
 func blankPieces(pieces []*piece, ranges []Range) {
@@ -302,7 +363,7 @@ func blankPieces(pieces []*piece, ranges []Range) {
 func (f *answerFilter) inspectWhole(data []byte) []byte {
 	q := &queued{data: data}
 	err := eachString(data, func(lo, hi int, path []string) {
-		if !textKeys[textKey(path)] || f.err != nil {
+		if kindOf(path) == word || f.err != nil {
 			return
 		}
 		text, err := unquote(data[lo:hi])
@@ -312,10 +373,7 @@ func (f *answerFilter) inspectWhole(data []byte) []byte {
 		}
 		p := &piece{lo: lo, hi: hi, text: text}
 		q.pieces = append(q.pieces, p)
-		id := fmt.Sprint(lo)
-		f.texts[id] = []*piece{p}
-		f.inspect(id, true)
-		delete(f.texts, id)
+		f.alone(p)
 	})
 	if err != nil {
 		f.fail(fmt.Errorf("inference: the answer cannot be inspected: %w", err))
