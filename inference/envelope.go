@@ -272,7 +272,7 @@ var inner = [...]table{
 	inMessage:  newTable(map[field]string{fContent: "content", fStored: "audio"}), // the model's own words, by their id
 	inItem: newTable(map[field]string{fType: "type", fContent: "content output", fRole: "role", fID: "id",
 		fEncrypted: "encrypted_content", fFileID: "file_id", fMediaURL: "image_url file_url"}),
-	inBlock: newTable(map[field]string{fType: "type", fContent: "content", fSource: "source", fFile: "file", fFileID: "file_id",
+	inBlock: newTable(map[field]string{fType: "type", fContent: "content", fSource: "source", fFile: "file", fFileID: "file_id", fFileData: "file_data",
 		fMediaURL: "image_url video_url audio_url document_url image video audio"}),
 	inSource:        newTable(map[field]string{fType: "type", fContent: "content", fURL: "url", fFileID: "file_id"}),
 	inURL:           newTable(map[field]string{fURL: "url", fFileID: "file_id"}),

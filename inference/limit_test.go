@@ -387,3 +387,21 @@ func TestEmptyReasoningIsAReference(t *testing.T) {
 		assert.Equal(t, refers, env.stored != "", body)
 	}
 }
+
+// The content of a file may be an address for the provider to fetch.
+func TestFileDataThatIsAnAddress(t *testing.T) {
+	for data, fetched := range map[string]bool{
+		`"https://x.example/a.pdf"`: true, `"\u0068ttps://x.example/a.pdf"`: true, `"file:///etc/passwd"`: true,
+		`"data:application/pdf;base64,AA=="`: false, `"AA=="`: false, `null`: false,
+	} {
+		for op, body := range map[*operation]string{
+			opResponses: `{"model":"good","input":[{"role":"user","content":[{"type":"input_file","filename":"a.pdf","file_data":%s}]},` +
+				`{"type":"function_call_output","call_id":"1","output":[{"type":"input_file","file_data":"AA=="}]}]}`,
+			opChat: `{"model":"good","messages":[{"role":"user","content":[{"type":"file","file":{"file_data":%s}}]}]}`,
+		} {
+			var env envelope
+			require.NoError(t, scan(op, fmt.Appendf(nil, body, data), &env), data)
+			assert.Equal(t, fetched, env.hasHosted(hostedURL), "%s: %s", op.name, data)
+		}
+	}
+}
