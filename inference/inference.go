@@ -10,11 +10,13 @@
 // read: a second "model" key, an escaped one, or one in other letters is
 // refused and not interpreted. Everything else goes through untouched, byte for
 // byte in both directions, so that prompt caches, signatures and SDKs keep
-// working. Three edits are made, all by splicing bytes: an alias becomes the
+// working. Four edits are made, all by splicing bytes: an alias becomes the
 // model's real name; a stream of chat completions is asked to report its usage
-// (the extra chunk is taken out again when the client had not asked for it); and
+// (the extra chunk is taken out again when the client had not asked for it);
 // OpenAI's responses, which are stored unless the request says otherwise, get
-// "store": false where it does not say.
+// "store": false where it does not say; and a call without a limit of its output
+// gets the one that the configuration has, under each name that its backend may
+// read. What is translated or blanked by an inspector is written anew.
 //
 // A call walks the way that all doors of this module walk: who is it, what does
 // it ask for, may it (the Cedar action "invoke_model" on the model,
