@@ -3,6 +3,7 @@ package mcpx_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"strconv"
@@ -134,7 +135,12 @@ func stdioWorld(t *testing.T, c *children, opts *mcpx.GatewayOptions) (*audittes
 	require.NoError(t, err)
 	gw := mcpx.NewGateway(engine, log, opts)
 	t.Cleanup(func() { gw.Close() })
-	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.Stdio("child", c.command)))
+	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.Stdio("child", func(ctx context.Context) mcpx.Command {
+		if c.kind == "none" {
+			return mcpx.NoCommand(errors.New("there is no such program"))
+		}
+		return c.command(ctx)
+	})))
 	return log, gw
 }
 
@@ -172,10 +178,10 @@ func TestStdioUpstream(t *testing.T) {
 	}
 }
 
-// A child that hangs, reads nothing or writes garbage costs its call and no
-// more.
+// A child that hangs, reads nothing, writes garbage or cannot be made costs its
+// call and no more.
 func TestStdioUpstreamMisbehaves(t *testing.T) {
-	for kind, want := range map[string]string{"deaf": "timeout", "garbage": "upstream-down"} {
+	for kind, want := range map[string]string{"deaf": "timeout", "garbage": "upstream-down", "none": "upstream-down"} {
 		t.Run(kind, func(t *testing.T) {
 			c := &children{kind: kind}
 			opts := &mcpx.GatewayOptions{}

@@ -103,6 +103,17 @@ type Command interface {
 	Wait() error
 }
 
+// NoCommand is a [Command] that cannot be started, because of err: for a command
+// function that fails before it has one.
+func NoCommand(err error) Command { return noCommand{err} }
+
+type noCommand struct{ err error }
+
+func (c noCommand) StdinPipe() (io.WriteCloser, error) { return nil, c.err }
+func (c noCommand) StdoutPipe() (io.ReadCloser, error) { return nil, c.err }
+func (c noCommand) Start() error                       { return c.err }
+func (c noCommand) Wait() error                        { return c.err }
+
 // Stdio is a server that is a child process. Each actor gets a process of its
 // own, made by command when it first calls, and again after it has ended.
 // Cancelling the context given to command must end the process, as

@@ -47,6 +47,10 @@ type Cmd struct {
 	// end by itself once Cancel was called. Zero means no bound for the first, as
 	// in exec.Cmd, and a second for both when the context has ended.
 	WaitDelay time.Duration
+	// EndsSession closes the session when the program could not be started, and
+	// before Wait returns: for a session that is there for this program alone, such
+	// as that of a server behind a gateway.
+	EndsSession bool
 	// ProcessState is set once Wait has returned.
 	ProcessState *ProcessState
 
@@ -84,7 +88,7 @@ func (c *Cmd) Start() error {
 	if err := c.start(); err != nil {
 		c.pipes.close()
 		closeFiles(c.pipes.child)
-		return fmt.Errorf("sandbox: command %s: %w", c.Path, err)
+		return c.endSession(fmt.Errorf("sandbox: command %s: %w", c.Path, err))
 	}
 	closeFiles(c.pipes.child)
 	c.pipes.copy()
@@ -185,6 +189,22 @@ func (c *Cmd) Wait() error {
 		return errors.New("sandbox: Wait was called already")
 	}
 	c.waited = true
+	return c.endSession(c.wait())
+}
+
+// endSession closes the session, if it is there for this program alone, and
+// returns how the program ended together with what that came to.
+func (c *Cmd) endSession(err error) error {
+	if !c.EndsSession || c.s == nil {
+		return err
+	}
+	if end := c.s.Close(); end != nil {
+		return errors.Join(err, end)
+	}
+	return err
+}
+
+func (c *Cmd) wait() error {
 	<-c.ended
 	copyErr := c.pipes.wait()
 	c.stopKill()

@@ -393,6 +393,30 @@ func TestCloseWhileACommandIsDecided(t *testing.T) {
 	assert.ErrorIs(t, <-started, ErrEnded)
 }
 
+// TestEndsSession ends a session with the one program that it is for, whether that
+// runs or cannot be started; without a word, the session lives on.
+func TestEndsSession(t *testing.T) {
+	s := box(t, audittest.NewLog(t), nil, nil)
+	require.NoError(t, sh(s, "true").Run())
+	c := sh(s, "exit 3")
+	c.EndsSession = true
+	var failed *ExitError
+	require.ErrorAs(t, c.Run(), &failed)
+	assert.Equal(t, 3, failed.ExitCode())
+	assert.ErrorIs(t, sh(s, "true").Run(), ErrEnded)
+	select {
+	case <-s.Done():
+	default:
+		t.Error("Wait has returned, and the session is there")
+	}
+
+	s = box(t, audittest.NewLog(t), nil, nil)
+	c = s.Command(t.Context(), "no-such-program")
+	c.EndsSession = true
+	require.ErrorIs(t, c.Start(), ErrNotFound)
+	assert.ErrorIs(t, sh(s, "true").Run(), ErrEnded)
+}
+
 // TestStartHearsItsContext has a session whose first process does not act.
 func TestStartHearsItsContext(t *testing.T) {
 	for _, l := range launchers {

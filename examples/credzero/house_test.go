@@ -8,8 +8,6 @@ package credzero
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +23,7 @@ import (
 	"github.com/twinward-dev/twinward/credential/credentialtest"
 	"github.com/twinward-dev/twinward/governance"
 	"github.com/twinward-dev/twinward/sandbox"
+	"github.com/twinward-dev/twinward/sandbox/apidoor"
 )
 
 var (
@@ -104,57 +103,9 @@ func (h *house) rules(more string, catalog ...governance.Server) {
 func (h *house) api(name, origin, secret string, scheme credential.Scheme) *credential.ProxyHandler {
 	h.t.Helper()
 	require.NoError(h.t, h.vault.Bind(h.t.Context(), secret, credential.Binding{Origin: origin, Scheme: scheme}, by))
-	p := credential.Proxy(origin, h.vault, h.authorize(name, secret))
+	p := credential.Proxy(origin, h.vault, apidoor.Authorize(h.engine, h.log, name, secret, nil))
 	h.served[name] = p
 	return p
-}
-
-var errDenied = errors.New("denied")
-
-// authorize asks the engine for the connection and for the secret, and begins
-// the record.
-func (h *house) authorize(host, secret string) credential.Authorize {
-	return func(r *http.Request) (credential.Use, error) {
-		ctx, actor := r.Context(), audit.ActorFrom(r.Context())
-		d, err := h.engine.Decide(ctx, governance.Request{Actor: actor, Action: "connect", Name: host, Attrs: map[string]any{
-			"host": host, "method": r.Method, "path": r.URL.Path,
-		}})
-		if err != nil {
-			return credential.Use{}, err
-		}
-		if !d.Allowed() {
-			return credential.Use{}, errors.Join(errDenied, h.log.Append(ctx, audit.Event{
-				Kind: audit.KindDenial, Door: audit.DoorCompute, Action: d.Action, Resource: d.Resource, Actor: actor, Decision: &d.Decision,
-			}))
-		}
-		use, err := h.engine.Decide(ctx, governance.Request{Actor: actor, Action: "use_credential", Name: secret, Attrs: map[string]any{
-			"server": host, "purpose": "http",
-		}})
-		if err != nil {
-			return credential.Use{}, err
-		}
-		if !use.Allowed() {
-			return credential.Use{}, errors.Join(errDenied, h.log.Append(ctx, audit.Event{
-				Kind: audit.KindDenial, Door: audit.DoorCompute, Action: use.Action, Resource: use.Resource, Actor: actor, Decision: &use.Decision,
-			}))
-		}
-		call, err := h.log.Begin(ctx, audit.Intent{
-			Door: audit.DoorCompute, Action: d.Action, Resource: d.Resource, Actor: actor, Decision: d.Decision,
-			Credential: &audit.CredentialUse{Name: secret, Decision: use.Decision},
-		})
-		if err != nil {
-			return credential.Use{}, err
-		}
-		return credential.Use{
-			Lease: credential.LeaseRequest{Actor: actor, Credential: secret, Purpose: "http", Decision: use.ID},
-			Event: audit.Event{Door: audit.DoorCompute, Action: d.Action, Resource: d.Resource}, Log: h.log,
-			End: func(ctx context.Context, out audit.Outcome) error {
-				d.Settle(governance.ResultOf(out))
-				use.Settle(governance.ResultOf(out))
-				return call.End(ctx, out)
-			},
-		}, nil
-	}
 }
 
 // box starts a session that reaches what is served, and nothing else.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -60,11 +59,11 @@ func (s server) command(ctx context.Context, g *gateway, h *credential.Handover)
 	}
 	box, err := s.box(ctx, g)
 	if err != nil {
-		return broken{err}
+		return mcpx.NoCommand(err)
 	}
 	cmd := box.Command(ctx, s.Command[0], s.Command[1:]...)
-	cmd.Env, cmd.ExtraFiles = env, h.Files
-	return boxed{cmd, box}
+	cmd.Env, cmd.ExtraFiles, cmd.EndsSession = env, h.Files, true
+	return cmd
 }
 
 // box starts the session of one child, which is an actor of its own on record.
@@ -89,27 +88,3 @@ func (s server) box(ctx context.Context, g *gateway) (*sandbox.Session, error) {
 	}
 	return box, nil
 }
-
-// boxed is a command whose session ends with it.
-type boxed struct {
-	*sandbox.Cmd
-	box *sandbox.Session
-}
-
-func (b boxed) Start() error {
-	err := b.Cmd.Start()
-	if err != nil {
-		err = errors.Join(err, b.box.Close())
-	}
-	return err
-}
-
-func (b boxed) Wait() error { return errors.Join(b.Cmd.Wait(), b.box.Close()) }
-
-// broken is a command that does not start.
-type broken struct{ err error }
-
-func (b broken) StdinPipe() (io.WriteCloser, error) { return nil, b.err }
-func (b broken) StdoutPipe() (io.ReadCloser, error) { return nil, b.err }
-func (b broken) Start() error                       { return b.err }
-func (b broken) Wait() error                        { return b.err }
