@@ -35,7 +35,7 @@ func testReport(t *testing.T, opts *Options) {
 	for _, step := range r.Steps {
 		steps = append(steps, step.Name)
 	}
-	assert.Equal(t, []string{"workspace", "network door", "room", "record"}, steps)
+	assert.Equal(t, []string{"workspace", "room", "network door", "record"}, steps)
 
 	in, c := waiting(t, s)
 	assert.Equal(t, 1, s.Report().Running)

@@ -28,6 +28,7 @@ func (s *Session) spec() (*confine.Spec, error) {
 		Workspace:    s.workspace,
 		OwnWorkspace: s.ownWorkspace,
 		Files:        s.files(),
+		MoreFiles:    s.trust,
 		TmpSize:      uint64(p.Filesystem.TmpSize),
 		Ports:        s.listening(),
 		Limits: confine.Limits{
@@ -47,7 +48,7 @@ func (s *Session) spec() (*confine.Spec, error) {
 		if s.home, err = filepath.EvalSymlinks(abs); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrWorkspace, err)
 		}
-		spec.Side, spec.ProxyPort, spec.Ports, spec.Files = s.side, proxyPort, nil, nil
+		spec.Side, spec.ProxyPort, spec.Ports, spec.Files, spec.MoreFiles = s.side, proxyPort, nil, nil, nil
 		spec.Env = s.environment()
 	}
 	if s.opts.Require != nil {
@@ -118,7 +119,6 @@ func (s *Session) files() []confine.File {
 	text := func(path, format string, args ...any) confine.File {
 		return confine.File{Path: path, Data: fmt.Appendf(nil, format, args...)}
 	}
-	ca := s.door.CAPEM()
 	return []confine.File{
 		text("/etc/passwd", "%s:x:%d:%d::%s:/bin/sh\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n", confine.User, confine.UID, confine.GID, confine.Home),
 		text("/etc/group", "%s:x:%d:\nnogroup:x:65534:\n", confine.User, confine.GID),
@@ -126,9 +126,20 @@ func (s *Session) files() []confine.File {
 		text("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
 		text("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
 		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
+	}
+}
+
+// trust returns the session's trust store, with an authority of its own.
+func (s *Session) trust() ([]confine.File, error) {
+	authority, err := s.authority()
+	if err != nil {
+		return nil, err
+	}
+	ca := authority.PEM()
+	return []confine.File{
 		{Path: trustFile, Source: trustedRoots(), Data: append([]byte("\n"), ca...)}, // the roots may not end in a newline
 		{Path: caFile, Data: ca},
-	}
+	}, nil
 }
 
 // trustedRoots returns the file with the host's roots, or "" when it has none:

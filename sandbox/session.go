@@ -98,6 +98,8 @@ type Session struct {
 	opts   Options
 	box    *confine.Box
 	door   *egress.Door
+	// authority is made in the meantime; the session trusts what it vouches for.
+	authority func() (*egress.CA, error)
 	probes *probeLog
 
 	home, side    string // of a session that shares the host's tree: see tier.go
@@ -193,35 +195,22 @@ func start(ctx context.Context, p *Policy, actor audit.Actor, log audit.Recorder
 
 func (s *Session) launch(ctx context.Context) (err error) {
 	watch := stopwatch{last: time.Now()}
-	type made struct {
-		ca  *egress.CA
-		err error
-	}
-	key := make(chan made, 1)
-	go func() { // meanwhile the disk is waited for
-		ca, err := egress.NewCA(time.Now())
-		key <- made{ca, err}
-	}()
-	err = s.openWorkspace()
-	authority := <-key
-	if err = errors.Join(err, authority.err); err != nil {
-		return err
-	}
-	watch.lap("workspace")
 	c := egress.Config{
-		CA: authority.ca, Logger: s.opts.Logger, Resolver: s.opts.Resolver, Roots: s.opts.Roots, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
+		Logger: s.opts.Logger, Resolver: s.opts.Resolver, Roots: s.opts.Roots, MaxConns: s.opts.MaxConnections, ProxyPort: proxyPort,
 		Limits: egress.Limits(s.opts.NetworkLimits),
 	}
 	if err := s.ask(&c); err != nil {
 		return err
 	}
-	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, c); err != nil {
+	s.authority = sync.OnceValues(func() (*egress.CA, error) { return egress.NewCA(time.Now()) })
+	go s.authority() // while the disk and the kernel are waited for
+	if err := s.openWorkspace(); err != nil {
 		return err
 	}
-	watch.lap("network door")
 	if err := s.makeSide(); err != nil {
 		return err
 	}
+	watch.lap("workspace")
 	spec, err := s.spec()
 	if err != nil {
 		return err
@@ -231,9 +220,21 @@ func (s *Session) launch(ctx context.Context) (err error) {
 	if s.box, err = confine.Launch(ctx, spec); err != nil {
 		return err
 	}
+	serving := false
+	defer func() {
+		if !serving {
+			closeListeners(s.box.Listeners)
+		}
+	}()
 	watch.lap("room")
+	if c.CA, err = s.authority(); err != nil {
+		return err
+	}
+	if s.door, err = newDoor(s.policy, s.actor, s.log, s.opts.Engine, c); err != nil {
+		return err
+	}
+	watch.lap("network door")
 	if err := s.log.Append(ctx, s.launchEvent()); err != nil {
-		closeListeners(s.box.Listeners)
 		return fmt.Errorf("record the launch: %w", err)
 	}
 	watch.lap("record")
@@ -250,10 +251,10 @@ func (s *Session) launch(ctx context.Context) (err error) {
 			err = s.door.Watch(packets)
 		}
 		if err != nil {
-			closeListeners(s.box.Listeners)
 			return fmt.Errorf("record probes: %w", err)
 		}
 	}
+	serving = true
 	return s.door.Serve(egress.Listeners(s.box.Listeners))
 }
 

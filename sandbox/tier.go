@@ -124,7 +124,11 @@ func (s *Session) makeSide() (err error) {
 	if err := os.Mkdir(s.side+"/etc", 0o755); err != nil {
 		return err
 	}
-	ca := s.door.CAPEM()
+	authority, err := s.authority()
+	if err != nil {
+		return err
+	}
+	ca := authority.PEM()
 	var roots []byte
 	if path := trustedRoots(); path != "" {
 		if roots, err = os.ReadFile(path); err != nil {

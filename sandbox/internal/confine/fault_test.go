@@ -5,6 +5,7 @@ package confine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -252,6 +253,65 @@ func TestTrim(t *testing.T) {
 	work.Wait()
 	_, err := os.ReadFile("/proc/self/status")
 	assert.NoError(t, err)
+}
+
+// TestManyDeliveries has more descriptors than one message can carry: each file has
+// what its own original begins with.
+func TestManyDeliveries(t *testing.T) {
+	const n = 2*maxFDs + 3
+	spec := &Spec{Launcher: LauncherVfork}
+	dir := t.TempDir()
+	want := ""
+	for i := range n {
+		source := fmt.Sprintf("%s/%d", dir, i)
+		require.NoError(t, os.WriteFile(source, fmt.Append(nil, i, "-"), 0o600))
+		spec.Files = append(spec.Files, File{Path: fmt.Sprintf("/etc/many/%04d", i), Source: source, Data: fmt.Append(nil, i, ";")})
+		want += fmt.Sprintf("%d-%d;", i, i)
+	}
+	spec.MoreFiles = func() ([]File, error) { return []File{{Path: "/etc/many/last", Data: []byte("last")}}, nil }
+	b := standing(t, spec)
+	got, _ := output(t, b, "cat /etc/many/*")
+	assert.Equal(t, want+"last", got)
+}
+
+// TestDeliveryUnderAnotherNumber: the program knows what is delivered by the numbers
+// that the kernel gives it, so a number that it did not expect is the end.
+func TestDeliveryUnderAnotherNumber(t *testing.T) {
+	standing(t, &Spec{Launcher: LauncherVfork}).Close()
+	fds := openFiles(t)
+	spec := &Spec{Launcher: LauncherVfork, Hostname: "sandbox", Workspace: t.TempDir(), OwnWorkspace: true,
+		Files: []File{{Path: "/etc/given", Source: "/etc/passwd"}}}
+	_, err := launch(context.Background(), spec, func(v *vfork) { v.plan.inside[0]++ })
+	var le *LayerError
+	require.ErrorAs(t, err, &le)
+	assert.ErrorContains(t, err, "came as")
+	assert.Empty(t, children(t))
+	assert.LessOrEqual(t, openFiles(t), fds)
+}
+
+// TestNothingToDeliver: the child waits already when it turns out that there is
+// nothing for it. It ends without having done anything.
+func TestNothingToDeliver(t *testing.T) {
+	for _, l := range launchers {
+		standing(t, &Spec{Launcher: l}).Close()
+		fds := openFiles(t)
+		want := errors.New("no key")
+		for _, spec := range []*Spec{
+			{MoreFiles: func() ([]File, error) { return nil, want }},
+			{Binds: []Bind{{Source: "/no/such"}}},
+			{Files: []File{{Path: "/etc/given", Source: "/no/such"}}},
+		} {
+			spec.Launcher, spec.Hostname, spec.Workspace, spec.OwnWorkspace = l, "sandbox", t.TempDir(), true
+			_, err := Launch(context.Background(), spec)
+			if spec.MoreFiles != nil {
+				require.ErrorIs(t, err, want)
+			} else {
+				require.ErrorIs(t, err, unix.ENOENT)
+			}
+			assert.Empty(t, children(t))
+		}
+		assert.LessOrEqual(t, openFiles(t), fds)
+	}
 }
 
 // TestProgramTooLarge: the child waits already when the host finds that what it

@@ -109,6 +109,13 @@ func prepare(spec *Spec, id identity) (_ *delivery, err error) {
 	if spec.shared() {
 		return d, d.prepareShared(spec, id)
 	}
+	if spec.MoreFiles != nil {
+		more, err := spec.MoreFiles()
+		if err != nil {
+			return nil, err
+		}
+		d.order.Files = append(slices.Clone(spec.Files), more...)
+	}
 	if err := d.origins(); err != nil {
 		return nil, err
 	}

@@ -40,34 +40,42 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 			return nil, &LayerError{Layer: LayerMount, Step: "give the workspace to the sandbox's user", Err: err}
 		}
 	}
-	d, err := prepare(spec, id)
-	if err != nil {
-		return nil, err
-	}
-	defer d.close()
 	b := &Box{id: id, pts: -1, done: make(chan struct{}), procs: map[uint64]*Process{}, patience: startPatience}
 	if b.cgroup, err = newCgroup(spec.Total, or(spec.Limits.Processes, defaultProcesses)); err != nil {
 		return nil, err
 	}
-	unheard := b.hearAudit(d)
-	if spec.shared() {
-		if b.shared, err = newShared(b, spec, d); err != nil {
-			b.stopDenials()
-			b.cgroup.remove()
+	var d *delivery
+	var unheard error
+	defer func() {
+		if d != nil {
+			d.close()
+		}
+	}()
+	deliver := func() (_ *delivery, err error) {
+		if d, err = prepare(spec, id); err != nil {
 			return nil, err
 		}
+		unheard = b.hearAudit(d)
+		if spec.shared() {
+			b.shared, err = newShared(b, spec, d)
+		}
+		return d, err
 	}
-	start, handshake := func() error { return b.spawn(d) }, func() error { return b.handshake(spec) }
-	b.proto = goInit{}
+	var start, handshake func() error
 	if spec.Launcher == LauncherVfork {
-		v, err := newVfork(b, d)
-		if err != nil {
-			b.stopDenials()
-			b.cgroup.remove()
-			return nil, err
-		}
+		v := &vfork{box: b, image: -1, child: -1}
 		defer v.close()
-		start, handshake = func() error { return v.spawn(change) }, v.handshake
+		start, handshake = func() error { return v.start(spec, deliver, change) }, v.handshake
+	} else {
+		b.proto = goInit{}
+		start = func() error {
+			d, err := deliver()
+			if err != nil {
+				return err
+			}
+			return b.spawn(d)
+		}
+		handshake = func() error { return b.handshake(spec) }
 	}
 	if err := start(); err != nil {
 		b.stopDenials()

@@ -156,6 +156,9 @@ type Spec struct {
 	Binds     []Bind
 	Workspace string // host directory that is /sandbox inside
 	Files     []File
+	// MoreFiles, if set, makes files that follow Files, for what takes a moment to
+	// make: Launch calls it once, while the kernel makes the room's namespaces.
+	MoreFiles func() ([]File, error) `json:"-"`
 	// Protect are paths beneath the workspace, which exist and do not lead through
 	// a symbolic link. They are read-only, and stay where they are.
 	Protect []string `json:",omitempty"`

@@ -55,8 +55,8 @@ const (
 
 // newRoomProgram writes the beginning of the way of a room's pid 1: it waits. The
 // control socket and the image of init are descriptors of the host above 2.
-func newRoomProgram(p *plan, control, image int) *roomProgram {
-	r := &roomProgram{spec: &p.order.Spec, dirs: map[string]bool{}, maybe: map[Layer]slot{}}
+func newRoomProgram(control, image int) *roomProgram {
+	r := &roomProgram{dirs: map[string]bool{}, maybe: map[Layer]slot{}}
 	r.prog = *roomPrograms.Get().(*prog)
 	r.roomFor, r.memory = roomSteps, roomMemory
 	r.fail = r.label()
@@ -70,17 +70,46 @@ func newRoomProgram(p *plan, control, image int) *roomProgram {
 	// seen that no namespace is its own.
 	// The child's copy of the host's end goes first: the end of the host, which
 	// may come at any moment, closes the socket then.
-	r.closeOthers(p.keep(control, image))
+	r.closeOthers(min(control, image), max(control, image))
 	for fd := range 3 { // so that nothing else gets these numbers
 		r.call("reserve low descriptors", unix.SYS_DUP3, control, fd, unix.O_CLOEXEC)
 	}
 	r.dieWithHost()
-	r.call("wait for the host", unix.SYS_RECVFROM, control, r.reserve(wordSize), wordSize, 0, 0, 0).ifZero(r.fail)
+	r.receive("wait for the host", control)
 	return r
+}
+
+// receive takes a word of the host, and the descriptors that come with it.
+func (r *roomProgram) receive(what string, control int) {
+	p := r.parcel(maxFDs)
+	r.call(what, unix.SYS_RECVMSG, control, r.message(make([]byte, wordSize), p), unix.MSG_CMSG_CLOEXEC).ifZero(r.fail)
+	r.incoming = append(r.incoming, p)
+}
+
+// receiveRest takes the descriptors that the first word had no room for, and has
+// the host see that all of them have the numbers that the program knows them by.
+func (r *roomProgram) receiveRest(inside []int, control int) {
+	for n := maxFDs; n < len(inside); n += maxFDs {
+		r.receive("take what the host delivers", control)
+	}
+	if len(inside) == 0 {
+		return
+	}
+	r.expect(func(mem func(ref, int) []byte) error {
+		for i, want := range inside {
+			p := r.incoming[i/maxFDs]
+			if got := binary.NativeEndian.Uint32(mem(ref(p.at(i%maxFDs)), 4)); int(got) != want {
+				return fmt.Errorf("descriptor %d came as %d", want, got)
+			}
+		}
+		return nil
+	})
 }
 
 // build writes the rest of the way, until pid 1 executes the image of init.
 func (r *roomProgram) build(p *plan, id identity, control, image, abi int, grouped bool) {
+	r.spec = &p.order.Spec
+	r.receiveRest(p.inside, control)
 	if grouped { // its root is to be the group that the host has put it in
 		r.in(LayerCgroup, func() { r.call("leave the host's groups from sight", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP) })
 	}
@@ -146,18 +175,9 @@ func (r *roomProgram) dieWithHost() {
 	r.call("die with the host", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
 }
 
-// keep returns the host's descriptors that the program needs, in order.
-func (p *plan) keep(control, image int) []int {
-	fds := append(slices.Clone(p.mounts), control, image)
-	if p.self >= 0 {
-		fds = append(fds, p.self)
-	}
-	slices.Sort(fds)
-	return fds
-}
-
-// closeOthers closes the child's copies of whatever else the host has open.
-func (r *roomProgram) closeOthers(keep []int) {
+// closeOthers closes the child's copies of whatever else the host has open. keep
+// is in order.
+func (r *roomProgram) closeOthers(keep ...int) {
 	from := 0
 	for _, fd := range keep {
 		if fd > from {

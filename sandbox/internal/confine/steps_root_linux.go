@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,7 +25,9 @@ type roomProgram struct {
 	root  root
 	dirs  map[string]bool
 	links []string // made in it
-	rootF slot     // its descriptor
+	// What came from the host: control messages of descriptors.
+	incoming []parcel
+	rootF    slot // its descriptor
 
 	layers []Layer        // in force when the program has ended
 	maybe  map[Layer]slot // not zero: the layer could not be had, and may be missing
@@ -230,90 +231,6 @@ func (r *roomProgram) protect(paths []string) {
 	}
 }
 
-// A plan is what the host found out about what it will show.
-type plan struct {
-	*delivery
-	sources []source // tree is a descriptor of the host, or -1: to be detached
-	// The host's executable: the path to detach, or else a file to copy, or -1.
-	self     int
-	selfPath string
-	selfStat unix.Stat_t
-}
-
-// host returns the host's descriptor of a mount that was delivered, or -1.
-func (p *plan) host(n int) int {
-	if n < 0 {
-		return -1
-	}
-	return p.mounts[n-fdMounts]
-}
-
-// newPlan looks at every source, so that the program needs no decisions.
-func newPlan(d *delivery) (*plan, error) {
-	p := &plan{delivery: d, self: -1}
-	for i := range d.mounts {
-		var err error
-		if d.mounts[i], err = above(d.mounts[i], 3); err != nil {
-			return nil, err
-		}
-	}
-	var etc []Bind
-	for _, name := range etcBinds {
-		etc = append(etc, Bind{Source: "/etc/" + name, Optional: true})
-	}
-	more, err := locate(etc)
-	if err != nil {
-		return nil, err
-	}
-	places := append(slices.Clone(d.order.Places), more...)
-	for i, pl := range places {
-		s := source{place: pl, target: strings.TrimPrefix(pl.Real, "/"), tree: -1}
-		s.Mount = p.host(pl.Mount)
-		if s.Mount < 0 && covered(places, i) {
-			s.onlyLinks = true
-			p.sources = append(p.sources, s)
-			continue
-		}
-		var st unix.Stat_t
-		if s.Mount >= 0 {
-			err = unix.Fstat(s.Mount, &st)
-		} else {
-			err = unix.Lstat(pl.Real, &st)
-		}
-		if err != nil {
-			return nil, &LayerError{Layer: LayerMount, Step: "stat " + pl.Source, Err: err}
-		}
-		kind := st.Mode & unix.S_IFMT
-		s.dir = kind == unix.S_IFDIR
-		if !s.dir && kind != unix.S_IFREG {
-			return nil, &LayerError{Layer: LayerMount, Step: "bind " + pl.Source, Err: errors.New("neither a directory nor a regular file")}
-		}
-		p.sources = append(p.sources, s)
-	}
-	slices.SortStableFunc(p.sources, func(a, b source) int {
-		return strings.Count(a.target, "/") - strings.Count(b.target, "/")
-	})
-	if d.order.Self && d.order.SelfMount < 0 {
-		if p.self, err = unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-			p.self, err = above(p.self, 3)
-		}
-		if err == nil {
-			err = unix.Fstat(p.self, &p.selfStat)
-		}
-		if err != nil {
-			closeAll([]int{p.self})
-			return nil, &LayerError{Layer: LayerMount, Step: "open the host's executable", Err: err}
-		}
-		var st unix.Stat_t
-		// The room's user may not reach what root can.
-		path, _ := os.Readlink("/proc/self/exe")
-		if os.Geteuid() != 0 && unix.Stat(path, &st) == nil && st.Dev == p.selfStat.Dev && st.Ino == p.selfStat.Ino {
-			p.selfPath = path
-		}
-	}
-	return p, nil
-}
-
 // sameKind refuses a tree that has become something else since the host looked.
 func (r *roomProgram) sameKind(what string, tree slot, ok func(st *unix.Stat_t) bool) {
 	st := r.reserve(int(unsafe.Sizeof(unix.Stat_t{})))
@@ -340,8 +257,8 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 	for i, s := range p.sources {
 		switch {
 		case s.onlyLinks:
-		case s.Mount >= 0:
-			trees[i] = s.Mount
+		case s.tree >= 0:
+			trees[i] = s.tree
 		default:
 			t := r.detach(s.Real)
 			r.harden(s.Source, t, s.Writable)
@@ -352,7 +269,7 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 			trees[i] = t
 		}
 	}
-	var workspace any = p.host(ord.WorkspaceMount)
+	var workspace any = p.room(ord.WorkspaceMount)
 	if ord.WorkspaceMount < 0 {
 		t := r.detach(ord.Workspace)
 		r.harden("the workspace", t, true)
@@ -369,7 +286,7 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 	var self any
 	switch {
 	case ord.SelfMount >= 0:
-		self = p.host(ord.SelfMount)
+		self = p.room(ord.SelfMount)
 	case p.selfPath != "":
 		t := r.detach(p.selfPath)
 		r.harden("the host's executable", t, false)
@@ -426,7 +343,7 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 		r.layer = LayerMount
 	}
 	for i, f := range ord.Files {
-		r.write(f.Path, p.host(ord.Origins[i].FD), ord.Origins[i].Size, f.Data)
+		r.write(f.Path, p.room(ord.Origins[i].FD), ord.Origins[i].Size, f.Data)
 	}
 	r.write(canary, -1, 0, []byte("canary\n"))
 	target := strings.TrimPrefix(SelfPath, "/")
@@ -435,7 +352,7 @@ func (r *roomProgram) buildRoot(p *plan) map[string]bool {
 		r.attach(self, target, false)
 	case p.self >= 0:
 		fd, n := r.create("copy the host's executable", target, unix.O_EXCL|unix.O_WRONLY, 0o755), r.slot()
-		r.call("copy the host's executable", unix.SYS_SENDFILE, fd, p.self, 0, p.selfStat.Size).to(n)
+		r.call("copy the host's executable", unix.SYS_SENDFILE, fd, p.room(p.self), 0, p.selfStat.Size).to(n)
 		r.expectWord(n, uint64(p.selfStat.Size))
 		r.call("close", unix.SYS_CLOSE, fd)
 	}

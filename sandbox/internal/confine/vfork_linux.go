@@ -20,6 +20,10 @@ import (
 // then nothing else lives in the room's namespaces, so nobody can reach the
 // host through it; afterwards no memory of the host is in there. The host's
 // goroutines go on meanwhile: no thread or collection waits for the child.
+//
+// The child exists before the host has looked at what the room is to show, and
+// waits: the kernel takes as long to make namespaces as the host takes to find
+// and write down all the rest.
 type vfork struct {
 	box     *Box
 	plan    *plan
@@ -34,26 +38,109 @@ type vfork struct {
 	restore func() // of what the child changes about the memory that it shares
 }
 
-// newVfork prepares what the child needs before it waits. close must be called in
-// the end.
-func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
-	v := &vfork{box: b, image: -1, child: -1}
-	defer func() {
-		if err != nil {
-			v.close()
-			if b.sock != nil {
-				b.sock.Close()
-			}
+// start starts the child, which waits for a word, and writes meanwhile what it is
+// to do. A test may change that, for which all has to be written before. close
+// must be called in the end.
+func (v *vfork) start(spec *Spec, deliver func() (*delivery, error), change func(*vfork)) error {
+	b := v.box
+	if spec.shared() {
+		return &LayerError{Layer: LayerProc, Step: "start", Err: fmt.Errorf("tier %s is made by the launcher %q only", spec.Tier, LauncherReexec), Hint: "leave Options.Launcher empty"}
+	}
+	if err := v.begin(); err != nil {
+		return err
+	}
+	write := func() error { return v.write(deliver) }
+	if change != nil {
+		if err := write(); err != nil {
+			b.sock.Close()
+			return err
+		}
+		change(v)
+		write = func() error { return nil }
+	}
+	flags := uintptr(unix.SIGCHLD)
+	for _, k := range nsKinds {
+		if !slices.Contains(spec.Without, k.layer) {
+			flags |= k.flag
+		}
+	}
+	if b.id.root {
+		v.restore = undumpable.begin()
+	}
+	started := make(chan error)
+	b.exited = make(chan struct{})
+	go func() {
+		defer close(b.exited)
+		runtime.LockOSThread() // never unlocked: the child dies with this thread
+		pid, err := v.block.run(flags)
+		if err == nil {
+			b.init, err = os.FindProcess(pid)
+		}
+		started <- err
+		if err == nil {
+			_, _ = b.init.Wait()
 		}
 	}()
-	spec := &d.order.Spec
-	if spec.shared() {
-		return nil, &LayerError{Layer: LayerProc, Step: "start", Err: fmt.Errorf("tier %s is made by the launcher %q only", spec.Tier, LauncherReexec), Hint: "leave Options.Launcher empty"}
+	written := write()
+	if err := <-started; err != nil {
+		b.sock.Close()
+		if written != nil {
+			return written // it says more
+		}
+		return &LayerError{Layer: LayerUser, Step: "create namespaces", Err: err, Hint: namespaceHint(err)}
 	}
+	v.running = true
+	unix.Close(v.child)
+	v.child = -1
+	if written != nil {
+		b.sock.Close() // close ends the child
+	}
+	return written
+}
+
+// begin prepares what the child needs until it waits.
+func (v *vfork) begin() (err error) {
+	b := v.box
+	if v.image, err = imageFile(); err != nil {
+		return err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	v.child = pair[1]
+	if err := unix.SetNonblock(pair[0], true); err != nil { // a property of each end
+		unix.Close(pair[0])
+		return err
+	}
+	b.sock = os.NewFile(uintptr(pair[0]), "control")
+	for _, fd := range []*int{&v.image, &v.child} {
+		if *fd, err = above(*fd, 3); err != nil {
+			b.sock.Close()
+			return err
+		}
+	}
+	v.control = v.child
+	v.room = newRoomProgram(v.control, v.image)
+	if v.block, err = newBlock(&v.room.prog); err != nil {
+		b.sock.Close()
+		return err
+	}
+	return nil
+}
+
+// write finds out what the room is to show and writes the rest.
+func (v *vfork) write(deliver func() (*delivery, error)) error {
+	b := v.box
+	d, err := deliver()
+	if err != nil {
+		return err
+	}
+	spec := &d.order.Spec
 	if !slices.Contains(spec.Without, LayerLandlock) {
 		v.abi, err = usableLandlock()
 		if err != nil && !slices.Contains(spec.Optional, LayerLandlock) {
-			return nil, &LayerError{Layer: LayerLandlock, Err: err}
+			return &LayerError{Layer: LayerLandlock, Err: err}
 		}
 		if err != nil {
 			v.abi = 0
@@ -61,40 +148,11 @@ func newVfork(b *Box, d *delivery) (_ *vfork, err error) {
 	}
 	// Its listeners come with the room, or there is none.
 	spec.Optional = slices.DeleteFunc(slices.Clone(spec.Optional), func(l Layer) bool { return l == LayerNetwork })
-	if v.plan, err = newPlan(d); err != nil {
-		return nil, err
-	}
-	if v.image, err = imageFile(); err != nil {
-		return nil, err
-	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	v.child = pair[1]
-	if err := unix.SetNonblock(pair[0], true); err != nil { // a property of each end
-		unix.Close(pair[0])
-		return nil, err
-	}
-	b.sock = os.NewFile(uintptr(pair[0]), "control")
-	for _, fd := range []*int{&v.image, &v.child} {
-		if *fd, err = above(*fd, 3); err != nil {
-			return nil, err
-		}
-	}
-	v.control = v.child
-	v.room = newRoomProgram(v.plan, v.control, v.image)
-	if v.block, err = newBlock(&v.room.prog); err != nil {
-		return nil, err
+	if v.plan, err = newPlan(d, v.control, v.image); err != nil {
+		return err
 	}
 	b.report = Report{LandlockABI: v.abi, UID: b.id.uid, Tier: spec.Tier}
-	return v, nil
-}
-
-// write prepares the rest, which takes as long as the kernel takes to make the
-// namespaces.
-func (v *vfork) write() error {
-	b, ord := v.box, &v.plan.order
+	ord := &v.plan.order
 	v.init = newInitProgram(ord, v.abi)
 	b.proto = &tinyInit{program: v.init, env: ord.Env, ids: map[int]uint64{}, held: map[uint64]*message{}}
 	if err := fillImage(v.image, &v.init.prog); err != nil {
@@ -105,6 +163,20 @@ func (v *vfork) write() error {
 		v.room.maybe[LayerLandlock] = v.room.slot()
 	}
 	return v.block.extend()
+}
+
+// release lets the child go on, with what the host delivers.
+func (v *vfork) release() error {
+	word := make([]byte, wordSize)
+	for fds := range slices.Chunk(v.plan.mounts, maxFDs) {
+		if err := v.box.send(word, fds...); err != nil {
+			return err
+		}
+	}
+	if len(v.plan.mounts) > 0 {
+		return nil
+	}
+	return v.box.send(word)
 }
 
 // above returns a descriptor that is at least min, in the place of fd.
@@ -143,59 +215,6 @@ func (v *vfork) close() {
 		roomPrograms.Put(&p)
 	}
 	closeAll([]int{v.image, v.child})
-	if v.plan != nil {
-		closeAll([]int{v.plan.self})
-	}
-}
-
-// spawn starts the child, which waits for a word, and writes meanwhile what it is
-// to do. A test may change that, for which all has to be written before.
-func (v *vfork) spawn(change func(*vfork)) error {
-	b := v.box
-	write := v.write
-	if change != nil {
-		if err := v.write(); err != nil {
-			b.sock.Close()
-			return err
-		}
-		change(v)
-		write = func() error { return nil }
-	}
-	flags := uintptr(unix.SIGCHLD)
-	for _, k := range nsKinds {
-		if !slices.Contains(v.plan.order.Without, k.layer) {
-			flags |= k.flag
-		}
-	}
-	if b.id.root {
-		v.restore = undumpable.begin()
-	}
-	started := make(chan error)
-	b.exited = make(chan struct{})
-	go func() {
-		defer close(b.exited)
-		runtime.LockOSThread() // never unlocked: the child dies with this thread
-		pid, err := v.block.run(flags)
-		if err == nil {
-			b.init, err = os.FindProcess(pid)
-		}
-		started <- err
-		if err == nil {
-			_, _ = b.init.Wait()
-		}
-	}()
-	written := write()
-	if err := <-started; err != nil {
-		b.sock.Close()
-		return &LayerError{Layer: LayerUser, Step: "create namespaces", Err: err, Hint: namespaceHint(err)}
-	}
-	v.running = true
-	unix.Close(v.child)
-	v.child = -1
-	if written != nil {
-		b.sock.Close() // close ends the child
-	}
-	return written
 }
 
 // handshake says who the room's user is, waits until init is confined, and
@@ -216,7 +235,7 @@ func (v *vfork) handshake() error {
 			return &LayerError{Layer: LayerTotals, Step: "put the room in its group", Err: err, Hint: cgroupHint}
 		}
 	}
-	if err := b.send(make([]byte, wordSize)); err != nil {
+	if err := v.release(); err != nil {
 		return v.why(silent(err))
 	}
 	var fds []int

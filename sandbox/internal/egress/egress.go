@@ -184,9 +184,6 @@ func New(c Config) (*Door, error) {
 	return d, nil
 }
 
-// CAPEM returns the certificate that programs inside must trust.
-func (d *Door) CAPEM() []byte { return d.conf.CA.PEM() }
-
 // Serve starts serving the sockets and returns at once. It owns them from here
 // on, also when it fails.
 func (d *Door) Serve(l Listeners) error {

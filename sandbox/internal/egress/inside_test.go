@@ -133,7 +133,7 @@ func (in *inside) dialAddr(a netip.Addr, port uint16) net.Conn {
 // client is an HTTP client of a program inside, which trusts the session's CA.
 func (in *inside) client() *http.Client {
 	pool := x509.NewCertPool()
-	require.True(in.t, pool.AppendCertsFromPEM(in.door.CAPEM()))
+	require.True(in.t, pool.AppendCertsFromPEM(in.door.conf.CA.PEM()))
 	tr := &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: pool},
 		ForceAttemptHTTP2: true,

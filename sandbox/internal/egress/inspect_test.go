@@ -369,7 +369,7 @@ func TestInspectTLS(t *testing.T) {
 	plain.Protocol = ProtocolHTTPS
 	in := newInside(t, append(inspected(nil), plain), o.reach)
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(in.door.CAPEM())
+	pool.AppendCertsFromPEM(in.door.conf.CA.PEM())
 	for _, conf := range []*tls.Config{{ServerName: "other.example.com", RootCAs: pool}, {InsecureSkipVerify: true}} {
 		for _, port := range []uint16{443, 8443} {
 			require.Error(t, tls.Client(in.dial("example.com", port), conf).Handshake())

@@ -74,7 +74,7 @@ func TestTLSOfServedNames(t *testing.T) {
 	require.NoError(t, in.door.Handle("tools.local", http.HandlerFunc(echo)))
 	require.NoError(t, in.door.Handle("other.local", http.HandlerFunc(echo)))
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(in.door.CAPEM())
+	pool.AppendCertsFromPEM(in.door.conf.CA.PEM())
 
 	c := tls.Client(in.dial("tools.local", 443), &tls.Config{ServerName: "tools.local", RootCAs: pool, NextProtos: []string{"http/1.1"}})
 	require.NoError(t, c.Handshake())
