@@ -100,7 +100,7 @@ type Session struct {
 	door   *egress.Door
 	// authority is made in the meantime; the session trusts what it vouches for.
 	authority func() (*egress.CA, error)
-	probes *probeLog
+	probes    *probeLog
 
 	home, side    string // of a session that shares the host's tree: see tier.go
 	workspace     string
