@@ -142,28 +142,36 @@ func (s *Scrubber) Reader(r io.Reader) *ScrubReader {
 type ScrubReader struct {
 	src    io.Reader
 	filter filter
-	chunk  []byte
+	chunk  []byte // for callers with little room
 	out    []byte // scrubbed, not yet read
 	err    error  // of src, once it has ended
 	mu     sync.Mutex
 	found  Found
 }
 
+// smallRead is the room below which a reader's own is used to read into.
+const smallRead = 4 << 10
+
 // Read implements io.Reader.
 func (s *ScrubReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if s.chunk == nil {
-		s.chunk = make([]byte, 16<<10)
-	}
 	for len(s.out) == 0 {
 		if s.err != nil {
 			return 0, s.err
 		}
-		n, err := s.src.Read(s.chunk)
+		text := p
+		if len(p) < smallRead {
+			if s.chunk == nil {
+				s.chunk = make([]byte, 4*smallRead)
+			}
+			text = s.chunk
+		}
+		n, err := s.src.Read(text)
 		s.err = err
-		s.out = s.filter.push(s.out[:0], s.chunk[:n], err != nil)
+		s.out = s.filter.push(s.out[:0], text[:n], err != nil)
+		clear(text[:n]) // a secret would stay in it
 		s.mu.Lock()
 		s.found = maps.Clone(s.filter.found)
 		s.mu.Unlock()
