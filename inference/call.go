@@ -33,7 +33,10 @@ type call struct {
 	actor     audit.Actor
 	trace     string       // a W3C traceparent: of the span, or else the client's
 	seen      *observation // nil: nobody is told about the call
-	body      []byte       // the client's bytes
+	body      []byte       // the client's bytes; nil when an answer has begun
+	size      int          // of them
+	wanted    string       // the model that the client asks for
+	letter    *letter      // what is sent; nil unless it is heavy
 	env       envelope
 	route     *route
 	order     []*target             // of the route, as this call asks them
@@ -227,22 +230,25 @@ func (c *call) readBody() bool {
 	if c.op.streams == always {
 		c.env.stream = true
 	}
-	c.body = body
+	c.body, c.size, c.wanted = body, len(body), c.model
+	if !c.op.hasPathModel() {
+		c.wanted = string(c.env.model.of(body))
+	}
 	return true
 }
 
-// asked is the model that the client asks for.
-func (c *call) asked() string {
-	if c.op.hasPathModel() {
-		return c.model
+// forget lets go of the request once its answer has begun.
+func (c *call) forget() {
+	c.body, c.sent, c.scanned = nil, nil, nil
+	if c.letter != nil {
+		c.letter.letGo()
 	}
-	return string(c.env.model.of(c.body))
 }
 
 // choose finds the route and its first target that policy permits. Those that it
 // does not permit are passed over; if it permits none, the call is refused.
 func (c *call) choose() bool {
-	asked := c.asked()
+	asked := c.wanted
 	c.route = c.routes.byModel[routeKey{c.protocol, asked}]
 	if c.route == nil {
 		c.refuse(noModel(asked), c.op.action, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
@@ -268,7 +274,7 @@ func (c *call) choose() bool {
 // admit decides everything that a call of t needs, and makes t the target if all
 // of it is allowed. Else nothing is changed, and the denial is not on record yet.
 func (c *call) admit(t *target) *denial {
-	asked, to := c.asked(), c.render(t)
+	asked, to := c.wanted, c.render(t)
 	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": to.asks.toolNames(to.scanned)}
 	if len(c.betas) > 0 {
 		attrs["betas"] = c.betas

@@ -97,7 +97,7 @@ func safely(f func() (Finding, error)) (out Finding, err error) {
 var errBlank = errors.New("inference: the inspector's ranges are out of order, or not within a string value")
 
 func (c *call) content() Content {
-	return Content{Actor: c.actor, Protocol: c.protocol, Model: c.asked(), Stream: c.env.stream}
+	return Content{Actor: c.actor, Protocol: c.protocol, Model: c.wanted, Stream: c.env.stream}
 }
 
 // inspect shows the request to the host's inspector, and refuses it or blanks
@@ -110,7 +110,7 @@ func (c *call) inspect() bool {
 		c.refuse(refusal{
 			status: http.StatusForbidden, code: audit.GuardContent,
 			message: "the host inspects answers, which cannot be done token by token: do not ask for log probabilities",
-		}, c.op.action, fmt.Sprintf("Model::%q", c.asked()), guarded(audit.GuardContent))
+		}, c.op.action, fmt.Sprintf("Model::%q", c.wanted), guarded(audit.GuardContent))
 		return false
 	}
 	f, err := safely(func() (Finding, error) { return c.opts.Inspect.Request(c.ctx, c.content(), c.body) })
@@ -129,7 +129,7 @@ func (c *call) inspect() bool {
 		c.opts.Logger.Error("inference: the inspector of requests failed", slog.Any("error", err))
 	}
 	c.refuse(refusal{status: http.StatusForbidden, code: audit.GuardContent, message: "the host does not let this content out"},
-		c.op.action, fmt.Sprintf("Model::%q", c.asked()), guarded(audit.GuardContent))
+		c.op.action, fmt.Sprintf("Model::%q", c.wanted), guarded(audit.GuardContent))
 	return false
 }
 
@@ -153,7 +153,7 @@ func (c *call) blankRequest(ranges []Range) error {
 		return errors.New("inference: blanking changed what the request asks for")
 	}
 	env.stream = c.env.stream
-	c.body, c.env = body, env
+	c.body, c.size, c.env = body, len(body), env
 	return nil
 }
 

@@ -123,7 +123,7 @@ func (t *telemetry) received(ctx context.Context, c *call) (context.Context, *ob
 	}
 	o := &observation{t: t, start: time.Now(), operation: c.op.genAI()}
 	name, attrs := o.operation, []attribute.KeyValue{attrOperation.String(o.operation)}
-	if rt := c.routes.byModel[routeKey{c.protocol, c.asked()}]; rt != nil { // else anybody could make up as many names as they like
+	if rt := c.routes.byModel[routeKey{c.protocol, c.wanted}]; rt != nil { // else anybody could make up as many names as they like
 		o.route = rt
 		name += " " + rt.asked
 		attrs = append(attrs, attrAsked.String(rt.asked), attrProvider.String(rt.targets[0].provider()))

@@ -32,9 +32,11 @@ func (c *call) relay(resp *http.Response) {
 	}
 	body := &scrubbed{r: resp.Body}
 	if s := c.scrubber(); s != nil {
-		var found credential.Found
-		resp.Header, found = s.Header(resp.Header) // the lease's transport did so, if there is one
-		c.head = c.head.Plus(found)
+		if c.lease == nil || c.lease.Scrubber() != s { // else its transport has done so
+			var found credential.Found
+			resp.Header, found = s.Header(resp.Header)
+			c.head = c.head.Plus(found)
+		}
 		body.scrub = s.Reader(resp.Body)
 		body.r = body.scrub
 	}
@@ -118,7 +120,7 @@ func (c *call) count(answer []byte) {
 	if c.op.whole == nil {
 		return // counting tokens costs none
 	}
-	m := newMeter(c.op, c.target.model, len(c.body))
+	m := newMeter(c.op, c.target.model, c.size)
 	m.whole(answer)
 	c.out.Usage = c.usage(m, true)
 	if m.failed {
@@ -127,7 +129,7 @@ func (c *call) count(answer []byte) {
 }
 
 // streamBuffer is how much of a stream is read at once.
-const streamBuffer = 32 << 10
+const streamBuffer = 8 << 10
 
 // stream relays server-sent events as they arrive, whole events at a time.
 func (c *call) stream(resp *http.Response, body *scrubbed) {
@@ -154,8 +156,9 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	defer c.buffers.Put(buf)
 	s := &splitter{buf: (*buf)[:0], max: c.op.maxEvent()}
 	var held []byte // an event that may be the last
-	m := newMeter(c.op, c.target.model, len(c.body))
+	m := newMeter(c.op, c.target.model, c.size)
 	m.drop = c.drop
+	c.forget()
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
 	c.w.WriteHeader(resp.StatusCode)
 	out := &client{w: c.w, rc: rc, dirty: true} // the header goes out at once

@@ -149,6 +149,13 @@ func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(c.sent) >= heavy {
+		c.letter = &letter{text: c.sent}
+		up.GetBody = c.letter.open
+		if up.Body, err = up.GetBody(); err != nil {
+			return nil, err
+		}
+	}
 	up.Header = backendHeader(c.target.wire(), c.req.Header, c.betas)
 	if c.target.backend.PassTrace && c.trace != "" {
 		up.Header.Set(traceHeader, c.trace)

@@ -133,7 +133,7 @@ func (c *call) limit() bool {
 		return true
 	}
 	output, _ := c.env.outputLimit()
-	if rt := c.routes.byModel[routeKey{c.protocol, c.asked()}]; rt != nil {
+	if rt := c.routes.byModel[routeKey{c.protocol, c.wanted}]; rt != nil {
 		for _, t := range rt.targets { // the largest default, for nobody has chosen yet
 			output = max(output, c.outputLimit(t))
 		}
@@ -156,7 +156,7 @@ func (c *call) limit() bool {
 	} else {
 		c.opts.Logger.Warn("inference: rate limits", slog.Any("error", err))
 	}
-	c.refuse(ref, c.op.action, fmt.Sprintf("Model::%q", c.asked()), guarded(audit.GuardRateLimit))
+	c.refuse(ref, c.op.action, fmt.Sprintf("Model::%q", c.wanted), guarded(audit.GuardRateLimit))
 	return false
 }
 
