@@ -76,13 +76,22 @@ npm_ci() {
 	(cd "$1" && ${3:-npm ci} --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
 }
 
-# prepare_peers: the sandboxes that ours is measured beside.
+# prepare_peers: the sandboxes and proxies that ours are measured beside.
 prepare_peers() {
+	[ -x /usr/sbin/nginx ] || apt_install nginx-light
 	need bwrap bubblewrap
 	need socat socat
 	need rg ripgrep
-	npm install --prefix "$work/peers" --ignore-scripts --no-audit --no-fund --loglevel=error \
-		@anthropic-ai/sandbox-runtime@0.0.78 >/dev/null || die "npm cannot install sandbox-runtime"
+	mkdir -p "$work/peers"
+	# Portkey's gateway answers every call with an error on newer versions of its server.
+	cat >"$work/peers/package.json" <<-'END'
+		{
+			"private": true,
+			"dependencies": {"@anthropic-ai/sandbox-runtime": "0.0.78", "@portkey-ai/gateway": "1.15.2"},
+			"overrides": {"@hono/node-server": "1.13.8"}
+		}
+	END
+	npm install --prefix "$work/peers" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || die "npm cannot install the peers"
 	export PATH="$PATH:$work/peers/node_modules/.bin"
 }
 

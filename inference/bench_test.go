@@ -2,7 +2,10 @@ package inference
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 func BenchmarkMeterEvent(b *testing.B) {
@@ -37,6 +40,28 @@ func BenchmarkMeterEvent(b *testing.B) {
 					b.Fatal("not an event that passes")
 				}
 				n--
+			}
+		})
+	}
+}
+
+// BenchmarkReload puts a configuration into force, with the record of it in a log in
+// memory.
+func BenchmarkReload(b *testing.B) {
+	for _, models := range []int{20, 1000} {
+		b.Run(fmt.Sprintf("%d-models", models), func(b *testing.B) {
+			var cfg Config
+			for i := range 20 {
+				backend := Backend{Name: fmt.Sprintf("b%d", i), BaseURL: "https://x.example/v1", Protocols: []Protocol{OpenAI, OpenAIResponses}}
+				for m := range models / 20 {
+					backend.Models = append(backend.Models, fmt.Sprintf("%s-%d", backend.Name, m))
+				}
+				cfg.Backends = append(cfg.Backends, backend)
+			}
+			h := newHouse(b, nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, h.router.Reload(b.Context(), cfg, operator))
 			}
 		})
 	}

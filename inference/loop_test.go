@@ -39,6 +39,42 @@ func TestNoStreamIsTruncated(t *testing.T) {
 	}
 }
 
+// A configuration that is swapped all the time drops nothing: calls keep the one
+// that they began with.
+func TestSwapsDropNoStream(t *testing.T) {
+	h := newHouse(t, nil)
+	want := golden(t, "anthropic.sse")
+	h.backend = func(w http.ResponseWriter, r *http.Request) { sse(strings.SplitAfter(want, "\n\n")...)(w, r) }
+	stop, swaps := make(chan struct{}), 0
+	var streams, swapper sync.WaitGroup
+	swapper.Go(func() {
+		for ; ; swaps++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			cfg := h.config()
+			cfg.Backends[swaps%2].Models = append(cfg.Backends[swaps%2].Models, "newer")
+			assert.NoError(t, h.router.Reload(t.Context(), cfg, operator))
+		}
+	})
+	for range 16 {
+		streams.Go(func() {
+			for range rounds(600) {
+				_, got, err := h.do(h.request(http.MethodPost, "/v1/messages", messagesStream))
+				assert.NoError(t, err)
+				assert.Equal(t, want, got)
+			}
+		})
+	}
+	streams.Wait()
+	close(stop)
+	swapper.Wait()
+	assert.Positive(t, swaps)
+	assert.EqualValues(t, 16*rounds(600), h.requests.Load())
+}
+
 // Streams of many agents at once stay apart.
 func TestStreamsStayApart(t *testing.T) {
 	h := newHouse(t, nil)

@@ -507,23 +507,3 @@ func TestListsOfRoutes(t *testing.T) {
 	}
 	assert.ElementsMatch(t, []string{"big", "other"}, names, "once each, and not m, which only a has")
 }
-
-// A thousand models are put into force at once.
-func BenchmarkCompile(b *testing.B) {
-	var cfg Config
-	for i := range 20 {
-		backend := Backend{Name: "b" + string(rune('a'+i)), BaseURL: "https://x.example/v1", Protocols: []Protocol{OpenAI, OpenAIResponses}}
-		for m := range 50 {
-			backend.Models = append(backend.Models, backend.Name+"-"+string(rune('a'+m%26))+string(rune('a'+m/26)))
-		}
-		cfg.Backends = append(cfg.Backends, backend)
-	}
-	old, err := compile(cfg, nil)
-	require.NoError(b, err)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := compile(cfg, old); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
