@@ -36,7 +36,7 @@ func BenchmarkMeterEvent(b *testing.B) {
 					n = 100
 				}
 				ev, ok := s.next()
-				if !ok || m.event(s.bytes(ev)) != pass {
+				if !ok || m.event(ev.of(s.buf)) != pass {
 					b.Fatal("not an event that passes")
 				}
 				n--

@@ -169,18 +169,22 @@ func TestUsageOfACutStreamIsNotFinal(t *testing.T) {
 	assert.EqualValues(t, len(upTo), log.out.Bytes)
 }
 
-// An event without an end does not fill the memory.
+// An event without an end does not fill the memory, and nothing of it passes
+// unseen.
 func TestEndlessEventsAreNotHeld(t *testing.T) {
-	part := []byte(strings.Repeat("x", 8<<10))
-	s := &splitter{}
-	for range 200 {
-		_, err := s.fill(bytes.NewReader(part))
-		require.NoError(t, err)
-		_, ok := s.next()
-		require.False(t, ok)
-		s.compact()
-		require.LessOrEqual(t, len(s.buf), maxEvent+len(part))
+	h := newHouse(t, &Options{MaxBody: 64 << 10})
+	h.backend = func(w http.ResponseWriter, r *http.Request) {
+		sse("data: {}\n\ndata: ")(w, r)
+		for r.Context().Err() == nil {
+			_, _ = io.WriteString(w, strings.Repeat("x", 8<<10))
+			_ = http.NewResponseController(w).Flush()
+		}
 	}
+	_, got, err := h.do(h.request(http.MethodPost, "/v1/chat/completions", chatStream))
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	assert.True(t, strings.HasPrefix(got, "data: {}\n\ndata: {\"error\":"), got)
+	assert.Contains(t, got, "larger than 65536 bytes")
+	assert.Equal(t, "upstream-malformed", h.outcome().ErrorCode)
 }
 
 // A usage chunk that also carries an answer is the client's, asked for or not.
@@ -208,11 +212,14 @@ func TestDataOnSeveralLines(t *testing.T) {
 // Counts that make no sense are not taken for tokens.
 func TestOddCounts(t *testing.T) {
 	for body, want := range map[string]audit.Usage{
-		`{"usage":{"prompt_tokens":-5,"completion_tokens":-1}}`:                     {Model: "m", Final: true},
-		`{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}`: {Model: "m", CacheRead: 5, Final: true},
-		`{"usage":{"prompt_tokens":"many"}}`:                                        {Model: "m", Output: 9}, // estimated
-		`{"usage":null}`:                                                            {Model: "m", Output: 4},
-		`nonsense`:                                                                  {Model: "m", Output: 2},
+		`{"usage":{"prompt_tokens":-5,"completion_tokens":-1}}`:                                           {Model: "m", Final: true},
+		`{"usage":{"prompt_tokens":5,"completion_tokens":0,"prompt_tokens_details":{"cached_tokens":9}}}`: {Model: "m", CacheRead: 5, Final: true},
+		`{"usage":{"prompt_tokens":5}}`:                                                                   {Model: "m", Output: 8}, // half of a count is none
+		`{"usage":{}}`:                                                                                    {Model: "m", Output: 3},
+		`{"usage":{"prompt_tokens":5,"completion_tokens":1e3}}`:                                           {Model: "m", Output: 14},
+		`{"usage":{"prompt_tokens":"many"}}`:                                                              {Model: "m", Output: 9}, // estimated
+		`{"usage":null}`:                                                                                  {Model: "m", Output: 4},
+		`nonsense`:                                                                                        {Model: "m", Output: 2},
 	} {
 		m := newMeter(opChat, "m", 0)
 		m.whole([]byte(body))

@@ -79,6 +79,10 @@
 // outcome cannot be recorded the connection is cut, and the client sees a
 // truncated stream and never a complete one.
 //
+// An event passes when it is whole. A stream is cut that clients would read in
+// different ways: with a line that ends in a lone CR, with a byte order mark, or
+// with an event of more than [Options.MaxBody].
+//
 // # What agents are told
 //
 // A refusal is an HTTP error in the shape of the protocol that was spoken, with
@@ -141,16 +145,18 @@
 // call that has max_completion_tokens alone is sent with both, unless the backend
 // is known to read both ([Translate.MaxCompletionTokens]). A stream that goes
 // on beyond what was set aside is cut with the error event of its protocol: the
-// door counts the events that carry text, at least a token each. Without a last
-// count of the backend all that was set aside is charged. A ledger that does not
-// answer denies. [NewMemoryLedger] is for one process; package
-// inference/postgres is for many hosts. Rates are of this process alone.
+// door counts the events that carry text, at least a token each, and all bytes,
+// 16 KiB a token. Without a last count of the backend all that was set aside is
+// charged. A ledger that does not answer denies. [NewMemoryLedger] is for one
+// process; package inference/postgres is for many hosts. Rates are of this process
+// alone.
 //
 // # Content
 //
 // An [Inspector] of the host's may deny a request or an answer, or blank parts
 // of them. It sees a request before policy does, so that what policy saw is what
-// is sent. Texts of a stream are held back by a window. What was asked is not on
+// is sent. Texts of a stream are held back by a window, and of its events nothing
+// passes that was not looked at, such as comments. What was asked is not on
 // record but as digests, unless a policy says otherwise (@record_prompt).
 //
 // # Telemetry
@@ -208,8 +214,8 @@ type Options struct {
 	// Transport reaches the backends. Nil: a plain [http.Transport] of the
 	// router's own. It must not follow redirects or change bodies.
 	Transport http.RoundTripper
-	// MaxBody limits request bodies, and answers that are not streams, in
-	// bytes. Zero: 32 MiB.
+	// MaxBody limits request bodies, answers that are not streams, and single
+	// events of those that are, in bytes. Zero: 32 MiB.
 	MaxBody int64
 	// Now is the clock of breakers and Retry-After. Nil: [time.Now].
 	Now func() time.Time

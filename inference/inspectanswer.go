@@ -1,9 +1,11 @@
 package inference
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -13,6 +15,10 @@ import (
 
 // defaultWindow is how much of a text is held back, in bytes.
 const defaultWindow = 256
+
+// maxQueued is how much of an answer is held back before all of it is looked at,
+// in bytes.
+const maxQueued = 256 << 10
 
 // textKeys are the keys under which the protocols put what models say in pieces:
 // text, thoughts, and the arguments of tools.
@@ -85,6 +91,10 @@ type queued struct {
 
 // An answerFilter holds back so much of each text of an answer that its inspector
 // sees what is cut into pieces. Events stay in their order.
+//
+// What clients would see and an inspector would not does not pass: comments lose
+// their words, and an event that has more than a name and one line of data is
+// written anew with no more than that.
 type answerFilter struct {
 	look   AnswerInspector
 	window int
@@ -99,7 +109,7 @@ type answerFilter struct {
 }
 
 func newAnswerFilter(look AnswerInspector, window int) *answerFilter {
-	return &answerFilter{look: look, window: window, split: splitter{max: maxEvent}, texts: map[string][]*piece{}, blanked: map[string]int{}}
+	return &answerFilter{look: look, window: window, texts: map[string][]*piece{}, blanked: map[string]int{}}
 }
 
 var errDenied = errors.New("inference: the inspector does not let the answer pass")
@@ -111,10 +121,7 @@ func (f *answerFilter) stopped() bool { return f.err != nil }
 func (f *answerFilter) take(p []byte) (out []byte) {
 	f.split.buf = append(f.split.buf, p...)
 	for ev, ok := f.split.next(); ok && f.err == nil; ev, ok = f.split.next() {
-		f.push(f.split.bytes(ev))
-	}
-	if f.split.released() > f.split.event {
-		f.fail(errors.New("inference: an event is too large to be inspected"))
+		f.push(ev.of(f.split.buf))
 	}
 	f.split.compact()
 	return f.drain()
@@ -214,27 +221,61 @@ func (m *marks) place() (at string, ends, all bool) {
 	return at, ends || all, all
 }
 
+// eventName is what the protocols call their events.
+var eventName = regexp.MustCompile(`^[A-Za-z0-9._-]{0,64}$`)
+
+// plainly returns an event as it may pass, and where in it its data lies; nothing
+// of it is what no client reads. An event without data is a comment.
+func plainly(ev []byte) (plain []byte, data span, err error) {
+	fr := readFrame(ev)
+	end := bytes.Equal(bytes.TrimSpace(fr.data), done)
+	switch {
+	case len(ev) == bytes.Count(ev, []byte("\n"))+bytes.Count(ev, []byte("\r")):
+		return bytes.Clone(ev), span{}, nil // blank lines
+	case len(fr.data) == 0:
+		return []byte(":\n\n"), span{}, nil
+	case !eventName.Match(fr.name):
+		return nil, span{}, errors.New("inference: an event has no name that could be a protocol's, so that it cannot be inspected")
+	case !end && !bytes.HasPrefix(fr.data, []byte("{")):
+		return nil, span{}, errors.New("inference: an event is no JSON object, so that it cannot be inspected")
+	case fr.only:
+		return bytes.Clone(ev), span{fr.at, fr.at + len(fr.data)}, nil
+	}
+	if len(fr.name) > 0 {
+		plain = fmt.Appendf(plain, "event: %s\n", fr.name)
+	}
+	plain = append(plain, "data: "...)
+	data.lo = len(plain)
+	plain = append(plain, bytes.ReplaceAll(fr.data, []byte("\n"), []byte(" "))...) // in JSON they are white space
+	data.hi = len(plain)
+	return append(plain, "\n\n"...), data, nil
+}
+
 // push takes one event.
 func (f *answerFilter) push(ev []byte) {
-	q := &queued{data: append([]byte(nil), ev...)}
+	plain, at, err := plainly(ev)
+	if err != nil {
+		f.fail(err)
+		return
+	}
+	q := &queued{data: plain}
 	f.queue = append(f.queue, q)
 	f.held += len(q.data)
-	data := eventData(q.data)
-	base := strings.Index(string(q.data), string(data))
+	data, base := at.of(q.data), at.lo
 	if len(data) == 0 || data[0] != '{' {
-		if string(data) == string(done) {
+		if len(data) > 0 {
 			f.close("")
 		}
 		return
 	}
 	var m marks
-	if err := json.Unmarshal(data, &m); err != nil || base < 0 {
-		f.fail(errors.New("inference: an event is no JSON on one line, so that it cannot be inspected"))
+	if err := json.Unmarshal(data, &m); err != nil {
+		f.fail(errors.New("inference: an event is no JSON, so that it cannot be inspected"))
 		return
 	}
-	at, ends, all := m.place()
+	part, ends, all := m.place()
 	var touched []string
-	err := eachString(data, func(lo, hi int, path []string) {
+	err = eachString(data, func(lo, hi int, path []string) {
 		kind := kindOf(path)
 		if kind == word || f.err != nil {
 			return
@@ -244,7 +285,7 @@ func (f *answerFilter) push(ev []byte) {
 			f.fail(err)
 			return
 		}
-		id := at + strings.Join(path, ".")
+		id := part + strings.Join(path, ".")
 		p := &piece{lo: base + lo, hi: base + hi, text: text}
 		q.pieces = append(q.pieces, p)
 		if kind == whole {
@@ -259,10 +300,10 @@ func (f *answerFilter) push(ev []byte) {
 		return
 	}
 	switch {
-	case all || f.held > maxEvent:
+	case all || f.held > maxQueued:
 		f.close("")
 	case ends:
-		f.close(at)
+		f.close(part)
 	default:
 		for _, id := range touched {
 			f.inspect(id, false)

@@ -131,7 +131,9 @@ func (c *call) count(answer []byte) {
 // streamBuffer is how much of a stream is read at once.
 const streamBuffer = 8 << 10
 
-// stream relays server-sent events as they arrive, whole events at a time.
+// stream relays server-sent events as they arrive, whole events at a time. None
+// passes before it was looked at, and what was held of one that does not end is
+// never sent.
 func (c *call) stream(resp *http.Response, body *scrubbed) {
 	rc := http.NewResponseController(c.w)
 	// A client that does not read must not keep a revoked agent's call alive.
@@ -154,7 +156,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 
 	buf := c.buffer()
 	defer c.buffers.Put(buf)
-	s := &splitter{buf: (*buf)[:0], max: c.op.maxEvent()}
+	s := &splitter{buf: (*buf)[:0]}
 	var held []byte // an event that may be the last
 	m := newMeter(c.op, c.target.model, c.size)
 	m.drop = c.drop
@@ -169,20 +171,24 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	out.flush()
 
 	for {
-		_, readErr := s.fill(body.r)
+		n, readErr := s.fill(body.r)
+		m.read += int64(n)
+		if errors.Is(readErr, errFraming) {
+			c.cut(out, m, body, malformed(c.target, "sent events whose lines are read in different ways"))
+		}
 		if c.opts.Leaks.Block && !c.ended && len(body.found()) > 0 {
 			c.streamOutcome(out, m, body, false)
 			c.abort()
 		}
 		from := 0
 		for ev, ok := s.next(); ok; ev, ok = s.next() {
-			raw := s.bytes(ev)
+			raw := ev.of(s.buf)
 			c.seen.chunk(raw)
 			verdict := m.event(raw)
 			if !c.ended && c.overspent(m) {
 				out.write(held)
 				out.write(s.buf[from:ev.lo])
-				c.cut(out, s, m, body, usedUp)
+				c.cut(out, m, body, usedUp)
 			}
 			if len(held) > 0 && !c.ended {
 				out.write(held) // it was not the last
@@ -202,15 +208,18 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 				from = ev.hi
 			}
 		}
-		if to := s.released(); !c.ended && to > from {
+		if !c.ended && s.event > from {
 			out.write(held)
 			held = held[:0]
-			out.write(s.buf[from:to])
+			out.write(s.buf[from:s.event])
 		}
 		out.flush()
 		s.compact()
 		if out.filter != nil && out.filter.stopped() && !c.ended {
-			c.cut(out, s, m, body, c.unfit())
+			c.cut(out, m, body, c.unfit())
+		}
+		if int64(len(s.buf)) > c.opts.MaxBody && !c.ended {
+			c.cut(out, m, body, malformed(c.target, fmt.Sprintf("sent an event larger than %d bytes", c.opts.MaxBody)))
 		}
 		switch {
 		case out.err != nil && !c.ended:
@@ -220,7 +229,15 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		case out.err != nil:
 			c.abort()
 		case errors.Is(readErr, io.EOF):
-			c.finish(out, m, body, append(held, s.buf...))
+			rest := s.buf // of an event whose blank line is missing
+			if !c.ended && m.event(rest) == drop {
+				rest = nil
+			}
+			if !c.ended && c.overspent(m) {
+				out.write(held)
+				c.cut(out, m, body, usedUp)
+			}
+			c.finish(out, m, body, append(held, rest...))
 			return
 		case readErr != nil && c.ended:
 			return // the client has everything
@@ -229,7 +246,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			c.markCancelled()
 			c.abort()
 		case readErr != nil && c.watch.expired() != nil:
-			c.cut(out, s, m, body, tooLate(c.target))
+			c.cut(out, m, body, tooLate(c.target))
 		case readErr != nil:
 			c.opts.Logger.Error("inference: the backend's stream broke off", slog.Any("error", readErr))
 			out.write(held)
@@ -257,7 +274,7 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 	if out.filter != nil {
 		rest = append(out.filter.take(rest), out.filter.end()...)
 		if out.filter.stopped() {
-			c.cut(out, &splitter{}, m, body, c.unfit())
+			c.cut(out, m, body, c.unfit())
 		}
 		out.filter = nil
 	}
@@ -269,6 +286,14 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 		c.abort()
 	}
 	out.write(rest)
+}
+
+// malformed is what the client is told of a stream that cannot be relayed.
+func malformed(t *target, what string) refusal {
+	return refusal{
+		status: http.StatusBadGateway, code: "upstream-malformed",
+		message: fmt.Sprintf("the backend %q %s", t.backend.Name, what),
+	}
 }
 
 // tooLate is what the client is told when an answer takes too long.
@@ -285,16 +310,13 @@ const cutGrace = 5 * time.Second
 
 // cut ends a running stream with the error event of its protocol, after the
 // outcome is on record, and then the connection, so that nobody takes the answer
-// for whole. What is left of the event that was being read is not sent.
-func (c *call) cut(out *client, s *splitter, m *meter, body *scrubbed, why refusal) {
+// for whole. Nothing of the event that is being read is sent.
+func (c *call) cut(out *client, m *meter, body *scrubbed, why refusal) {
 	c.streamOutcome(out, m, body, false)
 	c.out.Status, c.out.ErrorCode = audit.StatusFailed, why.code
 	if err := c.end(); err != nil {
 		c.unanswered(err)
 		c.abort()
-	}
-	if s.large && out.filter == nil {
-		out.write([]byte("\n\n")) // a part of the event went out
 	}
 	out.filter = nil
 	out.write(why.event(c.protocol))

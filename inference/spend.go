@@ -18,6 +18,12 @@ const (
 	// pieceSlack is how many more pieces than tokens a stream may have: the events
 	// that begin and end it, its blocks and its signatures. It is reserved too.
 	pieceSlack = 16
+	// A stream has at most so many bytes: for each token, which comes in an event of
+	// its own and is repeated with the whole text, each time with the probabilities
+	// of twenty others; for the request, which responses repeat; and besides.
+	bytesOfToken = 16 << 10
+	echoes       = 8
+	streamFrame  = 1 << 20
 	// ledgerPatience is how long a call waits for the ledger.
 	ledgerPatience = 10 * time.Second
 	// holdLife is after how long a hold can only belong to a host that died.
@@ -299,9 +305,16 @@ func (c *call) again() bool {
 	return true
 }
 
-// overspent reports whether a stream has used up what was set aside for it.
+// overspent reports whether a stream has used up what was set aside for it. The
+// bytes of all of it are counted as well as the pieces of text: they cannot be
+// hidden.
 func (c *call) overspent(m *meter) bool {
-	return c.held != nil && c.held.output > 0 && m.pieces > c.held.output
+	h := c.held
+	if h == nil || h.output == 0 {
+		return false
+	}
+	most := addSaturating(mulSaturating(h.output, bytesOfToken), int64(echoes*len(c.body)+streamFrame))
+	return m.pieces > h.output || m.read > most
 }
 
 // usedUp ends a stream that does not keep to its limit.

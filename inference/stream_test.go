@@ -1,12 +1,14 @@
 package inference
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -197,12 +199,11 @@ func TestErrorEventsAreFailures(t *testing.T) {
 	}
 }
 
-// An event too large to be held passes in pieces; those around it are treated
-// as always.
+// A large event passes as a whole; those around it are treated as always.
 func TestLargeEvents(t *testing.T) {
 	serve, log := newHouse(t, nil).direct()
 	start, end, _ := strings.Cut(golden(t, "openai.sse"), ": ping\n\n")
-	large := "data: {\"choices\":[{\"delta\":{\"content\":\"" + strings.Repeat("A", 3*maxEvent) + "\"}}],\"usage\":{\"prompt_tokens\":1}}\n\n"
+	large := "data: {\"choices\":[{\"delta\":{\"content\":\"" + strings.Repeat("A", 768<<10) + "\"}}],\"usage\":{\"prompt_tokens\":1}}\n\n"
 	for _, nl := range []string{"\n", "\r\n"} {
 		stream := strings.ReplaceAll(start+large+end, "\n", nl)
 		var parts [][]byte
@@ -301,11 +302,15 @@ func TestRevocationEndsStreams(t *testing.T) {
 	assert.Equal(t, "revoked", h.outcome().ErrorCode)
 }
 
+// However a stream is cut, its events are the same, or it is refused.
 func FuzzSplitter(f *testing.F) {
 	f.Add([]byte(golden(f, "openai.sse")), uint16(7))
+	f.Add([]byte("a\r\n\r\n\n\r\n\n"), uint16(1))
 	f.Add([]byte("a\r\n\r\n\n\r\r\n\n"), uint16(1))
+	f.Add([]byte("a\rb"), uint16(0))
+	f.Add([]byte("\xef\xbb\xbfa"), uint16(1))
 	f.Fuzz(func(t *testing.T, stream []byte, step uint16) {
-		read := func(n int) (events []string, all []byte) {
+		read := func(n int) (events []string, all []byte, refused bool) {
 			var parts [][]byte
 			for rest := stream; len(rest) > 0; {
 				k := min(n, len(rest))
@@ -314,20 +319,28 @@ func FuzzSplitter(f *testing.F) {
 			r, s := &cutReader{parts: parts}, &splitter{}
 			for {
 				_, err := s.fill(r)
-				for ev, ok := s.next(); ok; ev, ok = s.next() {
-					events = append(events, string(s.bytes(ev)))
+				if errors.Is(err, errFraming) {
+					return nil, nil, true
 				}
-				all = append(all, s.buf[:s.released()]...)
+				for ev, ok := s.next(); ok; ev, ok = s.next() {
+					events = append(events, string(ev.of(s.buf)))
+				}
+				all = append(all, s.buf[:s.event]...)
 				s.compact()
 				if err != nil {
-					return events, append(all, s.buf...)
+					return events, append(all, s.buf...), false
 				}
 			}
 		}
-		whole, all := read(len(stream) + 1)
-		require.Equal(t, string(stream), string(all))
-		pieces, all := read(int(step) + 1)
-		require.Equal(t, string(stream), string(all))
+		whole, all, refused := read(len(stream) + 1)
+		pieces, again, refusedToo := read(int(step) + 1)
+		alone := regexp.MustCompile("\r(?:[^\n]|$)").Match(stream) || bytes.HasPrefix(stream, []byte(byteOrderMark))
+		require.Equal(t, alone, refused)
+		require.Equal(t, refused, refusedToo)
 		require.Equal(t, whole, pieces)
+		if !refused {
+			require.Equal(t, string(stream), string(all))
+			require.Equal(t, string(stream), string(again))
+		}
 	})
 }

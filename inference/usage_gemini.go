@@ -6,7 +6,6 @@ var (
 	keyMetadata = []byte(`"usageMetadata"`)
 	keyFinish   = []byte(`"finishReason"`)
 	keyFeedback = []byte(`"promptFeedback"`)
-	keyParts    = []byte(`"parts"`)
 )
 
 type geminiAnswer struct {
@@ -17,28 +16,30 @@ type geminiAnswer struct {
 		BlockReason string `json:"blockReason"`
 	} `json:"promptFeedback"`
 	Usage *struct {
-		Prompt    int64 `json:"promptTokenCount"`
-		Cached    int64 `json:"cachedContentTokenCount"`
-		ToolUse   int64 `json:"toolUsePromptTokenCount"`
-		Candidate int64 `json:"candidatesTokenCount"`
-		Thoughts  int64 `json:"thoughtsTokenCount"`
+		Prompt    *int64 `json:"promptTokenCount"`
+		Cached    int64  `json:"cachedContentTokenCount"`
+		ToolUse   int64  `json:"toolUsePromptTokenCount"`
+		Candidate int64  `json:"candidatesTokenCount"`
+		Thoughts  int64  `json:"thoughtsTokenCount"`
 	} `json:"usageMetadata"`
 	Error json.RawMessage `json:"error"`
 }
 
 // geminiEvent looks at a chunk. Gemini has no event that ends a stream: the
 // chunk in which the model finishes is held until there is another, or the end.
-func (m *meter) geminiEvent(ev []byte) verdict {
-	m.said(ev, keyParts, len(`[{"text":""}]`))
-	finishes := hasValue(ev, keyFinish) || hasValue(ev, keyFeedback)
-	if !finishes && !hasValue(ev, keyMetadata) && !hasValue(ev, keyError) {
+func (m *meter) geminiEvent(data []byte) verdict {
+	n, _ := textOf(data)
+	m.said(n)
+	finishes := hasValue(data, keyFinish) || hasValue(data, keyFeedback)
+	if !odd(data) && !finishes && !hasValue(data, keyMetadata) && !hasValue(data, keyError) {
 		return pass
 	}
 	var chunk geminiAnswer
-	if json.Unmarshal(eventData(ev), &chunk) != nil {
+	read, exact := decode(data, &chunk)
+	if !read {
 		return pass
 	}
-	m.gemini(&chunk)
+	m.gemini(&chunk, exact)
 	if m.finished {
 		return hold
 	}
@@ -47,30 +48,31 @@ func (m *meter) geminiEvent(ev []byte) verdict {
 
 func (m *meter) geminiWhole(body []byte) {
 	var a geminiAnswer
-	if json.Unmarshal(body, &a) == nil && a.Usage != nil {
-		m.finished = true
-		m.gemini(&a)
-	} else if m.op.action == actInvoke {
+	_, exact := decode(body, &a)
+	m.finished = true
+	if counted := exact && m.gemini(&a, exact); !counted && m.op.action == actInvoke {
 		m.output = estimate(len(body))
 	}
 }
 
 // gemini takes counts. They are running totals: the last word is that of the
-// chunk that finishes, or of one after it.
-func (m *meter) gemini(a *geminiAnswer) {
+// chunk that finishes, or of one after it. It is false for those that are not
+// exact or do not say all; Gemini leaves out what is zero.
+func (m *meter) gemini(a *geminiAnswer, exact bool) bool {
 	m.failed = m.failed || isSet(a.Error)
 	for _, c := range a.Candidates {
 		m.finished = m.finished || c.FinishReason != ""
 	}
 	m.finished = m.finished || a.PromptFeedback != nil && a.PromptFeedback.BlockReason != ""
 	u := a.Usage
-	if u == nil {
-		return
+	if u == nil || u.Prompt == nil || !exact {
+		return false
 	}
-	cached := min(tokens(u.Cached), tokens(u.Prompt))
-	m.counts.Input = tokens(u.Prompt) - cached + tokens(u.ToolUse)
+	cached := min(tokens(u.Cached), tokens(*u.Prompt))
+	m.counts.Input = tokens(*u.Prompt) - cached + tokens(u.ToolUse)
 	m.counts.CacheRead = cached
 	m.counts.Output = tokens(u.Candidate) + tokens(u.Thoughts)
 	m.counts.Reasoning = tokens(u.Thoughts)
 	m.counted, m.reported = true, m.reported || m.finished
+	return true
 }

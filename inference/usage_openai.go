@@ -8,12 +8,8 @@ import (
 var (
 	keyUsage = []byte(`"usage"`)
 	keyError = []byte(`"error"`)
-	keyDelta = []byte(`"delta"`)
 	done     = []byte("[DONE]")
 )
-
-// maxMarker bounds the events that end a stream of chat completions or messages.
-const maxMarker = 512
 
 type openAIAnswer struct {
 	Choices []struct{}      `json:"choices"`
@@ -22,8 +18,8 @@ type openAIAnswer struct {
 }
 
 type openAIUsage struct {
-	Prompt        int64 `json:"prompt_tokens"`
-	Completion    int64 `json:"completion_tokens"`
+	Prompt        *int64 `json:"prompt_tokens"`
+	Completion    *int64 `json:"completion_tokens"`
 	PromptDetails *struct {
 		Cached int64 `json:"cached_tokens"`
 	} `json:"prompt_tokens_details"`
@@ -32,23 +28,26 @@ type openAIUsage struct {
 	} `json:"completion_tokens_details"`
 }
 
-func (m *meter) openAIEvent(ev []byte) verdict {
-	if len(ev) <= maxMarker && bytes.Contains(ev, done) && bytes.Equal(bytes.TrimSpace(eventData(ev)), done) {
+// openAIEvent looks at a chunk. Clients take for the end what begins with the
+// mark, whatever follows it.
+func (m *meter) openAIEvent(data []byte) verdict {
+	if bytes.HasPrefix(bytes.TrimSpace(data), done) {
 		return last
 	}
-	m.said(ev, keyDelta, len(`{"content":""}`))
-	if !hasValue(ev, keyUsage) && !hasValue(ev, keyError) {
+	n, _ := textOf(data)
+	m.said(n)
+	if !odd(data) && !hasValue(data, keyUsage) && !hasValue(data, keyError) {
 		return pass
 	}
 	var chunk openAIAnswer
-	if json.Unmarshal(eventData(ev), &chunk) != nil {
+	read, exact := decode(data, &chunk)
+	if !read {
 		return pass
 	}
 	m.failed = m.failed || isSet(chunk.Error)
-	if chunk.Usage == nil {
+	if chunk.Usage == nil || !exact || !m.openAI(chunk.Usage) {
 		return pass
 	}
-	m.openAI(chunk.Usage)
 	if m.drop && chunk.Choices != nil && len(chunk.Choices) == 0 {
 		return drop
 	}
@@ -57,24 +56,30 @@ func (m *meter) openAIEvent(ev []byte) verdict {
 
 func (m *meter) openAIWhole(body []byte) {
 	var a openAIAnswer
-	if json.Unmarshal(body, &a) == nil && a.Usage != nil {
-		m.openAI(a.Usage)
-	} else if m.op.action == actInvoke {
+	_, exact := decode(body, &a)
+	if counted := exact && a.Usage != nil && m.openAI(a.Usage); !counted && m.op.action == actInvoke {
 		m.output = estimate(len(body))
 	}
 }
 
 // openAI takes counts that replace earlier ones: some servers report running
-// totals with every chunk.
-func (m *meter) openAI(u *openAIUsage) {
-	var cached, reasoning int64
+// totals with every chunk. It is false for those that do not say all.
+func (m *meter) openAI(u *openAIUsage) bool {
+	if u.Prompt == nil || u.Completion == nil && m.op.action == actInvoke {
+		return false
+	}
+	var completion, cached, reasoning int64
+	if u.Completion != nil {
+		completion = *u.Completion
+	}
 	if u.PromptDetails != nil {
 		cached = u.PromptDetails.Cached
 	}
 	if u.CompletionDetails != nil {
 		reasoning = u.CompletionDetails.Reasoning
 	}
-	m.openAICounts(u.Prompt, cached, u.Completion, reasoning)
+	m.openAICounts(*u.Prompt, cached, completion, reasoning)
+	return true
 }
 
 func (m *meter) openAICounts(prompt, cached, completion, reasoning int64) {
@@ -118,8 +123,8 @@ type responsesAnswer struct {
 	Status string          `json:"status"`
 	Error  json.RawMessage `json:"error"`
 	Usage  *struct {
-		Input        int64 `json:"input_tokens"`
-		Output       int64 `json:"output_tokens"`
+		Input        *int64 `json:"input_tokens"`
+		Output       *int64 `json:"output_tokens"`
 		InputDetails *struct {
 			Cached int64 `json:"cached_tokens"`
 		} `json:"input_tokens_details"`
@@ -129,13 +134,18 @@ type responsesAnswer struct {
 	} `json:"usage"`
 }
 
-func (m *meter) responsesEvent(ev []byte) verdict {
-	m.said(ev, keyDelta, len(`""`))
-	if !mayEnd(ev) && !bytes.Contains(ev, keyError) {
+func (m *meter) responsesEvent(data []byte) verdict {
+	if n, piece := textOf(data); piece {
+		m.said(n)
+	} else {
+		m.saidAgain(n)
+	}
+	if !odd(data) && !mayEnd(data) && !bytes.Contains(data, keyError) {
 		return pass
 	}
 	var e responsesEvent
-	if json.Unmarshal(eventData(ev), &e) != nil {
+	read, exact := decode(data, &e)
+	if !read {
 		return pass
 	}
 	switch e.Type {
@@ -144,7 +154,7 @@ func (m *meter) responsesEvent(ev []byte) verdict {
 	case "response.completed", "response.incomplete", "response.failed":
 		m.failed = m.failed || e.Type == "response.failed"
 		if e.Response != nil {
-			m.responses(e.Response)
+			m.responses(e.Response, exact)
 		}
 		return last
 	}
@@ -153,18 +163,18 @@ func (m *meter) responsesEvent(ev []byte) verdict {
 
 func (m *meter) responsesWhole(body []byte) {
 	var a responsesAnswer
-	if json.Unmarshal(body, &a) != nil || a.Usage == nil {
+	read, exact := decode(body, &a)
+	if !read || !m.responses(&a, exact) {
 		m.output = estimate(len(body))
-		return
 	}
-	m.responses(&a)
 }
 
-func (m *meter) responses(a *responsesAnswer) {
+// responses takes counts, if they are exact and say all.
+func (m *meter) responses(a *responsesAnswer, exact bool) bool {
 	m.failed = m.failed || a.Status == "failed"
 	u := a.Usage
-	if u == nil {
-		return
+	if u == nil || !exact || u.Input == nil || u.Output == nil {
+		return false
 	}
 	var cached, reasoning int64
 	if u.InputDetails != nil {
@@ -173,7 +183,8 @@ func (m *meter) responses(a *responsesAnswer) {
 	if u.OutputDetails != nil {
 		reasoning = u.OutputDetails.Reasoning
 	}
-	m.openAICounts(u.Input, cached, u.Output, reasoning)
+	m.openAICounts(*u.Input, cached, *u.Output, reasoning)
+	return true
 }
 
 // isSet reports whether a member is there and not null.

@@ -29,7 +29,7 @@ func TestUsageOfStreams(t *testing.T) {
 		"chat, without details": {opChat, events(`{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"prompt_tokens_details":null,"completion_tokens_details":null}}`, `[DONE]`),
 			audit.Usage{Input: 5, Output: 2, Final: true}, false},
 		"chat, without usage": {opChat, events(`{"choices":[{"delta":{"role":"assistant","content":""}}]}`, `{"choices":[{"delta":{"content":"12345678"}}]}`, `[DONE]`),
-			audit.Usage{Input: 100, Output: 2 + 5}, false}, // the role is taken for text
+			audit.Usage{Input: 100, Output: 2}, false},
 		"chat, error": {opChat, events(`{"choices":[{"delta":{"content":"12345678"}}]}`, `{"error":{"message":"overloaded"}}`), audit.Usage{Input: 100, Output: 2}, true},
 		"chat, no error": {opChat, events(`{"choices":[],"error":null,"usage":{"prompt_tokens":5,"completion_tokens":2}}`, `[DONE]`),
 			audit.Usage{Input: 5, Output: 2, Final: true}, false},
@@ -71,14 +71,14 @@ func TestUsageOfStreams(t *testing.T) {
 			"with ids":     func(s string) string { return strings.ReplaceAll(s, "data: ", "id: 7\nretry: 1\ndata: ") },
 			"on two lines": func(s string) string { return strings.ReplaceAll(s, `data: {`, "data: {\ndata: ") },
 		} {
-			m, s := newMeter(tc.op, "good", 400), &splitter{max: tc.op.maxEvent()}
+			m, s := newMeter(tc.op, "good", 400), &splitter{}
 			tc.want.Model = "good"
 			r := strings.NewReader(write(tc.stream))
 			for r.Len() > 0 {
 				_, err := s.fill(r)
 				require.NoError(t, err)
 				for ev, ok := s.next(); ok; ev, ok = s.next() {
-					m.event(s.bytes(ev))
+					m.event(ev.of(s.buf))
 				}
 				s.compact()
 			}
@@ -120,10 +120,24 @@ func TestUsageOfLongResponses(t *testing.T) {
 	assert.Equal(t, audit.Usage{Model: "good", Input: 9, Output: 300_000, Final: true}, *log.out.Usage)
 }
 
-func TestValueLen(t *testing.T) {
+func TestTextOf(t *testing.T) {
 	for data, want := range map[string]int{
-		`:"abc","x":1`: 5, `: "a\"b\\",`: 8, `:{"a":"}"}}`: 9, `:[{"a":[1]},2],`: 13, `:"open`: 5, `:{"a":"open`: 0, ``: 0, `:`: 0, `:"\`: 2, `:null}`: 1, `:{"a":1`: 0,
+		`{"choices":[{"delta":{"role":"assistant","content":"abc"}}]}`:                                             3,
+		`{"choices":[{"delta":{"content":"abc"}},{"delta":{"content":"de"}}]}`:                                     5,
+		`{"delta":{},"delta":{"content":"abc"}}`:                                                                   3,
+		`{"del\u0074a":{"c\u006fntent":"abc"}}`:                                                                    3,
+		`{"content" : [ "abc" , "de" ], "id":"x"}`:                                                                 5,
+		`{"content":"a\"},\"text\":\"b"}`:                                                                          17,
+		`{"candidates":[{"content":{"parts":[{"text":"abc"},{"functionCall":{"name":"f","args":{"a":[1,2]}}}]}}]}`: 3 + len(`{"a":[1,2]}`),
+		`{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}}]}`:           0,
+		`{"content_block":{"type":"tool_use","id":"t","name":"f","input":{}}}`:                                     0,
+		`{"item":{"type":"custom_tool_call","input":"abc"}}`:                                                       3,
+		`{"response":{"output":[{"text":"abc"}],"instructions":"x"},"delta":"de"}`:                                 2,
+		`{"logprobs":{"content":[{"token":"abc","bytes":[1]}]}}`:                                                   0,
+		`{"text":"open`: 4, `{"text":"open\`: 5, `{"input":{"a":"open`: 10, `{"text"`: 0, `{"response":[`: 0, `"`: 0, ``: 0,
 	} {
-		assert.Equal(t, want, valueLen([]byte(data)), data)
+		n, piece := textOf([]byte(data))
+		assert.Equal(t, want, n, data)
+		assert.Equal(t, strings.Contains(data, `"delta"`), piece, data)
 	}
 }
