@@ -26,8 +26,9 @@
 // What it held stays used: nothing that happens later gives it back. A day after
 // the call began its row is deleted, and the amount is spent like any other.
 // Rows of accounts are deleted a day after their window has ended, by the
-// server's clock. Both happen beside other work, once in 500 calls, or in
-// [Ledger.Purge].
+// server's clock. Both happen beside other work, once in 500 calls, some
+// thousands at a time and not for longer than a second; no call is denied because
+// of it. [Ledger.Purge] deletes all that is over, and says so if it cannot.
 //
 // # When the database is away
 //
@@ -39,6 +40,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -176,16 +178,30 @@ type Ledger struct {
 
 var _ inference.Ledger = (*Ledger)(nil)
 
-// purgeEvery is after how many calls what is over is deleted.
-const purgeEvery = 500
+const (
+	// purgeEvery is after how many calls what is over is deleted, and purgeMost how
+	// many rows of a table at once: as many as calls with budgets of all windows
+	// leave behind in the meantime.
+	purgeEvery = 500
+	purgeMost  = 20_000
+	// purgePatience is how long the call waits for it.
+	purgePatience = time.Second
+)
 
 // Reserve implements [inference.Ledger].
 func (l *Ledger) Reserve(ctx context.Context, h inference.Hold) error {
-	if l.reserved.Add(1)%purgeEvery == 0 {
-		if err := l.Purge(ctx); err != nil {
-			return err
-		}
+	if err := l.reserve(ctx, h); err != nil {
+		return err
 	}
+	if l.reserved.Add(1)%purgeEvery == 0 {
+		ctx, cancel := context.WithTimeout(ctx, purgePatience)
+		defer cancel()
+		_ = l.purge(ctx, purgeMost) // the call has its hold; there is a next time
+	}
+	return nil
+}
+
+func (l *Ledger) reserve(ctx context.Context, h inference.Hold) error {
 	claims := slices.SortedFunc(slices.Values(h.Claims), func(a, b inference.Claim) int { return strings.Compare(a.Account, b.Account) })
 	var (
 		budgets, accounts    = make([]string, len(claims)), make([]string, len(claims))
@@ -246,9 +262,15 @@ func (l *Ledger) Used(ctx context.Context, accounts []string) ([]inference.Amoun
 
 // Purge deletes holds that have expired, which stay spent, and accounts whose
 // window ended a day ago.
-func (l *Ledger) Purge(ctx context.Context) error {
-	_, err := l.pool.Exec(ctx, `with old as (delete from twinward_budget_hold where expires < now())
-		delete from twinward_budget_account where ends < now() - interval '1 day'`)
+func (l *Ledger) Purge(ctx context.Context) error { return l.purge(ctx, math.MaxInt32) }
+
+// purge deletes up to most rows of each table. It waits for nobody who is at one
+// of them.
+func (l *Ledger) purge(ctx context.Context, most int) error {
+	_, err := l.pool.Exec(ctx, `with dead as (delete from twinward_budget_hold where id in
+			(select id from twinward_budget_hold where expires < now() limit $1 for update skip locked))
+		delete from twinward_budget_account where account in
+			(select account from twinward_budget_account where ends < now() - interval '1 day' limit $1 for update skip locked)`, most)
 	if err != nil {
 		return fmt.Errorf("inference/postgres: purge: %w", err)
 	}

@@ -136,6 +136,35 @@ func TestHoldsOfDeadHostsStaySpent(t *testing.T) {
 	assert.Zero(t, used[0])
 }
 
+// What is over can stay: no call is denied because it cannot be deleted, nor waits
+// for somebody who is at it.
+func TestPurgeDeniesNobody(t *testing.T) {
+	pool := connect(t, pgtest.Start(t))
+	ctx := t.Context()
+	require.NoError(t, postgres.Migrate(ctx, pool))
+	ledger := open(t, pool)
+	old := ledgertest.Claim("old", 10, 0)
+	old.Ends = time.Now().Add(-25 * time.Hour)
+	reserve := func(n int, c inference.Claim) {
+		for range n {
+			require.NoError(t, ledger.Reserve(ctx, ledgertest.Hold(inference.Amount{}, c)))
+		}
+	}
+	reserve(1, old)
+	other, err := pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = other.Exec(ctx, `select 1 from twinward_budget_account where account = 'old' for update`)
+	require.NoError(t, err)
+	require.NoError(t, ledger.Purge(ctx), "it does not wait")
+	require.NoError(t, other.Rollback(ctx))
+
+	_, err = pool.Exec(ctx, `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+		create trigger refuse before delete on twinward_budget_account for each row execute function refuse()`)
+	require.NoError(t, err)
+	reserve(1000, ledgertest.Claim("x", 10, 0))
+	assert.Error(t, ledger.Purge(ctx))
+}
+
 // Without the database nothing is reserved.
 func TestDatabaseIsAway(t *testing.T) {
 	server := pgtest.Start(t)
