@@ -46,6 +46,14 @@ func TestUsageOfStreams(t *testing.T) {
 			`{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"1"}}`), audit.Usage{Input: 25, CacheRead: 3, Output: 3}, false},
 		"messages, error": {opMessages, events(`{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}`,
 			`{"type":"error","error":{"type":"overloaded_error","message":"x"}}`), audit.Usage{Input: 25, Output: 1}, true},
+		"messages, compacted": {opMessages, events(`{"type":"message_start","message":{"usage":{"input_tokens":23,"output_tokens":1}}}`,
+			`{"type":"message_delta","delta":{},"usage":{"input_tokens":23,"cache_read_input_tokens":4,"output_tokens":10,"iterations":[`+
+				`{"type":"compaction","input_tokens":180,"cache_read_input_tokens":5,"cache_creation_input_tokens":6,"output_tokens":35},`+
+				`{"type":"message","input_tokens":23,"cache_read_input_tokens":4,"output_tokens":10}]}}`,
+			`{"type":"message_delta","delta":{},"usage":{"output_tokens":11}}`, `{"type":"message_stop"}`),
+			audit.Usage{Input: 203, CacheRead: 9, CacheWrite: 6, Output: 45, Final: true}, false},
+		"messages, iterations that add up to less": {opMessages, events(`{"type":"message_delta","usage":{"input_tokens":23,"output_tokens":10,"iterations":[{"input_tokens":1}]}}`,
+			`{"type":"message_stop"}`), audit.Usage{Input: 23, Output: 10, Final: true}, false},
 		"responses": {opResponses, golden(t, "responses.sse"), openAIUsed, false},
 		"responses, incomplete": {opResponses, events(`{"type":"response.incomplete","response":{"status":"incomplete","usage":{"input_tokens":9,"output_tokens":4}}}`),
 			audit.Usage{Input: 9, Output: 4, Final: true}, false},
@@ -88,6 +96,15 @@ func TestUsageOfStreams(t *testing.T) {
 			assert.False(t, cut.Final, "%s, cut", name)
 		}
 	}
+}
+
+// What the provider ran besides the answer is billed, and is in the counts of an
+// answer in one piece as well.
+func TestCompactionsCount(t *testing.T) {
+	m := newMeter(opMessages, "m", 4000)
+	m.whole([]byte(`{"type":"message","usage":{"input_tokens":23,"output_tokens":10,"iterations":[{"type":"compaction","input_tokens":180,"output_tokens":35},` +
+		`{"type":"compaction","input_tokens":90,"output_tokens":30},{"type":"message","input_tokens":23,"output_tokens":10}]}}`))
+	assert.Equal(t, audit.Usage{Model: "m", Input: 293, Output: 75, Final: true}, *m.usage(true))
 }
 
 // Before the backend has spoken, a cut stream is counted by what came by; when
