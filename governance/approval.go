@@ -98,7 +98,7 @@ func (a *Approval) check(s *Snapshot, r *Request, now time.Time) error {
 		return errors.New("good for too long")
 	case a.At.After(now):
 		return errors.New("given in the future")
-	case !a.Expires.After(now):
+	case !a.Expires.After(now) && !r.further:
 		return errors.New("expired")
 	case a.Call != r.call():
 		return errors.New("for another call")

@@ -88,7 +88,7 @@ func (s *Snapshot) decide(d Decision, r *Request) Decision {
 		if why := a.check(s, r, now); why != nil {
 			guard, err = audit.GuardApproval, why
 		} else {
-			d.Approval, ctx["approval"] = a.record(), a.value(r)
+			d.Approval, d.agreed, ctx["approval"] = a.record(), a, a.value(r)
 		}
 	}
 	if err != nil {

@@ -166,8 +166,12 @@ func (e *Engine) answer(ctx context.Context, r Request) (Decision, error) {
 }
 
 // Visible answers for each tool, in order, whether the actor could ever call
-// it: see [Snapshot.Visible].
+// it: see [Snapshot.Visible]. A stale engine shows nothing: see
+// [Engine.FreshUntil].
 func (e *Engine) Visible(ctx context.Context, a audit.Actor, action string, tools []ToolRef) ([]Visibility, error) {
+	if e.stale() {
+		return nil, ErrStale
+	}
 	return e.Snapshot().Visible(ctx, a, action, tools)
 }
 

@@ -14,8 +14,9 @@ import (
 type visit struct {
 	past  *past
 	actor audit.Actor
-	drops uint64 // as of the snapshots that decide
-	shard *shard // locked; nil before
+	drops uint64    // as of the snapshots that decide
+	first *Decision // of the act that goes on, see Engine.Again; or nil
+	shard *shard    // locked; nil before
 	agent *agentPast
 }
 
@@ -68,7 +69,7 @@ func (v *visit) view(l *look) error {
 				if s.full {
 					return errFull
 				}
-				l.labels, l.context["labels"] = s.view()
+				l.labels, l.context["labels"] = s.without(v.seq())
 			}
 		}
 	}
@@ -88,6 +89,7 @@ func (v *visit) view(l *look) error {
 			l.facts[r.name] = val
 		}
 	}
+	v.asBefore(l)
 	return nil
 }
 

@@ -280,6 +280,7 @@ type Request struct {
 	engine  string // who asks, for approvals
 	counted bool   // rates are met by who asks
 	beside  bool   // on behalf of a snapshot that is not in force
+	further bool   // an act that was allowed goes on
 	past    *visit // the engine's memory, while it decides
 }
 
@@ -308,6 +309,7 @@ type Decision struct {
 	engine   string    // that asked for approval
 	byPolicy bool      // no permit or a forbid, which Observe lets pass
 	uses     []RateUse // to be counted
+	agreed   *Approval // by which it was allowed, or nil
 
 	look *look // what was seen of history
 	hold *hold // what was reserved, until [Decision.Settle]; nil if nothing was

@@ -63,7 +63,7 @@ func ResultOf(o audit.Outcome) Result {
 }
 
 // Again returns the decision for a further act under the same permission, such as
-// cancelling what it began. It has an ID of its own and has reserved nothing:
+// cancelling what it began; [Engine.Again] asks the policies whether it may go on. It has an ID of its own and has reserved nothing:
 // settling it counts nothing, and leaves what d reserved to d.
 func (d Decision) Again() Decision {
 	d.ID = audit.NewID()
