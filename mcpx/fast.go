@@ -168,7 +168,7 @@ func (g *Gateway) serveFast(w http.ResponseWriter, r *http.Request, v *visit, m 
 	q := &query{
 		method: methodCallTool, name: m.name, args: m.args, modern: isModern,
 		speaks: r.Header.Get(headerVersion), outer: outer, visit: v, actor: v.actor,
-		trace: traceOf(r, m), tasks: isModern && declaresTasks(json.RawMessage(m.asked.features)),
+		trace: traceFrom(text(m.asked.trace), r.Header), tasks: isModern && declaresTasks(json.RawMessage(m.asked.features)),
 	}
 	q.do = func(ctx context.Context, f *flight) (reply, error) {
 		u := g.upstream(f.server)
@@ -182,17 +182,6 @@ func (g *Gateway) serveFast(w http.ResponseWriter, r *http.Request, v *visit, m 
 	}
 	res, err := g.carry(outer, q, g.gov.call)
 	a.finish(m.name, res, err)
-}
-
-// traceOf returns the W3C trace context of a request that no SDK carries.
-func traceOf(r *http.Request, m message) string {
-	if trace := text(m.asked.trace); validTrace(trace) {
-		return trace
-	}
-	if trace := r.Header.Get("Traceparent"); validTrace(trace) {
-		return trace
-	}
-	return ""
 }
 
 // carry has a request governed, and survives a panic of that.

@@ -4,7 +4,6 @@ package mcpx
 
 import (
 	"context"
-	"encoding/hex"
 	"strconv"
 	"time"
 
@@ -150,7 +149,8 @@ func (o *observation) end(e ending) {
 	if e.code != 0 {
 		o.attrs = append(o.attrs, attrStatus.String(strconv.FormatInt(e.code, 10)))
 	}
-	o.to.Record(o.ctx, time.Since(o.start).Seconds(), metric.WithAttributes(o.attrs...))
+	// The client may have left, and what it left behind is measured all the same.
+	o.to.Record(context.WithoutCancel(o.ctx), time.Since(o.start).Seconds(), metric.WithAttributes(o.attrs...))
 	o.span.SetAttributes(o.attrs...)
 	if o.q.actor.Agent != "" {
 		o.span.SetAttributes(attrAgent.String(o.q.actor.Agent))
@@ -222,28 +222,4 @@ func (q *query) version() string {
 		return clip(v.ProtocolVersion(), 16)
 	}
 	return ""
-}
-
-// parseTrace reads a W3C traceparent.
-func parseTrace(s string) (oteltrace.SpanContext, bool) {
-	if !validTrace(s) {
-		return oteltrace.SpanContext{}, false
-	}
-	trace, err1 := oteltrace.TraceIDFromHex(s[3:35])
-	span, err2 := oteltrace.SpanIDFromHex(s[36:52])
-	flags, err3 := hex.DecodeString(s[53:])
-	if err1 != nil || err2 != nil || err3 != nil {
-		return oteltrace.SpanContext{}, false
-	}
-	return oteltrace.NewSpanContext(oteltrace.SpanContextConfig{
-		TraceID: trace, SpanID: span, TraceFlags: oteltrace.TraceFlags(flags[0]), Remote: true,
-	}), true
-}
-
-// formatTrace writes a W3C traceparent, or "" if there is no span.
-func formatTrace(c oteltrace.SpanContext) string {
-	if !c.IsValid() {
-		return ""
-	}
-	return "00-" + c.TraceID().String() + "-" + c.SpanID().String() + "-" + c.TraceFlags().String()
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -113,8 +115,11 @@ type histogram struct {
 	of         *spans
 }
 
-func (h histogram) Record(_ context.Context, _ float64, opts ...metric.RecordOption) {
+func (h histogram) Record(ctx context.Context, _ float64, opts ...metric.RecordOption) {
 	set := metric.NewRecordConfig(opts).Attributes()
+	if ctx.Err() != nil {
+		return // as an exporter may
+	}
 	h.of.say("%s %s: %s", h.name, h.unit, set.Encoded(attribute.DefaultEncoder()))
 }
 
@@ -160,5 +165,38 @@ func TestTelemetry(t *testing.T) {
 			require.Len(t, heard, 2)
 			assert.NotContains(t, strings.Join(heard, "\n"), "snowflake")
 		})
+	}
+}
+
+// What a client does not wait for is measured, too.
+func TestTelemetryOfCallsThatAreLeft(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		p := &spans{}
+		w := newWorld(t, nil)
+		s := newScript(t, w.servers["slack"], modern)
+		ctx, leave := context.WithCancel(t.Context())
+		s.answer = func(_ http.ResponseWriter, r *http.Request, _ scripted) {
+			leave()
+			<-r.Context().Done()
+		}
+		gw := mcpx.NewGateway(w.engine, w.log, &mcpx.GatewayOptions{MeterProvider: meters{of: p}})
+		t.Cleanup(func() { gw.Close() })
+		if slow {
+			mcpx.SlowOnly(gw)
+		}
+		require.NoError(t, gw.AddUpstream(t.Context(), mcpx.HTTP("slack", s.URL)))
+		_, err := mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil).Call(ctx, "slack__post_message", goodArgs)
+		require.ErrorIs(t, err, context.Canceled)
+		var heard []string
+		for len(heard) < 2 {
+			for _, line := range p.heard() {
+				if strings.Contains(line, "tools/call") {
+					heard = append(heard, line)
+				}
+			}
+			runtime.Gosched()
+		}
+		assert.Contains(t, heard[0], "mcp.client.operation.duration")
+		assert.Contains(t, heard[1], "mcp.server.operation.duration")
 	}
 }

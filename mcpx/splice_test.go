@@ -111,9 +111,7 @@ func FuzzSplice(f *testing.F) {
 			id: firstID + 1, answer: &answer{token: json.RawMessage(m.asked.progress)}, p: &passage{s: &session{wire: w}},
 			f: &flight{tool: tool, args: args, decision: governance.Decision{}},
 		}
-		if trace := text(m.asked.trace); validTrace(trace) {
-			x.f.trace = trace
-		}
+		x.f.trace = traceFrom(text(m.asked.trace), nil)
 		sent := x.body()
 		require.True(t, jsontext.Value(sent).IsValid(), "%s", sent)
 		require.True(t, bytes.HasSuffix(sent, slices.Concat([]byte(`,"arguments":`), args, []byte("}}"))), "%s", sent)

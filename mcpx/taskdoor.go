@@ -33,7 +33,7 @@ func (g *Gateway) serveTask(w http.ResponseWriter, r *http.Request, v *visit, m 
 	if caps := new(mcp.ClientCapabilities); json.Unmarshal(m.asked.features, caps) == nil {
 		q.features = caps
 	}
-	q.trace = traceOf(r, m)
+	q.trace = traceFrom(text(m.asked.trace), r.Header)
 	res, err := g.carry(r.Context(), q, func(ctx context.Context, q *query) (reply, error) {
 		return g.task(ctx, q, m.responses)
 	})

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
-	"strings"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -106,24 +105,13 @@ func (r typedReply) size() int64 {
 	return int64(n)
 }
 
-// traceparent returns the W3C trace context of a request, from _meta or header.
+// traceparent returns the trace of a request that the SDK carries.
 func traceparent(req mcp.Request, header http.Header) string {
+	meta := ""
 	if p := req.GetParams(); p != nil && !isNil(p) {
-		if s, ok := p.GetMeta()["traceparent"].(string); ok && validTrace(s) {
-			return s
-		}
+		meta, _ = p.GetMeta()["traceparent"].(string)
 	}
-	if s := header.Get("Traceparent"); validTrace(s) {
-		return s
-	}
-	return ""
-}
-
-func validTrace(s string) bool {
-	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
-		return false
-	}
-	return strings.Trim(s, "0123456789abcdef-") == ""
+	return traceFrom(meta, header)
 }
 
 // isNil reports whether params is a typed nil, as list methods may have.
