@@ -191,10 +191,14 @@ func readAsk(m *jsonrpc.Request) mcp.Params {
 // itself, until the returned function is called.
 func (g *Gateway) answering(ctx context.Context, q *query, f *flight, u *Upstream, w *wire) (end func()) {
 	caps := g.clientCaps(q, f, u)
+	ctx, stop := context.WithCancel(ctx) // nobody waits for an answer longer than the call lasts
 	asks := 0
 	var mu sync.Mutex
 	answer := func(p mcp.InputRequest) (mcp.InputResponse, error) {
 		x, bad := newQuestion(u.Name, p, caps, u.Roots)
+		if bad == nil && ctx.Err() != nil {
+			bad = fmt.Errorf("%w: its call has ended", errQuestion)
+		}
 		mu.Lock()
 		if asks++; asks > maxQuestions && bad == nil {
 			bad = fmt.Errorf("%w: this call has asked too much already", errQuestion)
@@ -211,7 +215,10 @@ func (g *Gateway) answering(ctx context.Context, q *query, f *flight, u *Upstrea
 		})
 	}
 	w.answer.Store(&answer)
-	return func() { w.answer.Store(nil) }
+	return func() {
+		w.answer.Store(nil)
+		stop()
+	}
 }
 
 // unasked refuses questions in a call of which something must not be seen, since

@@ -30,7 +30,8 @@ type stall struct {
 	mu    sync.Mutex
 	asks  []mcp.InputRequest // of the tool "order", one after the other
 	heard []mcp.InputResponse
-	aside bool // an older server asks on the stream that belongs to no request
+	aside bool          // an older server asks on the stream that belongs to no request
+	hasty chan struct{} // it does not wait for answers, but until this is closed; or nil
 }
 
 func form(message string) *mcp.ElicitParams {
@@ -84,6 +85,11 @@ func (s *stall) order(ctx context.Context, req *mcp.CallToolRequest) (*mcp.CallT
 	}
 	if s.aside {
 		ctx = context.Background()
+	}
+	if s.hasty != nil {
+		go req.Session.Elicit(ctx, asks[0].(*mcp.ElicitParams))
+		<-s.hasty
+		return done()
 	}
 	for _, ask := range asks {
 		var a mcp.InputResponse

@@ -311,6 +311,9 @@ func (x *exchange) refuse(ctx context.Context, m *jsonrpc.Request) {
 		r.Error = &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "this client answers no " + clip(m.Method, 64)}
 	}
 	if body, err := jsonrpc.EncodeMessage(r); err == nil {
+		// Also if the call has ended meanwhile: the server waits for it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
+		defer cancel()
 		x.send(ctx, body)
 	}
 }

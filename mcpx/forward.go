@@ -227,15 +227,16 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 	if err != nil {
 		return p, g.explain(outer, ctx, u, f, c, nil, err)
 	}
-	p.s, p.ends = s, append(p.ends, done)
+	p.s, p.ends = s, append(p.ends, done, s.wire.quiet)
 	switch {
 	case key.lane > 0 && s.wire.agreed() >= modernVersion:
 		g.pool.share(key, poolKey{server: u.Name, owner: owner(f.actor)})
 	case key.lane > 0:
-		p.ends = append(p.ends, g.answering(ctx, f.q, f, u, s.wire))
+		stop := g.answering(ctx, f.q, f, u, s.wire)
 		if u.endpoint != nil && s.cs.ID() != "" {
 			p.ends = append(p.ends, g.overhear(p, f, u))
 		}
+		p.ends = append(p.ends, stop) // first of all, or the others would wait for answers
 	}
 	if u.child { // it may have the version before
 		c.lease = s.wire.lease

@@ -25,6 +25,7 @@ type polling struct {
 	empty   int      // streams without the answer
 	noID    bool     // the stream cannot be asked for again
 	advance bool     // each stream brings a new id
+	filler  string   // comes with each empty stream
 }
 
 func (p *polling) serve(w http.ResponseWriter, r *http.Request, c scripted) {
@@ -46,6 +47,7 @@ func (p *polling) get(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	if p.empty > 0 {
 		p.empty--
+		io.WriteString(w, p.filler)
 		if p.advance {
 			fmt.Fprintf(w, "id: more%d\ndata:\n\n", len(p.gets))
 		} else {
@@ -123,6 +125,28 @@ func TestUpstreamPolls(t *testing.T) {
 			assert.Len(t, p.script.calls, 1)
 		}
 	})
+}
+
+// What an upstream answers in several streams is bounded like what it answers in
+// one, by whichever way the call goes.
+func TestResumedStreamsHaveOneBound(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		t.Run(fmt.Sprint("slow ", slow), func(t *testing.T) {
+			p := &polling{empty: 4, advance: true, filler: strings.Repeat(": "+strings.Repeat("x", 1<<20)+"\n", 5)}
+			w, gw := newPolling(t, p, slow)
+			a := mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
+			res, err := a.Call(t.Context(), "slack__post_message", goodArgs)
+			require.NoError(t, err)
+			assert.Equal(t, "upstream-too-large", denial(t, res).Reason)
+			assert.Equal(t, "upstream-too-large", w.outcome().ErrorCode)
+			assert.Equal(t, []string{"first", "more1", "more2", "more3"}, p.asked()[:4], "the fourth is cut")
+			assert.Len(t, p.script.calls, 1)
+			p.empty, p.filler = 1, strings.Repeat(": "+strings.Repeat("x", 1<<20)+"\n", 12)
+			res, err = a.Call(t.Context(), "slack__post_message", goodArgs)
+			require.NoError(t, err)
+			assert.Equal(t, "at last", mcptest.Text(res), "each call has a bound of its own")
+		})
+	}
 }
 
 // The client's stream ends with the upstream's. It comes again with the id of the

@@ -113,9 +113,12 @@ func newOwners(live func() map[string]bool) *owners {
 	return &owners{live: live, of: make(map[string]*held), many: make(map[string]int), asked: make(map[string]questions)}
 }
 
-// questions counts what the client of a session was asked, and how much of that
-// it has answered.
-type questions struct{ open, answered int }
+// questions counts what the client of a session was asked, how much of that it has
+// answered, and how much was withdrawn, to which its answers may still come.
+type questions struct{ open, answered, withdrawn int }
+
+// maxWithdrawn bounds how many late answers of a session are let in.
+const maxWithdrawn = 16
 
 // ask lets the client of a session send one response, until the returned
 // function is called.
@@ -129,26 +132,43 @@ func (o *owners) ask(id string) (done func()) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		q := o.asked[id]
-		q.open, q.answered = q.open-1, max(0, q.answered-1)
-		if o.asked[id] = q; q.open == 0 {
-			delete(o.asked, id)
+		if q.open--; q.answered > 0 {
+			q.answered--
+		} else {
+			q.withdrawn = min(q.withdrawn+1, maxWithdrawn)
 		}
+		o.asked[id] = q
+		o.tidyLocked(id)
 	})
 }
 
 // answer reports whether a session's client was asked something that it has not
 // answered. Which response belongs to which question, the SDK knows; it drops
-// those that belong to none.
+// those that belong to none. An answer that crosses the withdrawal of its question
+// is let in too, since some clients end their session when it is refused.
 func (o *owners) answer(id string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q := o.asked[id]
-	if q.answered >= q.open {
+	switch {
+	case q.answered < q.open:
+		q.answered++
+	case q.withdrawn > 0:
+		q.withdrawn--
+	default:
 		return false
 	}
-	q.answered++
 	o.asked[id] = q
+	o.tidyLocked(id)
 	return true
+}
+
+// tidyLocked forgets the questions of a session of which nothing is left, or which
+// has ended.
+func (o *owners) tidyLocked(id string) {
+	if q := o.asked[id]; q == (questions{}) || q.open == 0 && o.of[id] == nil {
+		delete(o.asked, id)
+	}
 }
 
 // holds reports whether the session exists and belongs to owner.
@@ -218,6 +238,7 @@ func (o *owners) dropLocked(id string) {
 	}
 	h.end()
 	delete(o.of, id)
+	o.tidyLocked(id)
 	if o.many[h.owner]--; o.many[h.owner] <= 0 {
 		delete(o.many, h.owner)
 	}

@@ -17,7 +17,8 @@ import (
 	"github.com/twinward-dev/twinward/credential"
 )
 
-// maxReply bounds what one request to an upstream may answer.
+// maxReply bounds what one request to an upstream may answer, in one stream or in
+// several that go on where the one before has ended.
 const maxReply = 16 << 20
 
 var (
@@ -42,6 +43,7 @@ type carriage struct {
 	reply  *jsonrpc.Error  // the upstream's own error
 	broken error           // the request could not be sent or read
 	status int             // of an HTTP answer that is an error
+	stream *capped         // the last stream of the request
 }
 
 type carriageKey struct{}
@@ -80,6 +82,7 @@ type wire struct {
 	direct *carrier     // sends requests over HTTP, or is nil
 	ids    atomic.Int64 // of requests that the fast path sent
 
+	asks    openAsks
 	answer  atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
 	updated func(params json.RawMessage)                                      // is told that a resource has changed; or nil
 	watcher *carriage                                                         // of a session that only watches: for requests of the SDK's own
@@ -157,6 +160,9 @@ func (t *tapConn) send(ctx context.Context, msg jsonrpc.Message) error {
 func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 	req, ok := msg.(*jsonrpc.Request)
 	if !ok {
+		if r, ok := msg.(*jsonrpc.Response); ok {
+			t.wire.asks.answered(r.ID)
+		}
 		return t.send(ctx, msg)
 	}
 	c := carriageOf(ctx)
@@ -187,10 +193,14 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 	msg, err := t.Connection.Read(ctx)
 	if err != nil {
 		t.wire.dead.Store(true)
+		t.wire.asks.end()
 		return msg, err
 	}
 	switch m := msg.(type) {
 	case *jsonrpc.Request:
+		if m.IsCall() && isAsk(m.Method) {
+			t.wire.asks.asked(m.ID)
+		}
 		switch m.Method {
 		case notifyToolsChanged, notifyPromptsChanged:
 			t.wire.changed.Store(true)
@@ -264,6 +274,7 @@ func (t *tapConn) heard(m *jsonrpc.Request) {
 func (t *tapConn) Close() error {
 	t.closing.Do(func() {
 		t.wire.dead.Store(true)
+		t.wire.asks.end()
 		t.err = t.Connection.Close()
 		if t.stop != nil {
 			t.err = errors.Join(t.err, t.stop())
@@ -366,7 +377,8 @@ func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 		r = r.Clone(r.Context())
 		r.Header.Set(headerVersion, v)
 	}
-	if c != nil && r.Method == http.MethodGet && r.Header.Get(lastEvent) != "" {
+	resumes := c != nil && r.Method == http.MethodGet && r.Header.Get(lastEvent) != ""
+	if resumes {
 		c.resumed()
 	}
 	resp, err := rt.RoundTrip(r)
@@ -383,11 +395,13 @@ func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 && c != nil && strings.TrimSpace(resp.Header.Get("Location")) != "" {
 		c.note(0, errRedirect)
 	}
-	body := &capped{ReadCloser: resp.Body, left: maxReply, c: c}
+	body := &capped{ReadCloser: resp.Body, c: c}
+	body.left.Store(maxReply)
 	if c != nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		if said := c.hears(); said.wants() {
 			body.events = &eventScanner{found: said.event}
 		}
+		body.follows(c, resumes)
 	}
 	resp.Body = body
 	return resp, nil
@@ -396,23 +410,35 @@ func (t *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 // capped is a body that ends with an error when it is too long.
 type capped struct {
 	io.ReadCloser
-	left   int64
+	left   atomic.Int64
 	c      *carriage
 	events *eventScanner // or nil
 }
 
+// follows makes a stream the last one of its request. One that resumes another has
+// only what that has left.
+func (b *capped) follows(c *carriage, resumes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if resumes && c.stream != nil {
+		b.left.Store(c.stream.left.Load())
+	}
+	c.stream = b
+}
+
 func (b *capped) Read(p []byte) (int, error) {
-	if b.left <= 0 {
+	left := b.left.Load()
+	if left <= 0 {
 		if b.c != nil {
 			b.c.note(0, errTooLarge)
 		}
 		return 0, errTooLarge
 	}
-	if int64(len(p)) > b.left {
-		p = p[:b.left]
+	if int64(len(p)) > left {
+		p = p[:left]
 	}
 	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
+	b.left.Add(-int64(n))
 	if b.events != nil {
 		b.events.write(p[:n])
 	}
