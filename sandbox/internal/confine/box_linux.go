@@ -107,7 +107,7 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 		}
 	}
 	var null []bool
-	fds := []int{-1} // the place of the body
+	var fds []int
 	for _, f := range files {
 		null = append(null, f == nil)
 		if f != nil {
@@ -127,9 +127,11 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 
 	packet, body, err := b.proto.command(p.id, e, null)
 	if err == nil {
-		fds[0] = body
+		if body >= 0 {
+			fds = append([]int{body}, fds...)
+		}
 		err = b.send(packet, fds...)
-		unix.Close(body)
+		closeAll([]int{body})
 	}
 	if err != nil {
 		b.forget(p.id)

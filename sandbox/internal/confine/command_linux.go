@@ -14,8 +14,8 @@ import (
 // newCommand writes the program that starts one command: init's worker clones,
 // the child says who it is, arranges its descriptors and executes. What the
 // worker is confined by, the child is born with. null says for each descriptor
-// whether it is /dev/null or one that came with the request.
-func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool) *prog {
+// whether it is /dev/null or one that came with the request, which begin at first.
+func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool, first int) *prog {
 	p := &prog{}
 	p.fail = p.label()
 	child := p.label()
@@ -37,7 +37,7 @@ func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool) *
 	p.call("look for its process id", unix.SYS_GETPID).to(slot(starting + 2*wordSize))
 	p.call("say its process id", unix.SYS_SENDTO, fdControl, starting, 3*wordSize, unix.MSG_NOSIGNAL, 0, 0)
 	p.call("begin a session", unix.SYS_SETSID)
-	p.descriptors(null)
+	p.descriptors(null, first)
 	p.call("close the rest", unix.SYS_CLOSE_RANGE, len(null), math.MaxUint32, 0)
 	if e.Terminal {
 		p.call("take the terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
@@ -71,10 +71,10 @@ func (p *prog) vector(list []string) ref {
 	return at
 }
 
-// descriptors moves what came with the request, which begins behind the command
-// itself, to where the command has it.
-func (p *prog) descriptors(null []bool) {
-	from, next := make([]int, len(null)), fdFirst+1
+// descriptors moves what came with the request, from first on, to where the command
+// has it.
+func (p *prog) descriptors(null []bool, next int) {
+	from := make([]int, len(null))
 	for i, isNull := range null {
 		if !isNull {
 			from[i] = next

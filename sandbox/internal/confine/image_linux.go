@@ -69,7 +69,7 @@ func (p *prog) image() (text, data []byte) {
 	for _, part := range []any{
 		h,
 		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: imageBase, Filesz: uint64(headers + len(code)), Memsz: uint64(headers + len(code)), Align: pageSize},
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Off: pageSize, Vaddr: imageData, Filesz: size, Memsz: size, Align: pageSize},
+		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Off: pageSize, Vaddr: imageData, Filesz: size, Memsz: requestBase + requestSize - imageData, Align: pageSize},
 		elf.Prog64{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W)},
 		code,
 	} {
@@ -96,6 +96,9 @@ func imageFile() (int, error) {
 
 // fillImage writes and seals the file of an image, so that it can be executed.
 func fillImage(fd int, p *prog) error {
+	if p.size() > requestBase-imageData {
+		return fmt.Errorf("init has no room for %d bytes", p.size())
+	}
 	text, data := p.image()
 	// What lies between the text and the data stays a hole.
 	for _, part := range []struct {

@@ -19,10 +19,12 @@ const (
 	fdFirst   = 1 // where descriptors that come with a request begin
 )
 
-// Where requests lie in init's memory: a small one is received into the image's
-// data, a command is mapped.
+// Where requests lie in init's memory: they are received behind the image's data,
+// where there is no memory until it is used. A command that is too large for that
+// is mapped.
 const (
-	requestSize = 1024
+	requestBase = 0x420000
+	requestSize = 16 << 10
 	commandBase = 0x10000000
 	commandMax  = 16 << 20
 )
@@ -363,16 +365,11 @@ func (r *roomProgram) limits() {
 // and one thread, which has walked through every layer, executes requests.
 type initProgram struct {
 	prog
-	request ref   // where requests are received
-	loop    label // of the worker: a signal request ends here
-	done    label // of the worker: a command request ends here
+	loop label // of the worker: a signal request ends here
+	done label // of the worker: a command request ends here
 }
 
 func (p *initProgram) addr(l label) uint64 { return p.labelAddr(imageData, l) }
-
-func (p *initProgram) requestBase() uintptr {
-	return uintptr(p.dataAddr(imageData)) + uintptr(p.request)
-}
 
 func newInitProgram(ord *order, abi int) *initProgram {
 	p, spec := &initProgram{}, &ord.Spec
@@ -415,9 +412,8 @@ func newInitProgram(ord *order, abi int) *initProgram {
 	p.call("be ready", unix.SYS_SENDTO, fdControl, ready, readyWords*wordSize, unix.MSG_NOSIGNAL, 0, 0)
 
 	const oobSize = 16 + 4*256
-	p.request = p.reserve(requestSize)
 	iov, oob, msg := p.reserve(2*wordSize), p.reserve(oobSize), p.reserve(7*wordSize)
-	p.point(iov, p.request)
+	p.point(iov, uint64(requestBase))
 	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], requestSize)
 	p.point(msg+2*wordSize, iov)
 	binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
@@ -426,7 +422,7 @@ func newInitProgram(ord *order, abi int) *initProgram {
 	p.mark(p.loop)
 	p.call("", callValue, oobSize).to(slot(msg + 5*wordSize))
 	p.call("receive a request", unix.SYS_RECVMSG, fdControl, msg, unix.MSG_CMSG_CLOEXEC).
-		ifZero(end).orElse(p.loop, unix.EINTR).then(p.request + wordSize*headerWords)
+		ifZero(end).orElse(p.loop, unix.EINTR).then(uint64(requestBase + wordSize*headerWords))
 	p.done = p.label()
 	p.mark(p.done)
 	p.call("", callHeader, head(0))
@@ -474,12 +470,12 @@ func (p *initProgram) groupRequest(pid, sig int) []byte {
 	r.mark(r.fail) // an error is no news: it has ended
 	r.call("", callHeader, imageData).then(p.addr(p.done))
 	b := make([]byte, r.size())
-	r.link(b, p.requestBase())
+	r.link(b, requestBase)
 	return b
 }
 
-// commandRequest maps a command, which came as the first descriptor, and runs it.
-func (p *initProgram) commandRequest(id uint64, size int) []byte {
+// largeRequest maps a command, which came as the first descriptor, and runs it.
+func (p *initProgram) largeRequest(id uint64, size int) []byte {
 	r := &prog{}
 	r.fail = r.label()
 	r.call("", callHeader, head(0))
@@ -490,6 +486,6 @@ func (p *initProgram) commandRequest(id uint64, size int) []byte {
 	r.mark(r.fail)
 	r.call("refuse", unix.SYS_SENDTO, fdControl, head(0), wordSize*headerWords, unix.MSG_NOSIGNAL, 0, 0).then(p.addr(p.done))
 	b := make([]byte, r.size())
-	r.link(b, p.requestBase())
+	r.link(b, requestBase)
 	return b
 }

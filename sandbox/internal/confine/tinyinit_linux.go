@@ -25,7 +25,14 @@ func (t *tinyInit) command(id uint64, e Exec, null []bool) ([]byte, int, error) 
 	if len(null) < 3 {
 		return nil, -1, errors.New("a command has three descriptors at least")
 	}
-	p := newCommand(t.program, id, e, mergeEnv(t.env, e.Env), null)
+	env := mergeEnv(t.env, e.Env)
+	p := newCommand(t.program, id, e, env, null, fdFirst)
+	if p.size() <= requestSize {
+		b := make([]byte, p.size())
+		p.link(b, requestBase)
+		return b, -1, nil
+	}
+	p = newCommand(t.program, id, e, env, null, fdFirst+1)
 	size := p.size()
 	if size > commandMax {
 		return nil, -1, unix.E2BIG
@@ -33,7 +40,7 @@ func (t *tinyInit) command(id uint64, e Exec, null []bool) ([]byte, int, error) 
 	b := make([]byte, size)
 	p.link(b, commandBase)
 	fd, err := sealed("twinward-exec", b)
-	return t.program.commandRequest(id, size), fd, err
+	return t.program.largeRequest(id, size), fd, err
 }
 
 // signal is for groups only, see [Process.signalBy]: the request takes the

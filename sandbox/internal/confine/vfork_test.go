@@ -142,6 +142,35 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
+// TestCommandsOfEachSize crosses the size up to which a command is received, and
+// from which on it is mapped: its descriptors come with it all the same.
+func TestCommandsOfEachSize(t *testing.T) {
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l})
+		sizes := []int{0, 1, 100 << 10}
+		for n := requestSize - 12<<10; n < requestSize+512; n += 509 {
+			sizes = append(sizes, n)
+		}
+		for _, n := range sizes {
+			r, w, err := b.Pipe()
+			require.NoError(t, err)
+			given, err := os.CreateTemp(t.TempDir(), "")
+			require.NoError(t, err)
+			fmt.Fprint(given, "given")
+			_, _ = given.Seek(0, 0)
+			p, err := b.Exec(Exec{Path: "sh", Args: []string{"sh", "-c", "cat <&3; echo \" ${#0}\"", strings.Repeat("x", n)}}, []*os.File{nil, w, nil, given})
+			w.Close()
+			given.Close()
+			require.NoError(t, err, "%s %d", l, n)
+			out, err := io.ReadAll(r)
+			r.Close()
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprintf("given %d\n", n), string(out), "%s", l)
+			require.Zero(t, p.Wait().Code)
+		}
+	}
+}
+
 // TestUnknownLauncher is an error, not a default.
 func TestUnknownLauncher(t *testing.T) {
 	_, err := Launch(context.Background(), &Spec{Launcher: "other"})

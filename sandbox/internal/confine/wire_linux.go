@@ -163,7 +163,7 @@ func (m *mailbox) recvPacket(sock int) ([]byte, []int, error) {
 // A protocol is how the host talks to an init that stands.
 type protocol interface {
 	// command returns a request and the descriptor that goes before those of the
-	// command, which the caller closes. null says for each of the command's
+	// command, or -1, which the caller closes. null says for each of the command's
 	// descriptors whether it is /dev/null, or the next one that comes along.
 	command(id uint64, e Exec, null []bool) (packet []byte, body int, err error)
 	// signal returns a request to signal a command, or its group.
