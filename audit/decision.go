@@ -143,7 +143,7 @@ const (
 	GuardOrigin       = "origin"        // a browser page of another origin
 	GuardHeaders      = "headers"       // header and body disagree, or a header is repeated
 	GuardSession      = "session"       // an MCP session that is not the caller's
-	GuardLimit        = "limit"         // too many sessions
+	GuardLimit        = "limit"         // too many sessions, or too much held of all requests
 	GuardMedia        = "media-type"    // not JSON in UTF-8, or encoded further
 	GuardSize         = "too-large"     // more bytes than can be decided
 	GuardStrictJSON   = "strict-json"   // text that two parsers could read differently

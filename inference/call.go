@@ -1,11 +1,9 @@
 package inference
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -27,6 +25,7 @@ type call struct {
 	asking                 // what the request is
 	spending               // what it costs
 	filter   *answerFilter // nil: nobody looks at the answer
+	holds    int64         // bytes of memory
 	routes   *routes       // the ones in force when the request came
 
 	ctx       context.Context // ends with the client, or when the agent is revoked
@@ -141,6 +140,7 @@ var (
 
 // invoke is a model call.
 func (c *call) invoke() {
+	defer c.giveBack()
 	defer c.free()
 	defer c.release(governance.Result{}) // unless end did
 	if !c.readBody() {
@@ -204,17 +204,15 @@ func (c *call) readBody() bool {
 	if c.req.ContentLength > c.opts.MaxBody {
 		return reject(http.StatusRequestEntityTooLarge, audit.GuardSize, "too_large", tooLarge)
 	}
-	var buf bytes.Buffer
-	if n := c.req.ContentLength; n > 0 {
-		buf.Grow(int(min(n, 1<<20)) + bytes.MinRead) // no more on the client's word alone
-	}
-	if _, err := buf.ReadFrom(io.LimitReader(c.req.Body, c.opts.MaxBody+1)); err != nil {
-		return reject(http.StatusBadRequest, audit.GuardArguments, "incomplete_body", "the body could not be read to its end")
-	}
-	if int64(buf.Len()) > c.opts.MaxBody {
+	body, err := c.receive()
+	switch {
+	case errors.Is(err, errTooLarge):
 		return reject(http.StatusRequestEntityTooLarge, audit.GuardSize, "too_large", tooLarge)
+	case err != nil:
+		ref, guard := unread(err)
+		c.refuse(ref, c.op.action, c.endpoint(), guarded(guard))
+		return false
 	}
-	body := buf.Bytes()
 	if err := scan(c.op, body, &c.env); err != nil {
 		return reject(http.StatusBadRequest, audit.GuardStrictJSON, "invalid_request", err.Error())
 	}
@@ -243,6 +241,7 @@ func (c *call) forget() {
 	if c.letter != nil {
 		c.letter.letGo()
 	}
+	c.giveBack()
 }
 
 // choose finds the route and its first target that policy permits. Those that it

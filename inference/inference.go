@@ -217,6 +217,15 @@ type Options struct {
 	// MaxBody limits request bodies, answers that are not streams, and single
 	// events of those that are, in bytes. Zero: 32 MiB.
 	MaxBody int64
+	// MaxHeld limits what is held in memory of the bodies of all calls at once, in
+	// bytes: of requests until a stream begins or the call ends, of answers until they
+	// go out, and of a stream the event that is being read. One agent's calls may hold half of it. What finds no room is
+	// refused with 503 and the code "busy". Zero: 16 times MaxBody.
+	MaxHeld int64
+	// BodyTimeout is how long a client may take to send the body of its request, if
+	// the server can set a deadline for reading. After it the request is refused with
+	// 408 and its connection is closed. Zero: a minute; below zero: no limit.
+	BodyTimeout time.Duration
 	// Now is the clock of breakers and Retry-After. Nil: [time.Now].
 	Now func() time.Time
 	// Rand returns random numbers in [0,1), for weights and pauses. It must be
@@ -264,12 +273,17 @@ type Router struct {
 	routes  atomic.Pointer[routes]
 	buffers sync.Pool // of *[]byte, for streams
 	limiter *limiter
+	memory  *memory
 
 	telemetry *telemetry // nil: nobody is told
 }
 
-// defaultMaxBody is the limit for what is held in memory of one request.
-const defaultMaxBody = 32 << 20
+// The limits of what is held in memory, and for how long.
+const (
+	defaultMaxBody     = 32 << 20
+	defaultHeldBodies  = 16 // of MaxBody
+	defaultBodyTimeout = time.Minute
+)
 
 // NewRouter returns a router for cfg. A nil engine or a nil log refuses every
 // call. An error means that cfg is not valid.
@@ -288,6 +302,13 @@ func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*
 	}
 	if r.opts.MaxBody <= 0 {
 		r.opts.MaxBody = defaultMaxBody
+	}
+	if r.opts.MaxHeld <= 0 {
+		r.opts.MaxHeld = mulSaturating(r.opts.MaxBody, defaultHeldBodies)
+	}
+	r.memory = newMemory(r.opts.MaxHeld)
+	if r.opts.BodyTimeout == 0 {
+		r.opts.BodyTimeout = defaultBodyTimeout
 	}
 	if r.opts.InspectWindow <= 0 {
 		r.opts.InspectWindow = defaultWindow

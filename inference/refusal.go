@@ -113,7 +113,7 @@ func anthropicErrorType(status int) string {
 		return "request_too_large"
 	case http.StatusTooManyRequests:
 		return "rate_limit_error"
-	case http.StatusGatewayTimeout:
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
 		return "timeout_error"
 	}
 	if status >= 500 {
@@ -150,7 +150,7 @@ func geminiErrorStatus(status int) string {
 		return "RESOURCE_EXHAUSTED"
 	case http.StatusServiceUnavailable:
 		return "UNAVAILABLE"
-	case http.StatusGatewayTimeout:
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
 		return "DEADLINE_EXCEEDED"
 	}
 	if status >= 500 {

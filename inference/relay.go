@@ -67,8 +67,14 @@ func (s *scrubbed) found() credential.Found {
 // whole relays an answer that is not a stream: it is held until its outcome is
 // on record.
 func (c *call) whole(resp *http.Response, body *scrubbed) {
-	data, err := io.ReadAll(io.LimitReader(body.r, c.opts.MaxBody+1))
+	data, err := c.readAll(body.r, -1, c.opts.MaxBody)
 	switch {
+	case errors.Is(err, errNoRoom):
+		c.failWith(busy)
+		return
+	case errors.Is(err, errTooLarge):
+		c.fail("upstream-too-large", fmt.Sprintf("the backend's answer is larger than %d bytes", c.opts.MaxBody))
+		return
 	case err != nil && c.ctx.Err() != nil:
 		c.cancelled()
 		return
@@ -78,9 +84,6 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	case err != nil:
 		c.opts.Logger.Error("inference: the backend's answer broke off", slog.Any("error", err))
 		c.fail("upstream-broken", "the backend's answer broke off")
-		return
-	case int64(len(data)) > c.opts.MaxBody:
-		c.fail("upstream-too-large", fmt.Sprintf("the backend's answer is larger than %d bytes", c.opts.MaxBody))
 		return
 	}
 	c.leaks = body.found()
@@ -157,7 +160,8 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	buf := c.buffer()
 	defer c.buffers.Put(buf)
 	s := &splitter{buf: (*buf)[:0]}
-	var held []byte // an event that may be the last
+	room := cap(*buf) // of s.buf
+	var held []byte   // an event that may be the last
 	m := newMeter(c.op, c.target.model, c.size)
 	m.drop = c.drop
 	c.forget()
@@ -173,8 +177,11 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	for {
 		n, readErr := s.fill(body.r)
 		m.read += int64(n)
-		if errors.Is(readErr, errFraming) {
-			c.cut(out, m, body, malformed(c.target, "sent events whose lines are read in different ways"))
+		if why := c.unfitStream(s, n, &room, readErr); why != nil {
+			if c.ended {
+				return // the client has everything
+			}
+			c.cut(out, m, body, *why)
 		}
 		if c.opts.Leaks.Block && !c.ended && len(body.found()) > 0 {
 			c.streamOutcome(out, m, body, false)
@@ -217,9 +224,6 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		s.compact()
 		if out.filter != nil && out.filter.stopped() && !c.ended {
 			c.cut(out, m, body, c.unfit())
-		}
-		if int64(len(s.buf)) > c.opts.MaxBody && !c.ended {
-			c.cut(out, m, body, malformed(c.target, fmt.Sprintf("sent an event larger than %d bytes", c.opts.MaxBody)))
 		}
 		switch {
 		case out.err != nil && !c.ended:
@@ -286,6 +290,25 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 		c.abort()
 	}
 	out.write(rest)
+}
+
+// unfitStream says why a stream is not read any more, after a read of n bytes that
+// came to err. room is the memory of s that was taken.
+func (c *call) unfitStream(s *splitter, n int, room *int, err error) *refusal {
+	more := int64(cap(s.buf) - *room)
+	*room = cap(s.buf)
+	var why refusal
+	switch {
+	case more > 0 && !c.room(more):
+		why = busy
+	case errors.Is(err, errFraming):
+		why = malformed(c.target, "sent events whose lines are read in different ways")
+	case int64(len(s.buf)-n) > c.opts.MaxBody: // before the read there was one event in it
+		why = malformed(c.target, fmt.Sprintf("sent an event larger than %d bytes", c.opts.MaxBody))
+	default:
+		return nil
+	}
+	return &why
 }
 
 // malformed is what the client is told of a stream that cannot be relayed.

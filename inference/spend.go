@@ -70,7 +70,7 @@ func (c *call) payer() payer {
 // estInput is an upper bound of the tokens that the request has.
 func (c *call) estInput() int64 {
 	per := max(c.routes.spend.BytesPerToken, 1)
-	return (int64(len(c.body)) + per - 1) / per
+	return (int64(c.size) + per - 1) / per
 }
 
 // writes reports whether the call has an output that costs.
@@ -313,7 +313,7 @@ func (c *call) overspent(m *meter) bool {
 	if h == nil || h.output == 0 {
 		return false
 	}
-	most := addSaturating(mulSaturating(h.output, bytesOfToken), int64(echoes*len(c.body)+streamFrame))
+	most := addSaturating(mulSaturating(h.output, bytesOfToken), int64(echoes*c.size+streamFrame))
 	return m.pieces > h.output || m.read > most
 }
 

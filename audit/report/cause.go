@@ -57,7 +57,7 @@ var guardTexts = map[string]string{
 	audit.GuardOrigin:       "it came from a web page of another origin",
 	audit.GuardHeaders:      "headers and body disagree",
 	audit.GuardSession:      "the session is another caller's",
-	audit.GuardLimit:        "too many sessions",
+	audit.GuardLimit:        "too many sessions, or too much held of all requests",
 	audit.GuardMedia:        "not JSON in UTF-8",
 	audit.GuardSize:         "too large to be decided",
 	audit.GuardStrictJSON:   "the JSON can be read in two ways",
