@@ -6,11 +6,13 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,7 +62,10 @@ func TestKilledHostLosesNoHold(t *testing.T) {
 			return say(w, word)
 		},
 		"at the end": func(w http.ResponseWriter, kill func()) error { // while it settles, or not yet, or already
-			go kill()
+			time.AfterFunc(rand.N(4*time.Millisecond), kill)
+			return say(w, word+usage+done)
+		},
+		"after it": func(w http.ResponseWriter, _ func()) error { // when the client has all
 			return say(w, word+usage+done)
 		},
 	}
@@ -72,10 +77,11 @@ func TestKilledHostLosesNoHold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for range rounds {
 				before := spent(t, pool)
-				callOfKilledHost(t, server.DSN(), stage)
+				callOfKilledHost(t, server.DSN(), stage, name == "after it")
 				awaitNobody(t, pool)
 				left := holds(t, pool)
-				if name == "at the end" && left == 0 {
+				if name == "after it" || name == "at the end" && left == 0 {
+					assert.Zero(t, left)
 					assert.Equal(t, used, spent(t, pool)-before, "it was settled with what the backend said")
 				} else {
 					assert.Equal(t, held, left, "the hold is there")
@@ -100,20 +106,24 @@ func awaitNobody(t *testing.T, pool *pgxpool.Pool) {
 	}
 }
 
-// callOfKilledHost has a host make one call, in which the backend kills it.
-func callOfKilledHost(t *testing.T, dsn string, stage func(http.ResponseWriter, func()) error) {
+// callOfKilledHost has a host make one call, in which the backend kills it, or the
+// client when the call has ended.
+func callOfKilledHost(t *testing.T, dsn string, stage func(http.ResponseWriter, func()) error, ended bool) {
 	t.Helper()
 	host := exec.Command(os.Args[0], "-test.run=^TestBeTheKilledHost$")
 	dead := make(chan struct{})
+	kill := sync.OnceFunc(func() {
+		assert.NoError(t, host.Process.Kill())
+		close(dead)
+	})
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err != nil {
 			return
 		}
-		_ = stage(w, func() {
-			assert.NoError(t, host.Process.Kill())
-			close(dead)
-		})
-		<-dead
+		_ = stage(w, kill)
+		if !ended {
+			<-r.Context().Done() // the host is dead
+		}
 	}))
 	defer backend.Close()
 	host.Env = append(os.Environ(), killedHost+"="+strings.Join([]string{dsn + " application_name=killed", backend.URL, t.TempDir() + "/log"}, "\n"))
@@ -127,6 +137,9 @@ func callOfKilledHost(t *testing.T, dsn string, stage func(http.ResponseWriter, 
 	if err == nil {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
+	}
+	if ended {
+		kill()
 	}
 	<-dead
 	_ = host.Wait()
