@@ -28,6 +28,17 @@ func (p *Printer) Audit(ctx context.Context, e Evidence) (s Summary, failure, er
 	verified, failure := audit.Verify(ctx, os.DirFS(e.Log), &audit.VerifyOptions{Key: e.Key, Anchors: []string{string(anchor)}})
 	s = Summary{Records: verified.Records, Verified: failure == nil, Root: verified.Root.String(),
 		Log: e.Log, Anchor: e.Anchor, Key: e.Key, Report: e.Report}
+	p.Tally(&s)
+	f, err := os.Create(e.Report)
+	if err != nil {
+		return s, failure, err
+	}
+	return s, failure, errors.Join(report.HTML(f, audit.Scan(ctx, os.DirFS(e.Log), audit.Filter{}),
+		&report.Options{Title: e.Title, Verified: &verified, Failure: failure}), f.Close())
+}
+
+// Tally puts the number of decisions into a summary.
+func (p *Printer) Tally(s *Summary) {
 	for _, l := range p.lines {
 		if l.Decision == string(audit.Allow) {
 			s.Allowed++
@@ -35,10 +46,4 @@ func (p *Printer) Audit(ctx context.Context, e Evidence) (s Summary, failure, er
 			s.Denied++
 		}
 	}
-	f, err := os.Create(e.Report)
-	if err != nil {
-		return s, failure, err
-	}
-	return s, failure, errors.Join(report.HTML(f, audit.Scan(ctx, os.DirFS(e.Log), audit.Filter{}),
-		&report.Options{Title: e.Title, Verified: &verified, Failure: failure}), f.Close())
 }

@@ -82,9 +82,7 @@ func (p *Printer) Say(format string, args ...any) {
 
 // Decision prints one line. Says is it in words.
 func (p *Printer) Decision(l Line, says string) {
-	p.lines = append(p.lines, l)
-	if p.json {
-		p.encode(l)
+	if p.Count(l); p.json {
 		return
 	}
 	mark, colour := "allow", "\x1b[32m"
@@ -96,6 +94,13 @@ func (p *Printer) Decision(l Line, says string) {
 		because = l.Reason
 	}
 	fmt.Fprintf(p.out, "%4d  %s  %-8s %-38s %s\n", l.Record, p.paint(mark, colour), l.Door, says, p.paint(because, "\x1b[2m"))
+}
+
+// Count takes note of a decision of which people see no line of its own.
+func (p *Printer) Count(l Line) {
+	if p.lines = append(p.lines, l); p.json {
+		p.encode(l)
+	}
 }
 
 // Lines are the decisions that were printed.

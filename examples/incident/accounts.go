@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/examples/internal/tell"
+)
+
+// This file holds three accounts of the night against each other, which know each
+// call by its trace: the vendors' journal, what the agents have noted, and the log.
+
+// A call is an intent on record, and its outcome if there is one.
+type call struct {
+	seq     uint64
+	agent   string
+	action  string
+	trace   string
+	outcome *audit.Outcome
+	ended   time.Time
+}
+
+// accounts are what is on record.
+type accounts struct {
+	calls  []*call
+	traces map[string][]*call
+	lines  []tell.Line
+}
+
+// readAccounts reads a log. Phase names what happened at a time.
+func readAccounts(ctx context.Context, log fs.FS, phase func(time.Time) string) (accounts, error) {
+	a := accounts{traces: map[string][]*call{}}
+	open := map[uint64]*call{}
+	for rec, err := range audit.Scan(ctx, log, audit.Filter{}) {
+		if err != nil {
+			return a, err
+		}
+		switch {
+		case rec.Intent != nil:
+			c := &call{seq: rec.Seq, agent: rec.Intent.Actor.Agent, action: rec.Intent.Action, trace: traceID(rec.Intent.Trace)}
+			a.calls, open[rec.Seq] = append(a.calls, c), c
+			if c.trace != "" {
+				a.traces[c.trace] = append(a.traces[c.trace], c)
+			}
+		case rec.Outcome != nil && open[rec.Call] != nil:
+			open[rec.Call].outcome, open[rec.Call].ended = rec.Outcome, rec.Time
+		}
+		if l, ok := tell.LineOf(phase(rec.Time), rec); ok {
+			a.lines = append(a.lines, l)
+		}
+	}
+	return a, nil
+}
+
+// open are the numbers of the calls without an outcome.
+func (a accounts) open() (seqs []uint64) {
+	for _, c := range a.calls {
+		if c.outcome == nil {
+			seqs = append(seqs, c.seq)
+		}
+	}
+	return seqs
+}
+
+// compare says what does not agree. Until killed, when the operator ended the
+// first agent, nothing may fail, and the other agent's calls never do.
+func (a accounts) compare(journal []entry, notes map[string]bool, killed time.Time) (wrongs []error) {
+	wrong := func(format string, args ...any) { wrongs = append(wrongs, fmt.Errorf(format, args...)) }
+	reached, posts := map[string]int{}, map[string]int{}
+	for _, e := range journal {
+		if e.token == 0 {
+			continue // it was refused, and came again with another token
+		}
+		reached[e.trace]++
+		if e.text != "" {
+			posts[e.text]++
+		}
+		switch known := len(a.traces[e.trace]); {
+		case e.agent == "":
+			wrong("a request reached %s that has no trace of an agent", e.vendor)
+		case reached[e.trace] > known:
+			wrong("request %s reached %s %d times, and %d intents are on record", e.trace, e.vendor, reached[e.trace], known)
+		}
+	}
+	for text, n := range posts {
+		if n != 1 {
+			wrong("%q was posted %d times", text, n)
+		}
+	}
+	for trace, ok := range notes {
+		if !ok && agentOf(trace) != agentNames[0] {
+			wrong("call %s failed for its agent", trace)
+		}
+		if len(a.traces[trace]) == 0 && ok {
+			wrong("call %s was answered, and is not on record", trace)
+		}
+		for _, c := range a.traces[trace] {
+			if ok && (c.outcome == nil || c.outcome.Status != audit.StatusOK) {
+				wrong("call %s was answered, and record %d has the outcome %+v", trace, c.seq, c.outcome)
+			}
+		}
+	}
+	for _, c := range a.calls {
+		switch {
+		case c.outcome == nil && c.agent != agentNames[1]:
+			wrong("record %d: a call of %s has no outcome", c.seq, c.agent)
+		case c.outcome == nil:
+		case c.outcome.Status == audit.StatusOK && c.trace != "" && reached[c.trace] == 0:
+			wrong("record %d: %s is said to be done, and no vendor knows of it", c.seq, c.action)
+		case c.outcome.Status != audit.StatusOK && (c.agent != agentNames[0] || c.ended.Before(killed)):
+			wrong("record %d: %s of %s: %s (%s)", c.seq, c.action, c.agent, c.outcome.Status, c.outcome.ErrorCode)
+		}
+	}
+	for _, l := range a.lines {
+		if l.Decision != string(audit.Allow) && (l.Agent != agentNames[0] || l.Reason != audit.GuardRevoked) {
+			wrong("record %d: %s of %s was denied: %s", l.Record, l.Action, l.Agent, l.Reason)
+		}
+	}
+	return wrongs
+}
+
+// readNotes reads what an agent has noted: which of its calls were answered.
+func readNotes(path string, into map[string]bool) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 2 || !slices.Contains([]string{"ok", "failed"}, words[0]) {
+			return errors.New("an agent has noted something odd")
+		}
+		into[words[1]] = words[0] == "ok"
+	}
+	return lines.Err()
+}
