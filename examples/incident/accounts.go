@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,6 +33,13 @@ type accounts struct {
 	calls  []*call
 	traces map[string][]*call
 	lines  []tell.Line
+	denied []denial
+}
+
+// A denial is on record at a time.
+type denial struct {
+	tell.Line
+	at time.Time
 }
 
 // readAccounts reads a log. Phase names what happened at a time.
@@ -54,7 +61,9 @@ func readAccounts(ctx context.Context, log fs.FS, phase func(time.Time) string) 
 			open[rec.Call].outcome, open[rec.Call].ended = rec.Outcome, rec.Time
 		}
 		if l, ok := tell.LineOf(phase(rec.Time), rec); ok {
-			a.lines = append(a.lines, l)
+			if a.lines = append(a.lines, l); l.Decision != string(audit.Allow) {
+				a.denied = append(a.denied, denial{l, rec.Time})
+			}
 		}
 	}
 	return a, nil
@@ -70,9 +79,16 @@ func (a accounts) open() (seqs []uint64) {
 	return seqs
 }
 
-// compare says what does not agree. Until killed, when the operator ended the
-// first agent, nothing may fail, and the other agent's calls never do.
-func (a accounts) compare(journal []entry, notes map[string]bool, killed time.Time) (wrongs []error) {
+// A noted call is what an agent has written down of a call when it was over.
+type noted struct {
+	at   time.Time
+	said string // "ok", or what went wrong
+}
+
+// compare says what does not agree. Until somebody has ended an agent nothing of
+// it may fail or be denied; ends are when that was. The first agent is ended while its host
+// lives, so that all its calls have an outcome.
+func (a accounts) compare(journal []entry, notes map[string]noted, ends map[string]time.Time) (wrongs []error) {
 	wrong := func(format string, args ...any) { wrongs = append(wrongs, fmt.Errorf(format, args...)) }
 	reached, posts := map[string]int{}, map[string]int{}
 	for _, e := range journal {
@@ -95,15 +111,18 @@ func (a accounts) compare(journal []entry, notes map[string]bool, killed time.Ti
 			wrong("%q was posted %d times", text, n)
 		}
 	}
-	for trace, ok := range notes {
-		if !ok && agentOf(trace) != agentNames[0] {
-			wrong("call %s failed for its agent", trace)
+	for trace, note := range notes {
+		if note.said != "ok" {
+			if note.at.Before(ends[agentOf(trace)]) {
+				wrong("call %s failed for its agent: %s", trace, note.said)
+			}
+			continue
 		}
-		if len(a.traces[trace]) == 0 && ok {
+		if len(a.traces[trace]) == 0 {
 			wrong("call %s was answered, and is not on record", trace)
 		}
 		for _, c := range a.traces[trace] {
-			if ok && (c.outcome == nil || c.outcome.Status != audit.StatusOK) {
+			if c.outcome == nil || c.outcome.Status != audit.StatusOK {
 				wrong("call %s was answered, and record %d has the outcome %+v", trace, c.seq, c.outcome)
 			}
 		}
@@ -115,20 +134,20 @@ func (a accounts) compare(journal []entry, notes map[string]bool, killed time.Ti
 		case c.outcome == nil:
 		case c.outcome.Status == audit.StatusOK && c.trace != "" && reached[c.trace] == 0:
 			wrong("record %d: %s is said to be done, and no vendor knows of it", c.seq, c.action)
-		case c.outcome.Status != audit.StatusOK && (c.agent != agentNames[0] || c.ended.Before(killed)):
+		case c.outcome.Status != audit.StatusOK && c.ended.Before(ends[c.agent]):
 			wrong("record %d: %s of %s: %s (%s)", c.seq, c.action, c.agent, c.outcome.Status, c.outcome.ErrorCode)
 		}
 	}
-	for _, l := range a.lines {
-		if l.Decision != string(audit.Allow) && (l.Agent != agentNames[0] || l.Reason != audit.GuardRevoked) {
-			wrong("record %d: %s of %s was denied: %s", l.Record, l.Action, l.Agent, l.Reason)
+	for _, d := range a.denied {
+		if d.at.Before(ends[d.Agent]) || ends[d.Agent].IsZero() {
+			wrong("record %d: %s of %s was denied: %s", d.Record, d.Action, d.Agent, d.Reason)
 		}
 	}
 	return wrongs
 }
 
-// readNotes reads what an agent has noted: which of its calls were answered.
-func readNotes(path string, into map[string]bool) error {
+// readNotes reads what an agent has noted.
+func readNotes(path string, into map[string]noted) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -136,11 +155,15 @@ func readNotes(path string, into map[string]bool) error {
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) < 2 || !slices.Contains([]string{"ok", "failed"}, words[0]) {
+		words := strings.SplitN(lines.Text(), " ", 3)
+		if len(words) != 3 {
 			return errors.New("an agent has noted something odd")
 		}
-		into[words[1]] = words[0] == "ok"
+		nanos, err := strconv.ParseInt(words[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		into[words[0]] = noted{time.Unix(0, nanos), words[2]}
 	}
 	return lines.Err()
 }

@@ -91,11 +91,12 @@ func agentMain(name string) error {
 func (a *agent) work(ctx context.Context, do func(context.Context, string) error) {
 	for {
 		trace := a.trace()
-		line := "ok " + traceID(trace)
+		said := "ok"
 		if err := do(ctx, trace); err != nil {
-			line = fmt.Sprintf("failed %s %.200q", traceID(trace), err)
+			said = fmt.Sprintf("%.200q", err)
 		}
-		_, _ = io.WriteString(a.notes, line+"\n") // one write: a line is there or is not
+		// One write: a line is there or is not.
+		_, _ = fmt.Fprintf(a.notes, "%s %d %s\n", traceID(trace), time.Now().UnixNano(), said)
 		time.Sleep(5 * time.Millisecond)
 	}
 }

@@ -27,8 +27,6 @@ type killing struct {
 	Cut       int     `json:"calls_cut"`          // that were under way
 	After     int     `json:"calls_begun_after"`  // at a vendor, once the host said that it is over
 	Cause     string  `json:"cause"`              // of the session's end, as the host says
-
-	ordered time.Time
 }
 
 // memorySeen is what was found in the memory of the agents' processes.
@@ -106,7 +104,7 @@ func (n *night) kill(ctx context.Context) error {
 
 	n.begin("kill", "The operator kills %s, with a command, in another process.", name)
 	k := &n.seen.Kill
-	k.ordered, k.Running = time.Now(), len(pids)
+	n.ends[name], k.Running = time.Now(), len(pids)
 	if n.opts.db != "" {
 		err = n.office.vault(ctx, operator, incident, "", "agents kill", "-db", n.opts.db, name)
 	} else {
@@ -126,7 +124,7 @@ func (n *night) kill(ctx context.Context) error {
 		n.wrong("%s has ended (%s), and %s was killed", ended.Ended, ended.Cause, name)
 	}
 	since := func(t time.Time) float64 { return math.Round(float64(t.Sub(acknowledged).Microseconds())/100) / 10 }
-	k.Took, k.Processes = -since(k.ordered), since(<-gone)
+	k.Took, k.Processes = -since(n.ends[name]), since(<-gone)
 	if err := n.world.await(ctx, "nothing of "+name+" is under way", func() bool { return len(underWay()) == 0 }); err != nil {
 		return err
 	}

@@ -39,25 +39,25 @@ func TestCompare(t *testing.T) {
 	type night struct {
 		a       accounts
 		journal []entry
-		notes   map[string]bool
+		notes   map[string]noted
 	}
 	honest := func() *night {
-		n := &night{a: accounts{traces: map[string][]*call{}}, notes: map[string]bool{}}
+		n := &night{a: accounts{traces: map[string][]*call{}}, notes: map[string]noted{}}
 		for i := range 2 {
 			for k := 1; k <= 3; k++ {
 				c := &call{seq: uint64(10*i + k), agent: agentNames[i], action: "x", trace: traceOf(i, k), outcome: &audit.Outcome{Status: audit.StatusOK}, ended: killed.Add(-time.Second)}
 				n.a.calls, n.a.traces[c.trace] = append(n.a.calls, c), []*call{c}
 				n.journal = append(n.journal, entry{vendor: "slack", agent: c.agent, trace: c.trace, token: 1, text: "post " + c.trace})
-				n.notes[c.trace] = true
+				n.notes[c.trace] = noted{c.ended, "ok"}
 			}
 		}
 		// The last call of the first agent was cut by the kill, that of the second by
 		// the power cut.
 		n.a.calls[2].outcome, n.a.calls[2].ended = &audit.Outcome{Status: audit.StatusCancelled, ErrorCode: audit.GuardRevoked}, killed.Add(time.Second)
 		n.a.calls[5].outcome = nil
-		n.notes[n.a.calls[2].trace] = false
+		n.notes[n.a.calls[2].trace] = noted{killed.Add(time.Second), "revoked"}
 		delete(n.notes, n.a.calls[5].trace)
-		n.a.lines = []tell.Line{{Agent: agentNames[0], Decision: "deny", Reason: audit.GuardRevoked}, {Agent: agentNames[1], Decision: "allow"}}
+		n.a.denied = []denial{{tell.Line{Agent: agentNames[0], Reason: audit.GuardRevoked}, killed.Add(time.Second)}}
 		return n
 	}
 	for name, c := range map[string]struct {
@@ -71,11 +71,11 @@ func TestCompare(t *testing.T) {
 		"a request more than intents": {func(n *night) { n.journal[0].text = ""; n.journal = append(n.journal, n.journal[0]) }, "2 times, and 1 intents"},
 		"a request without a trace":   {func(n *night) { n.journal[0].agent = "" }, "no trace"},
 		"a post that came twice":      {func(n *night) { n.journal[1].text = n.journal[0].text }, "posted 2 times"},
-		"an answer without a record":  {func(n *night) { n.notes[traceOf(1, 9)] = true }, "answered, and is not on record"},
+		"an answer without a record":  {func(n *night) { n.notes[traceOf(1, 9)] = noted{killed, "ok"} }, "answered, and is not on record"},
 		"an answer without an outcome": {func(n *night) {
 			n.a.calls[4].outcome = nil
 		}, "was answered, and record 12"},
-		"a call that failed for its agent": {func(n *night) { n.notes[traceOf(1, 1)] = false }, "failed for its agent"},
+		"a call that failed for its agent": {func(n *night) { n.notes[traceOf(1, 1)] = noted{killed, "broken"} }, "failed for its agent"},
 		"a call of the killed one left open": {func(n *night) {
 			n.a.calls[2].outcome = nil
 		}, "has no outcome"},
@@ -83,14 +83,14 @@ func TestCompare(t *testing.T) {
 		"a call that failed before the kill": {func(n *night) { n.a.calls[2].ended = killed.Add(-time.Second) }, "cancelled (revoked)"},
 		"a call of the other one that failed": {func(n *night) {
 			n.a.calls[3].outcome = &audit.Outcome{Status: audit.StatusFailed, ErrorCode: "upstream-down"}
-			n.notes[n.a.calls[3].trace] = false
+			delete(n.notes, n.a.calls[3].trace)
 		}, "upstream-down"},
-		"a denial of the other one":  {func(n *night) { n.a.lines[1].Decision = "deny" }, "was denied"},
-		"a denial for another cause": {func(n *night) { n.a.lines[0].Reason = audit.ReasonNoPermit }, "was denied"},
+		"a denial before the kill": {func(n *night) { n.a.denied[0].at = killed.Add(-time.Second) }, "was denied"},
+		"a denial of a stranger":   {func(n *night) { n.a.denied[0].Agent = "stranger" }, "was denied"},
 	} {
 		n := honest()
 		c.change(n)
-		wrongs := n.a.compare(n.journal, n.notes, killed)
+		wrongs := n.a.compare(n.journal, n.notes, map[string]time.Time{agentNames[0]: killed, agentNames[1]: killed.Add(time.Hour)})
 		if c.want == "" {
 			assert.Empty(t, wrongs, name)
 			continue

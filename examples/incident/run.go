@@ -27,6 +27,7 @@ type night struct {
 	show    *tell.Printer
 	walls   []string
 	phases  []phase
+	ends    map[string]time.Time // when somebody ended an agent
 	seen    evidence
 	steps   []tell.Step
 	wrongs  []error
@@ -75,7 +76,7 @@ func (n *night) phaseAt(t time.Time) string {
 
 // play plays the story once. An error means that it did not come out as it must.
 func play(ctx context.Context, opts options, out io.Writer) (s tell.Summary, err error) {
-	n := &night{opts: opts, dir: opts.dir, show: tell.NewPrinter(out, opts.json)}
+	n := &night{opts: opts, dir: opts.dir, ends: map[string]time.Time{}, show: tell.NewPrinter(out, opts.json)}
 	if n.dir == "" {
 		if n.dir, err = os.MkdirTemp("", "twinward-incident-"); err != nil {
 			return s, err
@@ -210,6 +211,7 @@ func (n *night) powerCut(ctx context.Context) error {
 		return err
 	}
 	n.begin("power", "The power goes: the host's process is killed, and what its disk had not synced is lost.")
+	n.ends[agentNames[1]] = time.Now()
 	if err := n.machine.cutPower(); err != nil {
 		return err
 	}
@@ -320,14 +322,14 @@ func (n *night) settle(ctx context.Context, v verdict) error {
 	for _, l := range a.lines {
 		n.show.Count(l)
 	}
-	notes := map[string]bool{}
+	notes := map[string]noted{}
 	for _, name := range agentNames {
 		if err := readNotes(filepath.Join(n.spaces[name], "notes"), notes); err != nil {
 			return err
 		}
 	}
-	for _, ok := range notes {
-		if ok {
+	for _, note := range notes {
+		if note.said == "ok" {
 			n.seen.Answered++
 		}
 	}
@@ -339,7 +341,7 @@ func (n *night) settle(ctx context.Context, v verdict) error {
 			n.seen.Refused++
 		}
 	}
-	n.wrongs = append(n.wrongs, a.compare(journal, notes, n.seen.Kill.ordered)...)
+	n.wrongs = append(n.wrongs, a.compare(journal, notes, n.ends)...)
 	if open := a.open(); !slices.Equal(open, v.Open) {
 		n.wrong("open are the calls %v, and the auditor says %v", open, v.Open)
 	}

@@ -90,7 +90,8 @@ func (w *world) serve(vendor string, next http.Handler, read func(*http.Request,
 		e.agent = agentOf(e.trace)
 		if counts || e.token == 0 {
 			w.begin(e)
-			defer func() { w.end(e, r.Context().Err() != nil) }()
+			hangUp := context.AfterFunc(r.Context(), func() { w.end(e, true) })
+			defer func() { hangUp(); w.end(e, e.held) }() // what is held ends in no other way
 		}
 		switch {
 		case e.token == 0:
@@ -153,11 +154,14 @@ func (w *world) begin(e *entry) {
 	w.changed()
 }
 
+// end takes note of the end of a request, the first time.
 func (w *world) end(e *entry, cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.ended, e.cut = time.Now(), cut
-	w.changed()
+	if e.ended.IsZero() {
+		e.ended, e.cut = time.Now(), cut
+		w.changed()
+	}
 }
 
 // changed tells those that wait. The caller holds mu.
