@@ -127,7 +127,7 @@ func TestTheKeyNeverComesBack(t *testing.T) {
 					_, _ = io.WriteString(w, `{"x":"`+r.Header.Get("Echo")+`"}`)
 				},
 				"error": func(w http.ResponseWriter, r *http.Request) {
-					http.Error(w, r.Header.Get("Echo"), http.StatusTooManyRequests)
+					http.Error(w, `{"error":{"message":"`+r.Header.Get("Echo")+`"}}`, http.StatusTooManyRequests)
 				},
 				"header": func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Request-Id", r.Header.Get("Echo")) },
 				"stream": func(w http.ResponseWriter, r *http.Request) {

@@ -90,6 +90,10 @@
 // not know about looks exactly like one that nobody serves. Reasons are in the
 // audit log.
 //
+// Of a backend's error an agent is told the status, the type, the code and the
+// message, without what is in it of the host's account: URLs, resources, ids and
+// whatever looks like a key. Retry-After goes on.
+//
 // # Translation
 //
 // A backend that understands chat completions only can stand in for Anthropic's

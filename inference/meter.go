@@ -32,6 +32,7 @@ type meter struct {
 	reported bool        // the counts are the backend's last word
 	finished bool        // Gemini: the model has come to its end
 	failed   bool        // the backend reported an error in its answer
+	fault    bool        // and it did so in the last event
 }
 
 // newMeter returns the meter of an answer to a request of size bytes.
@@ -70,11 +71,17 @@ const (
 
 // event looks at one whole event.
 func (m *meter) event(ev []byte) verdict {
+	m.fault = false
 	data := eventData(ev)
 	if len(data) == 0 {
 		return pass
 	}
 	return m.op.event(m, data)
+}
+
+// fails notes that the backend reported an error, if it did.
+func (m *meter) fails(so bool) {
+	m.failed, m.fault = m.failed || so, m.fault || so
 }
 
 // whole looks at an answer that is not a stream.

@@ -63,7 +63,9 @@ func TestCostRoundsUpAndNeverOverflows(t *testing.T) {
 			want.SetInt64(math.MaxInt64)
 		}
 		require.Equal(t, want.Int64(), int64(p.Cost(u)), "%+v of %+v", u, p)
-		require.GreaterOrEqual(t, p.atMost(addSaturating(addSaturating(u.Input, u.CacheRead), u.CacheWrite), u.Output), p.Cost(u), "an estimate is at most too high")
+		if input := addSaturating(addSaturating(u.Input, u.CacheRead), u.CacheWrite); input < math.MaxInt64 {
+			require.GreaterOrEqual(t, p.atMost(input, u.Output), p.Cost(u), "an estimate is at most too high")
+		}
 	}
 }
 

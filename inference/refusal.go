@@ -84,7 +84,7 @@ func encode(v any) []byte {
 	return b
 }
 
-func (ref refusal) shape(p Protocol) any {
+func (ref refusal) shape(p Protocol) map[string]any {
 	switch p {
 	case Anthropic:
 		return map[string]any{

@@ -67,8 +67,14 @@ func (s *scrubbed) found() credential.Found {
 // whole relays an answer that is not a stream: it is held until its outcome is
 // on record.
 func (c *call) whole(resp *http.Response, body *scrubbed) {
-	data, err := c.readAll(body.r, -1, c.opts.MaxBody)
+	most := c.opts.MaxBody
+	if resp.StatusCode >= 400 {
+		most = min(most, maxFault)
+	}
+	data, err := c.readAll(body.r, -1, most)
 	switch {
+	case resp.StatusCode >= 400 && errors.Is(err, errTooLarge):
+		data = nil // it is told by its status
 	case errors.Is(err, errNoRoom):
 		c.failWith(busy)
 		return
@@ -87,6 +93,10 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		return
 	}
 	c.leaks = body.found()
+	if resp.StatusCode >= 400 {
+		data = readFault(data).body(c.target.wire(), resp.StatusCode)
+		resp.Header.Set("Content-Type", "application/json")
+	}
 	if data, err = c.answer(resp, data); err != nil {
 		c.opts.Logger.Error("inference: the backend's answer has no translation", slog.Any("error", err))
 		c.count(nil)
@@ -96,8 +106,10 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
 	if resp.StatusCode >= 400 {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-"+strconv.Itoa(resp.StatusCode)
-	} else {
-		c.count(data)
+	} else if c.count(data); c.out.Status != audit.StatusOK {
+		if data, err = discreetJSON(data); err != nil {
+			data = readFault(nil).body(c.protocol, http.StatusBadGateway)
+		}
 	}
 	if resp.StatusCode < 400 && c.inspects() {
 		if c.filter = c.newFilter(); c.filter != nil {
@@ -192,6 +204,9 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			raw := ev.of(s.buf)
 			c.seen.chunk(raw)
 			verdict := m.event(raw)
+			if m.fault {
+				raw = discreetEvent(raw, c.protocol)
+			}
 			if !c.ended && c.overspent(m) {
 				out.write(held)
 				out.write(s.buf[from:ev.lo])
@@ -204,14 +219,18 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			switch {
 			case c.ended || verdict == last:
 				out.write(s.buf[from:ev.lo])
-				c.finish(out, m, body, s.buf[ev.lo:ev.hi])
+				c.finish(out, m, body, raw)
 				from = ev.hi
 			case verdict == drop:
 				out.write(s.buf[from:ev.lo])
 				from = ev.hi
 			case verdict == hold:
 				out.write(s.buf[from:ev.lo])
-				held = append(held, s.buf[ev.lo:ev.hi]...)
+				held = append(held, raw...)
+				from = ev.hi
+			case m.fault:
+				out.write(s.buf[from:ev.lo])
+				out.write(raw)
 				from = ev.hi
 			}
 		}
@@ -234,8 +253,12 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			c.abort()
 		case errors.Is(readErr, io.EOF):
 			rest := s.buf // of an event whose blank line is missing
-			if !c.ended && m.event(rest) == drop {
+			switch {
+			case c.ended:
+			case m.event(rest) == drop:
 				rest = nil
+			case m.fault:
+				rest = discreetEvent(rest, c.protocol)
 			}
 			if !c.ended && c.overspent(m) {
 				out.write(held)

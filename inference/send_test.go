@@ -116,6 +116,9 @@ func says(status int, text string, header ...string) func(*http.Request) (*http.
 	return func(*http.Request) (*http.Response, error) {
 		resp := &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}},
 			Body: io.NopCloser(strings.NewReader(`{"choices":[],"text":"` + text + `"}`))}
+		if status >= 400 {
+			resp.Body = io.NopCloser(strings.NewReader(`{"error":{"message":"` + text + `"}}`))
+		}
 		for i := 0; i < len(header); i += 2 {
 			resp.Header.Set(header[i], header[i+1])
 		}
@@ -246,7 +249,7 @@ func TestEachTargetGetsItsOwn(t *testing.T) {
 	assert.Len(t, f.fallbacks(), 2)
 }
 
-// The last failure is the answer, byte for byte.
+// The last failure is the answer, in its own words.
 func TestTheLastFailureIsTheAnswer(t *testing.T) {
 	f := newFleet(t, nil)
 	f.answers["a"], f.answers["b"] = fails(errDial), fails(errReset)
@@ -255,7 +258,7 @@ func TestTheLastFailureIsTheAnswer(t *testing.T) {
 	assert.Equal(t, []string{"a", "b", "c"}, f.took())
 	assert.Equal(t, 529, rec.Code)
 	assert.Equal(t, "9", rec.Header().Get("Retry-After"))
-	assert.JSONEq(t, `{"choices":[],"text":"overloaded"}`, rec.Body.String())
+	assert.JSONEq(t, `{"error":{"message":"overloaded","type":"server_error","param":null,"code":null}}`, rec.Body.String())
 	assert.Equal(t, "upstream-529", f.outcomes()[0].ErrorCode)
 }
 

@@ -45,7 +45,7 @@ func (m *meter) anthropicEvent(data []byte) verdict {
 	case "message_stop":
 		return last
 	case "error":
-		m.failed = true
+		m.fails(true)
 	case "message_start":
 		if e.Message != nil && exact {
 			m.anthropic(e.Message.Usage)
@@ -61,7 +61,9 @@ func (m *meter) anthropicEvent(data []byte) verdict {
 
 func (m *meter) anthropicWhole(body []byte) {
 	var e anthropicAnswer
-	if _, exact := decode(body, &e); !exact || e.Usage == nil || e.Usage.Output == nil {
+	_, exact := decode(body, &e)
+	m.fails(e.Type == "error")
+	if !exact || e.Usage == nil || e.Usage.Output == nil {
 		m.output = estimate(len(body))
 		return
 	}

@@ -50,7 +50,7 @@ func (m *meter) geminiWhole(body []byte) {
 	var a geminiAnswer
 	_, exact := decode(body, &a)
 	m.finished = true
-	if counted := exact && m.gemini(&a, exact); !counted && m.op.action == actInvoke {
+	if counted := m.gemini(&a, exact); !counted && m.op.action == actInvoke {
 		m.output = estimate(len(body))
 	}
 }
@@ -59,7 +59,7 @@ func (m *meter) geminiWhole(body []byte) {
 // chunk that finishes, or of one after it. It is false for those that are not
 // exact or do not say all; Gemini leaves out what is zero.
 func (m *meter) gemini(a *geminiAnswer, exact bool) bool {
-	m.failed = m.failed || isSet(a.Error)
+	m.fails(isSet(a.Error))
 	for _, c := range a.Candidates {
 		m.finished = m.finished || c.FinishReason != ""
 	}

@@ -44,7 +44,7 @@ func (m *meter) openAIEvent(data []byte) verdict {
 	if !read {
 		return pass
 	}
-	m.failed = m.failed || isSet(chunk.Error)
+	m.fails(isSet(chunk.Error))
 	if chunk.Usage == nil || !exact || !m.openAI(chunk.Usage) {
 		return pass
 	}
@@ -57,6 +57,7 @@ func (m *meter) openAIEvent(data []byte) verdict {
 func (m *meter) openAIWhole(body []byte) {
 	var a openAIAnswer
 	_, exact := decode(body, &a)
+	m.fails(isSet(a.Error))
 	if counted := exact && a.Usage != nil && m.openAI(a.Usage); !counted && m.op.action == actInvoke {
 		m.output = estimate(len(body))
 	}
@@ -150,9 +151,9 @@ func (m *meter) responsesEvent(data []byte) verdict {
 	}
 	switch e.Type {
 	case "error":
-		m.failed = true
+		m.fails(true)
 	case "response.completed", "response.incomplete", "response.failed":
-		m.failed = m.failed || e.Type == "response.failed"
+		m.fails(e.Type == "response.failed")
 		if e.Response != nil {
 			m.responses(e.Response, exact)
 		}
@@ -171,7 +172,7 @@ func (m *meter) responsesWhole(body []byte) {
 
 // responses takes counts, if they are exact and say all.
 func (m *meter) responses(a *responsesAnswer, exact bool) bool {
-	m.failed = m.failed || a.Status == "failed"
+	m.fails(a.Status == "failed")
 	u := a.Usage
 	if u == nil || !exact || u.Input == nil || u.Output == nil {
 		return false

@@ -98,6 +98,16 @@ func TestUsageOfStreams(t *testing.T) {
 	}
 }
 
+// An event that reports an error is known as one, and the next is not.
+func TestFaultIsOfOneEvent(t *testing.T) {
+	m := newMeter(opChat, "m", 0)
+	for _, data := range []string{`{"choices":[]}`, `{"error":{}}`, `{"choices":[]}`} {
+		m.event([]byte(events(data)))
+		assert.Equal(t, strings.Contains(data, "error"), m.fault)
+	}
+	assert.True(t, m.failed)
+}
+
 // What the provider ran besides the answer is billed, and is in the counts of an
 // answer in one piece as well.
 func TestCompactionsCount(t *testing.T) {
