@@ -86,7 +86,9 @@
 // input. Before Linux 7.1 a Unix socket in a folder that policy shows leads to the
 // service that listens on it, also when the folder is read-only: show no folder
 // that holds one. A program that policy lets reach a host can send that host
-// anything that it can read.
+// anything that it can read. Paths of a policy are those of the host at [Start]: what
+// lies beneath a folder that another session may write is what that session left
+// there.
 //
 // # Work inside
 //
