@@ -78,17 +78,12 @@ func (g *governor) capabilities(ctx context.Context, actor audit.Actor, all *mcp
 	return &out
 }
 
-// mayTask reports whether a server behind the gateway may answer with tasks: those
-// over HTTP, of whichever era they turn out to be.
+// mayTask reports whether there is a server behind the gateway, which may then
+// answer with tasks, of whichever era it turns out to be.
 func (g *Gateway) mayTask() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, u := range g.upstreams {
-		if u.endpoint != nil {
-			return true
-		}
-	}
-	return false
+	return len(g.upstreams) > 0
 }
 
 // completable are the prompts and resource templates of this site.

@@ -15,6 +15,10 @@ func newClient(caps *mcp.ClientCapabilities) *mcp.Client {
 		opts.Capabilities = &mcp.ClientCapabilities{}
 	}
 	c := mcp.NewClient(&mcp.Implementation{Name: "twinward", Version: "1"}, opts)
+	for _, method := range []string{methodGetTask, methodUpdateTask, methodCancelTask} {
+		// It is no error: the SDK does not know these.
+		_ = mcp.AddSendingCustomMethod[*rawParams, *anyResult](c, method)
+	}
 	c.AddSendingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler {
 		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
 			res, err := next(ctx, method, req)

@@ -13,3 +13,6 @@ func SlowOnly(g *Gateway) { g.slow = true }
 
 // SetParkTime changes how long a call waits for its client to call again.
 func SetParkTime(g *Gateway, d time.Duration) { g.gov.parkTime = d }
+
+// SetEndedTime changes how long a task can be asked for once it has ended.
+func SetEndedTime(g *Gateway, d time.Duration) { g.gov.endedTime = d }

@@ -90,7 +90,7 @@ func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, 
 	meta := mcp.Meta{}
 	if p.s.wire.agreed() >= modernVersion {
 		caps := declared(g.clientCaps(q, f, u))
-		if q.tasks && q.method == methodCallTool && u.endpoint != nil {
+		if q.tasks && q.method == methodCallTool {
 			caps["extensions"] = map[string]any{tasksExtension: map[string]any{}}
 		}
 		meta[mcp.MetaKeyClientCapabilities] = caps

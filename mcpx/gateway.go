@@ -103,11 +103,12 @@ type Gateway struct {
 	info           []byte // who we are, as JSON
 	slow           bool   // of tests: the SDK carries every call
 
-	send    mcp.MethodHandler // to the client of a session, as it is
-	levels  sessionLevels
-	sick    patients
-	watches watches
-	offered atomic.Pointer[offers]
+	send      mcp.MethodHandler // to the client of a session, as it is
+	levels    sessionLevels
+	sick      patients
+	watches   watches
+	farewells *farewells
+	offered   atomic.Pointer[offers]
 
 	mu        sync.Mutex
 	upstreams map[string]*Upstream
@@ -141,6 +142,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 		g.gov.logger.Error("mcpx: everything is denied", "error", err)
 	}
 	g.pool = newPool()
+	g.farewells = newFarewells()
 	self := &mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}
 	g.info, _ = json.Marshal(self)
 	for _, s := range []**mcp.Server{&g.server, &g.bare} {
@@ -281,6 +283,7 @@ func (g *Gateway) Close() error {
 	for _, t := range g.gov.tasks.close() {
 		g.gov.forget(t, "closing")
 	}
+	g.farewells.close() // while there are sessions
 	var errs []error
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())

@@ -137,6 +137,7 @@ type governor struct {
 	approver     Approver // may be nil
 	approvalTime time.Duration
 	parkTime     time.Duration
+	endedTime    time.Duration // of tasks
 	answers      answers
 	open         func(session string) (done func()) // lets the client of a session answer; nil if nothing hinders it
 	broken       error                              // why everything is denied, or nil
@@ -157,6 +158,8 @@ type site interface {
 	// parks reports whether the call may have to wait, in its middle, for a client
 	// that answers by calling again.
 	parks(q *query, f *flight) bool
+	// abandon tells the server of a task that nobody wants its result any more.
+	abandon(t *task)
 	// refresh is called before anything is listed or asked for.
 	refresh()
 	// logging are the servers that log messages may come from.
@@ -186,7 +189,7 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 	}
 	g := &governor{engine: engine, log: audit.OrRefuse(log), logger: logger}
 	g.seal, _ = newSealer(credential.Secret{})
-	g.approvalTime, g.parkTime = approvalTime, parkTime
+	g.approvalTime, g.parkTime, g.endedTime = approvalTime, parkTime, endedTime
 	switch {
 	case debugged():
 		g.broken = ErrDebug

@@ -50,11 +50,13 @@
 //
 // # What takes long
 //
-// A server of 2026-07-28 at a URL may answer a call with a task, which the client
-// asks for until it has ended. It stays one act on record: its outcome is written
-// before the client has the result, which is governed like any answer. Its id is
-// the gateway's and good for its owner only; policy decides again at each poll. A
-// task ends with its agent, its time, or the gateway, which keeps tasks in memory.
+// A server of 2026-07-28 may answer a call with a task, which the client asks for
+// until it has ended. It stays one act on record: its outcome is written before the
+// client has the result, which is governed like any answer, and says how often the
+// client has asked. Its id is the gateway's and good for its owner only; policy
+// decides again at each poll, for the session as it is by then. A task ends with its
+// agent, its time, or the gateway, which keeps tasks in memory, and is then cancelled
+// at its server. The tasks of 2025-11-25 are not offered to either side.
 //
 // A stream that an upstream ends early is taken up again where it ended
 // (Last-Event-ID); the call is not sent a second time.

@@ -37,6 +37,8 @@ func (s *ownServer) credential(string) string { return "" }
 
 func (s *ownServer) refresh() {}
 
+func (s *ownServer) abandon(*task) {} // it has none
+
 func (s *ownServer) parks(*query, *flight) bool { return false }
 
 func (s *ownServer) logging() []string { return []string{s.name()} }

@@ -26,6 +26,7 @@ type polling struct {
 	noID    bool     // the stream cannot be asked for again
 	advance bool     // each stream brings a new id
 	filler  string   // comes with each empty stream
+	half    bool     // the stream ends in the middle of an event
 }
 
 func (p *polling) serve(w http.ResponseWriter, r *http.Request, c scripted) {
@@ -33,6 +34,10 @@ func (p *polling) serve(w http.ResponseWriter, r *http.Request, c scripted) {
 	defer p.mu.Unlock()
 	p.id = c.id
 	w.Header().Set("Content-Type", "text/event-stream")
+	if p.half {
+		io.WriteString(w, "id: first\nretry: 1\ndata:\n\nid: second\ndata: {\"jsonrpc\"")
+		return
+	}
 	if p.noID {
 		io.WriteString(w, "retry: 1\ndata:\n\n")
 		return
@@ -112,6 +117,15 @@ func TestUpstreamPolls(t *testing.T) {
 		assert.Equal(t, "upstream-broken", denial(t, res).Reason)
 		assert.Len(t, p.asked(), 5)
 		assert.Len(t, p.script.calls, 1)
+	})
+	t.Run("half an event", func(t *testing.T) { // is none, and comes again; the SDK gives up
+		p := &polling{half: true}
+		_, gw := newPolling(t, p, false)
+		a := mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
+		res, err := a.Call(t.Context(), "slack__post_message", goodArgs)
+		require.NoError(t, err)
+		assert.Equal(t, "at last", mcptest.Text(res))
+		assert.Equal(t, []string{"first"}, p.asked())
 	})
 	t.Run("no id", func(t *testing.T) {
 		for _, slow := range []bool{false, true} {

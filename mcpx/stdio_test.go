@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 		talkative()
 		childServer().Run(context.Background(), &mcp.StdioTransport{})
 		os.Exit(0)
+	case "jobs":
+		newJobServer().whole().Run(context.Background(), &mcp.StdioTransport{})
+		os.Exit(0)
 	case "conformance":
 		if err := conformanceClient(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")

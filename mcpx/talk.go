@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -148,16 +147,8 @@ func (g *governor) park(q *query, t *talk) (reply, error) {
 
 // resume goes on with a parked call, if policy still permits it.
 func (g *governor) resume(ctx context.Context, q *query, ask governance.Request, t *talk) (reply, error) {
-	// What the call uses up is reserved since its first leg, so the engine is not
-	// asked to reserve it again.
-	ask.History = t.f.decision.History()
-	ask.Enforces = append(slices.Clone(ask.Enforces), governance.ObligationRate)
-	d, err := g.engine.Snapshot().Decide(ctx, ask)
-	approved := waits(d) && t.f.decision.Approval != nil && d.PolicyHash == t.f.decision.PolicyHash
-	if err != nil || !d.Allowed() && !approved {
-		if d.ID == "" {
-			d.ID = audit.NewID()
-		}
+	d, err := g.engine.Again(ctx, t.f.decision, ask)
+	if err != nil || !d.Allowed() {
 		t.end()
 		<-t.done
 		return g.no(ctx, q, decided(d))

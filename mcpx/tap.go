@@ -248,6 +248,9 @@ var stubs = map[string]json.RawMessage{
 	methodGetPrompt:    json.RawMessage(`{"messages":[]}`),
 	methodReadResource: json.RawMessage(`{"contents":[]}`),
 	methodComplete:     json.RawMessage(`{"completion":{"values":[]}}`),
+	methodGetTask:      json.RawMessage(`{}`),
+	methodUpdateTask:   json.RawMessage(`{}`),
+	methodCancelTask:   json.RawMessage(`{}`),
 }
 
 // heard gives a message to the call that it belongs to. Progress names its call.

@@ -68,22 +68,14 @@ func (g *Gateway) task(ctx context.Context, q *query, responses json.RawMessage)
 	}
 	f := &flight{q: q, actor: q.actor, server: t.f.server, tool: t.f.tool, args: t.f.args, trace: q.trace, decision: t.f.decision.Again()}
 	if q.method != methodCancelTask { // whoever may do nothing more may still stop
-		d, err := g.gov.engine.Snapshot().Decide(ctx, governance.Request{
-			Actor: q.actor, Action: "call_tool", Server: f.server, Name: f.tool, Args: f.args,
-			// What the call uses up is reserved since it began.
-			Enforces: append(slices.Clone(g.gov.meetsForTools()), governance.ObligationRate), History: t.f.decision.History(),
+		d, err := g.gov.engine.Again(ctx, t.f.decision, governance.Request{
+			Actor: q.actor, Action: "call_tool", Server: f.server, Name: f.tool, Args: f.args, Enforces: g.gov.meetsForTools(),
 		})
-		approved := waits(d) && t.f.decision.Approval != nil && d.PolicyHash == t.f.decision.PolicyHash
-		if err != nil || !d.Allowed() && !approved {
-			if d.ID == "" {
-				d.ID = audit.NewID()
-			}
+		if err != nil || !d.Allowed() {
 			d.Hidden = false // that there is a task is known
 			return g.gov.no(ctx, q, decided(d))
 		}
-		if d.Allowed() {
-			f.decision = d
-		}
+		f.decision = d
 	}
 	if no, ok := g.gov.useCredential(ctx, f); !ok {
 		return g.gov.no(ctx, q, no)
@@ -148,7 +140,7 @@ func (g *Gateway) askTask(ctx context.Context, q *query, f *flight, u *Upstream,
 	if err != nil {
 		return nil, err
 	}
-	if p.ask != nil || u.endpoint == nil || p.s.wire.agreed() < modernVersion {
+	if p.ask != nil || p.s.wire.agreed() < modernVersion {
 		return nil, failed("upstream-down", fmt.Sprintf("The server %q cannot be asked for its tasks now.", u.Name), true)
 	}
 	caps := declared(g.clientCaps(q, f, u))
@@ -164,22 +156,50 @@ func (g *Gateway) askTask(ctx context.Context, q *query, f *flight, u *Upstream,
 	if answers != nil {
 		params["inputResponses"] = answers
 	}
-	x := &exchange{g: g, p: p, f: f, u: u, answer: &answer{}, id: firstID + p.s.wire.ids.Add(1), method: q.method, name: t.theirs}
-	x.raw, err = json.Marshal(map[string]any{"jsonrpc": "2.0", "id": x.id, "method": q.method, "params": params})
+	if u.endpoint == nil {
+		err = p.sendCustom(q.method, params)
+	} else {
+		x := &exchange{g: g, p: p, f: f, u: u, answer: &answer{}, id: firstID + p.s.wire.ids.Add(1), method: q.method, name: t.theirs}
+		err = x.custom(params)
+	}
 	if err != nil {
-		return nil, err
+		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
+	}
+	return g.scrubbed(p.ctx, f, p.c)
+}
+
+// custom sends a request that the SDK does not know, and leaves the result in the
+// carriage.
+func (x *exchange) custom(params map[string]any) (err error) {
+	x.raw, err = json.Marshal(map[string]any{"jsonrpc": "2.0", "id": x.id, "method": x.method, "params": params})
+	if err != nil {
+		return err
 	}
 	raw, err := x.call()
 	if err != nil {
 		x.tell()
-		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
+		return err
 	}
-	p.c.expect(q.method, nil)
-	p.c.mu.Lock()
-	p.c.result = raw
-	p.c.mu.Unlock()
-	return g.scrubbed(p.ctx, f, p.c)
+	x.p.c.expect(x.method, nil)
+	x.p.c.mu.Lock()
+	x.p.c.result = raw
+	x.p.c.mu.Unlock()
+	return nil
 }
+
+// sendCustom is custom where there is no HTTP.
+func (p *passage) sendCustom(method string, params map[string]any) error {
+	raw, err := json.Marshal(params)
+	if err != nil {
+		return err
+	}
+	p.c.expect(method, nil)
+	_, err = mcp.CallCustomMethod[*rawParams, *anyResult](carried{p.ctx, p.c}, p.s.cs, method, &rawParams{raw: raw})
+	return err
+}
+
+// An anyResult is read by nobody: the carriage has what came.
+type anyResult struct{ mcp.ResultBase }
 
 // changedEnd is why nothing is passed on of a task's second end.
 var changedEnd = failed("upstream-garbage", "The task has ended, and its server says now that it ended otherwise.", false)
@@ -202,11 +222,12 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 	if err != nil {
 		var own *jsonrpc.Error
 		if errors.As(err, &own) && own.Code == jsonrpc.CodeInvalidParams { // it has forgotten it
-			g.gov.forget(t, "task-lost")
+			g.gov.forget(t, codeLost)
 			return nil, unknownTask
 		}
 		return say(err)
 	}
+	t.polled()
 	var status string
 	var result, fault, asks []byte
 	r, _, ok := parseResult(methodGetTask, raw)
@@ -278,7 +299,7 @@ func (g *Gateway) getTask(ctx context.Context, q *query, f *flight, u *Upstream,
 		return say(errUnreadable)
 	}
 	if out.Status != "" {
-		if err := t.end(out, ends); err != nil {
+		if _, err := t.end(out, ends); err != nil {
 			g.gov.logger.Error("mcpx: the outcome of a task could not be recorded, so its answer is withheld", "action", f.decision.Action, "intent", t.call.Record(), "error", err)
 			return g.gov.no(ctx, q, override(f.decision, codeAudit))
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,8 +22,18 @@ import (
 // its end is seen: by the client that asks, or by the gateway that forgets it. In
 // between it lies here, under an id that cannot be guessed, for its owner alone;
 // the server's own id goes to nobody. Each time that the client comes, policy
-// decides about the call again, and what it may have of the result is what it might
-// have had of an answer.
+// decides about the call again, for the session as it is by then, and what it may
+// have of the result is what it might have had of an answer.
+//
+// What the client says to a task, and what the task asks of it, are acts of their
+// own on record. That it asks how the task stands is none: the outcome says how
+// often it has ("polls:3"), and a refusal is on record as ever. A task that ends here
+// without its server, because its time is over, its agent revoked or the gateway
+// closed, is cancelled there, as far as the server can be reached.
+//
+// The tasks of 2025-11-25 are another thing, which that version calls experimental:
+// nobody is told that they are here, who asks for one is answered with the result,
+// and the requests about them are unknown methods. Nor are they asked of a server.
 
 const (
 	tasksExtension = "io.modelcontextprotocol/tasks"
@@ -51,11 +62,13 @@ type task struct {
 	theirs    string // the server's id
 	f         *flight
 	call      audit.Call
+	lasts     time.Duration // once it has ended
 	timer     *time.Timer
 	unwatch   func() // of the agent's life
 
 	mu    sync.Mutex
 	asked map[string]taskAsk // what the client was asked, by key
+	polls int                // how often its server has said how it stands
 	ended bool               // its outcome is on record
 	last  [sha256.Size]byte  // of the end that is on record
 }
@@ -165,25 +178,36 @@ func (t *task) is(answer []byte) bool {
 	return !t.ended || answer != nil && t.last == sha256.Sum256(answer)
 }
 
-// end puts the outcome of a task on record, once. Answer is what the server said
-// of it, if that is how it ended.
-func (t *task) end(out audit.Outcome, answer []byte) error {
+// polled counts an answer of the server about the task.
+func (t *task) polled() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.polls++
+}
+
+// end puts the outcome of a task on record, once: it reports whether this was the
+// time. Answer is what the server said of it, if that is how it ended. The times
+// that it said how the task stands are summed up there.
+func (t *task) end(out audit.Outcome, answer []byte) (now bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
-		return nil
+		return false, nil
+	}
+	if t.polls > 0 {
+		out.Checks = append(slices.Clip(out.Checks), "polls:"+strconv.Itoa(t.polls))
 	}
 	if err := t.call.End(context.Background(), out); err != nil {
-		return err
+		return true, err
 	}
 	t.ended = true
 	if answer != nil {
 		t.last = sha256.Sum256(answer)
-		t.timer.Reset(endedTime)
+		t.timer.Reset(t.lasts)
 	}
 	t.f.decision.Settle(governance.ResultOf(out))
 	t.f.key.Settle(governance.ResultOf(out))
-	return nil
+	return true, nil
 }
 
 // keep makes of an allowed call, whose intent is call, a task of the gateway's, and
@@ -192,25 +216,19 @@ func (g *governor) keep(ctx context.Context, q *query, f *flight, call audit.Cal
 	own := *f
 	own.args = slices.Clone(f.args)
 	own.q = nil
-	t := &task{id: audit.NewID() + audit.NewID(), owner: owner(q.actor), theirs: r.task.id, f: &own, call: call, asked: make(map[string]taskAsk)}
-	// giveUp ends it without its server.
-	giveUp := func(status audit.Status, code string) {
-		if err := t.end(audit.Outcome{Status: status, ErrorCode: code, Checks: own.out.Checks, CredentialVersion: own.out.CredentialVersion}, nil); err != nil {
-			g.logger.Error("mcpx: the end of a task could not be recorded", "action", own.decision.Action, "intent", call.Record(), "error", err)
-		}
-	}
+	t := &task{id: audit.NewID() + audit.NewID(), owner: owner(q.actor), theirs: r.task.id, f: &own, call: call, lasts: g.endedTime, asked: make(map[string]taskAsk)}
 	f.kept = true
 	life := func() { /* nobody can end the agent */ }
 	if g.agents != nil {
 		watched, cancel, err := g.agents.Context(context.WithoutCancel(ctx), q.actor)
 		if err != nil {
-			giveUp(audit.StatusCancelled, audit.GuardRevoked)
+			g.giveUp(t, audit.StatusCancelled, audit.GuardRevoked)
 			r := override(f.decision, audit.GuardRevoked)
 			r.text = "This agent may not act any more."
 			return nil, r
 		}
 		stop := context.AfterFunc(watched, func() {
-			giveUp(audit.StatusCancelled, audit.GuardRevoked)
+			g.giveUp(t, audit.StatusCancelled, audit.GuardRevoked)
 			g.tasks.drop(t)
 		})
 		life = func() { stop(); cancel() }
@@ -222,7 +240,7 @@ func (g *governor) keep(ctx context.Context, q *query, f *flight, call audit.Cal
 	}
 	if !g.tasks.add(t, good, func() { g.forget(t, "task-expired") }) {
 		life()
-		giveUp(audit.StatusFailed, "tasks-full")
+		g.giveUp(t, audit.StatusFailed, "tasks-full")
 		no := override(f.decision, "tasks-full")
 		no.reason, no.text, no.retryable = "tasks-full", "The call was begun, but too many tasks are open already, so its result cannot be had.", false
 		return nil, no
@@ -261,15 +279,6 @@ func taskReply(r *rawReply, id string, brief bool) *rawReply {
 	})
 	r.members, r.meta = out, nil
 	return r
-}
-
-// forget ends a task that nobody has seen the end of.
-func (g *governor) forget(t *task, code string) {
-	t.unwatch()
-	g.tasks.drop(t)
-	if err := t.end(audit.Outcome{Status: audit.StatusFailed, ErrorCode: code, Checks: t.f.out.Checks, CredentialVersion: t.f.out.CredentialVersion}, nil); err != nil {
-		g.logger.Error("mcpx: the end of a task could not be recorded", "action", t.f.decision.Action, "intent", t.call.Record(), "error", err)
-	}
 }
 
 // A taskMark is what an answer says that is a task.

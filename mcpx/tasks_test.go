@@ -2,6 +2,7 @@ package mcpx_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -33,17 +34,20 @@ const tasksExtension = "io.modelcontextprotocol/tasks"
 // but its tasks is the SDK's.
 type jobs struct {
 	*httptest.Server
-	server *mcp.Server
-	mu     sync.Mutex
-	of     map[string]*job
-	seen   []string // methods, and what they were about
-	rogue  bool     // answers with tasks whoever asks
-	extra  string   // members of every answer about a task
+	server   *mcp.Server
+	mu       sync.Mutex
+	of       map[string]*job
+	seen     []string // methods, and what they were about
+	rogue    bool     // answers with tasks whoever asks
+	extra    string   // members of every answer about a task
+	ttl      int      // of new tasks, in milliseconds; 0 is an hour
+	question string   // that they ask; "" is the usual one
 }
 
 type job struct {
 	id, status string
 	created    time.Time
+	ttl        int
 	result     string
 	fault      string
 	asks       map[string]bool
@@ -51,8 +55,8 @@ type job struct {
 	answers    map[string]json.RawMessage
 }
 
-func newJobs(t testing.TB) *jobs {
-	t.Helper()
+// newJobServer makes one that nobody serves yet.
+func newJobServer() *jobs {
 	j := &jobs{of: make(map[string]*job)}
 	j.server = mcp.NewServer(&mcp.Implementation{Name: "jobs", Version: "1"}, &mcp.ServerOptions{
 		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Extensions: map[string]any{tasksExtension: map[string]any{}}},
@@ -60,6 +64,12 @@ func newJobs(t testing.TB) *jobs {
 	for _, name := range []string{"greet", "slow_compute", "failing_job", "protocol_error_job", "confirm_delete", "multi_input", "test_tool_with_task", "leak"} {
 		j.server.AddTool(&mcp.Tool{Name: name, Description: name, InputSchema: json.RawMessage(`{"type":"object"}`), Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, nil)
 	}
+	return j
+}
+
+func newJobs(t testing.TB) *jobs {
+	t.Helper()
+	j := newJobServer()
 	sdk := mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return j.server }, &mcp.StreamableHTTPOptions{Stateless: true, JSONResponse: true})
 	j.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -130,7 +140,7 @@ func (j *jobs) answer(r *http.Request, method string, p taskParams) (int, string
 	}
 	switch method {
 	case "tasks/get":
-		return 200, `"result":{"resultType":"complete",` + t.doc() + j.extra + `}`
+		return 200, `"result":{"resultType":"complete",` + strings.ReplaceAll(t.doc(), question, cmp.Or(j.question, question)) + j.extra + `}`
 	case "tasks/cancel":
 		if t.status == "working" || t.status == "input_required" {
 			t.status = "cancelled"
@@ -155,7 +165,7 @@ func (j *jobs) call(r *http.Request, p taskParams, knows bool, missing func() (i
 	complete := func(text string) (int, string) {
 		return 200, `"result":{"resultType":"complete",` + said(text)[1:]
 	}
-	t := &job{id: fmt.Sprint("job-", len(j.of)+1), status: "working", created: time.Now().UTC(), asks: map[string]bool{}, answers: map[string]json.RawMessage{}}
+	t := &job{id: fmt.Sprint("job-", len(j.of)+1), status: "working", created: time.Now().UTC(), ttl: cmp.Or(j.ttl, 3600000), asks: map[string]bool{}, answers: map[string]json.RawMessage{}}
 	finish := func(after time.Duration, status, result, fault string) {
 		end := func() {
 			if t.status == "working" {
@@ -226,8 +236,8 @@ func (j *jobs) call(r *http.Request, p taskParams, knows bool, missing func() (i
 const question = `{"method":"elicitation/create","params":{"mode":"form","message":"Sure?","requestedSchema":{"type":"object","properties":{"name":{"type":"string"}}}}}`
 
 func (t *job) doc() string {
-	out := fmt.Sprintf(`"taskId":%q,"status":%q,"createdAt":%q,"lastUpdatedAt":%q,"ttlMs":3600000,"pollIntervalMs":100`,
-		t.id, t.status, t.created.Format(time.RFC3339), t.created.Format(time.RFC3339))
+	out := fmt.Sprintf(`"taskId":%q,"status":%q,"createdAt":%q,"lastUpdatedAt":%q,"ttlMs":%d,"pollIntervalMs":100`,
+		t.id, t.status, t.created.Format(time.RFC3339), t.created.Format(time.RFC3339), t.ttl)
 	switch t.status {
 	case "completed":
 		out += `,"result":` + t.result
@@ -270,16 +280,28 @@ const jobsPolicy = `
 
 func newYard(t *testing.T, slow bool, policy string, options ...func(*mcpx.GatewayOptions)) *yard {
 	t.Helper()
-	o := &yard{t: t, jobs: newJobs(t), log: audittest.NewLog(t), caps: `"extensions":{"` + tasksExtension + `":{}}`}
+	jobs := newJobs(t)
+	u := mcpx.HTTP("jobs", jobs.URL)
+	u.Credential = "jobs"
+	return newYardOf(t, jobs, u, slow, policy, options...)
+}
+
+// newYardOf is newYard with the upstream u, whose server is jobs.
+func newYardOf(t *testing.T, jobs *jobs, u *mcpx.Upstream, slow bool, policy string, options ...func(*mcpx.GatewayOptions)) *yard {
+	t.Helper()
+	o := &yard{t: t, jobs: jobs, log: audittest.NewLog(t), caps: `"extensions":{"` + tasksExtension + `":{}}`}
 	catalog, err := mcpx.Catalog(t.Context(), "jobs", o.jobs.server)
 	require.NoError(t, err)
 	o.engine = governance.NewEngine(o.log, nil)
 	o.bundle = governance.Bundle{Policies: []governance.Source{{Name: "p.cedar", Text: policy}}, Catalog: []governance.Server{catalog}}
 	_, err = o.engine.Reload(t.Context(), o.bundle, admin)
 	require.NoError(t, err)
-	vault := credential.NewMemory(map[string]credential.Secret{"jobs": credential.NewSecret([]byte(token))})
-	require.NoError(t, vault.Bind(t.Context(), "jobs", credential.Binding{Origin: o.jobs.URL}, admin))
-	opts := &mcpx.GatewayOptions{Vault: vault}
+	opts := &mcpx.GatewayOptions{}
+	if u.Credential != "" {
+		vault := credential.NewMemory(map[string]credential.Secret{"jobs": credential.NewSecret([]byte(token))})
+		require.NoError(t, vault.Bind(t.Context(), "jobs", credential.Binding{Origin: o.jobs.URL}, admin))
+		opts.Vault = vault
+	}
 	for _, f := range options {
 		f(opts)
 	}
@@ -288,8 +310,6 @@ func newYard(t *testing.T, slow bool, policy string, options ...func(*mcpx.Gatew
 	if slow {
 		mcpx.SlowOnly(o.gw)
 	}
-	u := mcpx.HTTP("jobs", o.jobs.URL)
-	u.Credential = "jobs"
 	require.NoError(t, o.gw.AddUpstream(t.Context(), u))
 	o.url = mcptest.Door(t, o.gw, bot).URL
 	return o
@@ -428,7 +448,7 @@ func TestTasksMeetPolicy(t *testing.T) {
 	assert.Contains(t, string(done.Result.Result), `"isError":true`)
 	assert.NotContains(t, done.body, "9007199254740993")
 	_, outcomes := o.acts()
-	assert.Equal(t, []string{"withheld:max_bytes"}, outcomes[0].Outcome.Checks)
+	assert.Equal(t, []string{"withheld:max_bytes", "polls:1"}, outcomes[0].Outcome.Checks)
 
 	id := o.call("leak").Result.TaskID
 	o.bundle.Policies[0].Text = jobsPolicy + `@id("no-more") forbid (principal, action == Action::"jobs__leak", resource);`
