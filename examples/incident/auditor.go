@@ -25,15 +25,10 @@ type auditor struct {
 	as       *syscall.SysProcAttr
 }
 
-const nobody = 65534
-
 func newAuditor(dir, bin string) (*auditor, error) {
-	a := &auditor{dir: dir, bin: bin, keys: map[string]string{}}
+	a := &auditor{dir: dir, bin: bin, keys: map[string]string{}, as: otherUser()}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
-	}
-	if os.Getuid() == 0 {
-		a.as = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, NoSetGroups: true}}
 	}
 	return a, a.own(dir)
 }

@@ -102,7 +102,11 @@ func (n *night) kill(ctx context.Context) error {
 	gone := make(chan time.Time, 1)
 	go func() { gone <- lastOf(ctx, pids) }()
 
-	n.begin("kill", "The operator kills %s, with a command, in another process.", name)
+	how := "with twinward-vault, which is another process"
+	if n.opts.db == "" {
+		how = "through the host"
+	}
+	n.begin("kill", "The operator kills %s, %s.", name, how)
 	k := &n.seen.Kill
 	n.ends[name], k.Running = time.Now(), len(pids)
 	if n.opts.db != "" {

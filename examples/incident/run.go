@@ -240,7 +240,7 @@ func (n *night) empty(ctx context.Context) error {
 }
 
 // rewriteLog is root on the host, who rewrites the log in several ways, each
-// signed with the log's own key; the last one stays. The auditor looks at each.
+// signed with the log's own key; the first one stays. The auditor looks at each.
 func (n *night) rewriteLog(ctx context.Context) error {
 	n.begin("root", "Root on the host rewrites the log, and signs it with the log's own key.")
 	log, key := filepath.Join(n.office.host, "log"), filepath.Join(n.office.host, "log.key")
@@ -290,23 +290,23 @@ func (n *night) audit(ctx context.Context) (s tell.Summary, err error) {
 		n.wrong("the log of the host verifies, and was rewritten")
 	}
 	n.show.Say("The auditor, of what the host shows: %s", given.Error)
-	true_, err := n.auditor.verify(ctx, "host", "backup", true)
+	kept, err := n.auditor.verify(ctx, "host", "backup", true)
 	if err != nil {
 		return s, err
 	}
-	if !true_.Verified {
-		n.wrong("the log that the power left does not verify: %s", true_.Error)
+	if !kept.Verified {
+		n.wrong("the log that the power left does not verify: %s", kept.Error)
 	}
-	n.seen.Torn = true_.Torn
-	if err := n.settle(ctx, true_); err != nil {
+	n.seen.Torn = kept.Torn
+	if err := n.settle(ctx, kept); err != nil {
 		return s, err
 	}
 	q, err := n.auditor.report(ctx, "report.html", time.Now().UTC(), map[string]string{"host": "backup", "office": "office"})
 	if err != nil {
 		return s, err
 	}
-	n.quarter(q, true_)
-	s = tell.Summary{Records: true_.Records, Verified: true_.Verified, Root: true_.Root, Layers: n.walls,
+	n.quarter(q, kept)
+	s = tell.Summary{Records: kept.Records, Verified: kept.Verified, Root: kept.Root, Layers: n.walls,
 		Log: n.auditor.path("backup"), Anchor: n.auditor.path("host.anchor"), Key: n.auditor.keys["host"],
 		Report: n.auditor.path("report.html"), Secrets: n.seen.Memory.Secrets, Steps: n.steps, Seen: n.seen}
 	n.show.Tally(&s)

@@ -32,7 +32,7 @@ func forgeries(anchored uint64) []forgery {
 			return rewrite(lines, key, replaceFirst(0, "dana@example.com", "the boss"))
 		}},
 		{"blame", "puts an act on another agent", func(lines [][]byte, key note.Signer) ([][]byte, error) {
-			return rewrite(lines, key, replaceFirst(anchored/2, `"agent":"night-bot"`, `"agent":"watch-bot"`))
+			return rewrite(lines, key, replaceFirst(0, `"agent":"night-bot"`, `"agent":"watch-bot"`))
 		}},
 		{"end", "cuts off what came last", func(lines [][]byte, _ note.Signer) ([][]byte, error) {
 			return cut(lines, anchored)
@@ -48,7 +48,7 @@ func forgeries(anchored uint64) []forgery {
 // late is a forgery of what came after the anchor. It goes unseen.
 func late(anchored uint64) forgery {
 	return forgery{"late", "changes what came after the last checkpoint that is kept elsewhere", func(lines [][]byte, key note.Signer) ([][]byte, error) {
-		return rewrite(lines, key, replaceFirst(anchored, "dana@example.com", "the boss"))
+		return rewrite(lines, key, replaceFirst(anchored, `"agent":"watch-bot"`, `"agent":"some-bot"`))
 	}}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"runtime"
 
 	"github.com/twinward-dev/twinward/inference"
 	"github.com/twinward-dev/twinward/inference/inferencetest"
@@ -15,6 +16,7 @@ type agentKind struct {
 	protocol inference.Protocol // of its model
 	models   []string           // it asks for these names
 	program  string             // below node_modules
+	node     bool               // the program is a script for the Node among the agents
 	args     []string
 	files    map[string]string // in the workspace
 	shell    string            // its tool that runs a command
@@ -37,7 +39,21 @@ var agentKinds = map[string]agentKind{
 		files: map[string]string{".codex/config.toml": codexConfig},
 		shell: "exec_command", field: "cmd",
 	},
+	"openclaw": {
+		preset: "openclaw", protocol: inference.OpenAI, program: "openclaw/openclaw.mjs", node: true,
+		args:  []string{"agent", "exec", ask, "--config", "/sandbox/openclaw.json", "--cwd", "/sandbox", "--model", "host/scripted", "--code-mode", "direct", "--json"},
+		files: map[string]string{"openclaw.json": openclawConfig},
+		shell: "exec", field: "command",
+	},
 }
+
+const openclawConfig = `{
+	"models": {"providers": {"host": {
+		"baseUrl": "https://inference.local/v1", "apiKey": "placeholder", "api": "openai-completions",
+		"models": [{"id": "scripted", "name": "scripted", "contextWindow": 100000, "maxTokens": 4000}]
+	}}},
+	"mcp": {"servers": {"tools": {"url": "https://tools.local/mcp", "transport": "streamable-http"}}}
+}`
 
 const codexConfig = `
 model = "scripted"
@@ -68,4 +84,22 @@ func (a agentKind) policy(walls *sandbox.Policy, folders ...string) (*sandbox.Po
 
 func (a agentKind) path(agents string) string {
 	return filepath.Join(agents, "node_modules", filepath.FromSlash(a.program))
+}
+
+// command is the program and its arguments.
+func (a agentKind) command(agents string) []string {
+	command := append([]string{a.path(agents)}, a.args...)
+	if a.node {
+		command = append([]string{nodeIn(agents)}, command...)
+	}
+	return command
+}
+
+// nodeIn is the pinned Node among what npm has installed in a folder.
+func nodeIn(folder string) string {
+	arch := runtime.GOARCH
+	if arch == "amd64" {
+		arch = "x64"
+	}
+	return filepath.Join(folder, "node_modules", "node-"+runtime.GOOS+"-"+arch, "bin", "node")
 }

@@ -22,10 +22,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -39,7 +40,7 @@ func main() {
 	var table bool
 	flag.StringVar(&opts.agents, "agents", os.Getenv("TWINWARD_AGENTS"), "the `folder` with the agents")
 	flag.StringVar(&opts.servers, "servers", os.Getenv("TWINWARD_NPM"), "the `folder` with the MCP servers and Node")
-	flag.StringVar(&opts.agent, "agent", "claude", "which agent: claude or codex")
+	flag.StringVar(&opts.agent, "agent", "claude", "which agent: "+strings.Join(agentNames(), ", "))
 	flag.BoolVar(&opts.json, "json", false, "print one JSON object a line")
 	flag.StringVar(&opts.without, "without", "", "remove one `guard`: "+strings.Join(guardNames(), ", "))
 	flag.BoolVar(&table, "table", false, "remove each guard in turn, and print what then happens")
@@ -73,17 +74,11 @@ type options struct {
 func (o options) kind() agentKind { return agentKinds[o.agent] }
 
 // node is the pinned Node among the servers.
-func (o options) node() string {
-	arch := runtime.GOARCH
-	if arch == "amd64" {
-		arch = "x64"
-	}
-	return filepath.Join(o.servers, "node_modules", "node-"+runtime.GOOS+"-"+arch, "bin", "node")
-}
+func (o options) node() string { return nodeIn(o.servers) }
 
 func (o *options) check() (err error) {
 	if _, ok := agentKinds[o.agent]; !ok {
-		return fmt.Errorf("the agent %q is not known: use claude or codex", o.agent)
+		return fmt.Errorf("the agent %q is not known: use one of %s", o.agent, strings.Join(agentNames(), ", "))
 	}
 	known := o.without == ""
 	for _, name := range guardNames() {
@@ -105,6 +100,8 @@ func (o *options) check() (err error) {
 	}
 	return nil
 }
+
+func agentNames() []string { return slices.Sorted(maps.Keys(agentKinds)) }
 
 func guardNames() (names []string) {
 	for _, g := range guards {

@@ -161,7 +161,8 @@ func (t *telling) runAgent(ctx context.Context, box *sandbox.Session, kind agent
 			return err
 		}
 	}
-	cmd := box.Command(ctx, kind.path(t.opts.agents), kind.args...)
+	command := kind.command(t.opts.agents)
+	cmd := box.Command(ctx, command[0], command[1:]...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
