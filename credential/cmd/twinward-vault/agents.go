@@ -182,7 +182,7 @@ func endCommand(name string, end func(*agentid.Registry, context.Context, string
 				err = errors.Join(err, log.Close())
 			}
 			if err == nil {
-				fmt.Fprintf(std.out, "%s: %s has ended on all hosts that have the database\n", name, id)
+				fmt.Fprintf(std.out, "%s: the database has the end of %s; its hosts hear of it now, and deny everything when they cannot ask\n", name, id)
 			}
 			return err
 		}

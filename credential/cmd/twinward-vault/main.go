@@ -95,9 +95,11 @@
 //
 // # Agents
 //
-// freeze and kill end an agent on all hosts at once: its tokens are void, its
-// calls, streams and sessions end. A frozen one's workspaces are kept. Both take
-// effect even if the log cannot be written, and then say so and fail. register
+// freeze and kill end an agent on all hosts: its tokens are void, its calls,
+// streams and sessions end. When the command returns the end is in the database;
+// hosts hear of it within a moment, and one that cannot reach the database denies
+// everything (see agentid.Options.MaxStale). A frozen one's workspaces are kept.
+// Both take effect even if the log cannot be written, and then say so and fail. register
 // and secret write the client secret to a new file that only this user can read;
 // without -secret-file there is none, as for agents that sign with their own keys
 // or live in sandbox sessions.
