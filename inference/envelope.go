@@ -68,6 +68,12 @@ const (
 	// maxChoices is how many answers a call may ask for: as many as OpenAI gives.
 	maxChoices = 128
 	maxInt     = 1<<63 - 1
+	// maxValues is how many JSON values a request may have: whoever reads it pays for
+	// each, however few bytes it has. OpenAI embeds at most 300,000 tokens at once.
+	maxValues = 1 << 19
+	// maxListed is how many may stand under a field for a few words, such as those
+	// that stop an answer. OpenAI takes 4, Gemini 5.
+	maxListed = 1024
 )
 
 // A place is where in a request the scanner is; it says which keys matter.
@@ -126,6 +132,7 @@ type field uint8
 const (
 	fUnknown field = iota
 	fKnown         // nothing in it is about policy
+	fListed        // so is this, and a short list
 	fModel
 	fStream
 	fMaxTokens
@@ -224,9 +231,10 @@ var openAITop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens max_completion_tokens", fChoices: "n",
 	fTools: "tools", fFunctions: "functions", fMessages: "messages", fStreamOptions: "stream_options", fStore: "store",
 	fHosted: "mcp_servers web_search_options plugins", fPriced: "service_tier modalities audio",
-	fKnown: `frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs temperature top_p top_k
-		top_a min_p min_tokens seed stop stop_token_ids ignore_eos skip_special_tokens response_format structured_outputs
-		guided_json guided_regex guided_choice guided_grammar prediction metadata user safety_identifier
+	fListed: "stop stop_token_ids logit_bias metadata",
+	fKnown: `frequency_penalty presence_penalty repetition_penalty logprobs top_logprobs temperature top_p top_k
+		top_a min_p min_tokens seed ignore_eos skip_special_tokens response_format structured_outputs
+		guided_json guided_regex guided_choice guided_grammar prediction user safety_identifier
 		prompt_cache_key prompt_cache_retention reasoning reasoning_effort include_reasoning reasoning_format thinking
 		enable_thinking think chat_template_kwargs verbosity parallel_tool_calls tool_choice function_call
 		keep_alive cache_control usage`,
@@ -237,7 +245,8 @@ var anthropicTop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens",
 	fTools: "tools", fMessages: "messages", fContent: "system", fStore: "store", fStreamOptions: "stream_options",
 	fHosted: "mcp_servers container", fPriced: "service_tier inference_geo speed",
-	fKnown: `metadata stop_sequences temperature thinking tool_choice top_k top_p context_management
+	fListed: "metadata stop_sequences",
+	fKnown: `temperature thinking tool_choice top_k top_p context_management
 		output_config output_format cache_control`,
 })
 
@@ -252,7 +261,8 @@ var responsesTop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_output_tokens",
 	fTools: "tools", fInput: "input", fStore: "store", fStreamOptions: "stream_options",
 	fStored: "previous_response_id conversation prompt", fBackground: "background", fPriced: "service_tier",
-	fKnown: `instructions include metadata client_metadata parallel_tool_calls max_tool_calls reasoning text tool_choice
+	fListed: "include metadata client_metadata",
+	fKnown: `instructions parallel_tool_calls max_tool_calls reasoning text tool_choice
 		temperature top_p top_k top_logprobs truncation user safety_identifier prompt_cache_key
 		prompt_cache_retention verbosity context_management frequency_penalty presence_penalty seed`,
 })
@@ -284,7 +294,7 @@ var inner = [...]table{
 			mediaResolution partMetadata`}),
 	inFileData: newProtoTable(map[field]string{fURI: "fileUri"}),
 	inResult:   newProtoTable(map[field]string{fParts: "parts", fKnown: "response"}),
-	inConfig:   newProtoTable(map[field]string{fMaxTokens: "maxOutputTokens", fChoices: "candidateCount"}),
+	inConfig:   newProtoTable(map[field]string{fMaxTokens: "maxOutputTokens", fChoices: "candidateCount", fListed: "stopSequences responseModalities"}),
 }
 
 // A tool of Gemini is an object with one member for each kind of tool.

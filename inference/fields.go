@@ -5,6 +5,12 @@ import "bytes"
 // member consumes the value of field f of an object at p.
 func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	switch f {
+	case fListed:
+		before := s.values
+		if !s.value(anywhere, depth+1) {
+			return false
+		}
+		return s.values-before <= maxListed || s.fail("a field for a few words has too many")
 	case fModel:
 		return s.modelName()
 	case fStream:

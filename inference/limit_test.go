@@ -405,3 +405,34 @@ func TestFileDataThatIsAnAddress(t *testing.T) {
 		}
 	}
 }
+
+// Lists whose items cost next to nothing to send have a limit, and so has all of a
+// request.
+func TestManySmallValues(t *testing.T) {
+	list := func(n int) string { return "[" + strings.Repeat("1,", n-1) + "1]" }
+	for field, op := range map[string]*operation{
+		`"stop":%s`: opChat, `"stop_token_ids":%s`: opChat, `"logit_bias":{"a":%s}`: opChat, `"stop_sequences":%s`: opMessages,
+		`"metadata":{"a":[%s]}`: opMessages, `"include":%s`: opResponses, `"generationConfig":{"stopSequences":%s}`: opGenerate,
+	} {
+		for n, want := range map[int]string{1000: "", 1 << 20: "too many"} {
+			var env envelope
+			err := scan(op, []byte(fmt.Sprintf(`{"model":"models/good",`+field+`}`, list(n))), &env)
+			if want == "" {
+				assert.NoError(t, err, field)
+			} else {
+				assert.ErrorContains(t, err, want, field)
+			}
+		}
+		var env envelope
+		assert.ErrorContains(t, scan(op, []byte(fmt.Sprintf(`{"model":"models/good",`+field+`}`, list(1025))), &env), "too many", field)
+	}
+	for body, op := range map[string]*operation{
+		`{"model":"good","input":%s}`: opEmbeddings, `{"model":"good","messages":[{"content":[{"type":"text","text":"x","x":%s}]}]}`: opMessages,
+		`{"contents":[{"parts":[{"functionCall":{"args":{"a":%s}}}]}]}`: opGenerate,
+	} {
+		var env envelope
+		assert.NoError(t, scan(op, fmt.Appendf(nil, body, list(300_000)), &env), body)
+		assert.ErrorContains(t, scan(op, fmt.Appendf(nil, body, list(600_000)), &env), "too many values", body)
+		assert.ErrorContains(t, scan(op, fmt.Appendf(nil, body, "["+strings.Repeat(`{},`, 600_000)+"0]"), &env), "too many values", body)
+	}
+}

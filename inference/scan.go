@@ -54,6 +54,8 @@ type scanner struct {
 	env *envelope
 	op  *operation
 	err *scanError
+
+	values int // that were read
 }
 
 func (s *scanner) fail(reason string) bool {
@@ -83,6 +85,9 @@ func (s *scanner) space() {
 
 // value consumes one value that stands at p.
 func (s *scanner) value(p place, depth int) bool {
+	if s.values++; s.values > maxValues {
+		return s.fail("it holds too many values")
+	}
 	switch c := s.peek(); {
 	case c == '{':
 		return s.object(p, depth)
