@@ -15,7 +15,7 @@ import (
 // Spend is the money side of a [Config]: what models cost, and how much of them
 // agents may use. The zero value limits nothing and knows no price.
 //
-// In Prices and MaxOutput a key is "backend/model", or "backend/*" for the
+// In Prices, MaxOutput, MaxInput and ImageTokens a key is "backend/model", or "backend/*" for the
 // other models of a backend, or "*" for all others. Without a key that fits
 // there is no price, and what needs one is denied.
 type Spend struct {
@@ -25,13 +25,25 @@ type Spend struct {
 	// It is written into the request, so that the backend keeps it as well. A
 	// call without any limit is denied when a budget applies to it.
 	MaxOutput map[string]int64 `yaml:"max_output"`
+	// MaxInput is the most tokens that a model reads: what its provider calls the
+	// context window. A call is not estimated at more, and is estimated at all of it
+	// if its bytes say nothing about its tokens: with documents, sounds, videos, what
+	// is to be fetched by its address, files in the host's account, content of an
+	// unknown type, and tools that the provider runs. Where it is not said, calls with
+	// such content are estimated at 2,097,152, and what provider-side tools read is not
+	// in the estimate but charged when it is known.
+	MaxInput map[string]int64 `yaml:"max_input"`
+	// ImageTokens is the most tokens that an image may become, whatever its size in
+	// bytes. Where it is not said it is what providers document for their dearest
+	// model: 5,000 of Anthropic's, 16,000 of Gemini's, 50,000 of all others.
+	ImageTokens map[string]int64 `yaml:"image_tokens"`
 	// Budgets limit what is used in a window. All that apply must have room.
 	Budgets []Budget `yaml:"budgets"`
 	// Rates limit what is used in a minute. All that apply must have room. Each
 	// host counts for itself; for all hosts together use a budget by the minute.
 	Rates []RateLimit `yaml:"rates"`
-	// BytesPerToken is how many bytes of a request stand for one token when its
-	// input is estimated. Zero: 1, of which no tokenizer makes more. With 4, as
+	// BytesPerToken is how many bytes of a request, without its images, stand for one
+	// token when its input is estimated. Zero: 1, of which no tokenizer makes more. With 4, as
 	// is usual for English, more agents work at once within a budget, and it can
 	// be overshot by the input of a request that is not usual.
 	BytesPerToken int64 `yaml:"bytes_per_token"`
@@ -104,7 +116,8 @@ type RateLimit struct {
 	// Requests and Tokens are the limits for a minute. Zero: none; one is
 	// required. A call takes as many tokens as are estimated, with the output
 	// limit that it gets, and gives back what it did not use; nothing of it if
-	// nobody has counted and it may have cost. What it used beyond is owed.
+	// nobody has counted and it may have cost. What it used beyond is owed, so that
+	// there is no room for as long as it takes to fill, for each call at most a day.
 	Requests int64 `yaml:"requests"`
 	Tokens   int64 `yaml:"tokens"`
 }
@@ -134,12 +147,17 @@ func (s *Spend) validate() error {
 			return fmt.Errorf("prices: %q: %w", key, err)
 		}
 	}
-	for key, n := range s.MaxOutput {
-		if !pricedRE.MatchString(key) {
-			return fmt.Errorf("max_output: %q: want backend/model, backend/* or *", key)
-		}
-		if n < 1 || n > maxTokens {
-			return fmt.Errorf("max_output: %q: want 1 to %d tokens", key, int64(maxTokens))
+	for _, list := range []struct {
+		name   string
+		tokens map[string]int64
+	}{{"max_output", s.MaxOutput}, {"max_input", s.MaxInput}, {"image_tokens", s.ImageTokens}} {
+		for key, n := range list.tokens {
+			if !pricedRE.MatchString(key) {
+				return fmt.Errorf("%s: %q: want backend/model, backend/* or *", list.name, key)
+			}
+			if n < 1 || n > maxTokens {
+				return fmt.Errorf("%s: %q: want 1 to %d tokens", list.name, key, int64(maxTokens))
+			}
 		}
 	}
 	if len(s.Budgets) > maxBudgets || len(s.Rates) > maxBudgets {

@@ -20,6 +20,13 @@ type envelope struct {
 	stores       bool     // it is true
 	stored       string   // what refers to an object in the host's account; empty: nothing
 	refs         []span   // models named in the body beside the path
+	config       span     // Gemini: the value of generationConfig
+	bare         bool     // the body is {}
+	confBare     bool     // generationConfig is {}
+	images       int64    // that come with it, or are to be fetched
+	imageBytes   int      // of those that come with it
+	boundless    bool     // it has what may become any number of tokens: documents, sounds, videos
+	compacts     bool     // the provider may sum up the conversation first
 	tools        []span   // names of the client's own
 	hosted       []string // what the provider would do itself, by name
 }
@@ -101,6 +108,7 @@ const (
 	inParts // Gemini: array of inPart
 	inPart  // Gemini: a content block
 	inFileData
+	inInline // Gemini: inlineData
 	inResult // Gemini: functionResponse
 	inConfig // Gemini: generationConfig
 	inAsks   // Gemini: array of inAsk
@@ -167,6 +175,11 @@ const (
 	fParts
 	fInlineFile
 	fURI
+	fInline
+	fMime
+	fData
+	fMedia   // sounds and the like
+	fCompact // it may ask for a compaction
 	fResult
 	fConfig
 	fAsks
@@ -245,8 +258,8 @@ var anthropicTop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_tokens",
 	fTools: "tools", fMessages: "messages", fContent: "system", fStore: "store", fStreamOptions: "stream_options",
 	fHosted: "mcp_servers container", fPriced: "service_tier inference_geo speed",
-	fListed: "metadata stop_sequences",
-	fKnown: `temperature thinking tool_choice top_k top_p context_management
+	fListed: "metadata stop_sequences", fCompact: "context_management",
+	fKnown: `temperature thinking tool_choice top_k top_p
 		output_config output_format cache_control`,
 })
 
@@ -261,10 +274,10 @@ var responsesTop = newTable(map[field]string{
 	fModel: "model", fStream: "stream", fMaxTokens: "max_output_tokens",
 	fTools: "tools", fInput: "input", fStore: "store", fStreamOptions: "stream_options",
 	fStored: "previous_response_id conversation prompt", fBackground: "background", fPriced: "service_tier",
-	fListed: "include metadata client_metadata",
+	fListed: "include metadata client_metadata", fCompact: "context_management",
 	fKnown: `instructions parallel_tool_calls max_tool_calls reasoning text tool_choice
 		temperature top_p top_k top_logprobs truncation user safety_identifier prompt_cache_key
-		prompt_cache_retention verbosity context_management frequency_penalty presence_penalty seed`,
+		prompt_cache_retention verbosity frequency_penalty presence_penalty seed`,
 })
 
 // Top-level fields of Gemini's requests, of all its operations.
@@ -283,16 +296,17 @@ var inner = [...]table{
 	inItem: newTable(map[field]string{fType: "type", fContent: "content output", fRole: "role", fID: "id",
 		fEncrypted: "encrypted_content", fFileID: "file_id", fMediaURL: "image_url file_url"}),
 	inBlock: newTable(map[field]string{fType: "type", fContent: "content", fSource: "source", fFile: "file", fFileID: "file_id", fFileData: "file_data",
-		fMediaURL: "image_url video_url audio_url document_url image video audio"}),
-	inSource:        newTable(map[field]string{fType: "type", fContent: "content", fURL: "url", fFileID: "file_id"}),
+		fMediaURL: "image_url video_url audio_url document_url image video audio", fMedia: "input_audio"}),
+	inSource:        newTable(map[field]string{fType: "type", fContent: "content", fURL: "url", fFileID: "file_id", fMime: "media_type", fData: "data"}),
 	inURL:           newTable(map[field]string{fURL: "url", fFileID: "file_id"}),
 	inFile:          newTable(map[field]string{fFileID: "file_id", fFileData: "file_data", fURL: "url file_url"}),
 	inStreamOptions: newTable(map[field]string{fIncludeUsage: "include_usage"}),
 	inTurn:          newProtoTable(map[field]string{fParts: "parts"}),
-	inPart: newProtoTable(map[field]string{fInlineFile: "fileData", fResult: "functionResponse",
-		fKnown: `text inlineData functionCall executableCode codeExecutionResult thought thoughtSignature videoMetadata
+	inPart: newProtoTable(map[field]string{fInlineFile: "fileData", fResult: "functionResponse", fInline: "inlineData",
+		fKnown: `text functionCall executableCode codeExecutionResult thought thoughtSignature videoMetadata
 			mediaResolution partMetadata`}),
 	inFileData: newProtoTable(map[field]string{fURI: "fileUri"}),
+	inInline:   newProtoTable(map[field]string{fMime: "mimeType", fData: "data"}),
 	inResult:   newProtoTable(map[field]string{fParts: "parts", fKnown: "response"}),
 	inConfig:   newProtoTable(map[field]string{fMaxTokens: "maxOutputTokens", fChoices: "candidateCount", fListed: "stopSequences responseModalities"}),
 }

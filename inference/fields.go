@@ -18,6 +18,9 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fIncludeUsage:
 		return s.flag(&s.env.wantsUsage, &s.env.includeUsage)
 	case fMaxTokens:
+		if s.nested > 0 { // it is not that of the answer
+			return s.value(anywhere, depth+1)
+		}
 		from, which := s.i, 0
 		if string(key.of(s.b)) == "max_completion_tokens" {
 			which = 1
@@ -97,15 +100,37 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fName:
 		return s.word(&m.name)
 	case fSource:
-		return s.value(inSource, depth+1) // a string is a label, as in search results
+		s.source = tool{}
+		ok := s.value(inSource, depth+1) // a string is a label, as in search results
+		m.source, m.mime, m.data = s.source.source, s.source.mime, s.source.data
+		return ok
+	case fMime:
+		return s.text(&m.mime)
+	case fData:
+		return s.text(&m.data)
+	case fMedia:
+		from := s.i
+		ok := s.value(anywhere, depth+1)
+		s.env.boundless = s.env.boundless || ok && !empty(s.b[from:s.i])
+		return ok
+	case fInline:
+		return s.objectOf(inInline, depth)
+	case fCompact:
+		from := s.i
+		ok := s.value(anywhere, depth+1)
+		s.env.compacts = ok && !nothing(s.b[from:s.i]) && (bytes.Contains(s.b[from:s.i], []byte("compact")) || odd(s.b[from:s.i]))
+		return ok
 	case fMediaURL:
-		return s.value(inURL, depth+1)
+		return s.address(key, depth)
 	case fURL:
-		return s.mediaURL()
+		return s.mediaURL(p != inSource)
 	case fFile:
 		return s.value(inFile, depth+1)
 	case fFileID:
-		return s.unlessEmpty(hostedFile, depth)
+		from := s.i
+		ok := s.unlessEmpty(hostedFile, depth)
+		s.env.boundless = s.env.boundless || ok && p != inSource && !nothing(s.b[from:s.i])
+		return ok
 	case fFileData:
 		return s.fileData()
 	case fRef:
@@ -123,11 +148,21 @@ func (s *scanner) member(p place, f field, key span, depth int, m *tool) bool {
 	case fResult:
 		return s.objectOf(inResult, depth)
 	case fConfig:
-		return s.objectOf(inConfig, depth)
-	case fAsks:
-		return s.listOf(inAsks, depth)
-	case fAsk:
-		return s.objectOf(inAsk, depth)
+		from := s.i
+		ok := s.objectOf(inConfig, depth)
+		if p == atTop {
+			s.env.config = span{from, s.i}
+		}
+		return ok
+	case fAsks, fAsk:
+		from := s.i
+		s.nested++
+		ok := f == fAsks && s.listOf(inAsks, depth) || f == fAsk && s.objectOf(inAsk, depth)
+		s.nested--
+		if ok && s.op.action == actInvoke && !nothing(s.b[from:s.i]) {
+			return s.host("field:" + string(key.of(s.b))) // it has no requests within it
+		}
+		return ok
 	case fUnknown:
 		return s.unknown(p, key, depth, m)
 	}
@@ -143,13 +178,16 @@ func (s *scanner) unknown(p place, key span, depth int, m *tool) bool {
 	switch {
 	case p == atTop || p == inAsk:
 		return s.unlessEmpty("field:"+string(name), depth)
-	case (p == inBlock || p == inItem) && s.address(name):
-		return s.value(inURL, depth+1)
+	case (p == inBlock || p == inItem) && s.isAddress(name):
+		return s.address(key, depth)
 	case p == inTool && s.op.protocol == Gemini:
 		// "googleSearch": {} is a tool with nothing to say about it.
 		return (s.peek() == 'n' || s.host(snake(string(name)))) && s.value(anywhere, depth+1)
 	case p == inPart:
-		return s.unlessEmpty("part:"+snake(string(name)), depth)
+		from := s.i
+		ok := s.unlessEmpty("part:"+snake(string(name)), depth)
+		s.env.boundless = s.env.boundless || ok && !nothing(s.b[from:s.i])
+		return ok
 	case p == inTool && s.op.protocol.isOpenAI() && s.peek() != 'n' && s.peek() != 'f':
 		// Gateways to other providers take "google_search":{} beside a function
 		// for a tool of its own.
@@ -159,10 +197,20 @@ func (s *scanner) unknown(p place, key span, depth int, m *tool) bool {
 	return s.value(anywhere, depth+1)
 }
 
-// address reports whether the name of a member of a content block says that its
+// address consumes the address of something, or an object or a list that has it.
+// What lies under a name that says so is an image.
+func (s *scanner) address(key span, depth int) bool {
+	before, name := s.image, string(key.of(s.b))
+	s.image = name == "image_url" || name == "image"
+	ok := s.value(inURL, depth+1)
+	s.image = before
+	return ok
+}
+
+// isAddress reports whether the name of a member of a content block says that its
 // value is the address of something. In Anthropic's blocks a plain "url" says
 // where a search result was found.
-func (s *scanner) address(name []byte) bool {
+func (s *scanner) isAddress(name []byte) bool {
 	n := len(name) - len("url")
 	return (n > 0 || n == 0 && s.op.protocol.isOpenAI()) && bytes.EqualFold(name[n:], []byte("url"))
 }
@@ -252,6 +300,7 @@ func (s *scanner) fileURI() bool {
 	if !ok {
 		return false
 	}
+	s.env.boundless = true
 	if s.within(in, "files/") || s.within(in, "https://generativelanguage.googleapis.com/") {
 		return s.host(hostedFile)
 	}
@@ -320,6 +369,16 @@ func (s *scanner) limit(into *int64) bool {
 	return true
 }
 
+// text consumes a string, or anything else, which says nothing.
+func (s *scanner) text(into *span) bool {
+	if s.peek() != '"' {
+		return s.value(anywhere, 0)
+	}
+	in, _, ok := s.str()
+	*into = in
+	return ok
+}
+
 // word consumes a plain string without escapes, or null.
 func (s *scanner) word(into *span) bool {
 	if s.peek() == 'n' {
@@ -356,7 +415,7 @@ func (s *scanner) unlessEmpty(name string, depth int) bool {
 
 // mediaURL consumes the address of an image, document or sound. Only data: URLs
 // carry it with them; anything else the provider would fetch.
-func (s *scanner) mediaURL() bool {
+func (s *scanner) mediaURL(counts bool) bool {
 	if s.peek() != '"' {
 		if s.peek() == 'n' {
 			return s.literal("null")
@@ -366,6 +425,9 @@ func (s *scanner) mediaURL() bool {
 	in, _, ok := s.str()
 	if !ok {
 		return false
+	}
+	if counts { // else its block does
+		s.addressMedia(in)
 	}
 	return s.within(in, "data:") || s.host(hostedURL)
 }
@@ -380,6 +442,7 @@ func (s *scanner) fileData() bool {
 	if !ok {
 		return false
 	}
+	s.env.boundless = s.env.boundless || !in.empty()
 	address := escaped || bytes.IndexByte(in.of(s.b), ':') >= 0
 	return !address || s.within(in, "data:") || s.host(hostedURL)
 }

@@ -142,14 +142,15 @@
 // [Config.Spend] has the host's prices, and budgets in tokens or money for each
 // agent, profile, team, user or the whole host. The most that a call may cost is
 // set aside before it is sent, on every budget that applies, and settled when it
-// ends, however that is; so calls at once do not overshoot. The output limit of a
-// call is what its protocol calls so, and nothing else: max_output_tokens in a
-// chat completion is an unknown field. Chat completions have two names for it,
-// of which some backends read only max_tokens. The larger of the two counts; a
-// call that has max_completion_tokens alone is sent with both, unless the backend
-// is known to read both ([Translate.MaxCompletionTokens]). A stream that goes
-// on beyond what was set aside is cut with the error event of its protocol: the
-// door counts the events that carry text, at least a token each, and all bytes,
+// ends, however that is; so calls at once do not overshoot. Text is estimated by
+// its bytes, an image by what it may become, and what may become anything by all
+// that the model reads ([Spend.MaxInput]). The output limit of a call is what its
+// protocol calls so, and nothing else: max_output_tokens in a chat completion is
+// an unknown field. Chat completions have two names for it, of which some backends
+// read only max_tokens. The larger of the two counts; a call that has
+// max_completion_tokens alone is sent with both, unless the backend is known to
+// read both ([Translate.MaxCompletionTokens]). A stream that goes on beyond what
+// was set aside is cut with the error event of its protocol: the door counts the events that carry text, at least a token each, and all bytes,
 // 16 KiB a token. Without a last count of the backend all that was set aside is
 // charged. A ledger that does not answer denies. [NewMemoryLedger] is for one
 // process; package inference/postgres is for many hosts. Rates are of this process

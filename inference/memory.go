@@ -83,18 +83,20 @@ const (
 // readAll reads all of r, up to most bytes. length is what r is said to have, or
 // below zero. The memory is taken before it is there.
 func (c *call) readAll(r io.Reader, length, most int64) ([]byte, error) {
-	size := length + 1 // in which the end is found as well
-	if length < 0 {
-		size = firstRead
-	}
 	var body []byte
 	for {
-		if len(body) == cap(body) {
-			size = min(max(size, int64(2*cap(body))), most+1)
-			if body == nil {
-				size = min(size, longestRead)
+		if have := int64(cap(body)); int64(len(body)) == have {
+			size := 2 * have
+			switch {
+			case have == 0 && length < 0:
+				size = firstRead
+			case have == 0:
+				size = min(length+1, longestRead) // with one more the end is found
+			case length >= have:
+				size = min(size, length+1)
 			}
-			if !c.room(size - int64(cap(body))) {
+			size = min(size, most+1)
+			if !c.room(size - have) {
 				return nil, errNoRoom
 			}
 			body = append(make([]byte, 0, size), body...)

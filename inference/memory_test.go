@@ -51,6 +51,7 @@ func TestReadAll(t *testing.T) {
 		"larger":                      {size: 1001, length: -1, room: 5000, most: 1000, holds: 1001, err: errTooLarge},
 		"a lie, too long":             {size: 10, length: 5 << 20, room: 2 << 20, most: 10 << 20, holds: 1 << 20},
 		"a lie, too short":            {size: 1000, length: 10, room: 2000, most: 2000, holds: 1408},
+		"long":                        {size: 3 << 20, length: 3 << 20, room: 4 << 20, most: 4 << 20, holds: 3<<20 + 1},
 		"no room":                     {size: 5000, length: 5000, room: 5000, most: 10_000, err: errNoRoom},
 		"no room on the way":          {size: 5000, length: -1, room: 5000, most: 10_000, holds: 4 << 10, err: errNoRoom},
 		"no room for what it may use": {size: 5000, length: -1, room: 1000, most: 10_000, err: errNoRoom},

@@ -14,6 +14,9 @@ const (
 	maxRate = 100_000_000
 	// maxBuckets bounds the memory of rate limits: about 20 MB.
 	maxBuckets = 1 << 17
+	// maxDebt is how much of the future one call can use up: a backend that reports an
+	// absurd count does not keep an agent away for ever.
+	maxDebt = int64(24 * time.Hour)
 )
 
 // errBucketsFull denies: who is not counted could do anything.
@@ -125,7 +128,8 @@ func (l *limiter) take(rates []RateLimit, p payer, tokens int64, at time.Time) (
 }
 
 // settle puts used in the place of what was taken. That may be more than a
-// minute's worth: then there is no room until as much time has passed.
+// minute's worth: then there is no room until as much time has passed, for each
+// call at most a day.
 func (l *limiter) settle(uses []rateUse, used int64) {
 	if len(uses) == 0 {
 		return
@@ -141,7 +145,7 @@ func (l *limiter) settle(uses []rateUse, used int64) {
 		if !ok {
 			b.tokens = addSaturating(u.at, took)
 		}
-		b.tokens = addSaturating(b.tokens-took, cost(max(used, 0), u.limit))
+		b.tokens = addSaturating(b.tokens-took, min(cost(max(used, 0), u.limit), maxDebt))
 		l.buckets[u.key] = b
 	}
 }

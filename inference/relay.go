@@ -135,7 +135,7 @@ func (c *call) count(answer []byte) {
 	if c.op.whole == nil {
 		return // counting tokens costs none
 	}
-	m := newMeter(c.op, c.target.model, c.size)
+	m := newMeter(c.op, c.target.model, c.readable())
 	m.whole(answer)
 	c.out.Usage = c.usage(m, true)
 	if m.failed {
@@ -174,7 +174,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	s := &splitter{buf: (*buf)[:0]}
 	room := cap(*buf) // of s.buf
 	var held []byte   // an event that may be the last
-	m := newMeter(c.op, c.target.model, c.size)
+	m := newMeter(c.op, c.target.model, c.readable())
 	m.drop = c.drop
 	c.forget()
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)

@@ -67,12 +67,6 @@ func (c *call) payer() payer {
 	return *c.who
 }
 
-// estInput is an upper bound of the tokens that the request has.
-func (c *call) estInput() int64 {
-	per := max(c.routes.spend.BytesPerToken, 1)
-	return (int64(c.size) + per - 1) / per
-}
-
 // writes reports whether the call has an output that costs.
 func (c *call) writes() bool { return c.op.action == actInvoke }
 
@@ -85,7 +79,7 @@ func (c *call) outputLimit(t *target) int64 {
 // eachLimit is the most tokens that each answer of t may have: what the request
 // says, or else the default.
 func (c *call) eachLimit(t *target) int64 {
-	if c.env.maxOutput > 0 || !c.writes() || c.protocol == Gemini { // whose limit is inside of generationConfig
+	if c.env.maxOutput > 0 || !c.writes() {
 		return c.env.maxOutput
 	}
 	limit, _ := lookup(c.routes.spend.MaxOutput, t.backend.Name, t.model)
@@ -97,11 +91,13 @@ func (c *call) eachLimit(t *target) int64 {
 // gets another value, for of two the backend might read either.
 func (c *call) limitEdits(t *target) []edit {
 	limit := c.eachLimit(t)
-	if limit == 0 || !c.writes() || c.protocol == Gemini {
+	if limit == 0 || !c.writes() {
 		return nil
 	}
 	key, which := "max_tokens", 0
 	switch {
+	case c.protocol == Gemini:
+		return c.sayInConfig("maxOutputTokens", limit)
 	case c.protocol == OpenAIResponses:
 		key = "max_output_tokens"
 	case c.protocol == OpenAI && t.readsBoth():
@@ -132,6 +128,29 @@ func (c *call) say(key string, which int, limit int64) (edits []edit) {
 	return edits
 }
 
+// sayInConfig puts a limit into Gemini's generationConfig.
+func (c *call) sayInConfig(key string, limit int64) []edit {
+	e, text := &c.env, strconv.FormatInt(limit, 10)
+	member := strconv.Quote(key) + ":" + text
+	first := func(at int, bare bool, member string) []edit {
+		if !bare {
+			member += ","
+		}
+		return []edit{{span{at + 1, at + 1}, member}}
+	}
+	switch at := e.limits[0]; {
+	case !at.empty() && (c.body[at.lo] == '0' || c.body[at.lo] == 'n'):
+		return []edit{{at, text}}
+	case !at.empty():
+		return nil
+	case e.config.empty():
+		return first(e.open, e.bare, `"generationConfig":{`+member+"}")
+	case c.body[e.config.lo] != '{':
+		return []edit{{e.config, "{" + member + "}"}}
+	}
+	return first(e.config.lo, e.confBare, member)
+}
+
 // limit takes the call from the rates that apply to it, or refuses it.
 func (c *call) limit() bool {
 	s := &c.routes.spend
@@ -139,12 +158,13 @@ func (c *call) limit() bool {
 		return true
 	}
 	output, _ := c.env.outputLimit()
+	tokens := addSaturating(int64(c.size), output)
 	if rt := c.routes.byModel[routeKey{c.protocol, c.wanted}]; rt != nil {
-		for _, t := range rt.targets { // the largest default, for nobody has chosen yet
-			output = max(output, c.outputLimit(t))
+		tokens = 0
+		for _, t := range rt.targets { // the dearest, for nobody has chosen yet
+			tokens = max(tokens, addSaturating(c.estInput(t), max(output, c.outputLimit(t))))
 		}
 	}
-	tokens := addSaturating(c.estInput(), output)
 	uses, err := c.limiter.take(s.Rates, c.payer(), tokens, c.opts.Now())
 	if err == nil {
 		c.rates = uses
@@ -169,8 +189,8 @@ func (c *call) limit() bool {
 // attributes are what policy may know of the money side: the estimated input,
 // and of the money budget with the least left, what it is and what is used of
 // it, in micro-dollars.
-func (c *call) attributes(attrs map[string]any) error {
-	attrs["est_input"] = c.estInput()
+func (c *call) attributes(t *target, attrs map[string]any) error {
+	attrs["est_input"] = c.estInput(t)
 	claims := c.routes.spend.claims(c.payer(), c.opts.Now())
 	if len(claims) == 0 {
 		return nil
@@ -226,7 +246,10 @@ func (c *call) reserve(t *target, d governance.Decision) (*held, *denial) {
 		}
 		h.output = addSaturating(limit, pieceSlack)
 	}
-	input := c.estInput()
+	input := c.estInput(t)
+	if c.env.compacts { // all is read and summed up, and then what is left is answered
+		input, h.output = mulSaturating(input, 2), mulSaturating(h.output, 2)
+	}
 	h.amount = Amount{addSaturating(input, h.output), h.price.atMost(input, h.output)}
 	if b, over := s.perRequest(c.payer(), h.amount); over {
 		c.detail = map[string]string{"budget": b.Name}

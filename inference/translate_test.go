@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -171,6 +173,47 @@ func TestUntranslatableRequests(t *testing.T) {
 		if tc.reason != "" {
 			assert.Equal(t, tc.reason, d.Decision.Reason, got)
 		}
+	}
+}
+
+// Who may not use a model makes no work: a denied request is neither written anew
+// nor translated. What counts is memory, for each of them would take as much again
+// as the request.
+func TestDeniedRequestsAreNotTranslated(t *testing.T) {
+	h := newHouse(t, nil)
+	translating(h, Translate{})
+	allocated := func(model string) uint64 {
+		body := `{"model":"` + model + `","max_tokens":9,"messages":[{"role":"user","content":"` + strings.Repeat("x", 8<<20) + `"}]}`
+		rec, req := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/messages", strings.NewReader(body))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		session(h.router, bot).ServeHTTP(rec, req)
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) >> 20
+	}
+	read := allocated("forbidden")
+	assert.Less(t, read, uint64(24))
+	assert.Greater(t, allocated("good"), read+16)
+}
+
+// Policy decides about the names of tools that the backend will read, and about the
+// client's.
+func TestToolsOfATranslationAreDecided(t *testing.T) {
+	for tools, want := range map[string][]any{
+		`[{"type":"function","name":"a"}]`:                                            {[]string{"a"}},
+		`[{"type":"namespace","name":"ns","tools":[{"type":"function","name":"a"}]}]`: {[]string{"a", "ns"}, []string{"ns__a"}},
+	} {
+		h := newHouse(t, nil)
+		translating(h, Translate{})
+		seen := &spyEngine{decider: h.router.engine}
+		h.router.engine = seen
+		resp, got := h.post("/v1/responses", `{"model":"good","input":"x","tools":`+tools+`}`)
+		require.Equal(t, 502, resp.StatusCode, "%s: %s", tools, got) // the backend says nothing of use
+		var names []any
+		for _, attrs := range seen.attrs {
+			names = append(names, attrs["tools"])
+		}
+		assert.Equal(t, want, names)
 	}
 }
 
