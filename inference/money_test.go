@@ -1,0 +1,127 @@
+package inference
+
+import (
+	"cmp"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+)
+
+// counted answers with three tokens read and four written.
+func counted(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(`{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}`))}, nil
+}
+
+// Each attempt is charged by the price of its own target, and what is on record of
+// the call is what the ledger has of it; no hold is left, whoever answered.
+func TestMoneyAcrossTargets(t *testing.T) {
+	const body = `{"model":"big","max_tokens":100,"messages":[]}`
+	each := int64(len(body)) + 100 + pieceSlack // tokens, and micro-dollars of a; b costs ten times as much, and c nothing
+	for name, tc := range map[string]struct {
+		a, b, c func(*http.Request) (*http.Response, error)
+		usd     string
+		deaf    bool // no fallback can be recorded
+		asked   string
+		holds   int64
+		used    Amount
+		cost    int64
+	}{
+		"the first answers":               {a: counted, asked: "a", holds: 1, used: Amount{7, 7}, cost: 7},
+		"the first did nothing":           {a: says(503, ""), b: counted, asked: "ab", holds: 2, used: Amount{7, 70}, cost: 70},
+		"the first cannot be reached":     {a: fails(errDial), b: counted, asked: "ab", holds: 2, used: Amount{7, 70}, cost: 70},
+		"the first may have cost":         {a: says(502, ""), b: counted, asked: "ab", holds: 2, used: Amount{each + 7, MicroUSD(each + 70)}, cost: 70},
+		"the first broke off":             {a: fails(errReset), b: counted, asked: "ab", holds: 2, used: Amount{each + 7, MicroUSD(each + 70)}, cost: 70},
+		"two may have cost":               {a: says(502, ""), b: says(504, ""), c: counted, asked: "abc", holds: 3, used: Amount{2*each + 7, MicroUSD(11 * each)}},
+		"all may have cost":               {a: says(502, ""), b: says(502, ""), c: says(502, ""), asked: "abc", holds: 3, used: Amount{3 * each, MicroUSD(11 * each)}},
+		"nobody did anything":             {a: says(503, ""), b: says(429, ""), c: fails(errDial), asked: "abc", holds: 3},
+		"the second has no count":         {a: says(503, ""), b: says(200, ""), asked: "ab", holds: 2, used: Amount{each, MicroUSD(10 * each)}},
+		"the second is refused":           {a: says(503, ""), b: says(400, ""), asked: "ab", holds: 2},
+		"no room for the second":          {a: says(503, ""), c: counted, usd: "0.0005", asked: "ac", holds: 2, used: Amount{7, 0}},
+		"no room, and the first cost":     {a: says(502, ""), c: counted, usd: "0.0005", asked: "ac", holds: 2, used: Amount{each + 7, MicroUSD(each)}},
+		"fallbacks that have no record":   {a: says(503, ""), deaf: true, asked: "a", holds: 3},
+		"and the first may have cost":     {a: says(502, ""), deaf: true, asked: "a", holds: 3, used: Amount{each, MicroUSD(each)}},
+		"the second's answer is too long": {a: says(502, ""), b: func(*http.Request) (*http.Response, error) { return overlong(), nil }, asked: "ab", holds: 2, used: Amount{2 * each, MicroUSD(11 * each)}},
+	} {
+		l := &watchedLedger{Ledger: NewMemoryLedger()}
+		f := newFleet(t, func(c *Config) {
+			var err error
+			c.Spend, err = spendOf(`prices: {a/*: {input: 1, output: 1}, b/*: {input: 10, output: 10}, c/*: {free: true}}
+budgets: [{name: all, per: host, window: total, usd: ` + cmp.Or(tc.usd, "1") + `}]`)
+			require.NoError(t, err)
+		})
+		f.router.opts.Ledger, f.router.opts.MaxBody = l, 1<<10
+		if tc.deaf {
+			f.router.log = noFallback{f.log}
+		}
+		f.answers["a"], f.answers["b"], f.answers["c"] = tc.a, tc.b, tc.c
+		f.call(body)
+		assert.Equal(t, tc.asked, strings.Join(f.took(), ""), name)
+		assert.Equal(t, tc.holds, l.reserved.Load(), name)
+		assert.Equal(t, tc.holds, l.settled.Load(), name)
+		assert.Empty(t, l.Ledger.(*memoryLedger).holds, name)
+		used, err := l.Used(t.Context(), []string{`all host "" total`})
+		require.NoError(t, err)
+		assert.Equal(t, tc.used, used[0], name)
+
+		out := f.outcomes()
+		require.Len(t, out, 1, name)
+		u := cmp.Or(out[0].Usage, &audit.Usage{})
+		if tc.cost > 0 {
+			assert.Equal(t, tc.cost, u.Cost, name)
+		}
+		assert.EqualValues(t, tc.used.Cost, cmp.Or(u.Charged, u.Cost), "%s: the record and the ledger agree", name)
+	}
+}
+
+// overlong is an answer that is not read to its end.
+func overlong() *http.Response {
+	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(strings.Repeat("x", 2<<10)))}
+}
+
+// The same target asked again is charged again, and each time only if it may have
+// cost.
+func TestMoneyAcrossRetries(t *testing.T) {
+	const body = `{"model":"m","max_tokens":100,"messages":[]}`
+	each := int64(len(body)) + 100 + pieceSlack
+	for statuses, want := range map[string]struct{ holds, charged int64 }{
+		"ok": {1, 7}, "503 ok": {1, 7}, "502 ok": {2, each + 7}, "502 503 502 ok": {3, 2*each + 7}, "503 503 503 503": {1, 0}, "502 502 502 502": {4, 4 * each},
+	} {
+		l := &watchedLedger{Ledger: NewMemoryLedger()}
+		f := newFleet(t, func(c *Config) {
+			var err error
+			c.Spend, err = spendOf("prices: {a/*: {input: 1, output: 1}}\nbudgets: [{name: all, per: host, window: total, usd: 1}]")
+			require.NoError(t, err)
+			c.Retry, c.Breaker.Failures = Retry{Attempts: 4, Pause: 1}, -1
+		})
+		f.router.opts.Ledger = l
+		left := strings.Fields(statuses)
+		f.answers["a"] = func(r *http.Request) (*http.Response, error) {
+			status := left[0]
+			left = left[1:]
+			switch status {
+			case "502":
+				return says(502, "")(r)
+			case "503":
+				return says(503, "")(r)
+			}
+			return counted(r)
+		}
+		f.call(body)
+		assert.Empty(t, left, statuses)
+		assert.Equal(t, want.holds, l.reserved.Load(), statuses)
+		assert.Equal(t, want.holds, l.settled.Load(), statuses)
+		used, err := l.Used(t.Context(), []string{`all host "" total`})
+		require.NoError(t, err)
+		assert.Equal(t, Amount{want.charged, MicroUSD(want.charged)}, used[0], statuses)
+		u := cmp.Or(f.outcomes()[0].Usage, &audit.Usage{})
+		assert.Equal(t, want.charged, cmp.Or(u.Charged, u.Cost), statuses)
+	}
+}
