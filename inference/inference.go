@@ -150,9 +150,9 @@
 // read only max_tokens. The larger of the two counts; a call that has
 // max_completion_tokens alone is sent with both, unless the backend is known to
 // read both ([Translate.MaxCompletionTokens]). A stream that goes on beyond what
-// was set aside is cut with the error event of its protocol: the door counts the events that carry text, at least a token each, and all bytes,
-// 16 KiB a token. Without a last count of the backend all that was set aside is
-// charged. A ledger that does not answer denies. [NewMemoryLedger] is for one
+// was set aside is cut with the error event of its protocol: the door counts the
+// events that carry text, at least a token each, and all bytes, 16 KiB a token.
+// Without a last count of the backend all that was set aside is charged. A ledger that does not answer denies. [NewMemoryLedger] is for one
 // process; package inference/postgres is for many hosts. Rates are of this process
 // alone.
 //

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"cmp"
 	"encoding/csv"
 	"io"
 	"iter"
@@ -22,6 +23,7 @@ var columns = []string{
 	"effect", "reason", "policies", "policy_hash", "decision", "approved_by",
 	"credential", "credential_version", "error_code", "bytes", "latency_ms", "checks",
 	"model", "input_tokens", "output_tokens", "changed_by", "change_reason", "source", "detail", "tool_pin", "trace",
+	"cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "usage_final", "cost_micro_usd", "charged_micro_usd",
 }
 
 func writeCSV(w io.Writer, records iter.Seq2[audit.Record, error], _ Options) error {
@@ -88,6 +90,13 @@ func (a act) row() []string {
 		}
 		if u := o.Usage; u != nil {
 			cells["model"], cells["input_tokens"], cells["output_tokens"] = u.Model, strconv.FormatInt(u.Input, 10), strconv.FormatInt(u.Output, 10)
+			for column, n := range map[string]int64{
+				"cache_read_tokens": u.CacheRead, "cache_write_tokens": u.CacheWrite, "reasoning_tokens": u.Reasoning,
+				"cost_micro_usd": u.Cost, "charged_micro_usd": cmp.Or(u.Charged, u.Cost),
+			} {
+				cells[column] = strconv.FormatInt(n, 10)
+			}
+			cells["usage_final"] = strconv.FormatBool(u.Final)
 		}
 	}
 	row := make([]string, len(columns))

@@ -45,7 +45,7 @@ func everything(t testing.TB, s string) *audittest.Log {
 	outcomes := []audit.Outcome{
 		{Status: audit.StatusOK, Bytes: 12, CredentialVersion: 3, Checks: []string{s}, Labels: []string{s}},
 		{Status: audit.StatusFailed, ErrorCode: s},
-		{Status: audit.StatusOK, Usage: &audit.Usage{Model: s, Input: 5, Output: 7, Final: true}},
+		{Status: audit.StatusOK, Usage: &audit.Usage{Model: s, Input: 5, Output: 7, CacheRead: 3, Final: true, Cost: 1234}},
 		{Status: audit.StatusCancelled, ErrorCode: "cancelled"},
 	}
 	for i, in := range intents {
@@ -216,6 +216,11 @@ func TestCSV(t *testing.T) {
 		"credential_version": "3", "bytes": "12", "approved_by": "x", "agent": "x",
 	} {
 		assert.Equal(t, want, col(first, name), name)
+	}
+	for name, want := range map[string]string{"model": "x", "input_tokens": "5", "output_tokens": "7", "cache_read_tokens": "3",
+		"cache_write_tokens": "0", "reasoning_tokens": "0", "usage_final": "true", "cost_micro_usd": "1234", "charged_micro_usd": "1234"} {
+		assert.Equal(t, want, col(rows[3], name), name)
+		assert.Empty(t, col(first, name), name)
 	}
 	var statuses []string
 	for _, row := range rows[1:] {

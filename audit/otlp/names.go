@@ -53,6 +53,8 @@ const (
 	attrBytes        = "twinward.outcome.bytes"
 	attrChecks       = "twinward.outcome.checks"
 	attrLabels       = "twinward.outcome.labels"
+	attrCost         = "twinward.usage.cost_micro_usd"
+	attrCharged      = "twinward.usage.charged_micro_usd"
 	attrCount        = "twinward.event.count"
 	attrSource       = "twinward.event.source"
 	attrChangeBy     = "twinward.change.by"

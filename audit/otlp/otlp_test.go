@@ -115,7 +115,7 @@ func week(t testing.TB, log audit.Recorder) {
 	})
 	require.NoError(t, err)
 	require.NoError(t, call.End(ctx, audit.Outcome{Status: audit.StatusFailed, ErrorCode: "timeout",
-		Usage: &audit.Usage{Model: "gpt-5-2026", Input: 1, CacheRead: 10, CacheWrite: 100, Output: 7, Reasoning: 5}}))
+		Usage: &audit.Usage{Model: "gpt-5-2026", Input: 1, CacheRead: 10, CacheWrite: 100, Output: 7, Reasoning: 5, Cost: 1234, Charged: 2000}}))
 	require.NoError(t, log.Append(ctx, audit.Event{
 		Kind: audit.KindDenial, Door: audit.DoorTool, Action: "slack__read_dms", Resource: `Tool::"slack__read_dms"`, Actor: actor,
 		Decision: &audit.Decision{ID: "d2", Effect: audit.Deny, Reason: "no-dms", Policies: []audit.Policy{{ID: "no-dms"}}}, Trace: "made up \x1b[31m\u202e",
@@ -184,7 +184,8 @@ func TestRecordsAreSentAsLogs(t *testing.T) {
 	assert.Equal(t, "WARN", model["severityText"])
 	for name, want := range map[string]string{"error.type": "timeout", "gen_ai.response.model": "gpt-5-2026",
 		"gen_ai.usage.input_tokens": "111", "gen_ai.usage.output_tokens": "7", "gen_ai.usage.cache_read.input_tokens": "10",
-		"gen_ai.usage.cache_creation.input_tokens": "100", "gen_ai.usage.reasoning.output_tokens": "5"} {
+		"gen_ai.usage.cache_creation.input_tokens": "100", "gen_ai.usage.reasoning.output_tokens": "5",
+		"twinward.usage.cost_micro_usd": "1234", "twinward.usage.charged_micro_usd": "2000"} {
 		assert.Equal(t, want, model["@"+name], name)
 	}
 	assert.Equal(t, "openai", c.logs[2]["@gen_ai.provider.name"])

@@ -181,6 +181,8 @@ func (a *attributes) outcome(out *audit.Outcome) {
 		a.num(cacheReadTokens, u.CacheRead)
 		a.num(cacheNewTokens, u.CacheWrite)
 		a.num(reasoningTokens, u.Reasoning)
+		a.num(attrCost, u.Cost)
+		a.num(attrCharged, cmp.Or(u.Charged, u.Cost))
 	}
 }
 

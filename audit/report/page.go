@@ -26,7 +26,7 @@ var (
 
 var pageTemplate = sync.OnceValues(func() (*template.Template, error) {
 	return template.New("page").Funcs(template.FuncMap{
-		"show": show, "when": when, "words": words, "few": few, "short": short, "plural": plural, "inc": func(i int) int { return i + 1 },
+		"show": show, "when": when, "words": words, "few": few, "short": short, "plural": plural, "dollars": dollars, "inc": func(i int) int { return i + 1 },
 	}).Parse(pageText)
 })
 
@@ -266,4 +266,13 @@ func short(hash string) string {
 		return "sha256:" + show(rest[:12]) + "…"
 	}
 	return show(hash)
+}
+
+// dollars writes millionths of a US dollar, with two to six decimals.
+func dollars(micro int64) string {
+	s := fmt.Sprintf("$%d.%06d", micro/1e6, micro%1e6)
+	for strings.HasSuffix(s, "0") && s[len(s)-3] != '.' {
+		s = s[:len(s)-1]
+	}
+	return s
 }

@@ -46,7 +46,7 @@ func sampleLog(t *testing.T) *audittest.Log {
 	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, &audit.Outcome{Status: audit.StatusOK, Bytes: 10, CredentialVersion: 3})
 	call(t, log, audit.Intent{Door: "tool", Action: "github__list_prs", Actor: actor, Decision: allowed("readers"), Credential: cred}, &audit.Outcome{Status: audit.StatusFailed, CredentialVersion: 4})
 	call(t, log, audit.Intent{Door: "model", Action: "invoke_model", Actor: actor, Decision: allowed("models")},
-		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: "gpt-5", Input: 1234, Output: 567, Final: true}})
+		&audit.Outcome{Status: audit.StatusOK, Usage: &audit.Usage{Model: "gpt-5", Input: 1234, Output: 567, Final: true, Cost: 1_234_567, Charged: 2_000_000}})
 	call(t, log, audit.Intent{Door: "compute", Action: "connect", Resource: `Host::"tools.local"`, Actor: actor, Decision: allowed("net")}, ok)
 	call(t, log, audit.Intent{Door: "tool", Action: "slack__post_message", Actor: actor, Decision: allowed("posters")}, nil)
 	for _, ev := range []audit.Event{
@@ -82,12 +82,12 @@ func TestPageAnswersTheQuestions(t *testing.T) {
 	p := page(t, log, &report.Options{Title: "Q4", Verified: &rep})
 	for id, words := range map[string][]string{
 		"summary":     {"3 1 0 1 2 1 1"}, // done failed cancelled open denied probes agents
-		"agents":      {"standup", "tool github__list_prs 1 1 0 0 0", "tool slack__read_dms 0 0 0 0 1", "tool slack__post_message 0 0 0 1 0", "Acted for ann."},
+		"agents":      {"standup", "tool github__list_prs 1 1 0 0 0", "tool slack__read_dms 0 0 0 0 1", "tool slack__post_message 0 0 0 1 0", "Acted for ann.", "Its model calls cost $1.234567; $2.00 were charged."},
 		"causes":      {"1 standup slack__read_dms denied by policy no-dms no-dms no-dms", "denied because no policy permits it (nearest: net)"},
 		"denials":     {"standup for ann", "slack__read_dms no-dms no-dms d-9", "no-permit; nearest: net; would allow if staged"},
 		"would":       {"1 standup connect allow if staged"},
 		"credentials": {"github standup 2 3, 4 use-github"},
-		"models":      {"gpt-5 standup 1 1234 567"},
+		"models":      {"gpt-5 standup 1 1234 567 0 0 0 0 $1.234567 $2.00"},
 		"egress":      {"example.com&#34; standup 0 1", "tools.local&#34; standup 1 0"},
 		"probes":      {"probe: read /etc/shadow agent"},
 		"open":        {"slack__post_message"},

@@ -74,7 +74,9 @@ var questions = []string{
 	`select concat_ws('|', 'refused', seq), n from refused`,
 	`select concat_ws('|', 'credential', agent, i->'credential'->>'name'), count(*) from act where i ? 'credential' group by 1`,
 	`select concat_ws('|', 'version', agent, i->'credential'->>'name', outcome->>'credential_version'), 1 from act where i ? 'credential' and outcome ? 'credential_version' group by 1`,
-	`select concat_ws('|', 'model', agent, outcome->'usage'->>'model', k), sum(coalesce((outcome->'usage'->>k)::bigint, 0)) from act, unnest(array['input', 'output', 'cache_read', 'cache_write', 'reasoning']) k where outcome ? 'usage' group by 1`,
+	`select concat_ws('|', 'model', agent, outcome->'usage'->>'model', k), sum(coalesce((outcome->'usage'->>k)::bigint, 0)) from act, unnest(array['input', 'output', 'cache_read', 'cache_write', 'reasoning', 'cost_micro_usd']) k where outcome ? 'usage' group by 1`,
+	`select concat_ws('|', 'model', agent, outcome->'usage'->>'model', 'charged'), sum(coalesce((outcome->'usage'->>'charged_micro_usd')::bigint, (outcome->'usage'->>'cost_micro_usd')::bigint, 0)) from act where outcome ? 'usage' group by 1`,
+	`select concat_ws('|', 'charged', agent), sum(coalesce((outcome->'usage'->>'charged_micro_usd')::bigint, (outcome->'usage'->>'cost_micro_usd')::bigint, 0)) from act where outcome ? 'usage' group by 1`,
 	`select concat_ws('|', 'model', agent, outcome->'usage'->>'model', 'calls'), count(*) from act where outcome ? 'usage' group by 1`,
 	`select concat_ws('|', 'model', agent, outcome->'usage'->>'model', 'partial'), count(*) from act where outcome->'usage'->>'final' = 'false' group by 1`,
 	`select concat_ws('|', 'reached', agent, resource), count(*) from act where door = 'compute' and action = 'connect' group by 1`,
@@ -130,6 +132,7 @@ func answers(s *report.Summary) map[string]int64 {
 	tally(s.Total, true, "total")
 	for _, a := range s.Agents {
 		tally(a.Tally, false, "agent", a.Name)
+		add(uint64(a.Charged), "charged", a.Name)
 		for _, u := range a.Users.List {
 			add(1, "user", a.Name, u)
 		}
@@ -168,7 +171,7 @@ func answers(s *report.Summary) map[string]int64 {
 		}
 	}
 	for _, m := range s.Models {
-		for k, v := range map[string]int64{"input": m.Input, "output": m.Output, "cache_read": m.CacheRead, "cache_write": m.CacheWrite, "reasoning": m.Reasoning} {
+		for k, v := range map[string]int64{"input": m.Input, "output": m.Output, "cache_read": m.CacheRead, "cache_write": m.CacheWrite, "reasoning": m.Reasoning, "cost_micro_usd": m.Cost, "charged": m.Charged} {
 			add(uint64(v), "model", m.Agent, m.Model, k)
 		}
 		add(m.Calls, "model", m.Agent, m.Model, "calls")
@@ -252,7 +255,7 @@ func randomLog(t *testing.T, rnd *rand.Rand, records int) *host {
 			i := rnd.IntN(len(open))
 			out := audit.Outcome{Status: audit.Status(pick("ok", "ok", "ok", "failed", "cancelled")), Bytes: int64(rnd.IntN(1000)), CredentialVersion: uint64(rnd.IntN(4))}
 			if rnd.IntN(2) == 0 {
-				out.Usage = &audit.Usage{Model: pick("small", "large"), Input: int64(rnd.IntN(1000)), Output: int64(rnd.IntN(100)), CacheRead: int64(rnd.IntN(3)), CacheWrite: int64(rnd.IntN(3)), Reasoning: int64(rnd.IntN(3)), Final: rnd.IntN(4) > 0}
+				out.Usage = &audit.Usage{Model: pick("small", "large"), Input: int64(rnd.IntN(1000)), Output: int64(rnd.IntN(100)), CacheRead: int64(rnd.IntN(3)), CacheWrite: int64(rnd.IntN(3)), Reasoning: int64(rnd.IntN(3)), Final: rnd.IntN(4) > 0, Cost: int64(rnd.IntN(1000)), Charged: int64(rnd.IntN(2) * rnd.IntN(5000))}
 			}
 			require.NoError(t, open[i].End(ctx, out))
 			open = append(open[:i], open[i+1:]...)

@@ -1,8 +1,10 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -304,6 +306,13 @@ func (c *collector) outcome(r merged, out *audit.Outcome) {
 		m.CacheRead += u.CacheRead
 		m.CacheWrite += u.CacheWrite
 		m.Reasoning += u.Reasoning
+		charged := cmp.Or(u.Charged, u.Cost)
+		for _, sum := range []struct {
+			of *int64
+			n  int64
+		}{{&m.Cost, u.Cost}, {&m.Charged, charged}, {&p.agent.Cost, u.Cost}, {&p.agent.Charged, charged}} {
+			*sum.of += min(max(sum.n, 0), math.MaxInt64-*sum.of)
+		}
 	}
 }
 

@@ -120,6 +120,9 @@ type Agent struct {
 	// Authorities are under what the agent's acts were allowed, in the order of
 	// first use. Every allowed act was under one of them.
 	Authorities []Authority `json:"authorities,omitempty"`
+	// Cost and Charged are those of all its models, as in [ModelUse].
+	Cost    int64 `json:"cost_micro_usd,omitempty"`
+	Charged int64 `json:"charged_micro_usd,omitempty"`
 }
 
 // A Sentence is one line of what an agent did.
@@ -201,6 +204,11 @@ type ModelUse struct {
 	CacheRead  int64  `json:"cache_read"`
 	CacheWrite int64  `json:"cache_write"`
 	Reasoning  int64  `json:"reasoning"`
+	// Cost is what the tokens cost by the host's prices, and Charged what counted
+	// against budgets, both in millionths of a US dollar. They differ where nobody
+	// knows the real counts, or where a call was sent more than once.
+	Cost    int64 `json:"cost_micro_usd,omitempty"`
+	Charged int64 `json:"charged_micro_usd,omitempty"`
 }
 
 // Egress counts connections out of the sandbox to one host.
