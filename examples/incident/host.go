@@ -39,6 +39,7 @@ type hostConfig struct {
 	Dir     string
 	DB      string // of the agents; empty: they are in this process's memory
 	Vendors map[string]string
+	Idle    bool // it starts no agents
 }
 
 // A host is everything on this side of the doors. It is a process of its own, as

@@ -147,7 +147,7 @@ func (n *night) kill(ctx context.Context) error {
 		}
 	}
 	before := len(n.world.entries(mine))
-	if err := n.knock(ctx, name); err != nil {
+	if err := n.knock(ctx, name, "killed"); err != nil {
 		return err
 	}
 	if err := n.work(ctx, 3, other); err != nil {
@@ -165,7 +165,7 @@ func (n *night) kill(ctx context.Context) error {
 }
 
 // knock has the killed agent try each door once more.
-func (n *night) knock(ctx context.Context, name string) error {
+func (n *night) knock(ctx context.Context, name, when string) error {
 	answer, err := n.machine.ask(ctx, "attempt "+name)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (n *night) knock(ctx context.Context, name string) error {
 		if !refused {
 			n.wrong("the door %s said to %s, which was killed: %q", door, name, said)
 		}
-		n.steps = append(n.steps, tell.Step{Name: "killed: " + door, Says: name + " tries again", Held: said, Happened: !refused})
+		n.steps = append(n.steps, tell.Step{Name: when + ": " + door, Says: name + " tries again", Held: said, Happened: !refused})
 	}
 	return nil
 }

@@ -53,14 +53,19 @@ func hostMain(config string) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	ready := word{Key: h.log.VerifierKey(), Paths: map[string]string{}}
-	for _, name := range agentNames {
+	names := agentNames
+	if cfg.Idle {
+		names = nil
+	}
+	for _, name := range names {
 		if err := h.start(ctx, name, func(cause error) { say(word{Ended: name, Cause: fmt.Sprint(cause)}) }); err != nil {
 			return err
 		}
-		ready.Paths[name] = h.boxes[name].Workspace()
-	}
-	for _, layer := range h.boxes[agentNames[0]].Report().Layers {
-		ready.Wall = append(ready.Wall, string(layer))
+		box := h.boxes[name]
+		ready.Paths[name], ready.Wall = box.Workspace(), nil
+		for _, layer := range box.Report().Layers {
+			ready.Wall = append(ready.Wall, string(layer))
+		}
 	}
 	say(ready)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
@@ -189,6 +194,15 @@ func (m *machine) cutPower() error {
 		return fmt.Errorf("the host ended by itself: %w\n%s", err, m.stderr.String())
 	}
 	return nil
+}
+
+// shutDown has the host end by itself.
+func (m *machine) shutDown() error {
+	err := errors.Join(m.stdin.Close(), m.cmd.Wait())
+	if err != nil {
+		err = fmt.Errorf("the host: %w\n%s", err, m.stderr.String())
+	}
+	return err
 }
 
 // A tail keeps the last words of a process.

@@ -21,11 +21,13 @@ type night struct {
 	world   *world
 	closed  bool // the world
 	office  *office
+	cfg     hostConfig
 	machine *machine
 	auditor *auditor
 	spaces  map[string]string // workspaces, by agent
 	show    *tell.Printer
 	walls   []string
+	journal []entry // of the vendors, when the power went
 	phases  []phase
 	ends    map[string]time.Time // when somebody ended an agent
 	seen    evidence
@@ -88,7 +90,7 @@ func play(ctx context.Context, opts options, out io.Writer) (s tell.Summary, err
 	if err := n.setUp(ctx); err != nil {
 		return s, errors.Join(err, n.tearDown())
 	}
-	for _, act := range []func(context.Context) error{n.load, n.kill, n.powerCut, n.rewriteLog} {
+	for _, act := range []func(context.Context) error{n.load, n.kill, n.powerCut, n.comeBack, n.rewriteLog} {
 		if err := act(ctx); err != nil {
 			return s, errors.Join(errors.Join(n.wrongs...), err, n.tearDown())
 		}
@@ -125,12 +127,12 @@ func (n *night) setUp(ctx context.Context) (err error) {
 	if err := n.office.furnish(ctx, n.world); err != nil {
 		return err
 	}
-	cfg := hostConfig{Dir: host, DB: n.opts.db, Vendors: map[string]string{}}
+	n.cfg = hostConfig{Dir: host, DB: n.opts.db, Vendors: map[string]string{}}
 	for _, vendor := range vendors {
-		cfg.Vendors[vendor] = n.world.url(vendor)
+		n.cfg.Vendors[vendor] = n.world.url(vendor)
 	}
 	var ready word
-	if n.machine, ready, err = boot(ctx, cfg); err != nil {
+	if n.machine, ready, err = boot(ctx, n.cfg); err != nil {
 		return err
 	}
 	n.walls, n.spaces = ready.Wall, ready.Paths
@@ -219,6 +221,7 @@ func (n *night) powerCut(ctx context.Context) error {
 	if err := n.empty(ctx); err != nil {
 		return err
 	}
+	n.journal = n.world.entries(func(entry) bool { return true })
 	return errors.Join(n.auditor.take(filepath.Join(n.office.host, "log"), "backup"), n.auditor.take(n.office.log, "office"))
 }
 
@@ -333,19 +336,18 @@ func (n *night) settle(ctx context.Context, v verdict) error {
 			n.seen.Answered++
 		}
 	}
-	journal := n.world.entries(func(entry) bool { return true })
 	n.seen.Requests = map[string]int{}
-	for _, e := range journal {
+	for _, e := range n.journal {
 		n.seen.Requests[e.vendor]++
 		if e.token == 0 {
 			n.seen.Refused++
 		}
 	}
-	n.wrongs = append(n.wrongs, a.compare(journal, notes, n.ends)...)
+	n.wrongs = append(n.wrongs, a.compare(n.journal, notes, n.ends)...)
 	if open := a.open(); !slices.Equal(open, v.Open) {
 		n.wrong("open are the calls %v, and the auditor says %v", open, v.Open)
 	}
-	for _, e := range journal { // what the vendors were holding when the power went
+	for _, e := range n.journal { // what the vendors were holding when the power went
 		if e.held && e.agent == agentNames[1] && (len(a.traces[e.trace]) != 1 || a.traces[e.trace][0].outcome != nil) {
 			n.wrong("call %s was under way when the power went, and is not open", e.trace)
 		}
