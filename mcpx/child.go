@@ -27,9 +27,12 @@ type childTimes struct {
 	// spare is how long a child that has the version before is kept without a
 	// call, in case the new version does not work.
 	spare time.Duration
+	// rewatch is how long at least after a server has ended its resources are
+	// subscribed to again.
+	rewatch time.Duration
 }
 
-var usualTimes = childTimes{check: time.Second, start: 10 * time.Second, pause: 10 * time.Second, spare: time.Minute}
+var usualTimes = childTimes{check: time.Second, start: 10 * time.Second, pause: 10 * time.Second, spare: time.Minute, rewatch: time.Second}
 
 // refusedLease reports whether the error says that the secret must not be used,
 // and not only that nobody knows at the moment.

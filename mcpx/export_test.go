@@ -5,8 +5,11 @@ import "time"
 // SetChildTimes changes how soon child processes are ended and replaced. Call it
 // before the first call.
 func SetChildTimes(g *Gateway, check, start, pause, spare time.Duration) {
-	g.pool.times = childTimes{check: check, start: start, pause: pause, spare: spare}
+	g.pool.times = childTimes{check: check, start: start, pause: pause, spare: spare, rewatch: usualTimes.rewatch}
 }
+
+// SetRewatch changes how soon what a server has forgotten is subscribed to again.
+func SetRewatch(g *Gateway, d time.Duration) { g.pool.times.rewatch = d }
 
 // SlowOnly has the SDK carry every call.
 func SlowOnly(g *Gateway) { g.slow = true }

@@ -80,7 +80,12 @@ func (g *Gateway) once(p *passage, q *query, f *flight, u *Upstream, in round) (
 			case <-time.After(cancelWait):
 			}
 		}
-		return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
+		err = g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
+		var pages *pagesWanted
+		if errors.As(err, &pages) {
+			return g.openPages(q, f, pages)
+		}
+		return nil, err
 	}
 	return g.clean(p.ctx, f, p.c)
 }

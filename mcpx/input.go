@@ -36,6 +36,9 @@ type clientState struct {
 	// state that it wants back.
 	Theirs bool   `json:"theirs,omitempty"`
 	Inner  string `json:"inner,omitempty"`
+	// Pages says that the call is made only if all questions, which are pages, were
+	// answered with yes.
+	Pages bool `json:"pages,omitempty"`
 }
 
 // asked is what is remembered of a question.
@@ -187,6 +190,12 @@ func (g *governor) takeInput(q *query) *refusal {
 		if kind := st.Kinds[key]; kind != "" && kind == kindOfAnswer(a) {
 			q.answers[key] = a
 		}
+	}
+	if !st.opened(q.answers) {
+		r := refused(audit.GuardState)
+		r.retryable = true
+		r.text = "The page that the server wants was not opened. Make the call again without this answer, and ask the person you work for to open it."
+		return &r
 	}
 	*in.answers, *in.state = nil, st.Inner
 	if st.Theirs {

@@ -6,13 +6,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
-	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -78,9 +76,6 @@ func (g *Gateway) scrubbed(ctx context.Context, f *flight, c *carriage) (json.Ra
 
 // cleanError scrubs an upstream's JSON-RPC error.
 func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jsonrpc.Error) error {
-	if e.Code == mcp.CodeURLElicitationRequired {
-		return failed("upstream-input", fmt.Sprintf("The server %q wants a web page opened, which is not passed on here.", f.server), false)
-	}
 	text, found := g.redact(c, []byte(e.Message))
 	data, more := g.redact(c, e.Data)
 	if found = found.Plus(more); len(found) > 0 {
@@ -90,6 +85,9 @@ func (g *Gateway) cleanError(ctx context.Context, f *flight, c *carriage, e *jso
 	}
 	if !json.Valid(data) {
 		data = nil
+	}
+	if isPagesError(e) {
+		return g.wantsPages(ctx, f, data)
 	}
 	f.out.Bytes = int64(len(text) + len(data))
 	code := e.Code

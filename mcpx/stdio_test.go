@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 		talkative()
 		childServer().Run(context.Background(), &mcp.StdioTransport{})
 		os.Exit(0)
+	case "wiki", "wiki-changed":
+		mortalWiki(os.Getenv("MCPX_TEST_CHILD") != "wiki").Run(context.Background(), &mcp.StdioTransport{})
+		os.Exit(0)
 	case "jobs":
 		newJobServer().whole().Run(context.Background(), &mcp.StdioTransport{})
 		os.Exit(0)

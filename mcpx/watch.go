@@ -29,8 +29,8 @@ type watch struct {
 	actor   audit.Actor
 	ready   chan struct{} // closed once it is open, or err is why it is not
 	err     error
-	end     func()
-	clients map[*mcp.ServerSession]*watcher
+	clients map[*mcp.ServerSession]*watcher // under the watches' lock
+	place   place
 }
 
 // A watcher is a client that is told of changes.
@@ -125,7 +125,7 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 			g.watches.mu.Unlock()
 			return false, failed(audit.GuardLimit, "Too many resources are subscribed to.", false)
 		}
-		w = &watch{actor: f.actor, ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher)}
+		w = &watch{actor: f.actor, ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher), place: place{over: make(chan struct{})}}
 		if g.watches.by == nil {
 			g.watches.by = make(map[watchKey]*watch)
 		}
@@ -141,7 +141,11 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 	}
 	g.watches.mu.Unlock()
 	if opens {
-		w.end, w.err = g.openWatch(ctx, key, f, u)
+		var h *subscription
+		if h, w.err = g.openWatch(ctx, key, f, u); w.err == nil {
+			w.place.take(h)
+			g.pool.background(func() { g.keepWatch(key, w, f, u) })
+		}
 		close(w.ready)
 	}
 	select {
@@ -176,9 +180,7 @@ func (w *watches) close() {
 	w.mu.Unlock()
 	for _, one := range all {
 		<-one.ready
-		if one.end != nil {
-			one.end()
-		}
+		one.place.leave()
 	}
 }
 
@@ -203,9 +205,7 @@ func (g *Gateway) unwatch(key watchKey, ss *mcp.ServerSession, id json.RawMessag
 	g.watches.mu.Unlock()
 	end := func() {
 		<-w.ready
-		if w.end != nil {
-			w.end()
-		}
+		w.place.leave()
 	}
 	if last && !g.pool.background(end) {
 		end()
@@ -214,7 +214,7 @@ func (g *Gateway) unwatch(key watchKey, ss *mcp.ServerSession, id json.RawMessag
 
 // openWatch subscribes at the upstream. Over HTTP that has a session of its own,
 // whose requests go on after this one and so have a lease of their own.
-func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Upstream) (end func(), err error) {
+func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Upstream) (h *subscription, err error) {
 	if u.endpoint == nil {
 		p, err := g.reach(ctx, f, u)
 		if err != nil {
@@ -228,11 +228,15 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 		// The call's end gives back the session and the lease; a child keeps its
 		// secret anyway.
 		p.end()
-		return func() {
+		h := newSubscription(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), cancelWait)
 			defer cancel()
 			_ = p.s.cs.Unsubscribe(ctx, &mcp.UnsubscribeParams{URI: key.uri})
-		}, nil
+		})
+		if !g.pool.background(func() { _ = p.s.cs.Wait(); close(h.lost) }) {
+			close(h.lost)
+		}
+		return h, nil
 	}
 	c := &carriage{told: make(chan struct{})}
 	var lease *credential.Lease
@@ -254,7 +258,7 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 		err = s.cs.Subscribe(carried{ctx, c}, &mcp.SubscribeParams{URI: key.uri})
 	}
 	stream, hangUp := context.WithCancel(carried{g.pool.life, c})
-	end = func() {
+	h = newSubscription(func() {
 		hangUp()
 		if s != nil {
 			_ = s.cs.Close()
@@ -262,21 +266,26 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 		if lease != nil {
 			lease.Release()
 		}
-	}
+	})
 	if err != nil {
 		err = g.explain(ctx, ctx, u, f, c, s, err)
-		end()
+		h.end()
 		return nil, err
 	}
 	if s.wire.agreed() < modernVersion {
-		g.pool.background(func() { g.hearAll(stream, s, u, key.owner) })
+		g.pool.background(func() {
+			if g.hearAll(stream, s, u, key.owner) {
+				close(h.lost)
+			}
+		})
 	}
-	return end, nil
+	return h, nil
 }
 
 // hearAll reads what an upstream with sessions says on the stream that belongs to
-// no request, until ctx ends. A server need not have one, and then says nothing.
-func (g *Gateway) hearAll(ctx context.Context, s *session, u *Upstream, owner string) {
+// no request, until ctx ends. A server need not have one, and then says nothing. It
+// reports whether the server does not know the session any more.
+func (g *Gateway) hearAll(ctx context.Context, s *session, u *Upstream, owner string) (lost bool) {
 	for {
 		r := &http.Request{
 			Method: http.MethodGet, URL: u.endpoint, Host: u.endpoint.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -298,12 +307,12 @@ func (g *Gateway) hearAll(ctx context.Context, s *session, u *Upstream, owner st
 			}
 			_ = resp.Body.Close()
 			if resp.StatusCode >= 400 {
-				return
+				return resp.StatusCode == http.StatusNotFound
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(time.Second):
 		}
 	}
