@@ -271,31 +271,23 @@ func allOf(wanted, have []string) bool {
 	return true
 }
 
-// A crowd bounds what waits, for each owner and in all. Its zero value is empty.
+// A crowd bounds what waits, for each owner and in all.
 type crowd struct {
-	mu   sync.Mutex
-	of   map[string]int
-	many int
+	mu    sync.Mutex
+	quota quota
 }
 
 // enter reports whether there is room, and returns how to leave.
 func (c *crowd) enter(owner string) (leave func(), ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.many >= maxWaiting || c.of[owner] >= maxWaitingPerActor {
+	if !c.quota.room(owner) {
 		return nil, false
 	}
-	if c.of == nil {
-		c.of = make(map[string]int)
-	}
-	c.of[owner]++
-	c.many++
+	c.quota.add(owner)
 	return sync.OnceFunc(func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.many--
-		if c.of[owner]--; c.of[owner] == 0 {
-			delete(c.of, owner)
-		}
+		c.quota.drop(owner)
 	}), true
 }

@@ -161,18 +161,18 @@ func (d *Desk) open(r ApprovalRequest) (m *matter, fresh bool, err error) {
 		return m, false, nil
 	}
 	d.drop(d.current[r.Call])
-	mine := 0
+	open := newQuota(maxMatters, maxMattersPerActor)
 	for _, m := range d.asked {
 		if !d.living(m) {
 			d.drop(m)
-		} else if owner(m.r.Actor) == owner(r.Actor) {
-			mine++
+		} else {
+			open.add(owner(m.r.Actor))
 		}
 	}
 	switch {
 	case len(r.Args) > maxMatterArgs:
 		return nil, false, fmt.Errorf("mcpx: desk: the arguments are more than the %d bytes that a page shows", maxMatterArgs)
-	case len(d.asked) >= maxMatters || mine >= maxMattersPerActor:
+	case !open.room(owner(r.Actor)):
 		return nil, false, errFull
 	}
 	now := d.opts.Now()

@@ -142,6 +142,7 @@ func NewGateway(engine *governance.Engine, log audit.Recorder, opts *GatewayOpti
 		g.gov.logger.Error("mcpx: everything is denied", "error", err)
 	}
 	g.pool = newPool()
+	g.watches.quota = newQuota(maxAllSubscriptions, maxSubscriptions)
 	g.farewells = newFarewells()
 	self := &mcp.Implementation{Name: "twinward", Title: "Twinward gateway", Version: "1"}
 	g.info, _ = json.Marshal(self)

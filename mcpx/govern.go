@@ -188,6 +188,8 @@ func newGovernor(engine *governance.Engine, log audit.Recorder, logger *slog.Log
 		logger = slog.New(slog.DiscardHandler)
 	}
 	g := &governor{engine: engine, log: audit.OrRefuse(log), logger: logger}
+	g.memory.quota, g.waiting.quota = newQuota(maxWaiting, maxWaitingPerActor), newQuota(maxWaiting, maxWaitingPerActor)
+	g.tasks.quota = newQuota(maxTasks, maxTasksPerActor)
 	g.seal, _ = newSealer(credential.Secret{})
 	g.approvalTime, g.parkTime, g.endedTime = approvalTime, parkTime, endedTime
 	switch {

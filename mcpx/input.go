@@ -67,7 +67,7 @@ var errFull = errors.New("mcpx: too many questions are open")
 type memory struct {
 	mu     sync.Mutex
 	of     map[string]*remembered
-	many   map[string]int
+	quota  quota
 	closed bool
 }
 
@@ -81,11 +81,11 @@ type remembered struct {
 func (m *memory) put(owner string, a asked, good time.Duration) (id string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed || len(m.of) >= maxWaiting || m.many[owner] >= maxWaitingPerActor {
+	if m.closed || !m.quota.room(owner) {
 		return "", errFull
 	}
 	if m.of == nil {
-		m.of, m.many = make(map[string]*remembered), make(map[string]int)
+		m.of = make(map[string]*remembered)
 	}
 	id = audit.NewID()
 	r := &remembered{asked: a, owner: owner}
@@ -95,7 +95,7 @@ func (m *memory) put(owner string, a asked, good time.Duration) (id string, err 
 		}
 	})
 	m.of[id] = r
-	m.many[owner]++
+	m.quota.add(owner)
 	return id, nil
 }
 
@@ -109,9 +109,7 @@ func (m *memory) take(owner, id string) (asked, bool) {
 	}
 	r.timer.Stop()
 	delete(m.of, id)
-	if m.many[owner]--; m.many[owner] == 0 {
-		delete(m.many, owner)
-	}
+	m.quota.drop(owner)
 	return r.asked, true
 }
 
@@ -119,7 +117,7 @@ func (m *memory) take(owner, id string) (asked, bool) {
 func (m *memory) close() {
 	m.mu.Lock()
 	all := slices.Collect(maps.Values(m.of))
-	m.of, m.many, m.closed = nil, nil, true
+	m.of, m.closed = nil, true
 	m.mu.Unlock()
 	for _, r := range all {
 		r.timer.Stop()

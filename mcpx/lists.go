@@ -51,15 +51,24 @@ func (g *governor) listTools(ctx context.Context, q *query) (mcp.Result, error) 
 		return nil, err
 	}
 	of := len(out.Tools)
-	out.Tools, err = visible(ctx, g, q, "call_tool", out.Tools, func(t *mcp.Tool) governance.ToolRef {
+	ref := func(t *mcp.Tool) governance.ToolRef {
 		server, tool := g.site.route(kindTool, t.Name)
 		return governance.ToolRef{Server: server, Name: tool}
-	})
-	if err != nil {
-		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
 	}
+	out.Tools, err = visible(ctx, g, q, "call_tool", out.Tools, ref)
+	if err != nil {
+		return g.refuse(ctx, q, unseen(err))
+	}
+	tools, withheld, no := listed(ctx, g, q, out.Tools, ref)
+	if no != nil {
+		return g.refuse(ctx, q, *no)
+	}
+	out.Tools = tools
 	out.NextCursor, out.Meta, out.Cacheable = "", maps.Clone(out.Meta), mcp.Cacheable{CacheScope: "private"}
 	notes := make(map[string]string)
+	if len(withheld) > 0 {
+		notes["withheld"] = clip(strings.Join(withheld, " "), 512)
+	}
 	if len(drift) > 0 {
 		notes["drift"] = clip(strings.Join(drift, " "), 512)
 	}
@@ -102,7 +111,7 @@ func (g *governor) listPrompts(ctx context.Context, q *query) (mcp.Result, error
 		return governance.ToolRef{Server: server, Name: own}
 	})
 	if err != nil {
-		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
+		return g.refuse(ctx, q, unseen(err))
 	}
 	out.NextCursor, out.Meta, out.Cacheable = "", maps.Clone(out.Meta), mcp.Cacheable{CacheScope: "private"}
 	return g.shown(ctx, q, "list_prompts", &out, len(out.Prompts), of, nil)
@@ -146,7 +155,7 @@ func (g *governor) listResources(ctx context.Context, q *query) (mcp.Result, err
 		return governance.ToolRef{Server: server, Name: own}
 	})
 	if err != nil {
-		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
+		return g.refuse(ctx, q, unseen(err))
 	}
 	out.NextCursor, out.Meta, out.Cacheable = "", maps.Clone(out.Meta), mcp.Cacheable{CacheScope: "private"}
 	return g.shown(ctx, q, "list_resources", &out, len(out.Resources), of, notes)
@@ -176,7 +185,7 @@ func (g *governor) listTemplates(ctx context.Context, q *query) (mcp.Result, err
 		return governance.ToolRef{Server: server, Name: own}
 	})
 	if err != nil {
-		return g.refuse(ctx, q, refused(audit.GuardPolicyError))
+		return g.refuse(ctx, q, unseen(err))
 	}
 	out.NextCursor, out.Meta, out.Cacheable = "", maps.Clone(out.Meta), mcp.Cacheable{CacheScope: "private"}
 	return g.shown(ctx, q, "list_resource_templates", &out, len(out.ResourceTemplates), of, nil)

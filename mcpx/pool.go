@@ -246,16 +246,25 @@ func (p *pool) endLocked(s *session) {
 	}()
 }
 
-// evictLocked makes room for one more link.
+// evictLocked makes room for one more link: the oldest that is not in use goes, of
+// the owner who has the most of those that have some.
 func (p *pool) evictLocked() {
 	if len(p.links) < maxLinks {
 		return
 	}
-	var oldest poolKey
+	many := make(map[string]int)
+	for key := range p.links {
+		many[key.owner]++
+	}
+	var first poolKey
 	var found *link
 	for key, l := range p.links {
-		if l.users == 0 && (found == nil || l.used < found.used) {
-			oldest, found = key, l
+		if l.users > 0 {
+			continue
+		}
+		n, most := many[key.owner], many[first.owner]
+		if found == nil || n > most || n == most && l.used < found.used {
+			first, found = key, l
 		}
 	}
 	if found == nil {
@@ -264,7 +273,7 @@ func (p *pool) evictLocked() {
 	if found.now != nil {
 		p.endLocked(found.now)
 	}
-	delete(p.links, oldest)
+	delete(p.links, first)
 }
 
 // drift returns the guard that refuses a tool because the session with key has

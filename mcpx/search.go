@@ -248,9 +248,14 @@ func (g *Gateway) searchTools(ctx context.Context, q *query) (reply, error) {
 		return g.gov.no(ctx, q, refused(audit.GuardArguments))
 	}
 	x := g.search.of(g.offered.Load())
-	mine, err := visible(ctx, g.gov, q, "call_tool", x.tools, func(t indexed) governance.ToolRef { return t.ref })
+	ref := func(t indexed) governance.ToolRef { return t.ref }
+	mine, err := visible(ctx, g.gov, q, "call_tool", x.tools, ref)
 	if err != nil {
-		return g.gov.no(ctx, q, refused(audit.GuardPolicyError))
+		return g.gov.no(ctx, q, unseen(err))
+	}
+	mine, withheld, no := listed(ctx, g.gov, q, mine, ref)
+	if no != nil {
+		return g.gov.no(ctx, q, *no)
 	}
 	hits := find(mine, args.Query, most+1)
 	out := found{Tools: []json.RawMessage{}}
@@ -273,12 +278,15 @@ func (g *Gateway) searchTools(ctx context.Context, q *query) (reply, error) {
 		all += len(t.tool)
 	}
 	text := strings.TrimSpace(b.String())
+	detail := map[string]string{
+		"shown": strconv.Itoa(len(out.Tools)), "of": strconv.Itoa(len(mine)), "bytes": strconv.Itoa(len(text)), "of_bytes": strconv.Itoa(all),
+		audit.DetailPolicyHash: g.gov.engine.Hash(),
+	}
+	if len(withheld) > 0 {
+		detail["withheld"] = clip(strings.Join(withheld, " "), 512)
+	}
 	err = g.gov.log.Append(ctx, audit.Event{
-		Kind: audit.KindList, Door: audit.DoorTool, Action: "search_tools", Resource: `Server::"*"`, Actor: q.actor, Args: q.args, Trace: q.trace,
-		Detail: map[string]string{
-			"shown": strconv.Itoa(len(out.Tools)), "of": strconv.Itoa(len(mine)), "bytes": strconv.Itoa(len(text)), "of_bytes": strconv.Itoa(all),
-			audit.DetailPolicyHash: g.gov.engine.Hash(),
-		},
+		Kind: audit.KindList, Door: audit.DoorTool, Action: "search_tools", Resource: `Server::"*"`, Actor: q.actor, Args: q.args, Trace: q.trace, Detail: detail,
 	})
 	if err != nil {
 		g.gov.logger.Error("mcpx: a search could not be recorded, so it is refused", "error", err)

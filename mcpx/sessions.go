@@ -12,7 +12,7 @@ import (
 
 // Caps on the MCP sessions of clients that speak a protocol with sessions.
 const (
-	maxSessions         = 10_000
+	maxSessions         = 16_384
 	maxSessionsPerActor = 256
 )
 
@@ -25,7 +25,7 @@ type owners struct {
 
 	mu    sync.Mutex
 	of    map[string]*held
-	many  map[string]int
+	quota quota
 	asked map[string]questions // by session
 }
 
@@ -110,7 +110,7 @@ func idKey(id json.RawMessage) string {
 }
 
 func newOwners(live func() map[string]bool) *owners {
-	return &owners{live: live, of: make(map[string]*held), many: make(map[string]int), asked: make(map[string]questions)}
+	return &owners{live: live, of: make(map[string]*held), quota: newQuota(maxSessions, maxSessionsPerActor), asked: make(map[string]questions)}
 }
 
 // questions counts what the client of a session was asked, how much of that it has
@@ -201,7 +201,7 @@ func (o *owners) ownerOf(id string) string {
 func (o *owners) room(owner string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.of) < maxSessions && o.many[owner] < maxSessionsPerActor {
+	if o.quota.room(owner) {
 		return true
 	}
 	live := o.live()
@@ -210,7 +210,7 @@ func (o *owners) room(owner string) bool {
 			o.dropLocked(id)
 		}
 	}
-	return len(o.of) < maxSessions && o.many[owner] < maxSessionsPerActor
+	return o.quota.room(owner)
 }
 
 func (o *owners) add(id, owner string) *held {
@@ -220,7 +220,7 @@ func (o *owners) add(id, owner string) *held {
 	if !ok {
 		h = &held{owner: owner, heard: time.Now()}
 		o.of[id] = h
-		o.many[owner]++
+		o.quota.add(owner)
 	}
 	return h
 }
@@ -239,9 +239,7 @@ func (o *owners) dropLocked(id string) {
 	h.end()
 	delete(o.of, id)
 	o.tidyLocked(id)
-	if o.many[h.owner]--; o.many[h.owner] <= 0 {
-		delete(o.many, h.owner)
-	}
+	o.quota.drop(h.owner)
 }
 
 // A watched response calls its hook once, before the headers are sent, and

@@ -55,8 +55,14 @@ func (g *governor) single(ctx context.Context, q *query, action string) (mcp.Res
 	return q.deliver(g.converse(ctx, q, f))
 }
 
-// maxSubscriptions bounds the resources that one listen stream asks for.
-const maxSubscriptions = 64
+const (
+	// maxSubscriptions bounds the resources that one listen stream asks for, and that
+	// one actor is told of.
+	maxSubscriptions = 64
+	// maxAllSubscriptions bounds those of all actors: over HTTP each has a session of
+	// its own at its server.
+	maxAllSubscriptions = 4096
+)
 
 // listen governs the stream of 2026-07-28 that replaces subscriptions. That
 // some list changed is told to every actor; each resource is decided.

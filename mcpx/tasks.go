@@ -83,7 +83,7 @@ type taskAsk struct {
 type tasks struct {
 	mu     sync.Mutex
 	of     map[string]*task
-	many   map[string]int
+	quota  quota
 	bytes  map[string]int // of arguments
 	closed bool
 }
@@ -93,10 +93,10 @@ func (s *tasks) add(t *task, good time.Duration, forget func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	full := func() bool {
-		return len(s.of) >= maxTasks || s.many[t.owner] >= maxTasksPerActor || s.bytes[t.owner]+len(t.f.args) > maxTaskArgs
+		return !s.quota.room(t.owner) || s.bytes[t.owner]+len(t.f.args) > maxTaskArgs
 	}
 	if full() { // what has ended makes room: of this owner, else of anybody
-		for _, of := range []func(*task) bool{func(o *task) bool { return o.owner == t.owner }, func(*task) bool { return len(s.of) >= maxTasks }} {
+		for _, of := range []func(*task) bool{func(o *task) bool { return o.owner == t.owner }, func(*task) bool { return s.quota.total >= s.quota.all-s.quota.all/4 }} {
 			for _, o := range s.of {
 				if full() && of(o) && o.over() {
 					o.unwatch()
@@ -109,10 +109,10 @@ func (s *tasks) add(t *task, good time.Duration, forget func()) bool {
 		return false
 	}
 	if s.of == nil {
-		s.of, s.many, s.bytes = make(map[string]*task), make(map[string]int), make(map[string]int)
+		s.of, s.bytes = make(map[string]*task), make(map[string]int)
 	}
 	s.of[t.id] = t
-	s.many[t.owner]++
+	s.quota.add(t.owner)
 	s.bytes[t.owner] += len(t.f.args)
 	t.timer = time.AfterFunc(good, forget)
 	return true
@@ -146,9 +146,7 @@ func (s *tasks) remove(t *task) {
 	if s.bytes[t.owner] -= len(t.f.args); s.bytes[t.owner] <= 0 {
 		delete(s.bytes, t.owner)
 	}
-	if s.many[t.owner]--; s.many[t.owner] == 0 {
-		delete(s.many, t.owner)
-	}
+	s.quota.drop(t.owner)
 }
 
 // all returns all of them, and takes no more.

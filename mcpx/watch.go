@@ -43,8 +43,9 @@ const notifyListening = "notifications/subscriptions/acknowledged"
 
 // watches are all subscriptions of a gateway.
 type watches struct {
-	mu sync.Mutex
-	by map[watchKey]*watch
+	mu    sync.Mutex
+	by    map[watchKey]*watch
+	quota quota
 }
 
 // silent is a query of the same actor whose client can be asked for nothing: the
@@ -115,13 +116,7 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 	w := g.watches.by[key]
 	opens := w == nil
 	if opens {
-		mine := 0
-		for k := range g.watches.by {
-			if k.owner == key.owner {
-				mine++
-			}
-		}
-		if mine >= maxSubscriptions {
+		if !g.watches.quota.room(key.owner) {
 			g.watches.mu.Unlock()
 			return false, failed(audit.GuardLimit, "Too many resources are subscribed to.", false)
 		}
@@ -130,6 +125,7 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 			g.watches.by = make(map[watchKey]*watch)
 		}
 		g.watches.by[key] = w
+		g.watches.quota.add(key.owner)
 	}
 	client := w.clients[ss]
 	if first = client == nil; first {
@@ -201,6 +197,7 @@ func (g *Gateway) unwatch(key watchKey, ss *mcp.ServerSession, id json.RawMessag
 	last := len(w.clients) == 0
 	if last {
 		delete(g.watches.by, key)
+		g.watches.quota.drop(key.owner)
 	}
 	g.watches.mu.Unlock()
 	end := func() {
