@@ -94,3 +94,35 @@ func TestLingeringEnds(t *testing.T) {
 	}
 	require.NoError(t, log.Close())
 }
+
+// A checkpoint covers what was acknowledged before, also what nobody waits for.
+func TestCheckpointCoversWhatLingers(t *testing.T) {
+	log := openLingering(t, audit.BestEffort, 0)
+	before := log.Size()
+	var want uint64
+	for range 3 {
+		for range 10 {
+			require.NoError(t, log.Append(ctx, probe("a", "x")))
+		}
+		want += 10
+		assert.Equal(t, before+want-10, log.Size(), "they are in line")
+		cp, err := log.Checkpoint(ctx)
+		require.NoError(t, err)
+		assert.Equal(t, before+want, cp.Size)
+	}
+	batches := log.Batches()
+	cp, err := log.Checkpoint(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, before+want, cp.Size)
+	assert.Equal(t, batches, log.Batches(), "nothing is written where nothing is in line")
+
+	require.NoError(t, log.Append(ctx, probe("a", "x")))
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	cp, err = log.Checkpoint(ended)
+	require.NoError(t, err, "nobody else need be waited for")
+	assert.Equal(t, before+want+1, cp.Size)
+	require.NoError(t, log.Close())
+	_, err = log.Checkpoint(ctx)
+	assert.NoError(t, err, "of a closed log, the closing one")
+}
