@@ -66,16 +66,15 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/postgres/pgschema"
 )
 
 var (
 	// ErrSchema is returned when the tables are missing or of another version.
-	ErrSchema = errors.New("audit/postgres: the tables are not those of this version: call Migrate with a role that owns them")
+	ErrSchema = pgschema.ErrVersion
 	// ErrMoved is returned when the database does not hold what this host has
 	// stored there, or holds more: another process wrote to the log, or a backup was
 	// put back.
@@ -137,57 +136,21 @@ create table twinward_audit_hash (
 alter table twinward_audit_hash alter column leaves set storage external;
 `}
 
+var tables = pgschema.Schema{Name: "twinward_audit", Migrations: migrations}
+
 // Migrate makes the tables, or brings them up to this version. It is called by a
 // role that owns them; calling it again, from many hosts at once, does nothing.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('twinward_audit', 0))`); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `create table if not exists twinward_audit_schema (version int primary key, applied timestamptz not null default now())`); err != nil {
-			return err
-		}
-		have, err := version(ctx, tx)
-		if err != nil {
-			return err
-		}
-		for v := have + 1; v <= len(migrations); v++ {
-			if _, err := tx.Exec(ctx, migrations[v-1]); err != nil {
-				return fmt.Errorf("to version %d: %w", v, err)
-			}
-			if _, err := tx.Exec(ctx, `insert into twinward_audit_schema (version) values ($1)`, v); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("audit/postgres: migrate: %w", err)
+	if err := tables.Migrate(ctx, pool); err != nil {
+		return fmt.Errorf("audit/postgres: %w", err)
 	}
 	return nil
 }
 
-// A querier is a pool, a connection or a transaction.
-type querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-func version(ctx context.Context, q querier) (v int, err error) {
-	err = q.QueryRow(ctx, `select coalesce(max(version), 0) from twinward_audit_schema`).Scan(&v)
-	return v, err
-}
-
 // checkSchema returns an error unless the tables are of this version.
-func checkSchema(ctx context.Context, q querier) error {
-	v, err := version(ctx, q)
-	var pg *pgconn.PgError
-	switch {
-	case errors.As(err, &pg) && pg.Code == "42P01": // no such table
-		return ErrSchema
-	case err != nil:
+func checkSchema(ctx context.Context, q pgschema.Querier) error {
+	if err := tables.Check(ctx, q); err != nil {
 		return fmt.Errorf("audit/postgres: %w", err)
-	case v != len(migrations):
-		return fmt.Errorf("%w: they have version %d, this is %d", ErrSchema, v, len(migrations))
 	}
 	return nil
 }

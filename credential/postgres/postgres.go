@@ -41,14 +41,14 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/twinward-dev/twinward/audit/postgres/pgschema"
 )
 
 var (
 	// ErrSchema is returned when the tables are missing or of another version.
-	ErrSchema = errors.New("credential/postgres: the tables are not those of this version: call Migrate with a role that owns them")
+	ErrSchema = pgschema.ErrVersion
 	// ErrStandby is returned by a server that does not take the writes.
 	ErrStandby = errors.New("credential/postgres: the server is a standby, which may not know of the last revocations: connect to the primary")
 )
@@ -88,58 +88,22 @@ create trigger twinward_agent_forward before update on twinward_agent for each r
 alter table twinward_agent add column ended timestamptz;
 `}
 
+var tables = pgschema.Schema{Name: "twinward_agent", Migrations: migrations}
+
 // Migrate makes the tables, or brings them up to this version. It is called by a
 // role that owns them; calling it again, from many hosts at once, does nothing.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('twinward_agent', 0))`); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `create table if not exists twinward_agent_schema (version int primary key, applied timestamptz not null default now())`); err != nil {
-			return err
-		}
-		have, err := version(ctx, tx)
-		if err != nil {
-			return err
-		}
-		for v := have + 1; v <= len(migrations); v++ {
-			if _, err := tx.Exec(ctx, migrations[v-1]); err != nil {
-				return fmt.Errorf("to version %d: %w", v, err)
-			}
-			if _, err := tx.Exec(ctx, `insert into twinward_agent_schema (version) values ($1)`, v); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("credential/postgres: migrate: %w", err)
+	if err := tables.Migrate(ctx, pool); err != nil {
+		return fmt.Errorf("credential/postgres: %w", err)
 	}
 	return nil
-}
-
-// A querier is a pool, a connection or a transaction.
-type querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-func version(ctx context.Context, q querier) (v int, err error) {
-	err = q.QueryRow(ctx, `select coalesce(max(version), 0) from twinward_agent_schema`).Scan(&v)
-	return v, err
 }
 
 // Open returns the store in a database, or [ErrSchema]. The caller closes the
 // pool, of which a follower takes one connection for itself.
 func Open(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
-	v, err := version(ctx, pool)
-	var pg *pgconn.PgError
-	switch {
-	case errors.As(err, &pg) && pg.Code == "42P01": // no such table
-		return nil, ErrSchema
-	case err != nil:
+	if err := tables.Check(ctx, pool); err != nil {
 		return nil, fmt.Errorf("credential/postgres: %w", err)
-	case v != len(migrations):
-		return nil, fmt.Errorf("%w: they have version %d, this is %d", ErrSchema, v, len(migrations))
 	}
 	return &Store{pool: pool}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/twinward-dev/twinward/audit/postgres/pgschema"
 	"github.com/twinward-dev/twinward/credential/agentid"
 )
 
@@ -122,7 +123,7 @@ func (s *Store) Changes(ctx context.Context, after uint64) (agentid.Changes, err
 	return c, err
 }
 
-func sequence(ctx context.Context, q querier) (uint64, error) {
+func sequence(ctx context.Context, q pgschema.Querier) (uint64, error) {
 	var seq int64
 	var standby bool
 	if err := q.QueryRow(ctx, `select seq, pg_is_in_recovery() from twinward_agent_seq`).Scan(&seq, &standby); err != nil {

@@ -38,7 +38,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -47,14 +46,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/twinward-dev/twinward/audit/postgres/pgschema"
 	"github.com/twinward-dev/twinward/inference"
 )
 
 // ErrSchema is returned when the tables are missing or of another version.
-var ErrSchema = errors.New("inference/postgres: the tables are not those of this version: call Migrate with a role that owns them")
+var ErrSchema = pgschema.ErrVersion
 
 // migrations make the tables. Each is applied once, in order; none is ever changed.
 var migrations = []string{`
@@ -114,58 +113,22 @@ begin
 end $$;
 `}
 
+var tables = pgschema.Schema{Name: "twinward_budget", Migrations: migrations}
+
 // Migrate makes the tables, or brings them up to this version. It is called by a
 // role that owns them; calling it again, from many hosts at once, does nothing.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('twinward_budget', 0))`); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `create table if not exists twinward_budget_schema (version int primary key, applied timestamptz not null default now())`); err != nil {
-			return err
-		}
-		have, err := version(ctx, tx)
-		if err != nil {
-			return err
-		}
-		for v := have + 1; v <= len(migrations); v++ {
-			if _, err := tx.Exec(ctx, migrations[v-1]); err != nil {
-				return fmt.Errorf("to version %d: %w", v, err)
-			}
-			if _, err := tx.Exec(ctx, `insert into twinward_budget_schema (version) values ($1)`, v); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("inference/postgres: migrate: %w", err)
+	if err := tables.Migrate(ctx, pool); err != nil {
+		return fmt.Errorf("inference/postgres: %w", err)
 	}
 	return nil
-}
-
-// A querier is a pool, a connection or a transaction.
-type querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-func version(ctx context.Context, q querier) (v int, err error) {
-	err = q.QueryRow(ctx, `select coalesce(max(version), 0) from twinward_budget_schema`).Scan(&v)
-	return v, err
 }
 
 // Open returns the ledger in a database, or [ErrSchema]. The caller closes the
 // pool. It has to be that of the server which takes the writes.
 func Open(ctx context.Context, pool *pgxpool.Pool) (*Ledger, error) {
-	v, err := version(ctx, pool)
-	var pg *pgconn.PgError
-	switch {
-	case errors.As(err, &pg) && pg.Code == "42P01": // no such table
-		return nil, ErrSchema
-	case err != nil:
+	if err := tables.Check(ctx, pool); err != nil {
 		return nil, fmt.Errorf("inference/postgres: %w", err)
-	case v != len(migrations):
-		return nil, fmt.Errorf("%w: they have version %d, this is %d", ErrSchema, v, len(migrations))
 	}
 	return &Ledger{pool: pool}, nil
 }
