@@ -37,16 +37,27 @@ type memorySeen struct {
 	Marked    int   `json:"marked"` // processes in which the search found what is there
 }
 
-// sessionOf returns the processes of an agent's session, and the agent among them.
+// sessionOf returns the processes of an agent's session, and the agent among them:
+// a child of it that has not become git yet has the same arguments.
 func sessionOf(name string) (all []int, agent int, err error) {
 	rooms, err := outside.Rooms()
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, pids := range rooms {
+		parents := map[int]int{}
 		for _, pid := range pids {
 			args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // gone: it is not the agent
-			if bytes.HasSuffix(args, []byte("\x00agent\x00"+name+"\x00")) {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			var state string
+			var parent int
+			_, err := fmt.Sscan(string(stat[bytes.LastIndexByte(stat, ')')+1:]), &state, &parent)
+			if err == nil && bytes.HasSuffix(args, []byte("\x00agent\x00"+name+"\x00")) {
+				parents[pid] = parent
+			}
+		}
+		for pid, parent := range parents {
+			if _, child := parents[parent]; !child {
 				return pids, pid, nil
 			}
 		}

@@ -1,8 +1,9 @@
 // Incident is a bad night, and then the auditor. Two agents work in sandboxes,
 // with tools, a model and a forge, while policies are reloaded and secrets
 // rotated. An operator kills one of them with twinward-vault. The power goes, and
-// comes back. Root on the host rewrites the log with the log's own key. On another machine, an
-// auditor who has nothing but a pinned key and a checkpoint runs twinward-audit.
+// comes back. Root on the host rewrites the log with the log's own key. On another
+// machine, an auditor who has nothing but a pinned key, a checkpoint and a backup
+// runs twinward-audit.
 //
 //	go run ./examples/incident             # the story, for people
 //	go run ./examples/incident -json       # the same, one JSON object a line
@@ -10,10 +11,11 @@
 //	go run ./examples/incident -rounds 5   # of reloads and rotations
 //
 // Without -db the host keeps its agents in memory: it is the host that is told to
-// revoke one, and it does not come back. The evidence is taken from outside the host's process: the
-// vendors' own journal, /proc, what the agents have noted, and the auditor's
-// output. It exits with 0 only if everything came out as it must. It needs Linux,
-// git, and the go command, which builds twinward-vault and twinward-audit.
+// revoke one, and it does not come back. The evidence is taken from outside the
+// host's process: the vendors' own journal, /proc, what the agents have noted, and
+// the auditor's output. It exits with 0 only if everything came out as it must. It
+// needs Linux, git, and the go command, which builds twinward-vault and
+// twinward-audit.
 package main
 
 import (

@@ -41,7 +41,7 @@ type office struct {
 // buildCommands builds the real commands into a folder.
 func buildCommands(ctx context.Context, bin string) error {
 	const module = "github.com/twinward-dev/twinward"
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin+string(os.PathSeparator), module+"/credential/cmd/twinward-vault", module+"/audit/cmd/twinward-audit")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", bin+string(os.PathSeparator), module+"/credential/cmd/twinward-vault", module+"/audit/cmd/twinward-audit")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the commands: %w\n%s", err, out)
 	}
