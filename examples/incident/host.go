@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing/fstest"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/twinward-dev/twinward/credential/agentid"
 	"github.com/twinward-dev/twinward/credential/filevault"
 	"github.com/twinward-dev/twinward/credential/postgres"
+	"github.com/twinward-dev/twinward/examples/internal/setup"
 	"github.com/twinward-dev/twinward/governance"
 	"github.com/twinward-dev/twinward/inference"
 	"github.com/twinward-dev/twinward/mcpx"
@@ -45,6 +45,7 @@ type hostConfig struct {
 // A host is everything on this side of the doors. It is a process of its own, as
 // it is the one that loses its power.
 type host struct {
+	setup.Stack
 	cfg      hostConfig
 	log      *audit.Log
 	registry *agentid.Registry
@@ -54,14 +55,13 @@ type host struct {
 	router   *inference.Router
 	git      http.Handler
 	boxes    map[string]*sandbox.Session
-	closers  []func() error
 }
 
 func newHost(ctx context.Context, cfg hostConfig) (h *host, err error) {
 	h = &host{cfg: cfg, boxes: map[string]*sandbox.Session{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, h.close())
+			err = errors.Join(err, h.Close(h.log))
 		}
 	}()
 	st, err := newDisk(filepath.Join(cfg.Dir, "log"))
@@ -103,7 +103,7 @@ func (h *host) openRegistry(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h.later(func() error { pool.Close(); return nil })
+	h.Later(func() error { pool.Close(); return nil })
 	store, err := postgres.Open(ctx, pool)
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (h *host) openRegistry(ctx context.Context) (err error) {
 		defer close(done)
 		_ = h.registry.Follow(following) // until the host closes
 	}()
-	h.later(func() error { stop(); <-done; return nil })
+	h.Later(func() error { stop(); <-done; return nil })
 	return nil
 }
 
@@ -138,7 +138,7 @@ func (h *host) openVault(ctx context.Context) error {
 	if h.vault, err = credential.NewBroker(store, h.log, nil); err != nil {
 		return err
 	}
-	h.later(h.vault.Close)
+	h.Later(h.vault.Close)
 	return h.vault.Preload(ctx)
 }
 
@@ -181,7 +181,7 @@ func (h *host) openDoors(ctx context.Context) (err error) {
 		return mcpx.Verdict{Approved: true, By: "dana@example.com", Reason: "on call tonight", Groups: []string{"lead"}}, nil
 	})
 	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Approver: dana})
-	h.later(h.gateway.Close)
+	h.Later(h.gateway.Close)
 	for _, name := range []string{"github", "slack"} {
 		upstream := mcpx.HTTP(name, h.cfg.Vendors[name])
 		upstream.Credential = name
@@ -198,7 +198,7 @@ func (h *host) openDoors(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h.later(h.router.Close)
+	h.Later(h.router.Close)
 	h.git = credential.Proxy(h.cfg.Vendors["forge"], h.vault, apidoor.Authorize(h.engine, h.log, gitHost, "forge", &apidoor.Options{Agents: h.registry}))
 	return nil
 }
@@ -229,7 +229,7 @@ func (h *host) start(ctx context.Context, name string, ended func(cause error)) 
 		return err
 	}
 	h.boxes[name] = box
-	h.later(func() error { defer stop(); return box.Close() })
+	h.Later(func() error { defer stop(); return box.Close() })
 	if err := errors.Join(box.Handle("tools.local", h.gateway), box.Handle("inference.local", h.router), box.Handle(gitHost, h.git)); err != nil {
 		return err
 	}
@@ -275,19 +275,4 @@ func (h *host) attempt(ctx context.Context, name string) map[string]string {
 		said[door] = fmt.Sprintf("%d %s", w.Code, strings.TrimSpace(w.Body.String()))
 	}
 	return said
-}
-
-func (h *host) later(f func() error) { h.closers = append(h.closers, f) }
-
-// close ends everything, the last that was started first and the log last of all.
-func (h *host) close() error {
-	var errs []error
-	for _, f := range slices.Backward(h.closers) {
-		errs = append(errs, f())
-	}
-	h.closers = nil
-	if h.log != nil {
-		errs = append(errs, h.log.Close())
-	}
-	return errors.Join(errs...)
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
@@ -140,12 +138,6 @@ func (o *office) key() (string, error) {
 		return "", err
 	}
 	return key.VerifierKey(), nil
-}
-
-func randomToken() string {
-	b := make([]byte, 24)
-	_, _ = rand.Read(b) // documented never to fail
-	return "tok_" + base64.RawURLEncoding.EncodeToString(b)
 }
 
 // copyFolder copies the files of a folder, as a backup does while they are written to.

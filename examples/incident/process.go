@@ -51,7 +51,7 @@ func hostMain(config string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() { err = errors.Join(err, h.Close(h.log)) }()
 	ready := word{Key: h.log.VerifierKey(), Paths: map[string]string{}}
 	names := agentNames
 	if cfg.Idle {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/twinward-dev/twinward/examples/internal/setup"
 )
 
 // A world is everything outside the host: the vendors, which check tokens and
@@ -121,7 +123,7 @@ func (w *world) known(vendor string, r *http.Request) int {
 
 // issue makes a new token for a vendor, beside those that it accepts.
 func (w *world) issue(vendor string) string {
-	token := randomToken()
+	token := setup.Token()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tokens[vendor] = append(w.tokens[vendor], token)

@@ -2,19 +2,17 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"embed"
-	"encoding/base64"
 	"errors"
 	"io/fs"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/agentid"
+	"github.com/twinward-dev/twinward/examples/internal/setup"
 	"github.com/twinward-dev/twinward/governance"
 	"github.com/twinward-dev/twinward/inference"
 	"github.com/twinward-dev/twinward/mcpx"
@@ -31,6 +29,7 @@ var deployer = audit.Change{By: "you", Reason: "go run ./examples/poisoned"}
 
 // A host is everything on this side of the doors.
 type host struct {
+	setup.Stack
 	opts     options
 	dir      string
 	world    *world
@@ -42,14 +41,13 @@ type host struct {
 	engine   *governance.Engine
 	gateway  *mcpx.Gateway
 	router   *inference.Router
-	closers  []func() error
 }
 
 func newHost(ctx context.Context, opts options, rules fs.FS) (h *host, err error) {
 	h = &host{opts: opts, dir: opts.dir, tokens: map[string]string{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, h.close())
+			err = errors.Join(err, h.Close(h.log))
 		}
 	}()
 	if h.dir == "" {
@@ -58,10 +56,10 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (h *host, err error
 		}
 	}
 	for _, name := range []string{"github", "slack", "model"} {
-		h.tokens[name] = randomToken()
+		h.tokens[name] = setup.Token()
 	}
 	h.world = newWorld(h.tokens)
-	h.later(func() error { h.world.close(); return nil })
+	h.Later(func() error { h.world.close(); return nil })
 	h.anchor = filepath.Join(h.dir, "anchor")
 	if h.log, err = audit.Open(filepath.Join(h.dir, "log"), &audit.Options{
 		Origin: "poisoned.example", Anchors: []audit.Anchor{audit.FileAnchor(h.anchor)},
@@ -107,7 +105,7 @@ func (h *host) openVault(ctx context.Context) (err error) {
 	if h.vault, err = credential.NewBroker(credential.NewMemoryStore(secrets), h.log, nil); err != nil {
 		return err
 	}
-	h.later(h.vault.Close)
+	h.Later(h.vault.Close)
 	for name, origin := range origins {
 		if err := h.vault.Bind(ctx, name, credential.Binding{Origin: origin}, deployer); err != nil {
 			return err
@@ -124,7 +122,7 @@ func (h *host) startTools(ctx context.Context) error {
 		vault = leasesOnly{h.vault}
 	}
 	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: vault, Agents: h.registry})
-	h.later(h.gateway.Close)
+	h.Later(h.gateway.Close)
 	mirror := mcpx.HTTP("mirror", h.world.mirror.URL)
 	if mirror.Credential = "github"; h.opts.without == "origin-binding" {
 		mirror.Credential = "github-unbound"
@@ -142,7 +140,7 @@ func (h *host) startTools(ctx context.Context) error {
 // startModel serves the model door over a backend that obeys.
 func (h *host) startModel(ctx context.Context, model *obedient) error {
 	backend := httptest.NewServer(model)
-	h.later(func() error { backend.Close(); return nil })
+	h.Later(func() error { backend.Close(); return nil })
 	b := inference.Backend{Name: "scripted", Protocol: h.opts.kind().protocol, BaseURL: backend.URL + "/v1", Credential: "model", Models: []string{"scripted"},
 		Aliases: map[string]string{}}
 	for _, name := range h.opts.kind().models {
@@ -162,25 +160,3 @@ func (h *host) startModel(ctx context.Context, model *obedient) error {
 // leasesOnly is a vault that hands out leases and tells nobody what its secrets
 // look like.
 type leasesOnly struct{ credential.Vault }
-
-func (h *host) later(f func() error) { h.closers = append(h.closers, f) }
-
-// close ends everything, the last that was started first and the log last of
-// all. It may be called twice.
-func (h *host) close() error {
-	var errs []error
-	for _, f := range slices.Backward(h.closers) {
-		errs = append(errs, f())
-	}
-	h.closers = nil
-	if err := h.log.Close(); !errors.Is(err, audit.ErrClosed) && !errors.Is(err, audit.ErrNoLog) {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-func randomToken() string {
-	b := make([]byte, 24)
-	_, _ = rand.Read(b) // documented never to fail
-	return "tok_" + base64.RawURLEncoding.EncodeToString(b)
-}

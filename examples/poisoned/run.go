@@ -74,7 +74,7 @@ func play(ctx context.Context, opts options, out io.Writer) (_ tell.Summary, err
 	if err != nil {
 		return tell.Summary{}, err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() { err = errors.Join(err, h.Close(h.log)) }()
 	t := &telling{host: h, show: tell.NewPrinter(out, opts.json), at: 1, learned: map[string]string{}, seen: map[string][]tell.Line{}, ended: map[uint64]string{}}
 	traffic, layers, err := t.session(ctx, walls)
 	if err != nil {
@@ -290,7 +290,7 @@ func (t *telling) finish(ctx context.Context, traffic outside.Traffic) (tell.Sum
 		t.wrong("the agent came to step %d of %d", t.step, len(story()))
 	}
 	key := t.log.VerifierKey()
-	if err := t.close(); err != nil {
+	if err := t.Close(t.log); err != nil {
 		return tell.Summary{}, err
 	}
 	s, failure, err := t.show.Audit(ctx, tell.Evidence{Log: filepath.Join(t.dir, "log"), Anchor: t.anchor, Key: key,

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/examples/internal/setup"
 )
 
 // A search that finds nothing proves nothing unless it is known to find. With
@@ -37,7 +38,7 @@ type decoy struct {
 func newDecoys(n int) []decoy {
 	var decoys []decoy
 	for i := range n {
-		token := randomToken()
+		token := setup.Token()
 		text := token
 		if i/places%2 == 1 {
 			text = base64.StdEncoding.EncodeToString([]byte(token))
@@ -106,7 +107,7 @@ type hostFile struct {
 }
 
 func newHostFile(dir string) (hostFile, error) {
-	f := hostFile{path: filepath.Join(dir, "host-only.txt"), text: []byte("the host's own: " + randomToken() + "\n")}
+	f := hostFile{path: filepath.Join(dir, "host-only.txt"), text: []byte("the host's own: " + setup.Token() + "\n")}
 	return f, os.WriteFile(f.path, f.text, 0o644) // readable and in plain sight, but for the walls
 }
 

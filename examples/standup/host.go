@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"embed"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +17,7 @@ import (
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/agentid"
+	"github.com/twinward-dev/twinward/examples/internal/setup"
 	"github.com/twinward-dev/twinward/governance"
 	"github.com/twinward-dev/twinward/inference"
 	"github.com/twinward-dev/twinward/mcpx"
@@ -38,6 +37,7 @@ var deployer = audit.Change{By: "you", Reason: "go run ./examples/standup"}
 
 // A host is everything on this side of the two doors.
 type host struct {
+	setup.Stack
 	dir      string
 	log      *audit.Log
 	anchor   string
@@ -57,7 +57,6 @@ type host struct {
 
 	vendors *vendors
 	decoys  []decoy // secrets hidden on purpose, by -plant
-	closers []func() error
 }
 
 // newHost wires the host up to the point where an agent can start.
@@ -65,7 +64,7 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error
 	h := &host{dir: opts.dir}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, h.close())
+			err = errors.Join(err, h.Close(h.log))
 		}
 	}()
 	if h.dir == "" {
@@ -85,7 +84,7 @@ func newHost(ctx context.Context, opts options, rules fs.FS) (_ *host, err error
 		if h.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return nil, err
 		}
-		h.closers = append(h.closers, func() error { h.listener.Close(); return nil })
+		h.Later(func() error { h.listener.Close(); return nil })
 		h.base = "http://" + h.listener.Addr().String()
 		ids.Issuer, ids.Resource = h.base, h.base+"/mcp"
 	}
@@ -126,12 +125,12 @@ func (h *host) startVendors(opts options) error {
 	tokens := map[string]string{}
 	for _, name := range []string{"github", "slack", "snowflake"} {
 		if opts.part != partCompute {
-			tokens[name] = randomToken()
+			tokens[name] = setup.Token()
 		}
 	}
 	h.decoys = newDecoys(opts.plant)
 	h.vendors = newVendors(tokens, decoysIn(h.decoys, inResponse))
-	h.closers = append(h.closers, func() error { h.vendors.Close(); return nil })
+	h.Later(func() error { h.vendors.Close(); return nil })
 
 	secrets := map[string]credential.Secret{}
 	if opts.part == partCompute {
@@ -143,7 +142,7 @@ func (h *host) startVendors(opts options) error {
 		}
 		secrets[name] = credential.NewSecret([]byte(token))
 	}
-	key := randomToken()
+	key := setup.Token()
 	if opts.provider != "" {
 		name := strings.ToUpper(opts.provider) + "_API_KEY"
 		if key = takeEnv(name); key == "" {
@@ -159,7 +158,7 @@ func (h *host) startVendors(opts options) error {
 		return err
 	}
 	h.vault = vault
-	h.closers = append(h.closers, vault.Close)
+	h.Later(vault.Close)
 	return vault.Preload(context.Background())
 }
 
@@ -202,13 +201,13 @@ func (h *host) bundle(ctx context.Context, opts options, rules fs.FS) (governanc
 // startTools puts the gateway in front of the MCP servers.
 func (h *host) startTools(ctx context.Context, opts options) error {
 	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Resource: h.base + "/mcp"})
-	h.closers = append(h.closers, h.gateway.Close)
+	h.Later(h.gateway.Close)
 	h.tools = h.gateway
 	for name, server := range servers(h.vendors.URL) {
 		url := opts.upstreams[name]
 		if url == "" {
 			s := serveMCP(server)
-			h.closers = append(h.closers, func() error { s.Close(); return nil })
+			h.Later(func() error { s.Close(); return nil })
 			url = s.URL
 		}
 		if _, err := h.bind(ctx, name, url); err != nil {
@@ -238,7 +237,7 @@ func (h *host) startModel(ctx context.Context, opts options) error {
 	switch preset, known := inference.Presets()[opts.provider]; {
 	case opts.provider == "":
 		s := httptest.NewServer(script(h.modelKey))
-		h.closers = append(h.closers, func() error { s.Close(); return nil })
+		h.Later(func() error { s.Close(); return nil })
 		backend.Name, backend.BaseURL, backend.Models = "scripted", s.URL+"/v1", []string{"standup-1"}
 	case !known:
 		return fmt.Errorf("provider %q is not known", opts.provider)
@@ -291,29 +290,6 @@ func (h *host) serveRemote() {
 		mux.Handle("/v1/", h.router)
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	h.closers = append(h.closers, server.Close)
+	h.Later(server.Close)
 	go func() { _ = server.Serve(h.listener) }() // ends with the server
-}
-
-// close ends everything, the last that was started first and the log last of
-// all. It may be called twice.
-func (h *host) close() error {
-	var errs []error
-	for i := len(h.closers) - 1; i >= 0; i-- {
-		errs = append(errs, h.closers[i]())
-	}
-	h.closers = nil
-	if err := h.log.Close(); !errors.Is(err, audit.ErrClosed) && !errors.Is(err, audit.ErrNoLog) {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// randomToken returns a token that nobody has seen before.
-func randomToken() string {
-	b := make([]byte, 24)
-	if _, err := rand.Read(b); err != nil {
-		panic(err) // documented never to happen
-	}
-	return "tok_" + base64.RawURLEncoding.EncodeToString(b)
 }

@@ -38,7 +38,7 @@ func runWith(ctx context.Context, opts options, rules fs.FS, walls []byte, out i
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() { err = errors.Join(err, h.Close(h.log)) }()
 	t := &telling{host: h, show: tell.NewPrinter(out, opts.json), remote: opts.remote, at: 1,
 		seen: map[string][]tell.Line{}, ends: map[uint64]audit.Outcome{}}
 	var layers []string
@@ -304,7 +304,7 @@ func (t *telling) finish(ctx context.Context, layers []string) (tell.Summary, er
 	t.compare()
 	h := t.host
 	key := h.log.VerifierKey()
-	if err := h.close(); err != nil {
+	if err := h.Close(h.log); err != nil {
 		return tell.Summary{}, err
 	}
 	s, failure, err := t.show.Audit(ctx, tell.Evidence{Log: filepath.Join(h.dir, "log"), Anchor: h.anchor, Key: key,

@@ -88,7 +88,7 @@ func runPart(ctx context.Context, part, dir string, in *bufio.Reader, out *json.
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() { err = errors.Join(err, h.Close(h.log)) }()
 	end := closing{Key: h.log.VerifierKey()}
 	if part == partCompute {
 		t := &telling{host: h, show: tell.NewPrinter(io.Discard, true), at: 1, seen: map[string][]tell.Line{}, ends: map[uint64]audit.Outcome{}}
