@@ -170,7 +170,7 @@ func (n *night) kill(ctx context.Context) error {
 	if _, _, err := sessionOf(name); err == nil {
 		n.wrong("%s runs again", name)
 	}
-	n.show.Say("  %.1f ms after the command returned its last process had ended, its last request had begun at %.1f ms and ended at %.1f ms; %d were cut.",
+	n.show.Say("  Milliseconds from when the command returned: its last process ended at %+.1f, its last request began at %+.1f and ended at %+.1f; %d were cut.",
 		k.Processes, k.LastCall, k.LastEnd, k.Cut)
 	return nil
 }
