@@ -2,10 +2,13 @@ package inference
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -124,4 +127,69 @@ func TestMoneyAcrossRetries(t *testing.T) {
 		u := cmp.Or(f.outcomes()[0].Usage, &audit.Usage{})
 		assert.Equal(t, want.charged, cmp.Or(u.Charged, u.Cost), statuses)
 	}
+}
+
+// An unsureLedger has done what it says it has not.
+type unsureLedger struct{ *watchedLedger }
+
+func (l unsureLedger) Reserve(ctx context.Context, h Hold) error {
+	return errors.Join(l.watchedLedger.Reserve(ctx, h), errors.New("the line broke"))
+}
+
+// A ledger that says less than it was asked.
+type curtLedger struct{ Ledger }
+
+func (curtLedger) Used(context.Context, []string) ([]Amount, error) { return nil, nil }
+
+// A reservation that may have come to be is given back, and half an answer is none.
+func TestLedgersThatAreUnsure(t *testing.T) {
+	l := &watchedLedger{Ledger: NewMemoryLedger()}
+	h, _ := purse(t, daily, &Options{Ledger: unsureLedger{l}})
+	resp, got := h.post("/v1/chat/completions", limited)
+	assert.Equal(t, 503, resp.StatusCode)
+	assert.Contains(t, got, `"no_ledger"`)
+	assert.EqualValues(t, 1, l.settled.Load())
+	assert.Zero(t, h.used(l))
+	assert.Zero(t, h.requests.Load())
+
+	h, _ = purse(t, daily, &Options{Ledger: curtLedger{NewMemoryLedger()}})
+	resp, got = h.post("/v1/chat/completions", limited)
+	assert.Equal(t, 503, resp.StatusCode)
+	assert.Contains(t, got, `"no_ledger"`)
+	assert.Zero(t, h.requests.Load())
+}
+
+// Policy sees the money budget that has the least left, whichever it is.
+func TestPolicySeesTheBudgetWithTheLeast(t *testing.T) {
+	const tokens = "{name: t, per: host, window: total, tokens: 5000}"
+	const small, large = "{name: s, per: agent, window: total, usd: 0.5}", "{name: l, per: host, window: total, usd: 2}"
+	for _, order := range [][]string{{tokens, small, large}, {large, tokens, small}, {small, large, tokens}} {
+		h, _ := purse(t, oneEach+"budgets: ["+strings.Join(order, ", ")+"]", nil)
+		seen := &spyEngine{decider: h.router.engine}
+		h.router.engine = seen
+		h.post("/v1/chat/completions", limited)
+		require.Len(t, seen.attrs, 1)
+		assert.EqualValues(t, 500_000, seen.attrs[0]["budget"])
+	}
+	h, _ := purse(t, oneEach+"budgets: ["+tokens+"]", nil)
+	seen := &spyEngine{decider: h.router.engine}
+	h.router.engine = seen
+	h.post("/v1/chat/completions", limited)
+	assert.NotContains(t, seen.attrs[0], "budget", "tokens are no money")
+}
+
+// A hold whose account was forgotten takes nothing from the one that came after it.
+func TestSettlingAfterTheWindowIsForgotten(t *testing.T) {
+	l := newMemoryLedger(100)
+	hold := func(id string, tokens int64) Hold {
+		return Hold{ID: id, At: noon, Amount: Amount{Tokens: tokens}, Claims: []Claim{{Account: "x", Ends: noon.Add(time.Minute)}}}
+	}
+	require.NoError(t, l.Reserve(t.Context(), hold("a", 10)))
+	l.sweep(noon.Add(2 * time.Minute))
+	require.Empty(t, l.accounts)
+	require.NoError(t, l.Reserve(t.Context(), hold("b", 3)))
+	require.NoError(t, l.Settle(t.Context(), "a", Amount{}))
+	used, err := l.Used(t.Context(), []string{"x"})
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, used[0].Tokens, int64(0))
 }

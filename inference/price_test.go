@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -109,28 +110,31 @@ func TestSpendIsReadStrictly(t *testing.T) {
 	assert.False(t, ok)
 
 	for text, why := range map[string]string{
-		`prices: {opus: {input: 1, output: 1}}`:                                                            "backend/model",
-		`prices: {a/b: {input: 1}}`:                                                                        "free: true",
-		`prices: {a/b: {}}`:                                                                                "free: true",
-		`prices: {a/b: {free: true, input: 1}}`:                                                            "leave one of them out",
-		`prices: {a/b: {input: -1, output: 1}}`:                                                            "dollars",
-		`prices: {a/b: {input: 1e3, output: 1}}`:                                                           "dollars",
-		`prices: {a/b: {input: .inf, output: 1}}`:                                                          "dollars",
-		`prices: {a/b: {input: 0.0000001, output: 1}}`:                                                     "dollars",
-		`prices: {a/b: {input: 1, output: 1, ouput: 1}}`:                                                   "unknown field",
-		`prices: {a/b: {input: 1, output: 1}, a/b: {free: true}}`:                                          "already defined",
-		`max_output: {a/b: 0}`:                                                                             "tokens",
-		`budgets: [{name: A, per: agent, window: day, usd: 1}]`:                                            "name",
-		`budgets: [{name: a, per: agents, window: day, usd: 1}]`:                                           "per",
-		`budgets: [{name: a, per: agent, window: week, usd: 1}]`:                                           "window",
-		`budgets: [{name: a, per: agent, window: day}]`:                                                    "required",
-		`budgets: [{name: a, per: agent, window: day, tokens: -1}]`:                                        "at least 0",
-		`budgets: [{name: a, per: host, of: [x], window: day, usd: 1}]`:                                    "per host",
-		`budgets: [{name: a, per: agent, of: [""], window: day, usd: 1}]`:                                  "none empty",
-		`rates: [{name: a, per: agent}]`:                                                                   "required",
-		`rates: [{name: a, per: agent, requests: 100000001}]`:                                              "at most",
-		`bytes_per_token: 9`:                                                                               "bytes_per_token",
-		`unfinished: never`:                                                                                "unfinished",
+		`prices: {opus: {input: 1, output: 1}}`:                           "backend/model",
+		`prices: {a/b: {input: 1}}`:                                       "free: true",
+		`prices: {a/b: {}}`:                                               "free: true",
+		`prices: {a/b: {free: true, input: 1}}`:                           "leave one of them out",
+		`prices: {a/b: {input: -1, output: 1}}`:                           "dollars",
+		`prices: {a/b: {input: 1e3, output: 1}}`:                          "dollars",
+		`prices: {a/b: {input: .inf, output: 1}}`:                         "dollars",
+		`prices: {a/b: {input: 0.0000001, output: 1}}`:                    "dollars",
+		`prices: {a/b: {input: 1, output: 1, ouput: 1}}`:                  "unknown field",
+		`prices: {a/b: {input: 1, output: 1}, a/b: {free: true}}`:         "already defined",
+		`max_output: {a/b: 0}`:                                            "tokens",
+		`budgets: [{name: A, per: agent, window: day, usd: 1}]`:           "name",
+		`budgets: [{name: a, per: agents, window: day, usd: 1}]`:          "per",
+		`budgets: [{name: a, per: agent, window: week, usd: 1}]`:          "window",
+		`budgets: [{name: a, per: agent, window: day}]`:                   "required",
+		`budgets: [{name: a, per: agent, window: day, tokens: -1}]`:       "at least 0",
+		`budgets: [{name: a, per: host, of: [x], window: day, usd: 1}]`:   "per host",
+		`budgets: [{name: a, per: agent, of: [""], window: day, usd: 1}]`: "none empty",
+		`rates: [{name: a, per: agent}]`:                                  "required",
+		`rates: [{name: a, per: agent, requests: 100000001}]`:             "at most",
+		`bytes_per_token: 9`:                                              "bytes_per_token",
+		`max_input: {a: 1}`:                                               "max_input",
+		`image_tokens: {a/b: 0}`:                                          "image_tokens",
+		`budgets: [{name: a, per: agent, of: [` + strings.Repeat("x, ", 1024) + `x], window: day, usd: 1}]`: "at most 1024",
+		`unfinished: never`: "unfinished",
 		`budgets: [{name: a, per: agent, window: day, usd: 1}, {name: a, per: user, window: day, usd: 1}]`: "twice",
 	} {
 		_, err := spendOf(text)

@@ -146,6 +146,10 @@ func TestUnfinishedCallsAreCharged(t *testing.T) {
 		"a count, no more": {func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":4}}`)
 		}, 7},
+		"a count above the reservation, broken off": {func(w http.ResponseWriter, _ *http.Request) {
+			sse(`data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4000}}`+"\n\n")(w, nil)
+			panic(http.ErrAbortHandler)
+		}, 4003},
 		"a count above the reservation": {func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":4000}}`)
 		}, 4003},
@@ -270,6 +274,10 @@ func TestBudgetsDeny(t *testing.T) {
 			assert.Equal(t, tc.status, resp.StatusCode)
 			assert.Contains(t, got, `"`+tc.code+`"`)
 			assert.NotContains(t, got, "daily", "budgets' names are for the auditor")
+			if tc.code == "budget_exceeded" || tc.code == "rate_limit_error" {
+				assert.Contains(t, got, "this call alone", "there is no use in waiting")
+				assert.Empty(t, resp.Header.Get("Retry-After"))
+			}
 			d := h.denial()
 			assert.Equal(t, audit.GuardBudget, d.Decision.Reason)
 			assert.Equal(t, tc.detail, d.Detail)

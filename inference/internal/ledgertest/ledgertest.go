@@ -76,6 +76,11 @@ func reserveAndSettle(t *testing.T, l inference.Ledger) {
 	twice := Hold(inference.Amount{}, Claim("z", 1, 1))
 	require.NoError(t, l.Reserve(ctx, twice))
 	assert.Error(t, l.Reserve(ctx, twice), "an id names one hold")
+	nameless := Hold(inference.Amount{}, Claim("z", 1, 1))
+	nameless.ID = ""
+	assert.Error(t, l.Reserve(ctx, nameless), "and there has to be one")
+	require.NoError(t, l.Settle(ctx, twice.ID, inference.Amount{Tokens: -5, Cost: -5}))
+	assert.Equal(t, []inference.Amount{{}}, used(t, l, "z"), "what is spent is never less than nothing")
 	require.NoError(t, l.Reserve(ctx, Hold(inference.Amount{Tokens: 5})), "without a claim there is nothing to deny")
 }
 
