@@ -246,3 +246,62 @@ func TestFindingsMustMakeSense(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, `{"a":["[redacted]cd",{"e":"f"}]}`, string(out))
 }
+
+// Blanking must not change what the request asks for: whose tools there are, and
+// which of them the provider would run.
+func TestBlankingChangesNoTools(t *testing.T) {
+	const body = `{"model":"good","max_tokens":9,"messages":[],"tools":[{"name":"mine"},{"type":"web_search_20250305","name":"web_search"}]}`
+	for _, word := range []string{"mine", "_20250305"} {
+		h := newHouse(t, &Options{Inspect: &censor{blank: word}})
+		resp, _ := h.post("/v1/messages", body)
+		assert.Equal(t, 403, resp.StatusCode, word)
+		assert.Equal(t, map[string]string{"found": "error"}, h.denial().Detail, word)
+	}
+	assert.Len(t, Finding{Label: strings.Repeat("x", 100)}.label(), 64)
+}
+
+// A waiting inspector holds back all that it may.
+func TestHeldTextIsBounded(t *testing.T) {
+	f := newAnswerFilter(&censor{}, 1<<30)
+	chunk := `data: {"choices":[{"index":0,"delta":{"content":"` + strings.Repeat("x", 10<<10) + `"}}]}` + "\n\n"
+	out := 0
+	for range 100 {
+		out += len(f.take([]byte(chunk)))
+		require.LessOrEqual(t, f.held, maxQueued+len(chunk))
+	}
+	assert.Greater(t, out, 50*len(chunk))
+}
+
+// A clumsy inspector says what makes no sense, or cannot say who looks.
+type clumsy struct{ fails bool }
+
+func (*clumsy) Request(context.Context, Content, []byte) (Finding, error) { return Finding{}, nil }
+
+func (c *clumsy) Answer(context.Context, Content) AnswerInspector {
+	if c.fails {
+		panic("a bug")
+	}
+	return c
+}
+
+func (*clumsy) Text(window string, _ bool) (Finding, error) {
+	return Finding{Blank: []Range{{0, len(window) + 1}}}, nil
+}
+
+// An answer whose inspection fails does not pass, and its stream is cut at once:
+// this backend would go on for ever.
+func TestInspectionsThatFailCutTheStream(t *testing.T) {
+	for name, look := range map[string]Inspector{"ranges": &clumsy{}, "nobody to look": &clumsy{fails: true}, "denied": &censor{deny: "secret"}} {
+		h := newHouse(t, &Options{Inspect: look, InspectWindow: 1})
+		h.backend = func(w http.ResponseWriter, r *http.Request) {
+			sse(`data: {"choices":[{"index":0,"delta":{"content":"a secret word"}}]}`+"\n\n")(w, r)
+			<-r.Context().Done()
+		}
+		_, got, err := h.do(h.request(http.MethodPost, "/v1/chat/completions", chatStream))
+		assert.ErrorIs(t, err, io.ErrUnexpectedEOF, name)
+		assert.NotContains(t, got, "word", name)
+		assert.Contains(t, got, "does not let this answer pass", name)
+		h.door.Close()
+		assert.Equal(t, audit.GuardContent, h.outcome().ErrorCode, name)
+	}
+}
