@@ -1,13 +1,17 @@
 package inference
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
 )
@@ -183,4 +187,45 @@ func TestTextThatHidesIsCutToo(t *testing.T) {
 		h.door.Close()
 		assert.Equal(t, audit.GuardBudget, h.outcome().ErrorCode, name)
 	}
+}
+
+// Of an inspected stream nothing passes but blank lines, empty comments, names and
+// single lines of data, however it was written; and what is denied passes in no
+// form that a client could read.
+func FuzzInspectedStream(f *testing.F) {
+	f.Add([]byte(golden(f, "anthropic.sse")), uint8(7))
+	f.Add([]byte(golden(f, "responses.sse")), uint8(200))
+	f.Add([]byte(": Ann\nid: Ann\nevent: x\ndata: {\"text\":\"Ann\"}\n\ndata\ndata: {\ndata:}\n\ndata: [DONE]\n\n"), uint8(3))
+	allowed := regexp.MustCompile(`^(?:|:|event:? ?[A-Za-z0-9._-]{0,64}|data(?::.*)?)\r?$`)
+	f.Fuzz(func(t *testing.T, stream []byte, step uint8) {
+		filter, in := newAnswerFilter(&censor{deny: "Ann"}, 8), &splitter{}
+		var out []byte
+		for rest := stream; len(rest) > 0; {
+			n := min(int(step)+1, len(rest))
+			if !in.plain(rest[:n]) {
+				break // it is cut
+			}
+			out = append(out, filter.take(rest[:n])...)
+			rest = rest[n:]
+		}
+		out = append(out, filter.end()...)
+		var data []byte
+		lines := 0
+		for line := range bytes.SplitSeq(out, []byte("\n")) {
+			require.True(t, allowed.Match(line), "%q of %q", line, stream)
+			line = bytes.TrimSuffix(line, []byte("\r"))
+			switch value, ok := bytes.CutPrefix(line, []byte("data")); {
+			case len(line) == 0:
+				data, lines = nil, 0
+			case ok:
+				lines++
+				data = bytes.TrimPrefix(bytes.TrimPrefix(value, []byte(":")), []byte(" "))
+				require.Equal(t, 1, lines, "%q of %q", out, stream)
+				var v struct{ Text, Content, Delta string }
+				if json.Unmarshal(data, &v) == nil {
+					require.NotContains(t, v.Text+v.Content+v.Delta, "Ann")
+				}
+			}
+		}
+	})
 }
