@@ -76,7 +76,7 @@ npm_ci() {
 	(cd "$1" && ${3:-npm ci} --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) || die "npm cannot install what $2 pins"
 }
 
-# prepare_peers: the sandboxes and proxies that ours are measured beside.
+# prepare_peers: the sandboxes, proxies and gateways that ours are measured beside.
 prepare_peers() {
 	[ -x /usr/sbin/nginx ] || apt_install nginx-light
 	need bwrap bubblewrap
@@ -87,7 +87,7 @@ prepare_peers() {
 	cat >"$work/peers/package.json" <<-'END'
 		{
 			"private": true,
-			"dependencies": {"@anthropic-ai/sandbox-runtime": "0.0.78", "@portkey-ai/gateway": "1.15.2"},
+			"dependencies": {"@anthropic-ai/sandbox-runtime": "0.0.78", "@portkey-ai/gateway": "1.15.2", "supergateway": "4.0.0"},
 			"overrides": {"@hono/node-server": "1.13.8"}
 		}
 	END
