@@ -87,12 +87,14 @@ prepare_peers() {
 	cat >"$work/peers/package.json" <<-'END'
 		{
 			"private": true,
-			"dependencies": {"@anthropic-ai/sandbox-runtime": "0.0.78", "@portkey-ai/gateway": "1.15.2", "supergateway": "4.0.0"},
+			"dependencies": {"@anthropic-ai/sandbox-runtime": "0.0.78", "@portkey-ai/gateway": "1.15.2"},
 			"overrides": {"@hono/node-server": "1.13.8"}
 		}
 	END
 	npm install --prefix "$work/peers" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || die "npm cannot install the peers"
-	export PATH="$PATH:$work/peers/node_modules/.bin"
+	# Supergateway needs the newer version.
+	npm install --prefix "$work/peers/mcp" --ignore-scripts --no-audit --no-fund --loglevel=error supergateway@4.0.0 >/dev/null || die "npm cannot install supergateway"
+	export PATH="$PATH:$work/peers/node_modules/.bin:$work/peers/mcp/node_modules/.bin"
 }
 
 # as_uid COMMAND…: runs a command as the ordinary uid, in its own clone, with its own empty caches.

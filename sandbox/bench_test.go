@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,8 +54,9 @@ func (l *lane) quantile(p float64) float64 {
 	return l.took[int(float64(len(l.took)-1)*p)].Seconds() * 1e3
 }
 
-// alternate runs the lanes in turns, so that a noisy machine moves all of them,
-// and reports the median and the tenth of a hundred of each, and how many times
+// alternate runs the lanes in turns, so that a noisy machine moves all of them, in
+// a new order each time, as the kernel goes on with the end of one while the next
+// begins, and reports the median and the tenth of a hundred of each, and how many times
 // the median of the last lane the others have. One operation is one alternation
 // of so many rounds.
 func alternate(b *testing.B, rounds int, lanes ...*lane) {
@@ -64,8 +66,8 @@ func alternate(b *testing.B, rounds int, lanes ...*lane) {
 	}
 	for b.Loop() {
 		for i := range rounds {
-			for _, l := range lanes {
-				if l.every == 0 || i%l.every == 0 {
+			for _, j := range rand.Perm(len(lanes)) {
+				if l := lanes[j]; l.every == 0 || i%l.every == 0 {
 					l.took = append(l.took, l.run(b))
 				}
 			}
