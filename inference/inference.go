@@ -188,43 +188,40 @@
 // memory and a log on disk that is not waited for ([audit.BestEffort]); a bare
 // httputil.ReverseProxy with full duplex; nginx 1.22 as a plain proxy that adds
 // the key, in one process; and Portkey's gateway 1.15.2 on Node 20. The time is
-// the processor's, by each process's own clock, a call. Seen on two cores of an
-// AMD EPYC with Linux 6.18, which were busy with other work all the time, so that
-// the ranges are wide:
+// the processor's, by each process's own clock, a call. Least and most of six counts
+// of one run on two quiet cores of an AMD EPYC with Linux 6.18 (2026-11-29):
 //
-//	request, at once  Router         ReverseProxy   ratio       nginx   Portkey
-//	190 B, 1          230 to 330 µs  135 to 195 µs  1.4 to 2.2  60 µs   4.6 to 6.2 ms
-//	190 B, 8          200 to 240 µs  115 to 160 µs  1.3 to 1.8
-//	76 KB, 1          550 to 740 µs  220 to 350 µs  1.7 to 3.4  100 µs  4.7 to 5.3 ms
-//	76 KB, 8          460 to 630 µs  160 to 270 µs  2.1 to 2.9
+//	request, at once  Router         ReverseProxy   ratio       nginx          Portkey
+//	190 B, 1          336 to 350 µs  211 to 222 µs  1.5 to 1.7  96 to 100 µs   3.4 to 5.1 ms
+//	190 B, 8          189 to 199 µs  128 to 135 µs  1.5
+//	76 KB, 1          584 to 640 µs  283 to 319 µs  1.9 to 2.1  129 to 142 µs  4.0 to 6.6 ms
+//	76 KB, 8          459 to 497 µs  195 to 206 µs  2.1 to 2.5
 //
-// The least disturbed run, of 24 s for each size, had 1.5 for 190 B and 2.1 for
-// 76 KB. A profile of it says where the difference of 85 µs at 190 B goes: two
-// decisions 16 µs, the budget and what else admits a call 13 µs, two records with
-// their share of signature and sync 19 µs, the meter 12 µs, the lease and the search
-// for secrets 10 µs, garbage 15 µs. At 76 KB the scan takes 50 µs, the commitment
-// on record (HMAC-SHA256) 40 µs, and half of the rest is garbage collection: a
-// process that does nothing else has a heap of 4 MB, and each call leaves 130 KB.
-// With GOGC=800 it took 440 to 490 µs. What was sent is not put into a pool, since
-// an [Inspector] or a recorder that kept it would read the next agent's.
+// A profile says where the difference at 190 B goes: two decisions 16 µs, the budget
+// and what else admits a call 13 µs, two records with their share of signature and
+// sync 19 µs, the meter 12 µs, the lease and the search for secrets 10 µs, garbage
+// 15 µs. At 76 KB the scan takes 40 µs, the commitment on record (HMAC-SHA256) 40
+// µs, and half of the rest is garbage collection: a process that does nothing else
+// has a heap of 4 MB, and each call leaves 130 KB. With GOGC=800 it took 440 to 490
+// µs on a busy machine. What was sent is not put into a pool, since an [Inspector]
+// or a recorder that kept it would read the next agent's.
 //
-// At one call at a time the first byte of the body comes 0.18 to 0.27 ms later than
-// from the backend itself at 190 B, and 0.39 to 0.57 ms later at 76 KB; through the
-// ReverseProxy 0.10 to 0.16 and 0.15 to 0.22 ms, through nginx 0.02 to 0.06 and 0.06
-// to 0.09 ms, through Portkey 29 ms.
+// At one call at a time the first byte of the body comes 0.19 to 0.21 ms later than
+// from the backend itself at 190 B, and 0.37 to 0.39 ms later at 76 KB; through the
+// ReverseProxy 0.10 and 0.10 to 0.15 ms, through nginx 0.06 and 0.05 to 0.09 ms,
+// through Portkey 28 ms.
 //
-// Other figures, the best of many short runs where they are about one operation:
+// Other figures of the same run:
 //
-//	one event of a stream      0.21 to 0.50 µs, no allocation (BenchmarkMeterEvent)
-//	scan of 74 KB              37 to 42 µs, no allocation (BenchmarkScan)
-//	scan and splice of 74 KB   51 to 63 µs, 3 allocations: the new body is one (BenchmarkScanAndSplice)
-//	configuration swapped      20 models 0.11 to 0.25 ms, 1,000 models 2.4 to 4.1 ms (BenchmarkReload);
+//	one event of a stream      0.37 to 0.50 µs, no allocation (BenchmarkMeterEvent)
+//	scan of 74 KB              39 to 43 µs, no allocation (BenchmarkScan)
+//	scan and splice of 74 KB   57 to 60 µs, 3 allocations: the new body is one (BenchmarkScanAndSplice)
+//	configuration swapped      20 models 0.07 ms, 1,000 models 1.5 to 1.8 ms (BenchmarkReload);
 //	                           requests wait for neither
-//	abort seen by the backend  half within 0.14 ms, 99 of 100 within 0.5 to 3.7 ms (BenchmarkAbort)
-//	64 streams of 76 KB each   19 to 22 MB of the process's own memory, the ReverseProxy 12 to 15 MB
-//	                           (BenchmarkManyStreams); a small stripped program has 35 MB resident
-//	                           in all, and 28 MB if the requests are small, of which 12.5 MB are the
-//	                           program's file
+//	abort seen by the backend  half within 0.1 ms, 99 of 100 within 0.3 to 1.1 ms (BenchmarkAbort)
+//	64 streams of 76 KB each   20 to 23 MB of the process's own memory, the ReverseProxy 13 to 15 MB;
+//	                           37 to 40 MB resident in all, the ReverseProxy 26 to 28 MB, of which
+//	                           12.5 MB are the program's file (BenchmarkManyStreams)
 //
 // A request is let go when its answer has begun: streams that go on for long keep
 // none of it. Of 10,000 short streams none was truncated (TestNoStreamIsTruncated),

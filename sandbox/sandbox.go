@@ -110,24 +110,29 @@
 // # BENCHMARKS
 //
 // "bash .ci/bench" runs each comparison in turns inside one run. What was seen in
-// short runs on two quiet cores of an EPYC (Linux 6.18), three of those with two
-// figures; ratios are of medians:
+// six counts of one run on two quiet cores of an EPYC (Linux 6.18, 2026-11-29);
+// ratios are of medians, two figures are the least and the most of the six:
 //
-//	                                            re-exec      vfork
-//	start, /bin/true, close, ms                 23 to 32     7.7 to 11.7
-//	the same; × bubblewrap (7.8 to 10.3 ms)     2.9 to 3.1   1.0 to 1.1
-//	the same, host with 1 GiB; × small host     4.7 to 5.6   1.0 to 1.1
-//	Command of /bin/true; × plain exec          1.3 to 1.5   1.2 to 1.3
-//	memory of an idle session, kB               2,880        24
-//	download, upload; × loopback                0.69, 0.54   0.76, 0.61
-//	find /usr, git; × plain                     1.11, 1.06   1.12, 0.99
+//	                                            re-exec        vfork
+//	start, /bin/true, close, ms                 12.4 to 14.1   4.1 to 4.6
+//	the same; × bubblewrap (4.3 to 4.6 ms)      2.9 to 3.1     0.95 to 1.02
+//	the same; × srt (273 to 281 ms)             0.045 to 0.050 0.015 to 0.016
+//	the same, host with 1 GiB; × small host     4.1 to 4.6     0.88 to 1.11
+//	Command of /bin/true; × plain exec          1.31 to 1.33   1.17 to 1.18
+//	memory of an idle session, kB               2,710 to 3,020 24 to 28
+//	download; × loopback                        0.40 to 0.59   0.42 to 0.59
+//	upload; × loopback                          0.57 to 0.68   0.60 to 0.69
+//	find /usr; × plain                          1.19 to 1.21   1.19 to 1.21
+//	git; × plain                                1.01 to 1.04   0.99 to 1.03
 //
-// A small HTTPS request on a kept connection takes 0.04 ms longer through the
-// door, and 0.22 ms longer where the door looks into it; on a new connection 0.31
-// ms, and nothing where the door looks into it, as it keeps its own connection. A
-// change of the network takes effect within 1.1 ms, connections cut included.
-// Bubblewrap is given the same files and namespaces, and has no Landlock, filter
-// or network. The memory is what is counted two seconds after the last command.
+// Of the faster tenth of starts, vfork has 0.87 to 0.91 times bubblewrap's time:
+// two of its threads work at once, which a busy machine does not give it. A small
+// HTTPS request on a kept connection takes 0.02 ms longer through the door, and 0.10
+// ms longer where the door looks into it; on a new connection 0.35 to 0.44 ms, and
+// nothing where the door looks into it, as it keeps its own connection. A change of
+// the network takes effect within 0.1 ms (p99 0.8), connections cut included.
+// Bubblewrap is given the same files and namespaces, and has no Landlock, filter or
+// network. The memory is what is counted two seconds after the last command.
 //
 // How much less it could be was measured with a C program that does nothing but
 // the system calls, in one process, and that looks at no result. Milliseconds of
@@ -148,12 +153,10 @@
 //	all of it                                     3.1    bubblewrap in the same run: 2.6
 //
 // So three quarters of bubblewrap's CPU time cannot be had with all layers: the
-// kernel alone needs more than all of it. Bubblewrap waits for longer than it
-// works, which such a program does not (3.5 ms from beginning to end where
-// bubblewrap took twice that), so in time on a quiet machine it is not ruled out. A
-// session adds to it an init that stays, a second process for the command, the
-// key of its authority (0.25), the program (0.4), checks that each layer is in
-// force (0.35), and Go's scheduler (0.5).
+// kernel alone needs more than all of it. A session adds to it an init that stays, a
+// second process for the command, the key of its authority (0.25), the program
+// (0.4), checks that each layer is in force (0.35), and Go's scheduler (0.5). Of
+// these the key and the program are made while the kernel makes the namespaces.
 //
 // # Systems
 //
