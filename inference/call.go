@@ -68,7 +68,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	c := &call{Router: r, w: w, req: req, asking: a, routes: r.routes.Load(), ctx: req.Context(), trace: traceparent(req.Header)}
+	c := &call{Router: r, w: w, req: req, asking: a, routes: r.routes.Load(), ctx: req.Context(), trace: string(audit.TraceOf(req.Header))}
 	actor, guard, err := c.identify()
 	if err != nil {
 		c.opts.Logger.Info("inference: request without an actor", slog.Any("error", err))

@@ -2,8 +2,6 @@ package inference
 
 import (
 	"context"
-	"encoding/hex"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -294,32 +292,17 @@ func (t *target) provider() string {
 
 const traceHeader = "Traceparent"
 
-// traceparent returns the W3C trace context of a request, or "" if it has none
-// that can be understood.
-func traceparent(h http.Header) string {
-	if v := h[traceHeader]; len(v) == 1 {
-		if _, ok := parseTrace(v[0]); ok {
-			return v[0]
-		}
-	}
-	return ""
-}
-
-// parseTrace reads a W3C traceparent of version 00.
+// parseTrace is the context of the remote span that a trace names.
 func parseTrace(s string) (oteltrace.SpanContext, bool) {
-	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' || strings.Trim(s, "0123456789abcdef-") != "" {
+	t, ok := audit.ParseTrace(s)
+	if !ok {
 		return oteltrace.SpanContext{}, false
 	}
-	var flags [1]byte
-	trace, err1 := oteltrace.TraceIDFromHex(s[3:35])
-	span, err2 := oteltrace.SpanIDFromHex(s[36:52])
-	_, err3 := hex.Decode(flags[:], []byte(s[53:]))
-	if err1 != nil || err2 != nil || err3 != nil {
-		return oteltrace.SpanContext{}, false
-	}
+	trace, err1 := oteltrace.TraceIDFromHex(t.ID())
+	span, err2 := oteltrace.SpanIDFromHex(t.Span())
 	return oteltrace.NewSpanContext(oteltrace.SpanContextConfig{
-		TraceID: trace, SpanID: span, TraceFlags: oteltrace.TraceFlags(flags[0]), Remote: true,
-	}), true
+		TraceID: trace, SpanID: span, TraceFlags: oteltrace.TraceFlags(t.Flags()), Remote: true,
+	}), err1 == nil && err2 == nil
 }
 
 // formatTrace writes a W3C traceparent, or "" if there is no span.

@@ -420,7 +420,7 @@ func TestOTelNobodyCostsNothing(t *testing.T) {
 	ctx, c, h := t.Context(), &call{Router: f.router}, http.Header{traceHeader: {clientTrace}}
 	ev := []byte("data: {}\n\n")
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
-		c.trace = traceparent(h)
+		c.trace = string(audit.TraceOf(h))
 		c.ctx, c.seen = c.telemetry.received(ctx, c)
 		c.seen.chunk(ev)
 		c.seen.failed("x")
@@ -430,30 +430,11 @@ func TestOTelNobodyCostsNothing(t *testing.T) {
 }
 
 func TestOTelTraceparent(t *testing.T) {
-	for _, bad := range []string{
-		"", "00", clientTrace[1:], clientTrace + "-", "01" + clientTrace[2:], "ff" + clientTrace[2:],
-		strings.ToUpper(clientTrace), strings.Replace(clientTrace, "-", "_", 1), strings.Replace(clientTrace, traceID, strings.Repeat("0", 32), 1),
-		strings.Replace(clientTrace, "b7ad6b7169203331", strings.Repeat("0", 16), 1), clientTrace[:53] + "zz", clientTrace[:53] + "-1",
-		"00-" + traceID[:31] + "-" + "-b7ad6b7169203331-01",
-	} {
-		assert.Empty(t, traceparent(http.Header{traceHeader: {bad}}), bad)
-	}
-	assert.Empty(t, traceparent(http.Header{traceHeader: {clientTrace, clientTrace}}), "which of them?")
-	assert.Empty(t, traceparent(nil))
-	assert.Equal(t, clientTrace, traceparent(http.Header{traceHeader: {clientTrace}}))
 	c, ok := parseTrace(clientTrace)
 	assert.True(t, ok && c.IsRemote() && c.IsSampled())
 	assert.Equal(t, clientTrace, formatTrace(c))
-}
-
-func FuzzOTelTraceparent(f *testing.F) {
-	f.Add(clientTrace)
-	f.Add("00-" + traceID + "-b7ad6b7169203331-00")
-	f.Fuzz(func(t *testing.T, s string) {
-		if c, ok := parseTrace(s); ok && formatTrace(c) != s {
-			t.Errorf("%q is written as %q", s, formatTrace(c))
-		}
-	})
+	_, ok = parseTrace("")
+	assert.False(t, ok)
 }
 
 // Providers and operations have the names of the conventions where these have one.

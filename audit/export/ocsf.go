@@ -84,8 +84,8 @@ func (a act) ocsf(o Options) (*ocsfEvent, error) {
 	e.who(a)
 	e.why(a)
 	e.end(a)
-	if id := traceID(trace); id != "" {
-		e.Trace = &ocsfUID{id}
+	if t, ok := audit.ParseTrace(trace); ok {
+		e.Trace = &ocsfUID{t.ID()}
 	}
 	if pin != "" {
 		e.Unmapped["tool_pin"] = pin
@@ -281,13 +281,4 @@ func entity(resource string) (kind, name string) {
 		}
 	}
 	return "", resource
-}
-
-// traceID returns the trace id of a W3C traceparent, or "".
-func traceID(parent string) string {
-	parts := strings.Split(parent, "-")
-	if len(parts) != 4 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" {
-		return ""
-	}
-	return parts[1]
 }

@@ -39,8 +39,8 @@ func (e *Exporter) logRecord(r audit.Record) (logRecord, error) {
 		out.Attributes.outcome(r.Outcome)
 	}
 	out.SeverityText = out.Severity.String()
-	parent := parseTrace(trace)
-	out.TraceID, out.SpanID, out.Flags = parent.trace, parent.span, parent.flags
+	parent, _ := audit.ParseTrace(trace) // agents send it
+	out.TraceID, out.SpanID, out.Flags = parent.ID(), parent.Span(), uint32(parent.Flags())
 	return out, nil
 }
 
@@ -77,10 +77,10 @@ func (e *Exporter) span(intent, outcome audit.Record) span {
 	if out.Status != audit.StatusOK {
 		s.Status.Code = statusError
 	}
-	parent := parseTrace(in.Trace)
+	parent, _ := audit.ParseTrace(in.Trace)
 	sum := sha256.Sum256([]byte(e.uid(intent.Seq))) // so that sending it again is the same span
-	s.TraceID = cmp.Or(parent.trace, hex.EncodeToString(sum[:16]))
-	s.SpanID, s.ParentSpanID, s.Flags = hex.EncodeToString(sum[16:24]), parent.span, parent.flags
+	s.TraceID = cmp.Or(parent.ID(), hex.EncodeToString(sum[:16]))
+	s.SpanID, s.ParentSpanID, s.Flags = hex.EncodeToString(sum[16:24]), parent.Span(), uint32(parent.Flags())
 	return s
 }
 
@@ -208,31 +208,4 @@ func provider(name string) (provider, model string) {
 		return p, m
 	}
 	return "", name
-}
-
-// A traceContext is a W3C traceparent.
-type traceContext struct {
-	trace, span string // lower-case hexadecimal
-	flags       uint32
-}
-
-// parseTrace returns zero for what is not a traceparent: agents send it.
-func parseTrace(parent string) traceContext {
-	p := strings.Split(parent, "-")
-	if len(p) < 4 || len(p[0]) != 2 || p[0] == "ff" || p[0] == "00" && len(p) > 4 || len(p[1]) != 32 || len(p[2]) != 16 || len(p[3]) != 2 {
-		return traceContext{}
-	}
-	for _, part := range p[:4] {
-		if strings.Trim(part, "0123456789abcdef") != "" {
-			return traceContext{}
-		}
-	}
-	if strings.Trim(p[1], "0") == "" || strings.Trim(p[2], "0") == "" {
-		return traceContext{}
-	}
-	flags, err := strconv.ParseUint(p[3], 16, 8)
-	if err != nil {
-		return traceContext{}
-	}
-	return traceContext{p[1], p[2], uint32(flags)}
 }

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strconv"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -65,7 +64,7 @@ func (d door) authorize(r *http.Request) (_ credential.Use, err error) {
 	ctx := r.Context()
 	at := audit.Event{
 		Door: audit.DoorCompute, Action: "connect", Resource: "Host::" + strconv.Quote(d.host),
-		Actor: audit.ActorFrom(ctx), Trace: traceparent(r.Header),
+		Actor: audit.ActorFrom(ctx), Trace: string(audit.TraceOf(r.Header)),
 	}
 	if at.Actor.IsZero() {
 		return credential.Use{}, d.refuse(ctx, at, audit.Refusal(audit.NewID(), audit.GuardNoActor), audit.ErrNoActor)
@@ -135,14 +134,4 @@ func (d door) decide(ctx context.Context, at audit.Event, action, name string, a
 func (d door) refuse(ctx context.Context, at audit.Event, decision audit.Decision, cause error) error {
 	at.Kind, at.Decision = audit.KindDenial, &decision
 	return errors.Join(cause, d.log.Append(ctx, at))
-}
-
-var traceForm = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
-
-// traceparent returns the W3C trace context of a request, or "".
-func traceparent(h http.Header) string {
-	if s := h.Get("Traceparent"); traceForm.MatchString(s) {
-		return s
-	}
-	return ""
 }
