@@ -10,6 +10,10 @@
 // the secret, with server (the API's name) and purpose ("http"). Both have to be
 // allowed. The intent is on disk before anything is sent, and the outcome before
 // the end of the answer; a refusal is on record with its cause.
+//
+// Policy sees the path as it is once decoded, so a path is refused that servers read
+// in different ways: with an escaped slash, backslash, semicolon or per cent sign, a
+// semicolon, or an empty part; and so is a query that names another method (_method).
 package apidoor
 
 import (
@@ -17,7 +21,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -69,6 +75,9 @@ func (d door) authorize(r *http.Request) (_ credential.Use, err error) {
 	if at.Actor.IsZero() {
 		return credential.Use{}, d.refuse(ctx, at, audit.Refusal(audit.NewID(), audit.GuardNoActor), audit.ErrNoActor)
 	}
+	if guard := ambiguous(r); guard != "" {
+		return credential.Use{}, d.refuse(ctx, at, audit.Refusal(audit.NewID(), guard), fmt.Errorf("%w: %s", ErrDenied, guard))
+	}
 	life, over := ctx, context.CancelFunc(func() {})
 	if d.agents != nil {
 		if life, over, err = d.agents.Context(ctx, at.Actor); err != nil {
@@ -113,6 +122,24 @@ func (d door) authorize(r *http.Request) (_ credential.Use, err error) {
 			return call.End(ctx, out)
 		},
 	}, nil
+}
+
+// ambiguous returns why an API could read another path or method than policy sees,
+// which sees the path decoded once, or "".
+func ambiguous(r *http.Request) string {
+	path := strings.ToLower(r.URL.EscapedPath())
+	for _, odd := range []string{"//", ";", "%2f", "%5c", "%3b", "%25"} {
+		if strings.Contains(path, odd) {
+			return audit.GuardAmbiguousPath
+		}
+	}
+	query, _ := url.ParseQuery(strings.ReplaceAll(r.URL.RawQuery, ";", "&")) // what is malformed names nothing
+	for name := range query {
+		if name = strings.ToLower(strings.TrimSpace(name)); name == "_method" || strings.HasPrefix(name, "_method[") {
+			return audit.GuardOverride
+		}
+	}
+	return ""
 }
 
 // decide asks for one action. What is not allowed is on record when it returns.

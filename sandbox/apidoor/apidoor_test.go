@@ -70,6 +70,27 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
+// What servers read in different ways is refused, whatever policy says of one of them.
+func TestAmbiguous(t *testing.T) {
+	h := newHouse(t)
+	for path, guard := range map[string]string{
+		"/items%2f1": audit.GuardAmbiguousPath, "/items%2F1": audit.GuardAmbiguousPath,
+		"/items;admin": audit.GuardAmbiguousPath, "/items%3badmin": audit.GuardAmbiguousPath, "/x%252fadmin": audit.GuardAmbiguousPath,
+		"//admin": audit.GuardAmbiguousPath, "/x//admin": audit.GuardAmbiguousPath,
+		"/items?_method=DELETE": audit.GuardOverride, "/items?a=1&_METHOD=DELETE": audit.GuardOverride,
+		"/items?a=1;_metho%64=DELETE": audit.GuardOverride, "/items?_method[]=DELETE": audit.GuardOverride,
+	} {
+		assert.Equal(t, http.StatusForbidden, h.ask(t, worker, "GET", "http://api.example.com"+path), path)
+		recs := h.log.Records()
+		d := recs[len(recs)-1].Decision()
+		require.NotNil(t, d, path)
+		assert.Equal(t, guard, d.Reason, path)
+	}
+	assert.Zero(t, h.asked.Load())
+	assert.Equal(t, http.StatusOK, h.ask(t, worker, "GET", "http://api.example.com/items/1%20a?q=a%2Fb&method=x"))
+	assert.EqualValues(t, 1, h.asked.Load())
+}
+
 const trace = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
 // ask returns the status, 0 if there was no answer.
