@@ -43,7 +43,7 @@ func (c *call) choose() bool {
 // The model is decided before the request is written anew or translated, which
 // costs more than all the rest: whoever may not use it makes no work. If tools have
 // other names in the translation, it is decided once more for what the backend will
-// read.
+// read; what the first decision reserved is then given back.
 func (c *call) admit(t *target) *denial {
 	asked, names := c.wanted, c.env.toolNames(c.body)
 	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": names}
@@ -86,6 +86,8 @@ func (c *call) admit(t *target) *denial {
 	if told := to.asks.toolNames(to.scanned); to.exchange != nil && !slices.Equal(told, names) {
 		attrs = maps.Clone(attrs)
 		attrs["tools"] = told
+		settleAll(allowed, governance.Result{}) // one call counts once
+		allowed = nil
 		if decision, no = askModel(); no != nil {
 			return no
 		}

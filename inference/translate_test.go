@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -214,6 +215,37 @@ func TestToolsOfATranslationAreDecided(t *testing.T) {
 			names = append(names, attrs["tools"])
 		}
 		assert.Equal(t, want, names)
+	}
+}
+
+// A call that is decided twice, since its tools have other names in the translation,
+// is one use of a rate and of a fact.
+func TestCallsThatAreDecidedTwiceCountOnce(t *testing.T) {
+	for name, model := range map[string]string{
+		"rate": `@id("models") @rate("1/1h") permit (principal, action == Action::"invoke_model", resource);`,
+		"fact": `@id("models") permit (principal, action == Action::"invoke_model", resource) when { context.facts.calls < 1 };`,
+	} {
+		h := newHouse(t, nil)
+		translating(h, Translate{})
+		bundle := governance.Bundle{
+			Policies: []governance.Source{{Name: "test.cedar", Text: model + `
+@id("keys") permit (principal, action == Action::"use_credential", resource);`}},
+			Profiles: []governance.Profile{{ID: "bots", Owner: "test", Agents: []string{"bot"}, Models: []string{"openai/*"}}},
+		}
+		if name == "fact" {
+			bundle.Facts = []governance.Fact{{Name: "calls", Kind: governance.CountWithin, On: []string{"invoke_model"}, Window: time.Hour, Per: "agent"}}
+		}
+		_, err := h.engine.Reload(t.Context(), bundle, operator)
+		require.NoError(t, err)
+		h.backend = func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"id":"1","choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}`)
+		}
+		body := `{"model":"good","input":"x","tools":[{"type":"namespace","name":"ns","tools":[{"type":"function","name":"a"}]}]}`
+		resp, got := h.post("/v1/responses", body)
+		assert.Equal(t, 200, resp.StatusCode, "%s: %s", name, got)
+		resp, got = h.post("/v1/responses", body)
+		assert.Equal(t, 403, resp.StatusCode, "%s: %s", name, got)
+		assert.EqualValues(t, 1, h.requests.Load(), name)
 	}
 }
 
