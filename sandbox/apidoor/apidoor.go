@@ -11,9 +11,11 @@
 // allowed. The intent is on disk before anything is sent, and the outcome before
 // the end of the answer; a refusal is on record with its cause.
 //
-// Policy sees the path as it is once decoded, so a path is refused that servers read
-// in different ways: with an escaped slash, backslash, semicolon or per cent sign, a
-// semicolon, or an empty part; and so is a query that names another method (_method).
+// Policy sees the path as it is once decoded. Of a path with an escaped slash, which
+// is a part of a name to some servers and divides names to others, it sees both
+// readings and has to allow both. What else servers read in different ways is refused:
+// an escaped backslash, semicolon or per cent sign, a semicolon, an empty part, and a
+// query that names another method (_method).
 package apidoor
 
 import (
@@ -22,6 +24,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -89,7 +92,17 @@ func (d door) authorize(r *http.Request) (_ credential.Use, err error) {
 			over()
 		}
 	}()
-	reach, err := d.decide(ctx, at, "connect", d.host, map[string]any{"host": d.host, "method": r.Method, "path": r.URL.Path})
+	connect := func(path string) (governance.Decision, error) {
+		return d.decide(ctx, at, "connect", d.host, map[string]any{"host": d.host, "method": r.Method, "path": path})
+	}
+	if written := slashesWritten(r); written != r.URL.Path {
+		also, err := connect(written)
+		if err != nil {
+			return credential.Use{}, err
+		}
+		also.Settle(governance.Result{}) // it is one act
+	}
+	reach, err := connect(r.URL.Path)
 	if err != nil {
 		return credential.Use{}, err
 	}
@@ -124,14 +137,17 @@ func (d door) authorize(r *http.Request) (_ credential.Use, err error) {
 	}, nil
 }
 
-// ambiguous returns why an API could read another path or method than policy sees,
-// which sees the path decoded once, or "".
+// ambiguous returns why an API could read another path or method than policy sees, or
+// "".
 func ambiguous(r *http.Request) string {
 	path := strings.ToLower(r.URL.EscapedPath())
-	for _, odd := range []string{"//", ";", "%2f", "%5c", "%3b", "%25"} {
+	for _, odd := range []string{";", "%5c", "%3b", "%25"} {
 		if strings.Contains(path, odd) {
 			return audit.GuardAmbiguousPath
 		}
+	}
+	if strings.Contains(r.URL.Path, "//") {
+		return audit.GuardAmbiguousPath
 	}
 	query, _ := url.ParseQuery(strings.ReplaceAll(r.URL.RawQuery, ";", "&")) // what is malformed names nothing
 	for name := range query {
@@ -141,6 +157,19 @@ func ambiguous(r *http.Request) string {
 	}
 	return ""
 }
+
+// slashesWritten is the path decoded but for its escaped slashes.
+func slashesWritten(r *http.Request) string {
+	parts := escapedSlash.Split(r.URL.EscapedPath(), -1)
+	for i, part := range parts {
+		if decoded, err := url.PathUnescape(part); err == nil {
+			parts[i] = decoded
+		}
+	}
+	return strings.Join(parts, "%2F")
+}
+
+var escapedSlash = regexp.MustCompile("%2[Ff]")
 
 // decide asks for one action. What is not allowed is on record when it returns.
 func (d door) decide(ctx context.Context, at audit.Event, action, name string, attrs map[string]any) (governance.Decision, error) {
