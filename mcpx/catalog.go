@@ -81,7 +81,7 @@ func readCatalog(ctx context.Context, name string, t mcp.Transport) (governance.
 	}
 	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
-	w := new(wire)
+	w := newWire()
 	if st, overHTTP := t.(*mcp.StreamableClientTransport); overHTTP {
 		t = tapped(st, w)
 	}

@@ -382,7 +382,9 @@ func (p *pool) close() error {
 // it offers the upstream, which is to be used for the actor. A session that
 // watches gets messages that belong to no request, too.
 func (g *Gateway) connect(ctx carried, u *Upstream, actor audit.Actor, caps *mcp.ClientCapabilities, watches bool) (*session, error) {
-	w := &wire{http: u.origin != "" && !u.child, updated: func(params json.RawMessage) { g.updated(u.Name, owner(actor), params) }}
+	w := newWire()
+	w.http = u.origin != "" && !u.child
+	w.updated = func(params json.RawMessage) { g.updated(u.Name, owner(actor), params) }
 	if watches {
 		w.watcher = ctx.c
 	}

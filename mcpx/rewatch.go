@@ -22,12 +22,12 @@ const maxRewatch = time.Minute
 
 // A subscription is one session's at an upstream.
 type subscription struct {
-	end  func()        // once
-	lost chan struct{} // closed once the server has forgotten it
+	end  func()          // once
+	lost <-chan struct{} // closed once the server has forgotten it
 }
 
-func newSubscription(end func()) *subscription {
-	return &subscription{end: sync.OnceFunc(end), lost: make(chan struct{})}
+func newSubscription(lost <-chan struct{}, end func()) *subscription {
+	return &subscription{end: sync.OnceFunc(end), lost: lost}
 }
 
 // A place is where the subscription of a watch is, until it is left.

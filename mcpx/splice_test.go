@@ -98,7 +98,7 @@ func FuzzSplice(f *testing.F) {
 		if !ok {
 			return
 		}
-		w := &wire{}
+		w := newWire()
 		w.version.Store("2025-06-18")
 		if newer {
 			w.version.Store(modernVersion)

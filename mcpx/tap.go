@@ -82,6 +82,8 @@ type wire struct {
 	direct *carrier     // sends requests over HTTP, or is nil
 	ids    atomic.Int64 // of requests that the fast path sent
 
+	over    chan struct{} // closed once nothing will come any more
+	ending  sync.Once
 	asks    openAsks
 	answer  atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
 	updated func(params json.RawMessage)                                      // is told that a resource has changed; or nil
@@ -101,6 +103,15 @@ type wire struct {
 	lease   *credential.Lease // that the process was started with, or nil
 	users   int               // calls under way; under the pool's lock
 	retired bool              // ends with its last user; under the pool's lock
+}
+
+func newWire() *wire { return &wire{over: make(chan struct{})} }
+
+// end notes that nothing will come any more.
+func (w *wire) end() {
+	w.dead.Store(true)
+	w.asks.end()
+	w.ending.Do(func() { close(w.over) })
 }
 
 func (w *wire) agreed() string {
@@ -192,8 +203,7 @@ func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 	msg, err := t.Connection.Read(ctx)
 	if err != nil {
-		t.wire.dead.Store(true)
-		t.wire.asks.end()
+		t.wire.end()
 		return msg, err
 	}
 	switch m := msg.(type) {
@@ -276,8 +286,7 @@ func (t *tapConn) heard(m *jsonrpc.Request) {
 
 func (t *tapConn) Close() error {
 	t.closing.Do(func() {
-		t.wire.dead.Store(true)
-		t.wire.asks.end()
+		t.wire.end()
 		t.err = t.Connection.Close()
 		if t.stop != nil {
 			t.err = errors.Join(t.err, t.stop())

@@ -46,6 +46,7 @@ type watches struct {
 	mu    sync.Mutex
 	by    map[watchKey]*watch
 	quota quota
+	ends  map[*mcp.ServerSession]bool // sessions of clients whose end is waited for
 }
 
 // silent is a query of the same actor whose client can be asked for nothing: the
@@ -67,17 +68,41 @@ func (g *Gateway) subscribe(ctx context.Context, q *query, f *flight, u *Upstrea
 		return &rawReply{method: q.method}, nil
 	}
 	f.q = q.silent(ctx)
-	first, err := g.watch(ctx, key, f, u, ss, nil)
-	if err != nil {
+	if err := g.watch(ctx, key, f, u, ss, nil); err != nil {
 		return nil, err
 	}
-	if first { // of this session for this resource
-		g.pool.background(func() {
-			_ = ss.Wait()
-			g.unwatch(key, ss, nil)
-		})
-	}
+	g.unwatchAtEnd(ss)
 	return &rawReply{method: q.method}, nil
+}
+
+// unwatchAtEnd takes back all subscriptions of a client once its session has ended.
+// One goroutine does so, however often the client subscribes.
+func (g *Gateway) unwatchAtEnd(ss *mcp.ServerSession) {
+	g.watches.mu.Lock()
+	waited := g.watches.ends[ss]
+	if g.watches.ends == nil {
+		g.watches.ends = make(map[*mcp.ServerSession]bool)
+	}
+	g.watches.ends[ss] = true
+	g.watches.mu.Unlock()
+	if waited {
+		return
+	}
+	g.pool.background(func() {
+		_ = ss.Wait()
+		var keys []watchKey
+		g.watches.mu.Lock()
+		delete(g.watches.ends, ss) // what is subscribed later waits anew
+		for key, w := range g.watches.by {
+			if w.clients[ss] != nil {
+				keys = append(keys, key)
+			}
+		}
+		g.watches.mu.Unlock()
+		for _, key := range keys {
+			g.unwatch(key, ss, nil)
+		}
+	})
 }
 
 // listening subscribes to resources for a listen request, which later versions
@@ -100,7 +125,7 @@ func (g *Gateway) listening(ctx context.Context, q *query, flights []*flight) (f
 			return nil, failed(audit.GuardUnknown, "The server is not behind this gateway.", false)
 		}
 		key := watchKey{u.Name, owner(f.actor), f.tool}
-		if _, err := g.watch(ctx, key, f, u, ss, q.visit.id); err != nil {
+		if err := g.watch(ctx, key, f, u, ss, q.visit.id); err != nil {
 			stop()
 			return nil, err
 		}
@@ -109,16 +134,15 @@ func (g *Gateway) listening(ctx context.Context, q *query, flights []*flight) (f
 	return stop, nil
 }
 
-// watch has a client told of changes of a resource, and reports whether it is the
-// first time that it asks.
-func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstream, ss *mcp.ServerSession, id json.RawMessage) (first bool, err error) {
+// watch has a client told of changes of a resource.
+func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstream, ss *mcp.ServerSession, id json.RawMessage) error {
 	g.watches.mu.Lock()
 	w := g.watches.by[key]
 	opens := w == nil
 	if opens {
 		if !g.watches.quota.room(key.owner) {
 			g.watches.mu.Unlock()
-			return false, failed(audit.GuardLimit, "Too many resources are subscribed to.", false)
+			return failed(audit.GuardLimit, "Too many resources are subscribed to.", false)
 		}
 		w = &watch{actor: f.actor, ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher), place: place{over: make(chan struct{})}}
 		if g.watches.by == nil {
@@ -128,7 +152,8 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 		g.watches.quota.add(key.owner)
 	}
 	client := w.clients[ss]
-	if first = client == nil; first {
+	first := client == nil
+	if first {
 		client = &watcher{live: id == nil}
 		w.clients[ss] = client
 	}
@@ -148,13 +173,13 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 	case <-w.ready:
 	case <-ctx.Done():
 		g.unwatch(key, ss, id)
-		return false, ctx.Err()
+		return ctx.Err()
 	}
 	if w.err != nil {
 		g.unwatch(key, ss, id)
-		return false, w.err
+		return w.err
 	}
-	return first, nil
+	return nil
 }
 
 // listens says that a client was told that its listen request is heard.
@@ -225,15 +250,11 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 		// The call's end gives back the session and the lease; a child keeps its
 		// secret anyway.
 		p.end()
-		h := newSubscription(func() {
+		return newSubscription(p.s.wire.over, func() {
 			ctx, cancel := context.WithTimeout(context.Background(), cancelWait)
 			defer cancel()
 			_ = p.s.cs.Unsubscribe(ctx, &mcp.UnsubscribeParams{URI: key.uri})
-		})
-		if !g.pool.background(func() { _ = p.s.cs.Wait(); close(h.lost) }) {
-			close(h.lost)
-		}
-		return h, nil
+		}), nil
 	}
 	c := &carriage{told: make(chan struct{})}
 	var lease *credential.Lease
@@ -255,7 +276,8 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 		err = s.cs.Subscribe(carried{ctx, c}, &mcp.SubscribeParams{URI: key.uri})
 	}
 	stream, hangUp := context.WithCancel(carried{g.pool.life, c})
-	h = newSubscription(func() {
+	lost := make(chan struct{})
+	h = newSubscription(lost, func() {
 		hangUp()
 		if s != nil {
 			_ = s.cs.Close()
@@ -272,7 +294,7 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 	if s.wire.agreed() < modernVersion {
 		g.pool.background(func() {
 			if g.hearAll(stream, s, u, key.owner) {
-				close(h.lost)
+				close(lost)
 			}
 		})
 	}
