@@ -3,7 +3,7 @@ package mcpx
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -81,7 +81,7 @@ func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
 		}
 		return false
 	}
-	wait := g.pool.times.rewatch
+	wait, told := g.pool.times.rewatch, ""
 	for now, since := w.place.now, time.Now(); ; {
 		select {
 		case <-now.lost:
@@ -101,9 +101,14 @@ func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
 			wait = min(2*wait, maxRewatch)
 			again, err := g.rewatch(key, w.actor, f, u)
 			if err == nil {
-				now, since = again, time.Now()
+				now, since, told = again, time.Now(), ""
 				w.place.take(again)
 				break
+			}
+			// What is refused for the same reason again is one refusal.
+			if no, ok := err.(refusal); ok && no.Action+" "+no.Reason != told {
+				told = no.Action + " " + no.Reason
+				g.gov.recordRefusal(g.pool.life, &query{method: methodSubscribe, name: key.uri, actor: w.actor, trace: f.trace}, no)
 			}
 			g.gov.logger.Warn("mcpx: a resource could not be subscribed to again", "server", u.Name, "error", err)
 		}
@@ -113,28 +118,56 @@ func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
 	}
 }
 
-// rewatch is openWatch for somebody whose request has long been answered.
-func (g *Gateway) rewatch(key watchKey, actor audit.Actor, was *flight, u *Upstream) (*subscription, error) {
+// rewatch is openWatch for somebody whose request has long been answered: a further
+// act of the same permission, which policy is asked about as a whole, and which has
+// an intent and an outcome of its own. Whoever is refused gets a [refusal], which the
+// caller records.
+func (g *Gateway) rewatch(key watchKey, actor audit.Actor, was *flight, u *Upstream) (s *subscription, err error) {
 	ctx, cancel := context.WithTimeout(g.pool.life, g.opts.CallTimeout)
 	defer cancel()
-	if g.gov.agents != nil {
-		inner, end, err := g.gov.agents.Context(ctx, actor)
-		if err != nil {
-			return nil, err
-		}
-		defer end()
-		ctx = inner
+	q := &query{method: methodSubscribe, name: key.uri, outer: ctx, actor: actor, trace: was.trace}
+	ctx, end, no := g.gov.alive(ctx, q)
+	if no != nil {
+		return nil, *no
 	}
-	if !g.mayHear(actor, key.server, key.uri) {
-		return nil, errors.New("it is not permitted any more")
+	defer end()
+	if owner, _ := g.route(kindResource, key.uri); owner != key.server {
+		return nil, override(was.decision.Again(), audit.GuardUnknown)
 	}
-	f := &flight{
-		actor: actor, kind: was.kind, server: was.server, tool: was.tool, args: was.args, trace: was.trace, decision: was.decision.Again(),
-		q: &query{method: methodSubscribe, outer: ctx, actor: actor, trace: was.trace},
+	d, err := g.gov.engine.Again(ctx, was.decision, governance.Request{
+		Actor: actor, Action: "subscribe", Server: key.server, Name: key.uri, Enforces: g.gov.meetsFor("subscribe"),
+	})
+	if err != nil || !d.Allowed() {
+		return nil, decided(d)
 	}
+	f := &flight{q: q, actor: actor, kind: was.kind, server: was.server, tool: was.tool, args: was.args, trace: was.trace, decision: d}
 	if no, ok := g.gov.useCredential(ctx, f); !ok {
 		return nil, no
 	}
-	defer f.key.Settle(governance.Result{OK: true})
-	return g.openWatch(ctx, key, f, u)
+	call, err := g.gov.log.Begin(ctx, audit.Intent{
+		Door: audit.DoorTool, Action: d.Action, Resource: d.Resource,
+		Actor: actor, Decision: d.Decision, Class: audit.Class(d.Class), ToolPin: d.Pin, Credential: f.credential, Trace: f.trace,
+	})
+	if err != nil || call == nil {
+		f.key.Settle(governance.Result{})
+		return nil, fmt.Errorf("mcpx: the intent could not be recorded: %w", err)
+	}
+	f.out.Status, f.out.ErrorCode = audit.StatusFailed, audit.GuardPanic // unless it returns
+	defer func() {
+		unrecorded := call.End(context.WithoutCancel(ctx), f.out)
+		f.key.Settle(governance.ResultOf(f.out))
+		if unrecorded != nil && s != nil {
+			s.end()
+			s, err = nil, fmt.Errorf("mcpx: the outcome could not be recorded: %w", unrecorded)
+		}
+	}()
+	s, err = g.openWatch(ctx, key, f, u)
+	f.out.Status, f.out.ErrorCode = audit.StatusOK, ""
+	if err != nil {
+		f.out.Status, f.out.ErrorCode = audit.StatusFailed, "error"
+		if fail, ok := asFailure(err); ok {
+			f.out.ErrorCode = fail.code
+		}
+	}
+	return s, err
 }

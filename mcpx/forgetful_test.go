@@ -1,0 +1,156 @@
+package mcpx_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/credential"
+	"github.com/twinward-dev/twinward/mcpx"
+	"github.com/twinward-dev/twinward/mcpx/mcptest"
+)
+
+// A forgetful is a wiki at a URL, with sessions that it forgets when told to, behind
+// a gateway that has a secret for it.
+type forgetful struct {
+	*fed
+	live   *mcp.Server
+	logged *lines
+	url    string // of the gateway's door
+	posts  atomic.Int64
+	get    atomic.Pointer[func() int] // the status of a stream of no request, 0 to serve it
+	vault  func()                     // is called for every lease
+	now    atomic.Pointer[mcp.StreamableHTTPHandler]
+}
+
+func (f *forgetful) forget() {
+	for ss := range f.live.Sessions() {
+		ss.Close()
+	}
+	f.now.Store(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return f.live }, nil))
+}
+
+func (f *forgetful) touch() {
+	require.NoError(f.t, f.live.ResourceUpdated(f.t.Context(), &mcp.ResourceUpdatedNotificationParams{URI: "wiki://page/1"}))
+}
+
+// tried waits until it was in vain n more times to subscribe again.
+func (f *forgetful) tried(n int) {
+	f.t.Helper()
+	count := func() int { return strings.Count(f.logged.String(), "could not be subscribed to again") }
+	from := count()
+	require.Eventually(f.t, func() bool { return count() >= from+n }, 20*time.Second, time.Millisecond)
+}
+
+// reload puts a policy in force besides fedPolicy.
+func (f *forgetful) reload(more string) {
+	f.t.Helper()
+	f.bundle.Policies[0].Text = fedPolicy + more
+	_, err := f.engine.Reload(f.t.Context(), f.bundle, admin)
+	require.NoError(f.t, err)
+}
+
+// A watchedVault is the vault of a forgetful.
+type watchedVault struct {
+	*credential.Broker
+	f *forgetful
+}
+
+func (v watchedVault) Lease(ctx context.Context, req credential.LeaseRequest) (*credential.Lease, error) {
+	v.f.vault()
+	return v.Broker.Lease(ctx, req)
+}
+
+func newForgetful(t *testing.T) *forgetful {
+	f := &forgetful{fed: newFed(t, map[string]*mcp.Server{"wiki": wiki()}), live: wiki(), logged: &lines{}, vault: func() {}}
+	none := func() int { return 0 }
+	f.get.Store(&none)
+	f.forget()
+	door := mcptest.Door(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			f.posts.Add(1)
+		} else if r.Method == http.MethodGet {
+			if status := (*f.get.Load())(); status != 0 {
+				w.WriteHeader(status)
+				return
+			}
+		}
+		f.now.Load().ServeHTTP(w, r)
+	}), bot)
+	vault := credential.NewMemory(map[string]credential.Secret{"wiki": credential.NewSecret([]byte(token))})
+	t.Cleanup(func() { vault.Close() })
+	require.NoError(t, vault.Bind(t.Context(), "wiki", credential.Binding{Origin: door.URL}, admin))
+	f.gateway = mcpx.NewGateway(f.engine, f.log, &mcpx.GatewayOptions{Vault: watchedVault{vault, f}, Logger: slog.New(slog.NewTextHandler(f.logged, nil))})
+	t.Cleanup(func() { f.gateway.Close() })
+	mcpx.SetRewatch(f.gateway, time.Millisecond)
+	u := mcpx.HTTP("wiki", door.URL)
+	u.Credential = "wiki"
+	require.NoError(t, f.gateway.AddUpstream(t.Context(), u))
+	f.url = mcptest.Door(t, f.gateway, bot).URL
+	return f
+}
+
+// What is subscribed to again is decided as a whole and on record, and so is that it
+// is refused: once, however often it is tried.
+func TestSubscribingAgainIsDecidedAndOnRecord(t *testing.T) {
+	f := newForgetful(t)
+	_, heard := listener(t, f.url, legacy)
+	until(t, heard, f.touch)
+	drained(heard)
+	subscribed := func(recs []audit.Record) (intents []*audit.Intent, outcomes int, denials []*audit.Event) {
+		for _, r := range recs {
+			switch {
+			case r.Intent != nil && r.Intent.Action == "subscribe":
+				intents = append(intents, r.Intent)
+			case r.Outcome != nil:
+				assert.Equal(t, audit.StatusOK, r.Outcome.Status)
+				outcomes++
+			case r.Event != nil && r.Event.Kind == audit.KindDenial:
+				denials = append(denials, r.Event)
+			}
+		}
+		return intents, outcomes, denials
+	}
+	n := len(f.log.Records())
+	f.forget()
+	until(t, heard, func() { /* the gateway says so by itself */ })
+	intents, outcomes, denials := subscribed(f.log.Records()[n:])
+	require.Len(t, intents, 1)
+	assert.Equal(t, `Resource::"wiki__wiki://page/1"`, intents[0].Resource)
+	require.NotNil(t, intents[0].Credential)
+	assert.Equal(t, "wiki", intents[0].Credential.Name)
+	assert.Equal(t, 1, outcomes)
+	assert.Empty(t, denials)
+	until(t, heard, f.touch)
+
+	for _, c := range []struct{ policy, action string }{
+		{`@id("late") forbid (principal, action == Action::"subscribe", resource) when { context.now > datetime("2020-01-01") };`, "subscribe"},
+		{`@id("key") forbid (principal, action == Action::"use_credential", resource);`, "use_credential"},
+	} {
+		n = len(f.log.Records())
+		f.reload(c.policy)
+		f.forget()
+		f.tried(1)
+		posts := f.posts.Load()
+		f.tried(3)
+		assert.Equal(t, posts, f.posts.Load(), "the server is not asked")
+		intents, _, denials = subscribed(f.log.Records()[n:])
+		assert.Empty(t, intents)
+		require.Len(t, denials, 1)
+		assert.Equal(t, c.action, denials[0].Action)
+		assert.Equal(t, bot, denials[0].Actor)
+		f.reload("")
+		drained(heard)
+		until(t, heard, func() { /* nothing */ })
+		until(t, heard, f.touch)
+	}
+}
