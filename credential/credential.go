@@ -208,6 +208,10 @@ var (
 	// ErrBody is returned when a request's body cannot be searched, extended or
 	// signed as the scheme needs.
 	ErrBody = errors.New("credential: the request's body does not fit the scheme")
+	// ErrNoAudit is for an [Authorize] whose request was allowed and cannot be put
+	// on record, so that it is not carried out. It is no denial: once there is a log
+	// again, the same request may be.
+	ErrNoAudit = errors.New("credential: the request cannot be recorded, so it is not carried out")
 	// ErrCoding is returned for a response whose content coding hides its body
 	// from the scrubber.
 	ErrCoding = errors.New("credential: the response has a content coding that cannot be searched for secrets")

@@ -57,8 +57,9 @@ func Proxy(origin string, vault Vault, authorize Authorize) *ProxyHandler {
 }
 
 // An Authorize decides on one request and puts it on record. An error refuses
-// the request; its text goes to the logger only. It must not read the body,
-// unless it puts an equal one in its place.
+// the request; its text goes to the logger only. The agent is told 403, or 503
+// for an error that wraps [ErrNoAudit]. It must not read the body, unless it puts
+// an equal one in its place.
 type Authorize func(r *http.Request) (Use, error)
 
 // A Use is one request that was allowed.
@@ -143,14 +144,16 @@ func (p *ProxyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	use, err := p.authorize(r)
+	if err == nil && use.End == nil {
+		err = fmt.Errorf("%w: Use.End is missing", ErrNoAudit)
+	}
 	if err != nil {
 		x.log("a request is refused", err)
-		x.say(http.StatusForbidden, "denied", "This request is not allowed.")
-		return
-	}
-	if use.End == nil {
-		x.log("a request is refused", errors.New("its outcome cannot be recorded: Use.End is missing"))
-		x.say(http.StatusServiceUnavailable, "no_audit", "The host cannot record this request, so it is not carried out.")
+		if errors.Is(err, ErrNoAudit) {
+			x.say(http.StatusServiceUnavailable, "no_audit", "The host cannot record this request, so it is not carried out.")
+		} else {
+			x.say(http.StatusForbidden, "denied", "This request is not allowed.")
+		}
 		return
 	}
 	if x.use = use; use.Lease.Actor.IsZero() {

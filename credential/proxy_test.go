@@ -156,8 +156,11 @@ func TestProxyRefuses(t *testing.T) {
 		status       int
 		code         string
 	}{
-		"denied":         {"GET", "/", func(p *proxied) { p.deny = errors.New("no-permit") }, "", 403, "denied"},
-		"no record":      {"GET", "/", func(p *proxied) { p.use.End = nil }, "", 503, "no_audit"},
+		"denied":    {"GET", "/", func(p *proxied) { p.deny = errors.New("no-permit") }, "", 403, "denied"},
+		"no record": {"GET", "/", func(p *proxied) { p.use.End = nil }, "", 503, "no_audit"},
+		"no room": {"GET", "/", func(p *proxied) {
+			p.deny = fmt.Errorf("no-permit is not why: %w: %w", credential.ErrNoAudit, audit.ErrFull)
+		}, "", 503, "no_audit"},
 		"trace":          {"TRACE", "/", nil, "", 405, "method"},
 		"upgrade":        {"GET", "/", nil, "websocket", 405, "method"},
 		"dots":           {"GET", "/repos/../admin", nil, "", 400, "path"},

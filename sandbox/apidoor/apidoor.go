@@ -53,6 +53,7 @@ type Options struct {
 // Authorize decides requests for the API named host that are to carry the named
 // secret. The actor is the one that a session's door has put into the request's
 // context; without one everything is refused, as it is with a nil engine or log.
+// A request that is allowed and cannot be recorded is [credential.ErrNoAudit].
 // It may be called by many requests at once.
 func Authorize(engine *governance.Engine, log audit.Recorder, host, secret string, opts *Options) credential.Authorize {
 	d := door{engine: engine, log: audit.OrRefuse(log), host: host, secret: secret}
@@ -118,7 +119,7 @@ func (d door) authorize(r *http.Request) (_ credential.Use, err error) {
 	if err != nil {
 		reach.Settle(governance.Result{})
 		key.Settle(governance.Result{})
-		return credential.Use{}, err
+		return credential.Use{}, fmt.Errorf("%w: %w", credential.ErrNoAudit, err)
 	}
 	return credential.Use{
 		Lease:   credential.LeaseRequest{Actor: at.Actor, Credential: d.secret, Purpose: "http", Decision: key.ID},

@@ -203,7 +203,7 @@ func TestRefused(t *testing.T) {
 func TestNoLogNoRequest(t *testing.T) {
 	h := newHouse(t)
 	h.log.Fail(errors.New("the disk is full"))
-	assert.Equal(t, http.StatusForbidden, h.ask(t, worker, "GET", "/"))
+	assert.Equal(t, http.StatusServiceUnavailable, h.ask(t, worker, "GET", "/"), "this is no denial")
 	assert.Zero(t, h.asked.Load())
 	h.log.Fail(nil)
 
