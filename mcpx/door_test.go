@@ -262,12 +262,16 @@ func TestRequestOfAnEarlierLife(t *testing.T) {
 	w, url := tokenDoor(t, botToken{})
 	_, body := slowly(t, url, func() {})
 	require.Contains(t, body, "posted")
-	_, body = slowly(t, url, func() {
-		assert.Eventually(t, func() bool {
+	live := func(n int) func() bool {
+		return func() bool {
 			w.agents.mu.Lock()
 			defer w.agents.mu.Unlock()
-			return w.agents.live > 0
-		}, 10*time.Second, time.Millisecond, "it was let in")
+			return w.agents.live == n
+		}
+	}
+	require.Eventually(t, live(1), 10*time.Second, time.Millisecond, "its session with the server")
+	_, body = slowly(t, url, func() {
+		assert.Eventually(t, live(2), 10*time.Second, time.Millisecond, "it was let in")
 		w.agents.revoke("bot")
 		w.agents.reinstate("bot")
 	})

@@ -201,6 +201,7 @@ func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage
 	}
 	use := func(started *credential.Lease) (*session, func(), error) {
 		return g.pool.use(ctx, key, started, opener{
+			agent: g.lifeOf(f),
 			open: func(ctx context.Context) (*session, error) {
 				own := c
 				if u.child { // may go on after this call, see pool.replacement

@@ -234,6 +234,8 @@ type query struct {
 
 	speaks string // the protocol version of the request's header
 	tasks  bool   // the client knows tasks
+	// farewell: it is about what has ended with the actor's agent.
+	farewell bool
 
 	features *mcp.ClientCapabilities // of a request that no SDK carries, or nil
 

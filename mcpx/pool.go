@@ -59,6 +59,9 @@ type link struct {
 	used  uint64        // under pool.mu: order of use
 	now   *session      // under pool.mu
 	stuck time.Time     // when now could not be replaced; under pool.mu
+
+	gone  bool   // the actor's agent has ended; under pool.mu
+	forgo func() // ends the watch for that; under pool.mu
 }
 
 // A session is a live MCP session with an upstream.
@@ -87,6 +90,7 @@ func newPool() *pool {
 
 // An opener is how a session is had, for the call that needs it.
 type opener struct {
+	agent agentLife
 	open  func(context.Context) (*session, error)
 	list  func(*session) error                             // anew, in a session that is open
 	lease func(context.Context) (*credential.Lease, error) // what a child would be started with now
@@ -99,20 +103,10 @@ type opener struct {
 // [pool.replacement]. It waits for nobody but the connect of the same actor's
 // other calls.
 func (p *pool) use(ctx context.Context, key poolKey, lease *credential.Lease, o opener) (*session, func(), error) {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil, nil, ErrClosed
+	l, err := p.place(key, o.agent)
+	if err != nil {
+		return nil, nil, err
 	}
-	l := p.links[key]
-	if l == nil {
-		p.evictLocked()
-		l = &link{gate: make(chan struct{}, 1)}
-		l.gate <- struct{}{}
-		p.links[key] = l
-	}
-	l.users++
-	p.mu.Unlock()
 	done := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -204,7 +198,8 @@ func (p *pool) current(ctx context.Context, l *link, lease *credential.Lease, o 
 }
 
 // replace puts s into l and closes what was there, unless it is the same
-// connection. It reports false, and closes s, when the pool is closed.
+// connection. It reports false, and closes s, when the pool is closed or the actor's
+// agent has ended.
 func (p *pool) replace(l *link, s *session) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,7 +212,7 @@ func (p *pool) replace(l *link, s *session) bool {
 		p.endLocked(old)
 	}
 	l.now = s
-	if p.closed && s != nil {
+	if (p.closed || l.gone) && s != nil {
 		p.endLocked(s)
 		l.now = nil
 		return false
@@ -270,10 +265,7 @@ func (p *pool) evictLocked() {
 	if found == nil {
 		return // all are in use: each is bounded by its call
 	}
-	if found.now != nil {
-		p.endLocked(found.now)
-	}
-	delete(p.links, first)
+	p.removeLocked(first, found)
 }
 
 // drift returns the guard that refuses a tool because the session with key has
@@ -367,11 +359,7 @@ func (p *pool) close() error {
 	p.closed = true
 	p.end()
 	for key, l := range p.links {
-		if l.now != nil {
-			p.endLocked(l.now)
-			l.now = nil
-		}
-		delete(p.links, key)
+		p.removeLocked(key, l)
 	}
 	p.mu.Unlock()
 	p.ending.Wait()

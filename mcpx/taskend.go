@@ -36,21 +36,26 @@ type farewells struct {
 	room chan struct{}
 
 	mu     sync.Mutex
+	of     map[string]int // by owner
 	closed bool
 	wait   sync.WaitGroup
 }
 
-func newFarewells() *farewells { return &farewells{room: make(chan struct{}, maxFarewells)} }
+func newFarewells() *farewells {
+	return &farewells{room: make(chan struct{}, maxFarewells), of: make(map[string]int)}
+}
 
 // say runs f in the background, or not at all after close, with a context for as
 // long as it may take.
-func (s *farewells) say(f func(context.Context)) {
+func (s *farewells) say(owner string, f func(context.Context)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
+	s.of[owner]++
 	s.wait.Go(func() {
+		defer s.said(owner)
 		ctx, cancel := context.WithTimeout(context.Background(), cancelWait)
 		defer cancel()
 		select {
@@ -60,6 +65,14 @@ func (s *farewells) say(f func(context.Context)) {
 		case <-ctx.Done():
 		}
 	})
+}
+
+func (s *farewells) said(owner string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[owner]--; s.of[owner] == 0 {
+		delete(s.of, owner)
+	}
 }
 
 // close waits for those that are under way.
@@ -75,7 +88,7 @@ func (s *farewells) close() {
 // that: under the same credential, and no act of the agent's. A server that cannot be
 // reached within [cancelWait] is not told.
 func (g *Gateway) abandon(t *task) {
-	g.farewells.say(func(ctx context.Context) {
+	g.farewells.say(t.owner, func(ctx context.Context) {
 		defer func() {
 			if p := recover(); p != nil { // of the host's vault, say
 				g.gov.logger.Error("mcpx: panic while a server was told that its task was given up", "server", t.f.server, "panic", p)
@@ -85,7 +98,7 @@ func (g *Gateway) abandon(t *task) {
 		if u == nil {
 			return
 		}
-		q := &query{method: methodCancelTask, outer: ctx, actor: t.f.actor, modern: true, tasks: true}
+		q := &query{method: methodCancelTask, outer: ctx, actor: t.f.actor, modern: true, tasks: true, farewell: true}
 		f := &flight{
 			q: q, actor: q.actor, kind: kindTask, server: t.f.server, tool: t.f.tool, args: t.f.args,
 			trace: t.f.trace, decision: t.f.decision.Again(), credential: t.f.credential,

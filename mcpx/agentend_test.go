@@ -1,0 +1,50 @@
+package mcpx_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/mcpx"
+	"github.com/twinward-dev/twinward/mcpx/mcptest"
+)
+
+// What the gateway holds for an agent ends with it, whether or not the agent has a
+// call under way; what it holds for others stays, and an agent that is let in again
+// begins anew.
+func TestChildEndsWithItsAgent(t *testing.T) {
+	for name, underWay := range map[string]bool{"idle": false, "in a call": true} {
+		t.Run(name, func(t *testing.T) {
+			agents := newAgents()
+			c := &children{kind: "server"}
+			log, gw := stdioWorld(t, c, &mcpx.GatewayOptions{Agents: agents})
+			a := mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
+			b := mcptest.Connect(t, mcptest.Door(t, gw, other).URL, nil)
+			first, others := ask(t, a, "pid", `{}`), ask(t, b, "pid", `{}`)
+			finish := func() (string, bool) { return "", true }
+			if underWay {
+				finish = busy(t, log, a)
+			}
+			agents.revoke(bot.Agent)
+			assertGone(t, first)
+			_, failed := finish()
+			assert.True(t, failed)
+			res, err := a.Call(t.Context(), "child__pid", `{}`)
+			require.NoError(t, err)
+			assert.Equal(t, audit.GuardRevoked, denial(t, res).Reason)
+			assert.Equal(t, 2, c.started())
+			assert.Equal(t, others, ask(t, b, "pid", `{}`))
+
+			agents.reinstate(bot.Agent)
+			second := ask(t, a, "pid", `{}`)
+			assert.NotEqual(t, first, second)
+			assert.Equal(t, second, ask(t, a, "pid", `{}`))
+			agents.revoke(bot.Agent)
+			assertGone(t, second)
+			require.NoError(t, gw.Close())
+			assert.Zero(t, agents.live, "nobody is watched any more")
+		})
+	}
+}
