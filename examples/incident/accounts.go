@@ -20,12 +20,13 @@ import (
 
 // A call is an intent on record, and its outcome if there is one.
 type call struct {
-	seq     uint64
-	agent   string
-	action  string
-	trace   string
-	outcome *audit.Outcome
-	ended   time.Time
+	seq      uint64
+	agent    string
+	action   string
+	resource string
+	trace    string
+	outcome  *audit.Outcome
+	ended    time.Time
 }
 
 // accounts are what is on record.
@@ -42,17 +43,17 @@ type denial struct {
 	at time.Time
 }
 
-// readAccounts reads a log. Phase names what happened at a time.
-func readAccounts(ctx context.Context, log fs.FS, phase func(time.Time) string) (accounts, error) {
+// readAccounts reads a log from a record on. Phase names what happened at a time.
+func readAccounts(ctx context.Context, log fs.FS, from uint64, phase func(time.Time) string) (accounts, error) {
 	a := accounts{traces: map[string][]*call{}}
 	open := map[uint64]*call{}
-	for rec, err := range audit.Scan(ctx, log, audit.Filter{}) {
+	for rec, err := range audit.Scan(ctx, log, audit.Filter{Seq: from}) {
 		if err != nil {
 			return a, err
 		}
 		switch {
 		case rec.Intent != nil:
-			c := &call{seq: rec.Seq, agent: rec.Intent.Actor.Agent, action: rec.Intent.Action, trace: traceID(rec.Intent.Trace)}
+			c := &call{seq: rec.Seq, agent: rec.Intent.Actor.Agent, action: rec.Intent.Action, resource: rec.Intent.Resource, trace: traceID(rec.Intent.Trace)}
 			a.calls, open[rec.Seq] = append(a.calls, c), c
 			if c.trace != "" {
 				a.traces[c.trace] = append(a.traces[c.trace], c)

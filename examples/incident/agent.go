@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,16 +31,17 @@ const holdWord = "hold the line"
 // An agent marks each call with a trace of its own, and writes down which of them
 // were answered: in a file of its workspace, which it never reads again.
 type agent struct {
-	name  string
-	calls atomic.Uint64
-	notes *os.File
-	tools *mcp.ClientSession
+	name   string
+	number int // that its traces begin with
+	calls  atomic.Uint64
+	notes  *os.File
+	tools  *mcp.ClientSession
 }
 
 // trace returns the W3C trace context of the next call.
 func (a *agent) trace() string {
 	n := a.calls.Add(1)
-	return fmt.Sprintf("00-%08x%024x-%016x-01", slices.Index(agentNames, a.name)+1, n, n)
+	return fmt.Sprintf("00-%08x%024x-%016x-01", a.number, n, n)
 }
 
 // traceID is the part of a trace context that is the same for all that a call
@@ -69,7 +69,7 @@ func agentMain(name string) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{name: name, notes: notes}
+	a := &agent{name: name, number: slices.Index(agentNames, name) + 1, notes: notes}
 	client := mcp.NewClient(&mcp.Implementation{Name: name, Version: "1.0.0"}, nil)
 	if a.tools, err = client.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: "https://tools.local/mcp", DisableStandaloneSSE: true}, nil); err != nil {
 		return err
@@ -104,10 +104,15 @@ func (a *agent) work(ctx context.Context, do func(context.Context, string) error
 func (a *agent) call(ctx context.Context, trace, tool string, args map[string]any) error {
 	res, err := a.tools.CallTool(ctx, &mcp.CallToolParams{Meta: mcp.Meta{"traceparent": trace}, Name: tool, Arguments: args})
 	if err == nil && res.IsError {
-		err = errors.New(res.Content[0].(*mcp.TextContent).Text)
+		err = &toolError{res.Content[0].(*mcp.TextContent).Text}
 	}
 	return err
 }
+
+// A toolError is an answer that says why there is none.
+type toolError struct{ text string }
+
+func (e *toolError) Error() string { return e.text }
 
 func (a *agent) read(ctx context.Context, trace string) error {
 	return a.call(ctx, trace, "github__get_pull_request", map[string]any{"number": 412})
@@ -174,6 +179,7 @@ func (a *agent) git(ctx context.Context, trace string, args ...string) error {
 	}
 	cmd := exec.CommandContext(ctx, "git", append(with, args...)...)
 	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "HOME=/sandbox")
+	withChildren(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("git: %w: %.300s", err, out)
 	}

@@ -18,7 +18,7 @@ func (n *night) comeBack(ctx context.Context) (err error) {
 	n.begin("comeback", "The power is back, and so is the host. What was killed stays killed.")
 	cfg := n.cfg
 	cfg.Idle = true
-	if n.machine, _, err = boot(ctx, cfg); err != nil {
+	if n.machine, _, err = boot(ctx, "host", cfg, cfg.Dir); err != nil {
 		return err
 	}
 	if err := n.knock(ctx, agentNames[0], "killed, after the power cut"); err != nil {

@@ -25,6 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	outside.Main()
 	part()
+	soakPart()
 	code := m.Run()
 	if bin != "" {
 		os.RemoveAll(bin)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -34,6 +35,7 @@ type office struct {
 	host string // the host's folder, where the vault is
 	log  string
 	db   string
+	mu   sync.Mutex // held by the command that has the log open
 }
 
 // buildCommands builds the real commands into a folder.
@@ -48,6 +50,8 @@ func buildCommands(ctx context.Context, bin string) error {
 
 // vault runs twinward-vault as somebody, with what it reads on its standard input.
 func (o *office) vault(ctx context.Context, by, reason, input string, args ...string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	words := strings.Fields(args[0])
 	args = append(append(words, "-by", by, "-reason", reason, "-log", o.log), args[1:]...)
 	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, "twinward-vault"), args...)
@@ -70,14 +74,7 @@ func (o *office) furnish(ctx context.Context, w *world) error {
 		return err
 	}
 	for _, vendor := range vendors {
-		if err := o.renew(ctx, w, vendor, 1); err != nil {
-			return err
-		}
-		spec := []string{"-origin", w.url(vendor)}
-		if vendor == "forge" {
-			spec = append(spec, "-type", "basic", "-user", "x-access-token")
-		}
-		if err := o.vault(ctx, granter, "SEC-2: for the night's agents", "", append(append([]string{"bind"}, spec...), append(o.store(), vendor)...)...); err != nil {
+		if err := o.bind(ctx, w, vendor, w.url(vendor)); err != nil {
 			return err
 		}
 	}
@@ -101,6 +98,18 @@ func (o *office) furnish(ctx context.Context, w *world) error {
 		}
 	}
 	return nil
+}
+
+// bind puts the first token of a vendor into the vault, for its address only.
+func (o *office) bind(ctx context.Context, w *world, vendor, url string) error {
+	if err := o.renew(ctx, w, vendor, 1); err != nil {
+		return err
+	}
+	spec := []string{"bind", "-origin", url}
+	if vendor == "forge" {
+		spec = append(spec, "-type", "basic", "-user", "x-access-token")
+	}
+	return o.vault(ctx, granter, "SEC-2: for the night's agents", "", append(append(spec, o.store()...), vendor)...)
 }
 
 // renew has a vendor issue a token, and makes it the current version of its secret.

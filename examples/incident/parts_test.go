@@ -19,7 +19,7 @@ import (
 
 // traceOf is the trace of an agent's call number n.
 func traceOf(i, n int) string {
-	a := &agent{name: agentNames[i]}
+	a := &agent{name: agentNames[i], number: i + 1}
 	a.calls.Store(uint64(n - 1))
 	return traceID(a.trace())
 }

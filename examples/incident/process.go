@@ -105,8 +105,9 @@ type machine struct {
 	stderr  tail
 }
 
-// boot starts the host's process and waits until its agents run.
-func boot(ctx context.Context, cfg hostConfig) (*machine, word, error) {
+// boot starts the host's process, which is a part of this binary and has a folder,
+// and waits until it is ready.
+func boot(ctx context.Context, part string, cfg any, dir string) (*machine, word, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, word{}, err
@@ -117,11 +118,11 @@ func boot(ctx context.Context, cfg hostConfig) (*machine, word, error) {
 	}
 	// What the host leaves in its temporary folder when its power goes is ours to
 	// take away.
-	temp := filepath.Join(cfg.Dir, "tmp")
+	temp := filepath.Join(dir, "tmp")
 	if err := os.MkdirAll(temp, 0o700); err != nil {
 		return nil, word{}, err
 	}
-	m := &machine{cmd: exec.Command(self, "host", string(text)), answers: make(chan word, 1), ended: make(chan word, len(agentNames))}
+	m := &machine{cmd: exec.Command(self, part, string(text)), answers: make(chan word, 1), ended: make(chan word, len(agentNames))}
 	m.cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 	m.cmd.Stderr = &m.stderr
 	if m.stdin, err = m.cmd.StdinPipe(); err != nil {

@@ -132,7 +132,7 @@ func (n *night) setUp(ctx context.Context) (err error) {
 		n.cfg.Vendors[vendor] = n.world.url(vendor)
 	}
 	var ready word
-	if n.machine, ready, err = boot(ctx, n.cfg); err != nil {
+	if n.machine, ready, err = boot(ctx, "host", n.cfg, n.cfg.Dir); err != nil {
 		return err
 	}
 	n.walls, n.spaces = ready.Wall, ready.Paths
@@ -318,7 +318,7 @@ func (n *night) audit(ctx context.Context) (s tell.Summary, err error) {
 
 // settle holds the accounts of the night against each other.
 func (n *night) settle(ctx context.Context, v verdict) error {
-	a, err := readAccounts(ctx, os.DirFS(n.auditor.path("backup")), n.phaseAt)
+	a, err := readAccounts(ctx, os.DirFS(n.auditor.path("backup")), 0, n.phaseAt)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -321,7 +322,7 @@ func newForge(dir string) (http.Handler, error) {
 	}
 	programs, err := git("--exec-path")
 	return &cgi.Handler{
-		Path: filepath.Join(programs, "git-http-backend"), Stderr: io.Discard,
+		Path: filepath.Join(programs, "git-http-backend"), Stderr: io.Discard, Logger: log.New(io.Discard, "", 0), // who hangs up is no news
 		Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=bot", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
 	}, err
 }
