@@ -38,6 +38,7 @@ type web struct {
 	server *http.Server
 	conns  chan net.Conn
 	done   chan struct{} // closed by close
+	rest   time.Duration // that a connection may have between requests
 	loop   sync.WaitGroup
 
 	mu   sync.Mutex
@@ -46,7 +47,7 @@ type web struct {
 }
 
 func newWeb(d *Door) *web {
-	w := &web{door: d, conns: make(chan net.Conn), done: make(chan struct{})}
+	w := &web{door: d, conns: make(chan net.Conn), done: make(chan struct{}), rest: idleTimeout}
 	var p http.Protocols
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
@@ -54,7 +55,6 @@ func newWeb(d *Door) *web {
 	w.server = &http.Server{
 		Handler:           w,
 		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
 		// OPTIONS * is a request like any other: judged, and refused.
 		DisableGeneralOptionsHandler: true,
 		MaxHeaderBytes:               maxHeader,
@@ -69,11 +69,13 @@ func newWeb(d *Door) *web {
 			return context.WithValue(ctx, connKey{}, wc)
 		},
 		ConnState: func(c net.Conn, s http.ConnState) {
+			wc := webConnOf(c)
+			wc.idle.enter(s, w.rest, func() { wc.Close() })
 			switch s {
 			case http.StateNew:
 				w.work(1)
 			case http.StateActive:
-				webConnOf(c).unread.Store(true)
+				wc.unread.Store(true)
 			case http.StateClosed, http.StateHijacked:
 				w.work(-1)
 			}
@@ -102,6 +104,8 @@ type webConn struct {
 	door  *Door
 
 	sending, receiving *allowance
+
+	idle idler
 
 	in, out atomic.Int64
 	unread  atomic.Bool // a request has begun, and could not be read to its end (yet)
@@ -144,6 +148,7 @@ func (c *webConn) Write(p []byte) (int, error) {
 func (c *webConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() { close(c.gone) })
+	c.idle.enter(http.StateClosed, 0, nil)
 	return err
 }
 
