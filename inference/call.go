@@ -156,6 +156,11 @@ func (c *call) invoke() {
 		Door: audit.DoorModel, Action: c.decision.Action, Resource: c.decision.Resource, Actor: c.actor,
 		Decision: c.decision.Decision, Args: c.sent, Keep: c.keep(), Credential: c.keyUse, Trace: c.trace,
 	})
+	if err != nil && c.revoked() { // it was waiting for the log
+		c.seen.failed(revoked.code)
+		revoked.write(c.w, c.protocol)
+		return
+	}
 	if err != nil {
 		c.seen.failed(unrecorded.code)
 		c.opts.Logger.Error("inference: an intent could not be recorded", slog.Any("error", err))

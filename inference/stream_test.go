@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -280,6 +281,30 @@ func TestRevocationEndsCallsThatWait(t *testing.T) {
 	assert.Contains(t, got, `"permission_error"`)
 	assert.Equal(t, audit.StatusCancelled, h.outcome().Status)
 	assert.Equal(t, "revoked", h.outcome().ErrorCode)
+}
+
+// busyLog gets to no intent until its call has ended; meanwhile the agent is revoked.
+type busyLog struct {
+	audit.Recorder
+	revoke func()
+}
+
+func (l busyLog) Begin(ctx context.Context, _ audit.Intent) (audit.Call, error) {
+	l.revoke()
+	<-ctx.Done()
+	return nil, fmt.Errorf("%w: %w", audit.ErrBusy, ctx.Err())
+}
+
+// Who is revoked while the log is waited for is told so, and not that the log is
+// broken.
+func TestRevocationEndsCallsThatWaitForTheLog(t *testing.T) {
+	a := &agents{cancel: make(chan context.CancelFunc, 1)}
+	h := newHouse(t, &Options{Agents: a})
+	h.router.log = busyLog{h.log, func() { (<-a.cancel)() }}
+	resp, got := h.post("/v1/messages", messagesStream)
+	assert.Equal(t, http.StatusForbidden, resp.StatusCode)
+	assert.Contains(t, got, `"permission_error"`)
+	assert.Zero(t, h.requests.Load())
 }
 
 func TestRevocationEndsStreams(t *testing.T) {

@@ -120,7 +120,7 @@ func (p *pool) removeLocked(key poolKey, l *link) {
 func (s *tasks) any(owner string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.many[owner] > 0
+	return s.quota.owners[owner] > 0
 }
 
 // any reports whether servers are being told that tasks of an owner were given up.

@@ -1,12 +1,15 @@
 package mcpx_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 	"github.com/twinward-dev/twinward/mcpx"
 	"github.com/twinward-dev/twinward/mcpx/mcptest"
 )
@@ -47,4 +50,31 @@ func TestChildEndsWithItsAgent(t *testing.T) {
 			assert.Zero(t, agents.live, "nobody is watched any more")
 		})
 	}
+}
+
+// busyLog gets to no intent until its call has ended; meanwhile the agent is revoked.
+type busyLog struct {
+	audit.Recorder
+	revoke func()
+}
+
+func (l busyLog) Begin(ctx context.Context, _ audit.Intent) (audit.Call, error) {
+	l.revoke()
+	<-ctx.Done()
+	return nil, fmt.Errorf("%w: %w", audit.ErrBusy, ctx.Err())
+}
+
+// Who is revoked while the log is waited for is told so, and not that the log is
+// broken, which the operator does not hear either.
+func TestRevokedWhileTheLogIsWaitedFor(t *testing.T) {
+	agents := newAgents()
+	w := newWorld(t, &setup{
+		log:     busyLog{audittest.NewLog(t), func() { agents.revoke(bot.Agent) }},
+		options: func(o *mcpx.GatewayOptions) { o.Agents = agents },
+	})
+	res, err := w.agent(bot, "").Call(t.Context(), "slack__post_message", `{"channel":"#engineering","text":"x"}`)
+	require.NoError(t, err)
+	assert.Equal(t, audit.GuardRevoked, denial(t, res).Reason)
+	assert.Empty(t, w.slack.Calls())
+	assert.NotContains(t, w.logged.String(), "could not be recorded")
 }

@@ -132,6 +132,14 @@ func override(d governance.Decision, guard string) refusal {
 	return refusal{Decision: d}
 }
 
+// cancelled is the answer to a call that has ended before there was one.
+func cancelled(d governance.Decision, code string) refusal {
+	r := override(d, code)
+	r.reason = code
+	r.text = "The call was cancelled."
+	return r
+}
+
 // act does what was allowed, between two durable lines. It never answers the
 // agent with anything that is not on record.
 func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) {
@@ -140,6 +148,11 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) 
 		Actor: f.actor, Decision: f.decision.Decision, Args: q.args,
 		Class: audit.Class(f.decision.Class), ToolPin: f.decision.Pin, Credential: f.credential, Trace: f.trace,
 	})
+	if err != nil && ctx.Err() != nil { // it was waiting for the log
+		settle(&f.out, ctx, q.outer, nil, err)
+		f.decision.Settle(governance.Result{})
+		return nil, cancelled(f.decision, f.out.ErrorCode)
+	}
 	if err != nil || call == nil {
 		g.logger.Error("mcpx: the intent of a call could not be recorded, so it is refused", "action", f.decision.Action, "error", err)
 		r := override(f.decision, codeAudit)
@@ -173,10 +186,7 @@ func (g *governor) act(ctx context.Context, q *query, f *flight) (reply, error) 
 		return nil, r
 	}
 	if out.Status == audit.StatusCancelled {
-		r := override(f.decision, out.ErrorCode)
-		r.reason = out.ErrorCode
-		r.text = "The call was cancelled."
-		return nil, r
+		return nil, cancelled(f.decision, out.ErrorCode)
 	}
 	if fail, ok := asFailure(err); ok {
 		r := override(f.decision, fail.code)
