@@ -328,6 +328,9 @@ func (b *Box) send(packet []byte, fds ...int) error {
 	}); err != nil {
 		return ErrEnded
 	}
+	if sendErr == unix.EPIPE || sendErr == unix.ECONNRESET {
+		return ErrEnded // init is dead, and nobody has waited for it yet
+	}
 	return sendErr
 }
 
