@@ -33,7 +33,7 @@ func (s *soak) settle(ctx context.Context) (wrongs []error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &books{s: s, accounts: a, journal: journal, remarks: s.notes.take()}
+	b := &books{s: s, accounts: a, journal: journal, remarks: s.notes.take(), orderly: s.faults[len(s.faults)-1].name == "shutdowns"}
 	b.reached()
 	b.noted()
 	b.recorded()
@@ -58,8 +58,9 @@ type books struct {
 	journal []entry
 	remarks []remark
 	accounts
-	at     map[string]int // requests of a trace that reached a vendor
-	wrongs []error
+	orderly bool           // the age has ended in good order
+	at      map[string]int // requests of a trace that reached a vendor
+	wrongs  []error
 }
 
 func (b *books) wrong(format string, args ...any) {
@@ -207,7 +208,7 @@ func (b *books) recorded() {
 	}
 	for what, n := range open {
 		b.s.open += n
-		if most := 2 * len(kinds); n > most {
+		if most := 2 * len(kinds); n > most || b.orderly {
 			b.wrong("%d calls have no outcome: %s", n, what)
 		}
 	}

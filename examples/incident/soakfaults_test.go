@@ -62,7 +62,9 @@ var (
 	shut       = regexp.MustCompile("reset by peer|no such host|refused")
 	revoked    = regexp.MustCompile("revoked|may not act any more|ended|EOF|reset by peer|403|refused|killed|cancel|audit")
 	isRevoked  = regexp.MustCompile("^(revoked|not-begun)$")
+	anything   = regexp.MustCompile("")
 	unrecorded = regexp.MustCompile("audit|reset by peer|error: 503")
+	withheld   = regexp.MustCompile("audit|reset by peer|error: 50[23]|EOF|could not be recorded|record the outcome")
 )
 
 // death has a vendor die, and come back.

@@ -21,6 +21,7 @@ type figures struct {
 	Processes   int64 // of the host's children and theirs
 	Mounts      int64 // that the host sees
 	Temporary   int64 // files and folders
+	Resident    int64 // bytes of memory; what the system leaves to it is not compared
 }
 
 // above says what of f is more than it was, and by more than may be:
@@ -60,6 +61,12 @@ func (f *figures) look(pid int, temp string) error {
 		return err
 	}
 	f.Descriptors, f.Mounts = int64(len(fds)), int64(bytes.Count(mounts, []byte("\n")))
+	pages, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return err
+	}
+	resident, _ := strconv.ParseInt(strings.Fields(string(pages))[1], 10, 64)
+	f.Resident = resident * int64(os.Getpagesize())
 	parents := map[int]int{}
 	eachProcess(func(pid int) { parents[pid] = parent(pid) })
 	f.Processes = 0

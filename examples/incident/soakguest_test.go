@@ -130,9 +130,9 @@ func (h *soakHost) stop(name string) error {
 func (h *soakHost) drop(name string) {
 	g := h.guests[name]
 	delete(h.guests, name)
+	_ = g.box.Close() // with all that runs in it
 	g.commands()
 	g.all.Wait()
 	_ = g.cmd.Wait() // how it ended is on record
-	_ = g.box.Close()
 	g.end()
 }

@@ -87,6 +87,9 @@ func soakHostMain(config string) (err error) {
 			return err
 		}
 	}
+	for name := range h.guests { // whatever they do
+		h.drop(name)
+	}
 	return nil
 }
 
@@ -244,20 +247,27 @@ func (h *soakHost) obey(ctx context.Context, args []string, said map[string]stri
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		said["heap"], said["goroutines"] = fmt.Sprint(m.HeapAlloc), fmt.Sprint(runtime.NumGoroutine())
-		return nil
+		return keepHeap(m.HeapAlloc)
 	case "stacks":
 		var b strings.Builder
 		err := pprof.Lookup("goroutine").WriteTo(&b, 1)
 		said["stacks"] = b.String()
 		return err
-	case "heap":
-		f, err := os.Create(filepath.Join(h.cfg.Dir, "heap.pprof"))
-		if err != nil {
-			return err
-		}
-		return errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
 	}
 	return fmt.Errorf("%q is no command", args)
+}
+
+// keepHeap writes down what the heap holds, for people who look for a leak.
+func keepHeap(size uint64) error {
+	dir := os.Getenv("TWINWARD_HEAP")
+	if dir == "" {
+		return nil
+	}
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d-%d.pprof", os.Getpid(), size)))
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
 }
 
 // knock tries a door as an agent, from this side, where no sandbox stands in between.
