@@ -70,7 +70,7 @@ func (p *pool) place(key poolKey, a agentLife) (*link, error) {
 
 func (p *pool) addLocked(key poolKey) *link {
 	p.evictLocked()
-	l := &link{gate: make(chan struct{}, 1), forgo: func() {}}
+	l := &link{gate: make(chan struct{}, 1)}
 	l.gate <- struct{}{}
 	p.links[key] = l
 	return l
@@ -82,6 +82,9 @@ func (p *pool) agentEnded(l *link, a agentLife) {
 	quiet := a.quiet()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if l.gone {
+		return // it went by itself
+	}
 	l.gone = true
 	l.forgo()
 	if quiet && l.users == 0 {
@@ -107,7 +110,9 @@ func (p *pool) dropLocked(l *link) {
 
 // removeLocked takes a link out of its place, and ends its session.
 func (p *pool) removeLocked(key poolKey, l *link) {
-	l.forgo()
+	if l.forgo != nil {
+		l.forgo()
+	}
 	if l.now != nil {
 		p.endLocked(l.now)
 		l.now = nil

@@ -61,7 +61,7 @@ type link struct {
 	stuck time.Time     // when now could not be replaced; under pool.mu
 
 	gone  bool   // the actor's agent has ended; under pool.mu
-	forgo func() // ends the watch for that; under pool.mu
+	forgo func() // ends the watch for that, if anybody can end it; under pool.mu
 }
 
 // A session is a live MCP session with an upstream.
