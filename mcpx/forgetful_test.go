@@ -154,3 +154,36 @@ func TestSubscribingAgainIsDecidedAndOnRecord(t *testing.T) {
 		until(t, heard, f.touch)
 	}
 }
+
+// A panic of the host's vault is a failure: of the one who subscribes, and of one
+// time to subscribe again.
+func TestSubscribingMeetsAPanic(t *testing.T) {
+	f := newForgetful(t)
+	var bad atomic.Bool
+	f.vault = func() {
+		if bad.Load() {
+			panic("the host's own code")
+		}
+	}
+	_, heard := listener(t, f.url, legacy)
+	until(t, heard, f.touch)
+	bad.Store(true)
+	f.forget()
+	f.tried(3)
+	bad.Store(false)
+	drained(heard)
+	until(t, heard, func() { /* nothing */ })
+	until(t, heard, f.touch)
+
+	bad.Store(true)
+	a := mcptest.Connect(t, f.url, &mcptest.ConnectOptions{Version: legacy})
+	assert.Error(t, a.Subscribe(t.Context(), &mcp.SubscribeParams{URI: "wiki://page/2"}))
+	closed := make(chan error, 1)
+	go func() { closed <- f.gateway.Close() }()
+	select {
+	case err := <-closed:
+		assert.NoError(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the gateway does not close")
+	}
+}

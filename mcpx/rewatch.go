@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -123,6 +124,7 @@ func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
 // an intent and an outcome of its own. Whoever is refused gets a [refusal], which the
 // caller records.
 func (g *Gateway) rewatch(key watchKey, actor audit.Actor, was *flight, u *Upstream) (s *subscription, err error) {
+	defer g.noPanic("a resource is subscribed to again", &err)
 	ctx, cancel := context.WithTimeout(g.pool.life, g.opts.CallTimeout)
 	defer cancel()
 	q := &query{method: methodSubscribe, name: key.uri, outer: ctx, actor: actor, trace: was.trace}
@@ -170,4 +172,12 @@ func (g *Gateway) rewatch(key watchKey, actor audit.Actor, was *flight, u *Upstr
 		}
 	}
 	return s, err
+}
+
+// noPanic is deferred where code of the host may panic and nobody else would notice.
+func (g *Gateway) noPanic(what string, err *error) {
+	if p := recover(); p != nil {
+		g.gov.logger.Error("mcpx: panic while "+what, "panic", p, "stack", string(debug.Stack()))
+		*err = failed(audit.GuardPanic, "The server failed inside.", false)
+	}
 }

@@ -162,12 +162,7 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 	}
 	g.watches.mu.Unlock()
 	if opens {
-		var h *subscription
-		if h, w.err = g.openWatch(ctx, key, f, u); w.err == nil {
-			w.place.take(h)
-			g.pool.background(func() { g.keepWatch(key, w, f, u) })
-		}
-		close(w.ready)
+		g.beginWatch(ctx, key, w, f, u)
 	}
 	select {
 	case <-w.ready:
@@ -180,6 +175,17 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 		return w.err
 	}
 	return nil
+}
+
+// beginWatch opens a watch that is new. However that ends, the watch is ready then.
+func (g *Gateway) beginWatch(ctx context.Context, key watchKey, w *watch, f *flight, u *Upstream) {
+	defer close(w.ready)
+	defer g.noPanic("a resource is subscribed to", &w.err)
+	var h *subscription
+	if h, w.err = g.openWatch(ctx, key, f, u); w.err == nil {
+		w.place.take(h)
+		g.pool.background(func() { g.keepWatch(key, w, f, u) })
+	}
 }
 
 // listens says that a client was told that its listen request is heard.
