@@ -187,3 +187,35 @@ func TestSubscribingMeetsAPanic(t *testing.T) {
 		t.Fatal("the gateway does not close")
 	}
 }
+
+// A server that has trouble with the stream of a session is asked for it again; one
+// that has no such stream is not.
+func TestTheStreamOfASessionIsAskedForAgain(t *testing.T) {
+	trouble := []int{http.StatusInternalServerError, http.StatusTooManyRequests, http.StatusConflict, http.StatusServiceUnavailable}
+	f := newForgetful(t)
+	var gets atomic.Int64
+	status := func() int {
+		if n := int(gets.Add(1)); n <= len(trouble) {
+			return trouble[n-1]
+		}
+		return 0
+	}
+	f.get.Store(&status)
+	_, heard := listener(t, f.url, legacy)
+	until(t, heard, f.touch)
+	assert.EqualValues(t, len(trouble)+1, gets.Load())
+
+	f = newForgetful(t)
+	gets.Store(0)
+	none := func() int {
+		gets.Add(1)
+		return http.StatusMethodNotAllowed
+	}
+	f.get.Store(&none)
+	a, _ := listener(t, f.url, legacy)
+	require.Eventually(t, func() bool { return gets.Load() == 1 }, 20*time.Second, time.Millisecond)
+	for range 100 {
+		require.NoError(t, a.Ping(t.Context(), nil))
+	}
+	assert.EqualValues(t, 1, gets.Load())
+}

@@ -311,34 +311,54 @@ func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Ups
 // no request, until ctx ends. A server need not have one, and then says nothing. It
 // reports whether the server does not know the session any more.
 func (g *Gateway) hearAll(ctx context.Context, s *session, u *Upstream, owner string) (lost bool) {
+	wait := g.pool.times.rewatch
 	for {
-		r := &http.Request{
-			Method: http.MethodGet, URL: u.endpoint, Host: u.endpoint.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-			Header: http.Header{"Accept": {"text/event-stream"}, headerVersion: {s.wire.agreed()}, sessionHeader: {s.cs.ID()}},
+		status := g.hearOnce(ctx, s, u, owner)
+		switch {
+		case status == http.StatusNotFound:
+			return true
+		case status == http.StatusOK:
+			wait = g.pool.times.rewatch
+		case status == http.StatusConflict || status == http.StatusTooManyRequests: // the same as below
+		case status >= 400 && status < 500:
+			return false
 		}
-		resp, err := s.wire.direct.RoundTrip(r.WithContext(ctx))
-		if err == nil {
-			if resp.StatusCode == http.StatusOK {
-				for in := newEvents(resp.Body); ; {
-					data, err := in.next()
-					if err != nil {
-						break
-					}
-					msg, err := jsonrpc.DecodeMessage(data)
-					if m, ok := msg.(*jsonrpc.Request); err == nil && ok && m.Method == notifyUpdated {
-						g.updated(u.Name, owner, m.Params)
-					}
-				}
-			}
-			_ = resp.Body.Close()
-			if resp.StatusCode >= 400 {
-				return resp.StatusCode == http.StatusNotFound
-			}
-		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return false
-		case <-time.After(time.Second):
+		case <-timer.C:
+		}
+		wait = min(2*wait, maxRewatch)
+	}
+}
+
+// hearOnce reads one such stream to its end, and returns the status that it had, or 0
+// if there was none.
+func (g *Gateway) hearOnce(ctx context.Context, s *session, u *Upstream, owner string) (status int) {
+	var err error
+	defer g.noPanic("a stream is heard", &err)
+	r := &http.Request{
+		Method: http.MethodGet, URL: u.endpoint, Host: u.endpoint.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{"Accept": {"text/event-stream"}, headerVersion: {s.wire.agreed()}, sessionHeader: {s.cs.ID()}},
+	}
+	resp, err := s.wire.direct.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return resp.StatusCode
+	}
+	for in := newEvents(resp.Body); ; {
+		data, err := in.next()
+		if err != nil {
+			return resp.StatusCode
+		}
+		msg, err := jsonrpc.DecodeMessage(data)
+		if m, ok := msg.(*jsonrpc.Request); err == nil && ok && m.Method == notifyUpdated {
+			g.updated(u.Name, owner, m.Params)
 		}
 	}
 }
