@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -218,4 +219,56 @@ func TestTheStreamOfASessionIsAskedForAgain(t *testing.T) {
 		require.NoError(t, a.Ping(t.Context(), nil))
 	}
 	assert.EqualValues(t, 1, gets.Load())
+}
+
+// What takes a subscription back is over before the next one of the same resource
+// begins.
+func TestUnsubscribingIsNotOvertaken(t *testing.T) {
+	order, let := make(chan string, 16), make(chan struct{})
+	live := mcp.NewServer(&mcp.Implementation{Name: "wiki", Version: "1"}, &mcp.ServerOptions{
+		SubscribeHandler: func(context.Context, *mcp.SubscribeRequest) error {
+			order <- "subscribe"
+			return nil
+		},
+		UnsubscribeHandler: func(context.Context, *mcp.UnsubscribeRequest) error {
+			order <- "unsubscribe"
+			<-let
+			order <- "unsubscribed"
+			return nil
+		},
+	})
+	live.AddReceivingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler { // of the older era
+		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			if method == "server/discover" {
+				return nil, &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "unknown"}
+			}
+			return next(ctx, method, req)
+		}
+	})
+	live.AddResourceTemplate(&mcp.ResourceTemplate{URITemplate: "wiki://page/{id}", Name: "page"}, nil)
+	f := newFed(t, map[string]*mcp.Server{"wiki": wiki()})
+	f.add("wiki", live, "memory")
+	a, _ := listener(t, mcptest.Door(t, f.gateway, bot).URL, legacy)
+	page := "wiki://page/1"
+	assert.Equal(t, "subscribe", <-order)
+	require.NoError(t, a.Unsubscribe(t.Context(), &mcp.UnsubscribeParams{URI: page}))
+	assert.Equal(t, "unsubscribe", <-order)
+
+	ctx, giveUp := context.WithCancel(t.Context())
+	again := make(chan error, 2)
+	subscribe := func(ctx context.Context) {
+		go func() { again <- a.Subscribe(ctx, &mcp.SubscribeParams{URI: page}) }()
+		for range 10 {
+			require.NoError(t, a.Ping(t.Context(), nil))
+		}
+	}
+	subscribe(ctx)
+	giveUp()
+	assert.ErrorIs(t, <-again, context.Canceled)
+	subscribe(t.Context())
+	assert.Empty(t, order)
+	close(let)
+	require.NoError(t, <-again)
+	assert.Equal(t, "unsubscribed", <-order)
+	assert.Equal(t, "subscribe", <-order)
 }

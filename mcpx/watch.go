@@ -31,6 +31,8 @@ type watch struct {
 	err     error
 	clients map[*mcp.ServerSession]*watcher // under the watches' lock
 	place   place
+	keeper  sync.WaitGroup // what subscribes again
+	gone    chan struct{}  // closed once nothing of it is at the upstream any more; nil until nobody wants it
 }
 
 // A watcher is a client that is told of changes.
@@ -138,6 +140,17 @@ func (g *Gateway) listening(ctx context.Context, q *query, flights []*flight) (f
 func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstream, ss *mcp.ServerSession, id json.RawMessage) error {
 	g.watches.mu.Lock()
 	w := g.watches.by[key]
+	// What takes back the one before must not come after what begins this one.
+	for w != nil && w.gone != nil {
+		g.watches.mu.Unlock()
+		select {
+		case <-w.gone:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		g.watches.mu.Lock()
+		w = g.watches.by[key]
+	}
 	opens := w == nil
 	if opens {
 		if !g.watches.quota.room(key.owner) {
@@ -184,7 +197,10 @@ func (g *Gateway) beginWatch(ctx context.Context, key watchKey, w *watch, f *fli
 	var h *subscription
 	if h, w.err = g.openWatch(ctx, key, f, u); w.err == nil {
 		w.place.take(h)
-		g.pool.background(func() { g.keepWatch(key, w, f, u) })
+		w.keeper.Add(1)
+		if !g.pool.background(func() { defer w.keeper.Done(); g.keepWatch(key, w, f, u) }) {
+			w.keeper.Done()
+		}
 	}
 }
 
@@ -227,13 +243,20 @@ func (g *Gateway) unwatch(key watchKey, ss *mcp.ServerSession, id json.RawMessag
 	}
 	last := len(w.clients) == 0
 	if last {
-		delete(g.watches.by, key)
-		g.watches.quota.drop(key.owner)
+		w.gone = make(chan struct{})
 	}
 	g.watches.mu.Unlock()
 	end := func() {
 		<-w.ready
 		w.place.leave()
+		w.keeper.Wait()
+		g.watches.mu.Lock()
+		if g.watches.by[key] == w {
+			delete(g.watches.by, key)
+		}
+		g.watches.quota.drop(key.owner)
+		g.watches.mu.Unlock()
+		close(w.gone)
 	}
 	if last && !g.pool.background(end) {
 		end()
