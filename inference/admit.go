@@ -20,6 +20,8 @@ func (c *call) choose() bool {
 		c.refuse(noModel(asked), c.op.action, fmt.Sprintf("Model::%q", asked), guarded(audit.GuardUnknown))
 		return false
 	}
+	c.own.memory, c.own.agent, c.own.text, c.own.share = c.memory, c.actor.Agent, c.body, c.holds
+	c.holds = 0
 	c.order = c.route.order(c.opts.Now(), c.opts.Rand)
 	var no *denial
 	for _, t := range c.order {
@@ -44,7 +46,7 @@ func (c *call) choose() bool {
 // costs more than all the rest: whoever may not use it makes no work. If tools have
 // other names in the translation, it is decided once more for what the backend will
 // read; what the first decision reserved is then given back.
-func (c *call) admit(t *target) *denial {
+func (c *call) admit(t *target) (denied *denial) {
 	asked, names := c.wanted, c.env.toolNames(c.body)
 	attrs := map[string]any{"protocol": string(c.protocol), "stream": c.env.stream, "tools": names}
 	if len(c.betas) > 0 {
@@ -79,9 +81,14 @@ func (c *call) admit(t *target) *denial {
 		return no
 	}
 	to := c.render(t)
+	defer func() {
+		if denied != nil {
+			c.scrap(to)
+		}
+	}()
 	if to.refused != nil {
 		settleAll(allowed, governance.Result{})
-		return untranslatable(decision, to.refused)
+		return unrendered(decision, to.refused)
 	}
 	if told := to.asks.toolNames(to.scanned); to.exchange != nil && !slices.Equal(told, names) {
 		attrs = maps.Clone(attrs)

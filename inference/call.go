@@ -25,7 +25,7 @@ type call struct {
 	asking                 // what the request is
 	spending               // what it costs
 	filter   *answerFilter // nil: nobody looks at the answer
-	holds    int64         // bytes of memory
+	holds    int64         // bytes of memory, besides those of letters
 	routes   *routes       // the ones in force when the request came
 
 	ctx       context.Context // ends with the client, or when the agent is revoked
@@ -35,7 +35,7 @@ type call struct {
 	body      []byte       // the client's bytes; nil when an answer has begun
 	size      int          // of them
 	wanted    string       // the model that the client asks for
-	letter    *letter      // what is sent; nil unless it is heavy
+	own       letter       // body, once a target is chosen
 	env       envelope
 	route     *route
 	order     []*target             // of the route, as this call asks them
@@ -140,7 +140,7 @@ var (
 
 // invoke is a model call.
 func (c *call) invoke() {
-	defer c.giveBack()
+	defer c.giveUp()
 	defer c.free()
 	defer c.release(governance.Result{}) // unless end did
 	if !c.readBody() {
@@ -240,12 +240,22 @@ func (c *call) readBody() bool {
 	return true
 }
 
-// forget lets go of the request once its answer has begun.
+// forget lets go of the request once its answer has begun. The memory of what is
+// still being sent is given back when that is done, or when the call ends.
 func (c *call) forget() {
 	c.body, c.sent, c.scanned = nil, nil, nil
+	c.own.letGo()
 	if c.letter != nil {
 		c.letter.letGo()
 	}
+	c.giveBack()
+}
+
+// giveUp gives back all memory of a call that has ended. What was not sent is not
+// sent any more.
+func (c *call) giveUp() {
+	c.scrap(c.rendering)
+	c.own.end()
 	c.giveBack()
 }
 

@@ -270,9 +270,11 @@ type Options struct {
 	// events of those that are, in bytes. Zero: 32 MiB.
 	MaxBody int64
 	// MaxHeld limits what is held in memory of the bodies of all calls at once, in
-	// bytes: of requests until a stream begins or the call ends, of answers until they
-	// go out, and of a stream the event that is being read. One agent's calls may hold half of it. What finds no room is
-	// refused with 503 and the code "busy". Zero: 16 times MaxBody.
+	// bytes: of requests until the call ends, or until a stream has begun and the
+	// backend has read them; of answers until they go out, and of a stream the event
+	// that is being read. A request that is not sent as it came, with another model's
+	// name or translated, counts twice. One agent's calls may hold half of it. What
+	// finds no room is refused with 503 and the code "busy". Zero: 16 times MaxBody.
 	MaxHeld int64
 	// BodyTimeout is how long a client may take to send the body of its request, if
 	// the server can set a deadline for reading. After it the request is refused with

@@ -65,7 +65,8 @@ func (c *call) room(n int64) bool {
 	return true
 }
 
-// giveBack gives back the memory that the call has taken so far.
+// giveBack gives back the memory that the call has taken so far, but not that of
+// letters.
 func (c *call) giveBack() {
 	if c.holds > 0 {
 		c.memory.give(c.actor.Agent, c.holds)

@@ -150,7 +150,6 @@ func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
 		return nil, err
 	}
 	if len(c.sent) >= heavy {
-		c.letter = &letter{text: c.sent}
 		up.GetBody = c.letter.open
 		if up.Body, err = up.GetBody(); err != nil {
 			return nil, err
@@ -240,6 +239,7 @@ func (c *call) fallBack(t *target, why string) bool {
 		settleAll(c.allowed, governance.Result{})
 		c.passed = append(c.passed, t)
 		c.spend(c.held, Amount{})
+		c.scrap(c.rendering)
 		c.target, c.rendering, c.decision, c.keyUse, c.allowed, c.held = was, rendering, decision, keyUse, allowed, held
 		return false
 	}
@@ -249,6 +249,7 @@ func (c *call) fallBack(t *target, why string) bool {
 		c.spend(held, Amount{})
 	}
 	settleAll(allowed, governance.ResultOf(audit.Outcome{Status: audit.StatusFailed, ErrorCode: why}))
+	c.scrap(rendering)
 	c.fellBack = true
 	c.noteHosted()
 	return true

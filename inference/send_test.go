@@ -369,6 +369,7 @@ func TestFallbackThatCannotBeRecorded(t *testing.T) {
 	assert.Equal(t, "a", strings.Join(f.took(), ""))
 	assert.Equal(t, 503, rec.Code)
 	assert.Equal(t, `Model::"a/m"`, intent(t, f.log).Resource)
+	assert.Zero(t, f.router.memory.all, "nor is its copy held")
 }
 
 type noFallback struct{ audit.Recorder }

@@ -77,17 +77,41 @@ func (b *Backend) speaks() []Protocol { return slices.Concat(b.Protocols, b.Tran
 // A rendering is a request as one target gets it.
 type rendering struct {
 	sent     []byte
+	letter   *letter             // of sent; nil: there is no memory taken
 	drop     bool                // the stream's usage chunk is not for the client
 	exchange *translate.Exchange // nil: it is not translated
 	asks     *envelope           // what the backend is asked for, with spans in scanned
 	scanned  []byte
 	estimate int64 // of tokens, to be answered here; nothing is sent
-	refused  error // it cannot be translated
+	refused  error // it cannot be translated, or there is no room for it
 }
 
-// render makes the body that goes to t. A translated one is scanned again: what
-// policy decides about is what the backend will read.
+// render makes the body that goes to t and takes the memory for it, which is the
+// client's own if it is sent as it came.
 func (c *call) render(t *target) rendering {
+	r := c.reword(t)
+	switch size := int64(cap(r.sent)); {
+	case r.refused != nil:
+	case &r.sent[0] == &c.body[0]:
+		r.letter = &c.own
+	case !c.memory.take(c.actor.Agent, size):
+		r.refused = errNoRoom
+	default:
+		r.letter = &letter{memory: c.memory, agent: c.actor.Agent, text: r.sent, share: size}
+	}
+	return r
+}
+
+// scrap gives back the memory of what is not sent, or not any more.
+func (c *call) scrap(r rendering) {
+	if r.letter != nil && r.letter != &c.own {
+		r.letter.end()
+	}
+}
+
+// reword makes the body that goes to t. A translated one is scanned again: what
+// policy decides about is what the backend will read.
+func (c *call) reword(t *target) rendering {
 	c.env.form = t.backend.wire
 	sent, drop := rewrite(c.op, c.body, &c.env, t.model, c.limitEdits(t)...)
 	r := rendering{sent: sent, drop: drop, asks: &c.env, scanned: c.body}
@@ -117,8 +141,11 @@ func (c *call) render(t *target) rendering {
 	return r
 }
 
-// untranslatable is the denial of a request that t cannot be told.
-func untranslatable(d governance.Decision, why error) *denial {
+// unrendered is the denial of a request that t cannot be told.
+func unrendered(d governance.Decision, why error) *denial {
+	if errors.Is(why, errNoRoom) {
+		return &denial{busy, governance.Decision{Decision: guarded(audit.GuardLimit), Action: d.Action, Resource: d.Resource}}
+	}
 	no := governance.Decision{Decision: guarded(audit.GuardTranslation), Action: d.Action, Resource: d.Resource}
 	return &denial{refusal{
 		status: http.StatusBadRequest, code: "cannot_translate",
