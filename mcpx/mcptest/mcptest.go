@@ -1,11 +1,12 @@
 // Package mcptest helps tests of governed MCP: an upstream that checks a real
 // token and counts what reaches it, and agents that connect through a door.
 //
-// It is used by mcpx's own tests and meant for yours. The usual shape is: a
-// go-sdk server with the tools, an [Upstream] around it, a gateway in front,
-// an [Agent] from [Connect], and an audittest log to look at afterwards. Assert
-// three things of each attack: nothing forbidden is in [Upstream.Calls], nothing
-// permitted was refused, and one record has the true reason.
+// It is used by mcpx's own tests and meant for yours. The usual shape is: go-sdk
+// servers with the tools, [NewGateway] in front of them with the policies that are
+// to be tested, and an [Agent] or two. Assert three things of each attack: nothing
+// forbidden is in [Upstream.Calls], nothing permitted was refused, and one record in
+// the log has the true reason. What a gateway is made of can be had one by one as
+// well: [NewUpstream], [Door], [Connect].
 //
 // The package npmtest beside it has servers and clients of others, from npm.
 package mcptest
