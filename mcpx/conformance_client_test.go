@@ -21,14 +21,10 @@ import (
 
 // What the suite asks of clients, by the version of the protocol that its server
 // speaks. Left out is how a client gets a token from an authorization server:
-// behind a gateway the vault does that, see TestAuthorizationConformance. Also left
-// out, until a run has shown that they pass since what failed them was mended:
-// elicitation-sep1034-client-defaults, sep-2322-client-request-state and
-// http-custom-headers; TestQuestionsAside and TestLegsHaveTheirIDs stand for the
-// first two.
+// behind a gateway the vault does that, see TestAuthorizationConformance.
 var clientScenarios = map[string][]string{
-	legacy: {"initialize", "tools_call", "sse-retry", "json-schema-2020-12-preservation"},
-	modern: {"tools_call", "request-metadata", "http-standard-headers", "http-invalid-tool-headers", "json-schema-ref-no-deref", "json-schema-2020-12-preservation"},
+	legacy: {"initialize", "tools_call", "sse-retry", "elicitation-sep1034-client-defaults", "json-schema-2020-12-preservation"},
+	modern: {"tools_call", "request-metadata", "http-standard-headers", "http-custom-headers", "http-invalid-tool-headers", "sep-2322-client-request-state", "json-schema-ref-no-deref", "json-schema-2020-12-preservation"},
 }
 
 // The suite's servers judge a client behind the gateway as they judge the same
@@ -76,6 +72,11 @@ func conformanceThrough() error {
 	catalog, err := governance.ParseCatalog("suite.json", text)
 	if err != nil {
 		return err
+	}
+	for i := range catalog.Tools { // 3.14159 is no Cedar decimal: what a reviewer says of it
+		if t := &catalog.Tools[i]; t.Name == "test_custom_headers" {
+			t.As = map[string]string{"/float_val": "text"}
+		}
 	}
 	dir, err := os.MkdirTemp("", "twinward-suite-")
 	if err != nil {
