@@ -126,3 +126,27 @@ func TestCheckpointCoversWhatLingers(t *testing.T) {
 	_, err = log.Checkpoint(ctx)
 	assert.NoError(t, err, "of a closed log, the closing one")
 }
+
+// Nor does it leave out what is on its way to the disk.
+func TestCheckpointWaitsForTheDisk(t *testing.T) {
+	st := &stallingStorage{Memory: new(audittest.Memory)}
+	s := &stalled{arrived: make(chan struct{}), release: make(chan struct{})}
+	s.Log = must(audit.New(st, &audit.Options{Key: must(audit.NewKey("audit.test/linger"))}))
+	st.stall(s)
+	before := s.Size()
+	done := make(chan error)
+	go func() { done <- s.Append(ctx, probe("a", "b")) }()
+	<-s.arrived
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	cp, err := s.Checkpoint(ended)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, before, cp.Size, "the one that there is")
+	s.release <- struct{}{}
+	require.NoError(t, <-done)
+	st.stall(nil)
+	cp, err = s.Checkpoint(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, before+1, cp.Size)
+	require.NoError(t, s.Close())
+}

@@ -60,7 +60,6 @@ func (e *Engine) again(ctx context.Context, first *Decision, r Request) (Decisio
 	}
 	d, err := s.Decide(ctx, r)
 	v.touch()
-	d.uses = nil
 	if d.Allowed() && (d.Action != first.Action || d.Resource != first.Resource) {
 		return refuse(d, audit.GuardPolicyError, hintClosed), ErrNotAllowed
 	}

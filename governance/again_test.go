@@ -121,6 +121,9 @@ func TestAgainIsOfAnAllowedAct(t *testing.T) {
 		return d
 	}
 	again(governance.Decision{}, request, governance.ErrNotAllowed)
+	denied := first
+	denied.Effect = audit.Deny
+	again(denied, request, governance.ErrNotAllowed)
 	another := first
 	another.Resource = `Tool::"s__u"`
 	again(another, request, governance.ErrNotAllowed)

@@ -21,6 +21,7 @@ func TestListsAreDecided(t *testing.T) {
 		want         int
 		withheld     string
 	}{
+		{"for the user", `@id("l") forbid (principal == User::"ann", action == Action::"list_tools", resource);`, 0, "github"},
 		{"nothing is said", ``, all, ""},
 		{"permitted", `@id("l") permit (principal, action == Action::"list_tools", resource);`, all, ""},
 		{"one server is forbidden", `@id("l") forbid (principal, action == Action::"list_tools", resource == Server::"github");`, 1, "github"},
@@ -31,7 +32,11 @@ func TestListsAreDecided(t *testing.T) {
 		for _, version := range []string{legacy, modern} {
 			t.Run(c.name+" "+version, func(t *testing.T) {
 				w := newWorld(t, &setup{policy: c.policy})
-				a := w.agent(bot, version)
+				actor := bot
+				if c.name == "for the user" {
+					actor.User = "ann"
+				}
+				a := w.agent(actor, version)
 				n := w.mark()
 				tools, err := a.Tools(t.Context())
 				require.NoError(t, err)
@@ -40,9 +45,11 @@ func TestListsAreDecided(t *testing.T) {
 				require.Len(t, recs, 1)
 				assert.Equal(t, audit.KindList, recs[0].Event.Kind)
 				assert.Equal(t, c.withheld, recs[0].Event.Detail["withheld"])
-				res, err := a.Call(t.Context(), "github__list_prs", `{"repo":"x"}`)
-				require.NoError(t, err)
-				assert.False(t, res.IsError, "what is not listed can be called all the same")
+				if actor.User == "" {
+					res, err := a.Call(t.Context(), "github__list_prs", `{"repo":"x"}`)
+					require.NoError(t, err)
+					assert.False(t, res.IsError, "what is not listed can be called all the same")
+				}
 			})
 		}
 	}

@@ -71,7 +71,8 @@
 // are https or refused, forms that ask for passwords and keys are refused, what
 // does not show in a text is escaped, and _meta["dev.twinward/server"] says who
 // asks. Nobody but the client answers. Each question is on record as an act, and
-// how it was answered as its outcome.
+// how it was answered as its outcome. A page that a server of the older era wants
+// opened before it does a call at all (-32042) is a question too.
 //
 // Client and server may be of either era of the protocol. Where a server asks in
 // the middle of a call and the client answers by calling again, the call is
@@ -95,6 +96,21 @@
 // encodings; and a [Labeler] may say what kind of data it holds, which policies
 // can ask for later in the session. What fails this is withheld, and on record as
 // done.
+//
+// # Lists
+//
+// An agent sees what some policy could permit it, and needs no permit for that. A
+// forbid of the action list_tools takes a server out of its lists and searches, and
+// what a permit of it demands, such as a rate, has to be met. Who subscribes to a
+// resource hears of it for as long as policy lets it, also when its server has been
+// started again meanwhile; it is then told that something may have changed.
+//
+// # Many agents
+//
+// What a gateway holds for clients (sessions, tasks, subscriptions, calls that wait)
+// is bounded for each agent with its user, and in all. The last quarter of all is for
+// those who hold little, so that nobody is crowded out by a few, or by one agent with
+// many users.
 //
 // # Long lists
 //

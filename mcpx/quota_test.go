@@ -2,6 +2,7 @@ package mcpx
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -85,30 +86,35 @@ func TestLinksOfTheLargestGoFirst(t *testing.T) {
 	link := func(server int, owner string, used uint64) {
 		p.links[poolKey{server: fmt.Sprint(server), owner: owner}] = &link{used: used}
 	}
-	link(0, "small", 0) // the oldest of all
-	for i := range maxLinks - 1 {
+	const small = 100
+	for i := range small { // the oldest of all
+		link(i, fmt.Sprint("small", i), 0)
+	}
+	for i := range maxLinks - small {
 		link(i, "large", uint64(i+1))
 	}
 	count := func(owner string) (n int) {
 		for key := range p.links {
-			if key.owner == owner {
+			if strings.HasPrefix(key.owner, owner) {
 				n++
 			}
 		}
 		return n
 	}
-	p.evictLocked()
-	assert.Equal(t, 1, count("small"))
-	assert.Equal(t, maxLinks-2, count("large"))
-	assert.NotContains(t, p.links, poolKey{server: "0", owner: "large"}, "the oldest of those")
+	for i := range 20 {
+		p.evictLocked()
+		assert.NotContains(t, p.links, poolKey{server: fmt.Sprint(i), owner: "large"}, "the oldest of those")
+		link(1000+i, "large", uint64(1000+i))
+	}
+	assert.Equal(t, small, count("small"))
+	assert.Equal(t, maxLinks-small, count("large"))
 	for key, l := range p.links {
-		l.users = 1
-		if key.owner == "small" {
-			l.users = 0
+		if key.owner == "large" {
+			l.users = 1
 		}
 	}
-	link(9999, "third", 0)
-	p.links[poolKey{server: "9999", owner: "third"}].users = 1
 	p.evictLocked()
-	assert.Zero(t, count("small"), "those of the others are in use")
+	assert.Equal(t, small-1, count("small"), "those of the largest are in use")
+	p.evictLocked()
+	assert.Equal(t, small-1, count("small"), "there is room")
 }

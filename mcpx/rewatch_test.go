@@ -3,8 +3,10 @@ package mcpx_test
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -139,4 +141,34 @@ func TestSubscriptionsOutliveTheirSession(t *testing.T) {
 	restart()
 	until(t, heard, func() { /* nothing */ })
 	until(t, heard, touch)
+}
+
+// What policy does not permit any more is not subscribed to again, and no process
+// starts for it.
+func TestSubscriptionsAgainMeetPolicy(t *testing.T) {
+	c := &children{kind: "wiki"}
+	f := newFed(t, map[string]*mcp.Server{"wiki": mortalWiki(false)})
+	logged := &lines{}
+	gw := mcpx.NewGateway(f.engine, f.log, &mcpx.GatewayOptions{Logger: slog.New(slog.NewTextHandler(logged, nil))})
+	t.Cleanup(func() { gw.Close() })
+	mcpx.SetRewatch(gw, time.Millisecond)
+	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.Stdio("wiki", c.command)))
+	a, heard := listener(t, mcptest.Door(t, gw, bot).URL, legacy)
+	permitted := f.bundle.Policies[0].Text
+	f.bundle.Policies[0].Text = permitted + `@id("no-more") forbid (principal, action == Action::"subscribe", resource);`
+	_, err := f.engine.Reload(t.Context(), f.bundle, admin)
+	require.NoError(t, err)
+	_, err = a.CallTool(t.Context(), &mcp.CallToolParams{Name: "wiki__die", Arguments: json.RawMessage(`{}`)})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Count(logged.String(), "could not be subscribed to again") >= 2 }, 30*time.Second, time.Millisecond)
+	require.Len(t, f.log.Denials(), 1, "however often it is tried")
+	assert.Equal(t, "no-more", f.log.Denials()[0].Decision.Reason)
+	c.mu.Lock()
+	assert.Len(t, c.all, 1)
+	c.mu.Unlock()
+	drained(heard)
+	f.bundle.Policies[0].Text = permitted
+	_, err = f.engine.Reload(t.Context(), f.bundle, admin)
+	require.NoError(t, err)
+	until(t, heard, func() { /* it is tried again */ })
 }
