@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/audit/audittest/pgtest"
 	identities "github.com/twinward-dev/twinward/credential/postgres"
 	budgets "github.com/twinward-dev/twinward/inference/postgres"
@@ -106,6 +107,10 @@ func TestSoak(t *testing.T) {
 	for began := time.Now(); time.Since(began) < soakFor(); s.ages++ {
 		require.NoError(t, s.age(t.Context(), func() bool { return time.Since(began) < soakFor() }), "the host's last words: %s", s.machine.stderr.String())
 	}
+	key, err := s.office.key()
+	require.NoError(t, err)
+	_, err = audit.Verify(t.Context(), os.DirFS(s.office.log), &audit.VerifyOptions{Key: key})
+	require.NoError(t, err, "the log of what people did")
 }
 
 // furnish makes the world, the vault, the database and the crew.
