@@ -293,6 +293,9 @@ func (c *call) hold(h *held) error {
 func (c *call) noRoom(err error) refusal {
 	full := (*BudgetError)(nil)
 	if !errors.As(err, &full) {
+		if c.revoked() { // it was waiting for the ledger
+			return revoked
+		}
 		c.opts.Logger.Error("inference: the ledger cannot be asked, so calls under a budget are denied", slog.Any("error", err))
 		return refusal{status: http.StatusServiceUnavailable, code: "no_ledger", message: "the host cannot tell whether your budget has room, so the call is not carried out"}
 	}

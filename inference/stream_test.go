@@ -307,6 +307,30 @@ func TestRevocationEndsCallsThatWaitForTheLog(t *testing.T) {
 	assert.Zero(t, h.requests.Load())
 }
 
+// busyLedger is the same of a ledger.
+type busyLedger struct {
+	Ledger
+	revoke func()
+}
+
+func (l busyLedger) Reserve(ctx context.Context, _ Hold) error {
+	l.revoke()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestRevocationEndsCallsThatWaitForTheLedger(t *testing.T) {
+	a := &agents{cancel: make(chan context.CancelFunc, 1)}
+	h := newHouse(t, &Options{Agents: a, Ledger: busyLedger{NewMemoryLedger(), func() { (<-a.cancel)() }}})
+	cfg := h.config()
+	cfg.Spend.Budgets = []Budget{{Name: "all", Per: PerAgent, Window: WindowTotal, Tokens: 1 << 30}}
+	require.NoError(t, h.router.Reload(t.Context(), cfg, operator))
+	resp, got := h.post("/v1/messages", messagesStream)
+	assert.Equal(t, http.StatusForbidden, resp.StatusCode, got)
+	assert.Contains(t, got, `"permission_error"`)
+	assert.Zero(t, h.requests.Load())
+}
+
 func TestRevocationEndsStreams(t *testing.T) {
 	a := &agents{cancel: make(chan context.CancelFunc, 1)}
 	h := newHouse(t, &Options{Agents: a})
