@@ -57,10 +57,10 @@ var everything = []string{"github", "slack", "files", "model", "forge", "web", "
 
 // What agents are told, and what is on record.
 var (
-	down       = regexp.MustCompile("cannot be reached|could not be reached|failed|ended|502|EOF|reset by peer|has not answered lately")
+	down       = regexp.MustCompile("cannot be reached|could not be reached|failed|ended|502|EOF|reset by peer|not closed cleanly|has not answered lately")
 	broken     = regexp.MustCompile("^upstream-(down|broken|open)$")
 	shut       = regexp.MustCompile("reset by peer|no such host|refused")
-	revoked    = regexp.MustCompile("revoked|may not act any more|ended|EOF|reset by peer|403|refused|killed|cancel|audit")
+	revoked    = regexp.MustCompile("revoked|may not act any more|ended|EOF|reset by peer|403|refused|killed|cancel|audit|not closed cleanly")
 	isRevoked  = regexp.MustCompile("^(revoked|not-begun)$")
 	anything   = regexp.MustCompile("")
 	unrecorded = regexp.MustCompile("audit|reset by peer|error: 503")

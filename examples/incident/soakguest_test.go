@@ -119,20 +119,20 @@ func (h *soakHost) stop(name string) error {
 	go func() { gone <- g.cmd.Wait() }()
 	select {
 	case err := <-gone:
-		h.drop(name)
-		return err
+		return errors.Join(err, h.drop(name))
 	case <-time.After(patience):
 		return fmt.Errorf("%s does not end", name)
 	}
 }
 
-// drop lets go of what is left of a session.
-func (h *soakHost) drop(name string) {
+// drop lets go of what is left of a session. It is an error if not all of it ends.
+func (h *soakHost) drop(name string) error {
 	g := h.guests[name]
 	delete(h.guests, name)
-	_ = g.box.Close() // with all that runs in it
+	err := g.box.Close() // with all that runs in it
 	g.commands()
 	g.all.Wait()
 	_ = g.cmd.Wait() // how it ended is on record
 	g.end()
+	return err
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -88,9 +89,9 @@ func soakHostMain(config string) (err error) {
 		}
 	}
 	for name := range h.guests { // whatever they do
-		h.drop(name)
+		err = errors.Join(err, h.drop(name))
 	}
-	return nil
+	return err
 }
 
 func newSoakHost(ctx context.Context, cfg soakConfig) (h *soakHost, err error) {
@@ -150,7 +151,8 @@ func (h *soakHost) reload(ctx context.Context, n string) error {
 }
 
 func (h *soakHost) openDoors(ctx context.Context) error {
-	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry})
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Logger: logger})
 	h.Later(h.gateway.Close)
 	for _, name := range []string{"github", "slack"} {
 		upstream := mcpx.HTTP(name, h.cfg.Vendors[name])
@@ -181,7 +183,7 @@ func (h *soakHost) openDoors(ctx context.Context) error {
 			Unfinished: inference.ChargeSeen,
 			Budgets:    []inference.Budget{{Name: "all", Per: inference.PerAgent, Window: inference.WindowTotal, Tokens: spends * muchTokens}},
 		},
-	}, h.engine, h.log, &inference.Options{Vault: h.vault, Agents: h.registry, Ledger: ledger})
+	}, h.engine, h.log, &inference.Options{Vault: h.vault, Agents: h.registry, Ledger: ledger, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -213,8 +215,7 @@ func (h *soakHost) obey(ctx context.Context, args []string, said map[string]stri
 		g := h.guests[arg(1)]
 		<-g.box.Done()
 		said["cause"] = fmt.Sprint(context.Cause(g.life))
-		h.drop(arg(1))
-		return nil
+		return h.drop(arg(1))
 	case "await": // until the registry lets an agent act, or does not any more
 		return patiently(ctx, func() string { return arg(1) + " is " + arg(2) }, func() (bool, error) {
 			_, end, err := h.registry.Context(ctx, audit.Actor{Agent: arg(1), Issuer: "session", Profile: "soak"})

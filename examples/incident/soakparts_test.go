@@ -96,7 +96,7 @@ func TestSoakBooks(t *testing.T) {
 		"a command without a record":     {func(b *books) { b.calls[4].action = "connect" }, "0 are on record as done"},
 		"an invention":                   {func(b *books) { b.calls[6].outcome, b.journal = ok, b.journal[:4] }, "no vendor knows of it"},
 		"a call that was not noted":      {func(b *books) { b.remarks = b.remarks[1:]; b.s.killed = nil }, "has not noted them"},
-		"an open call of an orderly end": {func(b *books) { b.orderly = true }, "have no outcome"},
+		"an open call of an orderly end": {func(b *books) { b.orderly = true }, "has no outcome"},
 	} {
 		b := honest()
 		c.change(b)
