@@ -64,7 +64,7 @@ var (
 	isRevoked  = regexp.MustCompile("^(revoked|not-begun)$")
 	anything   = regexp.MustCompile("")
 	unrecorded = regexp.MustCompile("audit|reset by peer|error: 503")
-	withheld   = regexp.MustCompile("audit|reset by peer|error: 50[23]|EOF|could not be recorded|record the outcome")
+	withheld   = regexp.MustCompile("audit|reset by peer|error: 50[23]|EOF|not closed cleanly|could not be recorded|record the outcome")
 )
 
 // death has a vendor die, and come back.
