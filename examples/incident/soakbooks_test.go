@@ -21,7 +21,7 @@ import (
 // settle reads the log from where the age began, and says what does not agree.
 func (s *soak) settle(ctx context.Context) (wrongs []error, err error) {
 	dir := filepath.Join(s.cfg.Dir, "log")
-	a, err := readAccounts(ctx, os.DirFS(dir), s.settled, func(time.Time) string { return "" })
+	a, err := readAccounts(ctx, os.DirFS(dir), s.first, func(time.Time) string { return "" })
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,6 @@ func (s *soak) settle(ctx context.Context) (wrongs []error, err error) {
 			b.wrongs = append(b.wrongs, fmt.Errorf("%s: record %d: %s %s of %s was denied: %s", d.at.Local().Format(time.StampMicro), d.Record, d.Action, d.Resource, d.Agent, d.Reason))
 		}
 	}
-	s.settled = v.Records
 	s.records, s.requests, s.denials = int(v.Records), s.requests+len(journal), s.denials+len(a.denied)
 	s.faults = nil
 	return b.wrongs, nil

@@ -57,6 +57,7 @@ type soakHost struct {
 	*host
 	cfg    soakConfig
 	disk   *soakDisk
+	found  uint64 // records that were in the log, or came with opening it
 	guests map[string]*guest
 }
 
@@ -76,7 +77,7 @@ func soakHostMain(config string) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.Close(h.log)) }()
 	say := json.NewEncoder(os.Stdout)
-	if err := say.Encode(word{Key: h.log.VerifierKey()}); err != nil {
+	if err := say.Encode(word{Key: h.log.VerifierKey(), Said: map[string]string{"records": fmt.Sprint(h.found)}}); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
@@ -111,6 +112,7 @@ func newSoakHost(ctx context.Context, cfg soakConfig) (h *soakHost, err error) {
 	if err != nil {
 		return h, err
 	}
+	h.found = h.log.Size()
 	if err := errors.Join(h.openRegistry(ctx), h.openVault(ctx)); err != nil {
 		return h, err
 	}
