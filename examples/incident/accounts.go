@@ -40,7 +40,8 @@ type accounts struct {
 // A denial is on record at a time.
 type denial struct {
 	tell.Line
-	at time.Time
+	at    time.Time
+	trace string
 }
 
 // readAccounts reads a log from a record on. Phase names what happened at a time.
@@ -63,7 +64,11 @@ func readAccounts(ctx context.Context, log fs.FS, from uint64, phase func(time.T
 		}
 		if l, ok := tell.LineOf(phase(rec.Time), rec); ok {
 			if a.lines = append(a.lines, l); l.Decision != string(audit.Allow) {
-				a.denied = append(a.denied, denial{l, rec.Time})
+				d := denial{Line: l, at: rec.Time}
+				if rec.Event != nil {
+					d.trace = traceID(rec.Event.Trace)
+				}
+				a.denied = append(a.denied, d)
 			}
 		}
 	}
@@ -112,9 +117,17 @@ func (a accounts) compare(journal []entry, notes map[string]noted, ends map[stri
 			wrong("%q was posted %d times", text, n)
 		}
 	}
+	// A person agrees to a call under the policies of then. Where others come into
+	// force before the act, that does not count any more.
+	overtaken := map[string]bool{}
+	for _, d := range a.denied {
+		if d.Reason == audit.GuardApproval && d.trace != "" {
+			overtaken[d.trace] = true
+		}
+	}
 	for trace, note := range notes {
 		if note.said != "ok" {
-			if note.at.Before(ends[agentOf(trace)]) {
+			if note.at.Before(ends[agentOf(trace)]) && !overtaken[trace] {
 				wrong("call %s failed for its agent: %s", trace, note.said)
 			}
 			continue
@@ -140,7 +153,7 @@ func (a accounts) compare(journal []entry, notes map[string]noted, ends map[stri
 		}
 	}
 	for _, d := range a.denied {
-		if d.at.Before(ends[d.Agent]) || ends[d.Agent].IsZero() {
+		if !overtaken[d.trace] && (d.at.Before(ends[d.Agent]) || ends[d.Agent].IsZero()) {
 			wrong("record %d: %s of %s was denied: %s", d.Record, d.Action, d.Agent, d.Reason)
 		}
 	}

@@ -57,7 +57,7 @@ func TestCompare(t *testing.T) {
 		n.a.calls[5].outcome = nil
 		n.notes[n.a.calls[2].trace] = noted{killed.Add(time.Second), "revoked"}
 		delete(n.notes, n.a.calls[5].trace)
-		n.a.denied = []denial{{tell.Line{Agent: agentNames[0], Reason: audit.GuardRevoked}, killed.Add(time.Second)}}
+		n.a.denied = []denial{{Line: tell.Line{Agent: agentNames[0], Reason: audit.GuardRevoked}, at: killed.Add(time.Second)}}
 		return n
 	}
 	for name, c := range map[string]struct {
@@ -65,6 +65,14 @@ func TestCompare(t *testing.T) {
 		want   string
 	}{
 		"honest": {func(*night) {}, ""},
+		"an agreement that a reload overtook": {func(n *night) {
+			n.notes[traceOf(1, 9)] = noted{killed.Add(-time.Second), "approval-required"}
+			n.a.denied = append(n.a.denied, denial{tell.Line{Agent: agentNames[1], Reason: audit.GuardApproval}, killed.Add(-time.Second), traceOf(1, 9)})
+		}, ""},
+		"a denial of one call, and another that failed": {func(n *night) {
+			n.notes[traceOf(1, 1)] = noted{killed, "broken"}
+			n.a.denied = append(n.a.denied, denial{tell.Line{Agent: agentNames[1], Reason: audit.GuardApproval}, killed.Add(-time.Second), traceOf(1, 9)})
+		}, "failed for its agent"},
 		"a request that nobody announced": {func(n *night) {
 			n.journal = append(n.journal, entry{vendor: "model", agent: agentNames[0], trace: traceOf(0, 9), token: 1})
 		}, "0 intents are on record"},
