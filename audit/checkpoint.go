@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -199,4 +200,35 @@ func parseCheckpointLine(line []byte) (Checkpoint, *header, error) {
 		return Checkpoint{}, nil, fmt.Errorf("%w: unusual spelling", errCheckpointForm)
 	}
 	return c, h, nil
+}
+
+// Checkpoint publishes the newest checkpoint to the anchors and returns it. It
+// covers every record that was acknowledged before the call: those that gather in
+// line, as in [BestEffort], are made durable first. Only denials of a flood that are
+// still being counted come later, with their count. If the records cannot be made
+// durable, or ctx ends before they are, the checkpoint that there is comes with the
+// error.
+func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) {
+	if l == nil {
+		return Checkpoint{}, ErrNoLog
+	}
+	err := l.catchUp(ctx)
+	l.mu.Lock()
+	cp := l.last
+	l.mu.Unlock()
+	return cp, errors.Join(err, l.publish(ctx))
+}
+
+// catchUp returns when all is durable that is in line or on its way.
+func (l *Log) catchUp(ctx context.Context) error {
+	l.mu.Lock()
+	b, err := l.open, l.failed
+	if len(b.ends) == 0 {
+		b = l.committing // or nil
+	}
+	l.mu.Unlock()
+	if err != nil || b == nil {
+		return err
+	}
+	return l.wait(ctx, b)
 }

@@ -171,10 +171,10 @@
 // [Govern] adds 47 allocations and 24 to 40 µs to a call of a server in memory that
 // takes 90 µs (BenchmarkMiddleware). 10,000 sessions of clients of the older protocol
 // that have asked once take 80 MB (BenchmarkIdleSessions). In front of a server over
-// stdio, deciding each call and having it on disk first, a gateway took 0.86 to 0.93
-// times the time of supergateway 4.0 (npm), which does neither, on the quiet machine,
-// and up to 1.5 times where others kept the disk busy (BenchmarkBesideSupergateway). A burst of 1,000 progress notifications arrives
-// whole and in order (TestProgressBurst).
+// stdio, deciding each call and having it on disk first, a gateway had 1.05 to
+// 1.15 times the p50 of supergateway 4.0 (npm), which does neither, and 0.4 to 0.6
+// times its p99; beside other work up to 1.5 times its p50 (BenchmarkBesideSupergateway). A
+// burst of 1,000 progress notifications arrives whole and in order (TestProgressBurst).
 package mcpx
 
 import (
