@@ -24,8 +24,9 @@ import (
 
 // A cgroup is the control group of one room.
 type cgroup struct {
-	dir string
-	fd  int // for CLONE_INTO_CGROUP
+	dir    string
+	fd     int         // for CLONE_INTO_CGROUP
+	limits TotalLimits // of which that of memory is set by [cgroup.limitMemory]
 }
 
 // controllers are what limits take.
@@ -115,7 +116,7 @@ func makeCgroup(parent string, t TotalLimits, processes uint64) (_ *cgroup, err 
 	sweep(parent)
 	var b [8]byte
 	rand.Read(b[:])
-	g := &cgroup{dir: filepath.Join(parent, fmt.Sprintf("twinward-%d-%s", os.Getpid(), hex.EncodeToString(b[:]))), fd: -1}
+	g := &cgroup{dir: filepath.Join(parent, fmt.Sprintf("twinward-%d-%s", os.Getpid(), hex.EncodeToString(b[:]))), fd: -1, limits: t}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -134,15 +135,10 @@ func makeCgroup(parent string, t TotalLimits, processes uint64) (_ *cgroup, err 
 	return g, nil
 }
 
-// apply writes the limits to a group's files. Those that bound nothing by
-// themselves may be missing.
+// apply writes the limits to a group's files, but for that of memory. Those that
+// bound nothing by themselves may be missing.
 func (t TotalLimits) apply(dir string, processes uint64) error {
 	var files [][2]string
-	if t.Memory > 0 {
-		// All of the room or nothing of it: when a part is killed, the rest is in a
-		// state that nobody has planned.
-		files = append(files, [2]string{"memory.max", strconv.FormatUint(t.Memory, 10)}, [2]string{"memory.oom.group", "1"}, [2]string{"memory.swap.max", "0"})
-	}
 	if t.CPU > 0 {
 		const period = 100_000 // microseconds
 		files = append(files, [2]string{"cpu.max", fmt.Sprintf("%d %d", max(t.CPU*period/1000, 1000), period)})
@@ -150,6 +146,28 @@ func (t TotalLimits) apply(dir string, processes uint64) error {
 	if processes > 0 { // RLIMIT_NPROC bounds them as well
 		files = append(files, [2]string{"pids.max", strconv.FormatUint(processes+initThreads, 10)})
 	}
+	return writeLimits(dir, files)
+}
+
+// limitMemory bounds the room's memory. The kernel kills whoever exceeds it with
+// all that share his memory, so nobody in the group may share the host's.
+func (g *cgroup) limitMemory() error {
+	if g == nil || g.limits.Memory == 0 {
+		return nil
+	}
+	// All of the room or nothing of it: when a part is killed, the rest is in a
+	// state that nobody has planned.
+	err := writeLimits(g.dir, [][2]string{{"memory.oom.group", "1"}, {"memory.swap.max", "0"}, {"memory.max", strconv.FormatUint(g.limits.Memory, 10)}})
+	if err == nil && g.usage().OOMKills > 0 {
+		err = errors.New("an empty room takes more")
+	}
+	if err != nil {
+		return &LayerError{Layer: LayerTotals, Step: "limit the room's memory", Err: err}
+	}
+	return nil
+}
+
+func writeLimits(dir string, files [][2]string) error {
 	for _, f := range files {
 		missing := f[0] == "memory.swap.max" || f[0] == "pids.max"
 		if err := writeCgroup(dir, f[0], f[1]); err != nil && !(missing && errors.Is(err, os.ErrNotExist)) {

@@ -34,14 +34,22 @@ func read(t *testing.T, path ...string) string {
 func TestTotalLimitsAreWritten(t *testing.T) {
 	dir := fake(t, map[string]string{"memory.max": "max", "memory.swap.max": "max", "memory.oom.group": "0", "cpu.max": "max 100000", "pids.max": "max"})
 	require.NoError(t, TotalLimits{Memory: 1 << 30, CPU: 1500}.apply(dir, 100))
+	assert.Equal(t, "max", read(t, dir, "memory.max"), "not yet")
+	assert.Equal(t, "150000 100000", read(t, dir, "cpu.max"))
+	assert.Equal(t, "164", read(t, dir, "pids.max"))
+	require.NoError(t, (&cgroup{dir: dir, limits: TotalLimits{Memory: 1 << 30}}).limitMemory())
 	assert.Equal(t, "1073741824", read(t, dir, "memory.max"))
 	assert.Equal(t, "0", read(t, dir, "memory.swap.max"))
 	assert.Equal(t, "1", read(t, dir, "memory.oom.group"))
-	assert.Equal(t, "150000 100000", read(t, dir, "cpu.max"))
-	assert.Equal(t, "164", read(t, dir, "pids.max"))
 
 	bare := fake(t, map[string]string{"memory.max": "", "memory.oom.group": ""})
-	require.NoError(t, TotalLimits{Memory: 1}.apply(bare, 100), "without swap and pids")
+	require.NoError(t, TotalLimits{Memory: 1}.apply(bare, 100), "without pids")
+	require.NoError(t, (&cgroup{dir: bare, limits: TotalLimits{Memory: 1}}).limitMemory(), "without swap")
+	require.NoError(t, (&cgroup{dir: "/no/such/group"}).limitMemory(), "without a limit")
+	killed := fake(t, map[string]string{"memory.max": "", "memory.oom.group": "", "memory.events": "oom_kill 1\n"})
+	var le *LayerError
+	require.ErrorAs(t, (&cgroup{dir: killed, limits: TotalLimits{Memory: 1}}).limitMemory(), &le)
+	assert.Equal(t, LayerTotals, le.Layer)
 	assert.ErrorIs(t, TotalLimits{CPU: 1}.apply(bare, 0), os.ErrNotExist)
 	assert.NoFileExists(t, filepath.Join(bare, "cpu.max"))
 }
@@ -118,4 +126,32 @@ func TestRoomIsBornInItsGroup(t *testing.T) {
 	assert.Contains(t, read(t, g.dir, "cgroup.events"), "populated 1")
 	g.remove()
 	assert.NoDirExists(t, g.dir)
+}
+
+// TestMemoryIsLimitedLater: while pid 1 of a room shares the host's memory, running
+// out of the room's would be the host's end.
+func TestMemoryIsLimitedLater(t *testing.T) {
+	standing(t, &Spec{Launcher: LauncherVfork}).Close()
+	spec := &Spec{Launcher: LauncherVfork, Hostname: "sandbox", Workspace: t.TempDir(), OwnWorkspace: true}
+	for _, fails := range []bool{true, false} {
+		dir := fake(t, map[string]string{"cgroup.procs": "", "memory.max": "max", "memory.oom.group": "0"})
+		b, err := launch(context.Background(), spec, func(v *vfork) {
+			v.box.cgroup = &cgroup{dir: dir, fd: -1, limits: TotalLimits{Memory: 1 << 30}}
+			if fails { // at the last step before it has memory of its own
+				op := v.block.mem[wordSize*(headerWords+opWords*(len(v.room.steps)-1)):]
+				copy(op[wordSize*opNR:], []byte{0xff, 0xff, 0, 0, 0, 0, 0, 0})
+			}
+		})
+		assert.NotEmpty(t, read(t, dir, "cgroup.procs"), "it was in the group")
+		if fails {
+			assert.ErrorIs(t, err, syscall.ENOSYS)
+			assert.Equal(t, "max", read(t, dir, "memory.max"))
+			continue
+		}
+		require.NoError(t, err)
+		assert.Equal(t, "1073741824", read(t, dir, "memory.max"))
+		assert.Contains(t, b.Report().Layers, LayerTotals)
+		b.Close()
+		b.closeListeners()
+	}
 }

@@ -158,6 +158,10 @@ func (b *Box) spawn(d *delivery) error {
 	}
 	defer closeExe()
 
+	if err := b.cgroup.limitMemory(); err != nil {
+		b.sock.Close()
+		return err
+	}
 	fds := append([]int{int(null.Fd()), int(null.Fd()), int(null.Fd()), ord, pair[1]}, d.mounts...)
 	var flags uintptr
 	for _, k := range nsKinds {

@@ -264,6 +264,9 @@ func (v *vfork) handshake() error {
 	if err := v.block.failure(); err != nil {
 		return err
 	}
+	if err := b.cgroup.limitMemory(); err != nil {
+		return err
+	}
 
 	s.layers = append(s.layers, v.room.layers...)
 	for l, missed := range v.room.maybe {
