@@ -60,8 +60,8 @@ type Process struct {
 	id   uint64
 	said chan *message // started or refused
 	exit chan Exit
-	// handle is the kernel's descriptor of the command (a pidfd), nil where init
-	// keeps account of its children itself.
+	// handle is the kernel's descriptor of the command (a pidfd), which comes before
+	// the answer; nil where init keeps account of its children itself.
 	handle *os.File
 }
 
@@ -144,6 +144,7 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 	}
 	if answer.Kind == msgRefused {
 		b.forget(p.id)
+		p.letGo()
 		err := error(answer.Errno)
 		switch {
 		case answer == gone:
@@ -153,7 +154,7 @@ func (b *Box) Exec(e Exec, files []*os.File) (*Process, error) {
 		}
 		return nil, &ExecError{Path: e.Path, Err: err}
 	}
-	p.PID, p.handle = answer.PID, answer.handle
+	p.PID = answer.PID
 	return p, nil
 }
 
@@ -162,9 +163,10 @@ func (b *Box) abandon(p *Process) {
 	answer := b.answer(p, nil)
 	if answer.Kind == msgRefused {
 		b.forget(p.id)
+		p.letGo()
 		return
 	}
-	p.PID, p.handle = answer.PID, answer.handle
+	p.PID = answer.PID
 	_ = p.Signal(unix.SIGKILL, true) // without a room it is dead
 	_ = p.Wait()
 }
@@ -195,10 +197,14 @@ func (b *Box) answer(p *Process, done <-chan struct{}) *message {
 // Wait returns how the command ended. It may be called once.
 func (p *Process) Wait() Exit {
 	e := <-p.exit
+	p.letGo()
+	return e
+}
+
+func (p *Process) letGo() {
 	if p.handle != nil {
 		p.handle.Close()
 	}
-	return e
 }
 
 // Signal sends a signal to the command or, with group, to all processes of its
@@ -208,7 +214,7 @@ func (p *Process) Signal(sig syscall.Signal, group bool) error {
 		return p.signalBy(sig, group)
 	}
 	packet, err := p.box.proto.signal(p, int(sig), group)
-	if err != nil {
+	if err != nil || packet == nil {
 		return err
 	}
 	return p.box.send(packet)
@@ -258,7 +264,7 @@ func (b *Box) receive() {
 			break
 		}
 		for _, m := range said {
-			if m.Kind == msgStarted && len(fds) == 1 {
+			if m.Kind == msgStarting && len(fds) == 1 {
 				m.handle, fds = os.NewFile(uintptr(fds[0]), "command"), nil
 			}
 			b.deliver(m)
@@ -303,6 +309,8 @@ func (b *Box) deliver(m *message) {
 		if m.handle != nil {
 			m.handle.Close()
 		}
+	case m.Kind == msgStarting:
+		p.handle = m.handle
 	case m.Kind == msgExited:
 		p.exit <- *m.Exit
 	case m.Kind == msgStarted || m.Kind == msgRefused:

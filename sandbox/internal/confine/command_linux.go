@@ -22,23 +22,26 @@ func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool, f
 	p.call("", callHeader, head(0))
 	p.call("", callValue, saysResult).to(head(headerKind))
 	p.call("", callValue, id).to(head(headerID))
-	// The kernel writes the child's descriptor to where the answer takes it from.
-	pidfd, refused := p.parcel(1), p.label()
-	p.call("clone", unix.SYS_CLONE, unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PIDFD|int(unix.SIGCHLD), 0, ref(pidfd.at(0)), 0, 0).
-		to(head(headerPID)).ifZero(child).orElse(refused)
-	p.call("answer", unix.SYS_SENDMSG, fdControl, p.headMessage(pidfd), unix.MSG_NOSIGNAL).then(in.addr(in.done))
-	p.mark(refused)
+	p.optional(p.call("clone", unix.SYS_CLONE, unix.CLONE_VM|unix.CLONE_VFORK|int(unix.SIGCHLD), 0, 0, 0, 0).to(head(headerPID)).ifZero(child))
 	p.call("answer", unix.SYS_SENDTO, fdControl, head(0), wordSize*headerWords, unix.MSG_NOSIGNAL, 0, 0).then(in.addr(in.done))
 
+	// The child hands out its descriptor itself, as that can fail: the kernel counts
+	// descriptors that are on their way for the user as a whole, and any program of
+	// his can use them up.
 	p.mark(child)
-	starting := p.reserve(3 * wordSize)
+	starting, handle := p.reserve(3*wordSize), p.parcel(1)
 	binary.NativeEndian.PutUint64(p.data[starting:], saysStarting)
 	binary.NativeEndian.PutUint64(p.data[starting+wordSize:], id)
 	p.call("look for its process id", unix.SYS_GETPID).to(slot(starting + 2*wordSize))
-	p.call("say its process id", unix.SYS_SENDTO, fdControl, starting, 3*wordSize, unix.MSG_NOSIGNAL, 0, 0)
+	p.call("open its descriptor", unix.SYS_PIDFD_OPEN, slot(starting+2*wordSize), 0).to(handle.at(0))
+	p.call("say its process id", unix.SYS_SENDMSG, fdControl, p.messageAt(starting, 3*wordSize, handle), unix.MSG_NOSIGNAL)
+	p.call("close", unix.SYS_CLOSE, handle.at(0))
 	p.call("begin a session", unix.SYS_SETSID)
 	p.descriptors(null, first)
 	p.call("close the rest", unix.SYS_CLOSE_RANGE, len(null), math.MaxUint32, 0)
+	for _, l := range in.limits {
+		p.limit(l)
+	}
 	if e.Terminal {
 		p.call("take the terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
@@ -52,14 +55,6 @@ func newCommand(in *initProgram, id uint64, e Exec, env []string, null []bool, f
 	p.mark(p.fail)
 	p.call("end", unix.SYS_EXIT_GROUP, 127)
 	return p
-}
-
-// headMessage returns a struct msghdr of the header and descriptors.
-func (p *prog) headMessage(fds parcel) ref {
-	iov := p.reserve(2 * wordSize)
-	p.point(iov, head(0))
-	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], wordSize*headerWords)
-	return p.messageOf(iov, fds)
 }
 
 // vector returns an array of strings as execve wants it.

@@ -67,9 +67,6 @@ func (s *initState) confine() (err error) {
 	}
 	unix.Umask(0o022)
 	warm()
-	if err := s.layer(LayerRlimits, func() error { return setLimits(s.ord.Limits) }); err != nil {
-		return err
-	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide init's memory: %w", err)
 	}
@@ -97,6 +94,11 @@ func (s *initState) confine() (err error) {
 	err = <-started
 	unix.Close(s.hostProc)
 	if err != nil {
+		return err
+	}
+	// Not before the host has the last descriptor: how many a process may send
+	// depends on how many it may have open, see [limit.ofCommands].
+	if err := s.layer(LayerRlimits, func() error { return setLimits(s.ord.Limits) }); err != nil {
 		return err
 	}
 	report := &Report{Layers: s.sorted(), LandlockABI: s.abi, Status: status, Namespaces: namespaces, UID: s.ord.KUID, Unseen: s.unseen, Tier: s.ord.Tier}

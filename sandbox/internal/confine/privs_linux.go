@@ -25,6 +25,11 @@ type limit struct {
 	value unix.Rlimit
 }
 
+// ofCommands reports whether the init of LauncherVfork leaves a limit to its
+// commands: who may have few files open may send few descriptors too, and fewer
+// when others of his user do, and init has to send the host those of commands.
+func (l limit) ofCommands() bool { return l.which == unix.RLIMIT_NOFILE }
+
 // limitsOf returns the limits of every process in the room. What the host
 // itself is held to stays.
 func limitsOf(l Limits) []limit {

@@ -32,8 +32,8 @@ const (
 // What init says: packets of words, of which the first is one of these.
 const (
 	saysReady    = iota + 1 // results of seccomp, of Landlock, of opening the canary, of asking for a listener
-	saysStarting            // request, pid: a child is about to execute
-	saysResult              // words of a header: op, errno, -, kind, request, pid; with the child's descriptor
+	saysStarting            // request, pid: a child is about to execute; with its descriptor
+	saysResult              // words of a header: op, errno, -, kind, request, pid
 	saysExited              // pid, wait status, rusage
 	saysListener            // with the descriptor of the filter's listener
 	saysRoom                // with descriptors of the room: /dev/pts, and the listeners
@@ -219,16 +219,13 @@ func (p *prog) parcel(n int) parcel {
 func (p parcel) at(i int) slot { return slot(p.cmsg) + 2*wordSize + slot(4*i) }
 
 // message returns a struct msghdr of a text and descriptors.
-func (p *prog) message(text []byte, fds parcel) ref {
-	iov := p.reserve(2 * wordSize)
-	p.point(iov, p.put(text))
-	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], uint64(len(text)))
-	return p.messageOf(iov, fds)
-}
+func (p *prog) message(text []byte, fds parcel) ref { return p.messageAt(p.put(text), len(text), fds) }
 
-// messageOf returns a struct msghdr of one struct iovec and descriptors.
-func (p *prog) messageOf(iov ref, fds parcel) ref {
-	msg := p.reserve(7 * wordSize)
+// messageAt is message for a text that is there already.
+func (p *prog) messageAt(text ref, size int, fds parcel) ref {
+	iov, msg := p.reserve(2*wordSize), p.reserve(7*wordSize)
+	p.point(iov, text)
+	binary.NativeEndian.PutUint64(p.data[iov+wordSize:], uint64(size))
 	p.point(msg+2*wordSize, iov)
 	binary.NativeEndian.PutUint64(p.data[msg+3*wordSize:], 1)
 	p.point(msg+4*wordSize, fds.cmsg)
@@ -356,17 +353,24 @@ func (r *roomProgram) keepCaps() {
 
 func (r *roomProgram) limits() {
 	for _, l := range limitsOf(r.spec.Limits) {
-		lim := l.value
-		r.call(l.name, unix.SYS_PRLIMIT64, 0, l.which, bytesOf(&lim), 0)
+		if !l.ofCommands() {
+			r.limit(l)
+		}
 	}
+}
+
+func (p *prog) limit(l limit) {
+	lim := l.value
+	p.call(l.name, unix.SYS_PRLIMIT64, 0, l.which, bytesOf(&lim), 0)
 }
 
 // An initProgram is what init is once it has been executed: the leader reaps,
 // and one thread, which has walked through every layer, executes requests.
 type initProgram struct {
 	prog
-	loop label // of the worker: a signal request ends here
-	done label // of the worker: a command request ends here
+	loop   label   // of the worker: a signal request ends here
+	done   label   // of the worker: a command request ends here
+	limits []limit // that commands have and init has not
 }
 
 func (p *initProgram) addr(l label) uint64 { return p.labelAddr(imageData, l) }
@@ -376,6 +380,9 @@ func newInitProgram(ord *order, abi int) *initProgram {
 	p.fail = p.label()
 	end := p.fail
 	has := func(l Layer) bool { return !slices.Contains(spec.Without, l) }
+	if has(LayerRlimits) {
+		p.limits = slices.DeleteFunc(limitsOf(spec.Limits), func(l limit) bool { return !l.ofCommands() })
+	}
 	ready := p.reserve(readyWords * wordSize)
 	binary.NativeEndian.PutUint64(p.data[ready:], saysReady)
 	result := func(i int) slot { return slot(ready) + slot(i*wordSize) }

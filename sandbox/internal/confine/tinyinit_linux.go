@@ -44,8 +44,11 @@ func (t *tinyInit) command(id uint64, e Exec, null []bool) ([]byte, int, error) 
 }
 
 // signal is for groups only, see [Process.signalBy]: the request takes the
-// command's descriptor along.
+// command's descriptor along. A command without one was killed before its first call.
 func (t *tinyInit) signal(p *Process, sig int, group bool) ([]byte, error) {
+	if p.handle == nil {
+		return nil, nil
+	}
 	if !group {
 		return nil, errors.New("a command is signalled by its descriptor")
 	}
@@ -83,7 +86,7 @@ func (t *tinyInit) decode(packet []byte) ([]*message, error) {
 	case word(0) == saysStarting:
 		t.ids[int(word(2))] = uint64(word(1))
 		t.held[uint64(word(1))] = nil
-		return nil, nil
+		return []*message{{Kind: msgStarting, ID: uint64(word(1))}}, nil
 	case word(0) == saysExited && len(packet) == exitedSize:
 		id, ok := t.ids[int(word(1))]
 		if !ok {

@@ -3,6 +3,7 @@
 package confine
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -340,4 +341,55 @@ func TestSignalsMeetNobodyElse(t *testing.T) {
 	oldIn.Close()
 	out, _ := output(t, b, "ls /proc/self/fd | wc -l")
 	assert.Equal(t, "4\n", out, "no descriptor of a command is inherited")
+}
+
+func init() {
+	// Sends descriptors that nobody receives, until the kernel lets it send no more.
+	roles["send-descriptors"] = func() {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		for err == nil {
+			err = unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(slices.Repeat([]int{2}, maxFDs)...), nil, 0)
+		}
+		fmt.Println(err)
+		_, _ = io.ReadAll(os.Stdin)
+	}
+}
+
+// TestDescriptorsInFlight has a program inside that uses up the descriptors which
+// its user, who may be the host's own and that of other rooms, may have on their way
+// between processes. Commands start all the same and, where the kernel does not let
+// init send theirs, are refused: the room lives on.
+func TestDescriptorsInFlight(t *testing.T) {
+	for _, l := range launchers {
+		b := standing(t, &Spec{Launcher: l, Self: true, Limits: Limits{OpenFiles: 64}})
+		stdin, hold, err := b.Pipe()
+		require.NoError(t, err)
+		said, w, err := b.Pipe()
+		require.NoError(t, err)
+		p, err := b.Exec(Exec{Path: SelfPath, Args: []string{SelfPath, "send-descriptors"}}, []*os.File{stdin, w, nil})
+		require.NoError(t, err)
+		stdin.Close()
+		w.Close()
+		line, err := bufio.NewReader(said).ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, unix.ETOOMANYREFS.Error()+"\n", line)
+		out, exit := output(t, b, "ulimit -n")
+		assert.Equal(t, "64\n", out, string(l))
+		assert.Zero(t, exit.Code)
+
+		few := unix.Rlimit{Cur: 64, Max: 64}
+		require.NoError(t, unix.Prlimit(b.InitPID(), unix.RLIMIT_NOFILE, &few, nil))
+		fds := openFiles(t)
+		_, err = b.Exec(Exec{Path: "true", Args: []string{"true"}}, []*os.File{nil, nil, nil})
+		if l == LauncherVfork { // the other hands nothing out
+			require.ErrorIs(t, err, unix.ETOOMANYREFS)
+			assert.Equal(t, fds, openFiles(t))
+		}
+		hold.Close()
+		said.Close()
+		p.Wait()
+		_, exit = output(t, b, "true")
+		assert.Zero(t, exit.Code, string(l))
+		b.Close()
+	}
 }

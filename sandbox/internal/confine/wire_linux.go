@@ -28,6 +28,7 @@ const (
 	msgReady     = "ready"     // init → host: confined
 	msgFailed    = "failed"    // init → host: a layer could not be made
 	msgExec      = "exec"      // host → init: body, then the command's descriptors
+	msgStarting  = "starting"  // init → host: descriptor of a command that is about to execute
 	msgStarted   = "started"   // init → host
 	msgRefused   = "refused"   // init → host: the command could not be started
 	msgExited    = "exited"    // init → host
@@ -48,7 +49,7 @@ type message struct {
 	Fail   *wireFail  `json:",omitempty"`
 	Errno  unix.Errno `json:",omitempty"`
 	Text   string     `json:",omitempty"`
-	handle *os.File   // of a command that was started, when it came along
+	handle *os.File   // of a command that is about to execute
 }
 
 type wireFail struct {
@@ -166,7 +167,8 @@ type protocol interface {
 	// command, or -1, which the caller closes. null says for each of the command's
 	// descriptors whether it is /dev/null, or the next one that comes along.
 	command(id uint64, e Exec, null []bool) (packet []byte, body int, err error)
-	// signal returns a request to signal a command, or its group.
+	// signal returns a request to signal a command, or its group; nil for a command
+	// that is known to have ended.
 	signal(p *Process, sig int, group bool) ([]byte, error)
 	// decode returns what init says, in order.
 	decode(packet []byte) ([]*message, error)
