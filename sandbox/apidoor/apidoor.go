@@ -14,8 +14,9 @@
 // Policy sees the path as it is once decoded. Of a path with an escaped slash, which
 // is a part of a name to some servers and divides names to others, it sees both
 // readings and has to allow both. What else servers read in different ways is refused:
-// an escaped backslash, semicolon or per cent sign, a semicolon, an empty part, and a
-// query that names another method (_method).
+// an escaped backslash, semicolon or per cent sign, a semicolon, an empty part, a
+// control character, what is not UTF-8, and a header or a query (_method) that names
+// another method or path.
 package apidoor
 
 import (
@@ -27,6 +28,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/twinward-dev/twinward/audit"
 	"github.com/twinward-dev/twinward/credential"
@@ -147,8 +149,17 @@ func ambiguous(r *http.Request) string {
 			return audit.GuardAmbiguousPath
 		}
 	}
-	if strings.Contains(r.URL.Path, "//") {
+	if strings.Contains(r.URL.Path, "//") || !utf8.ValidString(r.URL.Path) ||
+		strings.ContainsFunc(r.URL.Path, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 		return audit.GuardAmbiguousPath
+	}
+	for name := range r.Header {
+		// Gateways and servers turn - into _, and back.
+		switch strings.ToLower(strings.ReplaceAll(name, "_", "-")) {
+		case "x-http-method-override", "x-http-method", "x-method-override",
+			"x-original-url", "x-original-uri", "x-rewrite-url", "x-override-url":
+			return audit.GuardOverride
+		}
 	}
 	query, _ := url.ParseQuery(strings.ReplaceAll(r.URL.RawQuery, ";", "&")) // what is malformed names nothing
 	for name := range query {

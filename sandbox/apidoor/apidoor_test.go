@@ -78,6 +78,7 @@ func TestAmbiguous(t *testing.T) {
 	for path, guard := range map[string]string{
 		"/items;admin": audit.GuardAmbiguousPath, "/items%3badmin": audit.GuardAmbiguousPath, "/x%252fadmin": audit.GuardAmbiguousPath,
 		"//admin": audit.GuardAmbiguousPath, "/x//admin": audit.GuardAmbiguousPath,
+		"/x%c0%afadmin": audit.GuardAmbiguousPath, "/admi%09n": audit.GuardAmbiguousPath, "/items%7f": audit.GuardAmbiguousPath,
 		"/items?_method=DELETE": audit.GuardOverride, "/items?a=1&_METHOD=DELETE": audit.GuardOverride,
 		"/items?a=1;_metho%64=DELETE": audit.GuardOverride, "/items?_method[]=DELETE": audit.GuardOverride,
 	} {
@@ -87,8 +88,13 @@ func TestAmbiguous(t *testing.T) {
 		require.NotNil(t, d, path)
 		assert.Equal(t, guard, d.Reason, path)
 	}
+	for _, name := range []string{"X_HTTP_Method_Override", "X-HTTP_Method", "X-Method-Override", "X-Original-Uri", "X_Rewrite_URL", "X-Override-Url"} {
+		assert.Equal(t, http.StatusForbidden, h.ask(t, worker, "GET", "http://api.example.com/items", name), name)
+		recs := h.log.Records()
+		assert.Equal(t, audit.GuardOverride, recs[len(recs)-1].Decision().Reason, name)
+	}
 	assert.Zero(t, h.asked.Load())
-	assert.Equal(t, http.StatusOK, h.ask(t, worker, "GET", "http://api.example.com/items/1%20a?q=a%2Fb&method=x"))
+	assert.Equal(t, http.StatusOK, h.ask(t, worker, "GET", "http://api.example.com/items/1%20a?q=a%2Fb&method=x", "X_Method"))
 	assert.EqualValues(t, 1, h.asked.Load())
 }
 
@@ -117,8 +123,8 @@ func TestEscapedSlash(t *testing.T) {
 
 const trace = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
-// ask returns the status, 0 if there was no answer.
-func (h *house) ask(t *testing.T, actor audit.Actor, method, path string) (status int) {
+// ask returns the status, 0 if there was no answer. headers are sent with the value DELETE.
+func (h *house) ask(t *testing.T, actor audit.Actor, method, path string, headers ...string) (status int) {
 	defer func() {
 		if p := recover(); p != nil {
 			assert.Equal(t, http.ErrAbortHandler, p)
@@ -126,6 +132,9 @@ func (h *house) ask(t *testing.T, actor audit.Actor, method, path string) (statu
 	}()
 	r := httptest.NewRequestWithContext(audit.WithActor(t.Context(), actor), method, path, nil)
 	r.Header.Set("Traceparent", trace)
+	for _, name := range headers {
+		r.Header[name] = []string{"DELETE"}
+	}
 	w := httptest.NewRecorder()
 	h.proxy.ServeHTTP(w, r)
 	return w.Code
