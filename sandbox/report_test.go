@@ -125,6 +125,7 @@ func TestLimitsOfAProgram(t *testing.T) {
 	assert.Empty(t, counts.ended(confine.Exit{Code: 1}, 2))
 	assert.Equal(t, "max_total_memory", counts.ended(killed, 2))
 	assert.Equal(t, "max_file_size", counts.ended(confine.Exit{Code: -1, Signal: int(syscall.SIGXFSZ)}, 2))
+	assert.Empty(t, counts.ended(confine.Exit{Code: -1, Signal: int(syscall.SIGXCPU)}, 2), "no policy bounds that")
 	var r Report
 	counts.report(&r)
 	assert.Equal(t, []LimitHit{{"max_file_size", 1}}, r.Limits)

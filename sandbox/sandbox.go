@@ -81,7 +81,10 @@
 //
 // The kernel is shared: a bug in it that the filter leaves reachable is a way
 // out. CPU time and total memory are limited only where policy says so and a
-// cgroup is delegated to this process. What policy makes writable, a program may
+// cgroup is delegated to this process. Where this process is not root, a session
+// is the same user for the kernel, and what the kernel counts for a user as a whole
+// (memory of pipes, descriptors on their way through Unix sockets) a program inside
+// can use up for that user's other programs. What policy makes writable, a program may
 // fill with anything, so treat a workspace that an agent has written as untrusted
 // input. Before Linux 7.1 a Unix socket in a folder that policy shows leads to the
 // service that listens on it, also when the folder is read-only: show no folder

@@ -15,7 +15,7 @@ func probe(out io.Writer) (int, error) {
 		if why := have.Reasons[l]; why != nil {
 			answer = "no: " + why.Error()
 		}
-		fmt.Fprintf(out, "%-14s %s\n", l, answer)
+		fmt.Fprintf(out, "%-18s %s\n", l, answer)
 	}
 	if len(have.Missing) > 0 {
 		return failed, fmt.Errorf("this system lacks %v", have.Missing)
