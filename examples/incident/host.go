@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -148,17 +149,23 @@ func (h *host) reload(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	text, err := fs.ReadFile(rules, "policies/tools.cedar")
+	bundle, err := withChannel(rules, "policies/tools.cedar", fmt.Sprintf("#night-%d", n))
 	if err != nil {
 		return err
 	}
-	changed := strings.ReplaceAll(string(text), `"#engineering"`, fmt.Sprintf(`"#engineering", "#night-%d"`, n))
-	bundle, err := governance.LoadBundle(over{rules, fstest.MapFS{"policies/tools.cedar": {Data: []byte(changed)}}})
-	if err != nil {
-		return err
-	}
-	_, err = h.engine.Reload(ctx, bundle, audit.Change{By: "carol@example.com", Reason: fmt.Sprintf("CHG-%d", 100+n)})
+	_, err = h.engine.Reload(ctx, bundle, audit.Change{By: deployer, Reason: fmt.Sprintf("CHG-%d", 100+n)})
 	return err
+}
+
+// withChannel loads a bundle in which one file of policies has one more channel
+// beside #engineering.
+func withChannel(rules fs.FS, file, channel string) (governance.Bundle, error) {
+	text, err := fs.ReadFile(rules, file)
+	if err != nil {
+		return governance.Bundle{}, err
+	}
+	changed := bytes.ReplaceAll(text, []byte(`"#engineering"`), []byte(`"#engineering", "`+channel+`"`))
+	return governance.LoadBundle(over{rules, fstest.MapFS{file: {Data: changed}}})
 }
 
 // over is a folder with one file in the place of another.
@@ -178,10 +185,25 @@ func (o over) Open(name string) (fs.File, error) {
 // announcements beside them.
 func (h *host) openDoors(ctx context.Context) (err error) {
 	dana := mcpx.ApproverFunc(func(context.Context, mcpx.ApprovalRequest) (mcpx.Verdict, error) {
-		return mcpx.Verdict{Approved: true, By: "dana@example.com", Reason: "on call tonight", Groups: []string{"lead"}}, nil
+		return mcpx.Verdict{Approved: true, By: approver, Reason: "on call tonight", Groups: []string{"lead"}}, nil
 	})
 	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Approver: dana})
 	h.Later(h.gateway.Close)
+	if err := h.addTools(ctx); err != nil {
+		return err
+	}
+	h.router, err = inference.NewRouter(inference.Config{Backends: []inference.Backend{h.model()}}, h.engine, h.log,
+		&inference.Options{Vault: h.vault, Agents: h.registry})
+	if err != nil {
+		return err
+	}
+	h.Later(h.router.Close)
+	h.git = h.forge()
+	return nil
+}
+
+// addTools puts the vendors of tools behind the gateway.
+func (h *host) addTools(ctx context.Context) error {
 	for _, name := range []string{"github", "slack"} {
 		upstream := mcpx.HTTP(name, h.cfg.Vendors[name])
 		upstream.Credential = name
@@ -189,18 +211,20 @@ func (h *host) openDoors(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	backend := inference.Backend{
+	return nil
+}
+
+// model is the vendor of the model.
+func (h *host) model() inference.Backend {
+	return inference.Backend{
 		Name: "scripted", Protocol: inference.OpenAI, BaseURL: h.cfg.Vendors["model"] + "/v1",
 		Credential: "model", Models: []string{"night"}, PassTrace: true,
 	}
-	h.router, err = inference.NewRouter(inference.Config{Backends: []inference.Backend{backend}}, h.engine, h.log,
-		&inference.Options{Vault: h.vault, Agents: h.registry})
-	if err != nil {
-		return err
-	}
-	h.Later(h.router.Close)
-	h.git = credential.Proxy(h.cfg.Vendors["forge"], h.vault, apidoor.Authorize(h.engine, h.log, gitHost, "forge", &apidoor.Options{Agents: h.registry}))
-	return nil
+}
+
+// forge is the vendor of repositories, as agents reach it.
+func (h *host) forge() http.Handler {
+	return credential.Proxy(h.cfg.Vendors["forge"], h.vault, apidoor.Authorize(h.engine, h.log, gitHost, "forge", &apidoor.Options{Agents: h.registry}))
 }
 
 // start starts an agent in a session that is it, and ends with it.

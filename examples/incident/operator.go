@@ -19,6 +19,8 @@ import (
 const (
 	owner    = "platform-team@example.com"
 	granter  = "eve@example.com"
+	deployer = "carol@example.com"
+	approver = "dana@example.com"
 	operator = "oscar@example.com"
 	incident = "INC-7: it posts what nobody asked for"
 )

@@ -62,8 +62,8 @@ func (n *night) people(q quarter) {
 	}{
 		"owner":       {who.owner, []string{owner}},
 		"profile":     {who.profile, []string{"night " + promoter.By}},
-		"deployed by": {who.deployed, []string{"carol@example.com"}},
-		"approved by": {who.approved, []string{"dana@example.com"}},
+		"deployed by": {who.deployed, []string{deployer}},
+		"approved by": {who.approved, []string{approver}},
 		"granted by":  {who.granted, []string{granter}},
 	} {
 		if !slices.Equal(is.named, is.want) {

@@ -59,7 +59,7 @@ var everything = []string{"github", "slack", "files", "model", "forge", "web", "
 var (
 	down       = regexp.MustCompile("cannot be reached|could not be reached|failed|ended|502|EOF|reset by peer|not closed cleanly|has not answered lately")
 	broken     = regexp.MustCompile("^upstream-(down|broken|open)$")
-	shut       = regexp.MustCompile("reset by peer|no such host|refused")
+	shut       = regexp.MustCompile("reset by peer|no such host|refused|EOF") // the last in the middle of a handshake
 	revoked    = regexp.MustCompile("revoked|may not act any more|ended|EOF|reset by peer|403|refused|killed|cancel|audit|not closed cleanly")
 	isRevoked  = regexp.MustCompile("^(revoked|not-begun)$")
 	anything   = regexp.MustCompile("")

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/x509"
 	"embed"
@@ -23,19 +22,16 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"testing/fstest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/governance"
 	"github.com/twinward-dev/twinward/inference"
 	"github.com/twinward-dev/twinward/inference/postgres"
 	"github.com/twinward-dev/twinward/mcpx"
 	"github.com/twinward-dev/twinward/sandbox"
-	"github.com/twinward-dev/twinward/sandbox/apidoor"
 )
 
 // This file is the soak's host: the one of the night, with more doors and more
@@ -132,12 +128,7 @@ func (h *soakHost) reload(ctx context.Context, n string) error {
 	if err != nil {
 		return err
 	}
-	text, err := fs.ReadFile(rules, "policies/soak.cedar")
-	if err != nil {
-		return err
-	}
-	bundle, err := governance.LoadBundle(over{rules, fstest.MapFS{"policies/soak.cedar": {
-		Data: bytes.ReplaceAll(text, []byte(`"#engineering"`), []byte(`"#engineering", "#soak-`+n+`"`))}}})
+	bundle, err := withChannel(rules, "policies/soak.cedar", "#soak-"+n)
 	if err != nil {
 		return err
 	}
@@ -148,7 +139,7 @@ func (h *soakHost) reload(ctx context.Context, n string) error {
 		profile.Agents = append(profile.Agents, soakName(i+1))
 	}
 	bundle.Profiles = []governance.Profile{profile}
-	_, err = h.engine.Reload(ctx, bundle, audit.Change{By: "carol@example.com", Reason: "CHG-" + n})
+	_, err = h.engine.Reload(ctx, bundle, audit.Change{By: deployer, Reason: "CHG-" + n})
 	return err
 }
 
@@ -156,12 +147,8 @@ func (h *soakHost) openDoors(ctx context.Context) error {
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	h.gateway = mcpx.NewGateway(h.engine, h.log, &mcpx.GatewayOptions{Vault: h.vault, Agents: h.registry, Logger: logger})
 	h.Later(h.gateway.Close)
-	for _, name := range []string{"github", "slack"} {
-		upstream := mcpx.HTTP(name, h.cfg.Vendors[name])
-		upstream.Credential = name
-		if err := h.gateway.AddUpstream(ctx, upstream); err != nil {
-			return err
-		}
+	if err := h.addTools(ctx); err != nil {
+		return err
 	}
 	if err := h.gateway.AddUpstream(ctx, mcpx.Stdio("files", h.files)); err != nil {
 		return err
@@ -176,11 +163,8 @@ func (h *soakHost) openDoors(ctx context.Context) error {
 		return err
 	}
 	h.router, err = inference.NewRouter(inference.Config{
-		Backends: []inference.Backend{{
-			Name: "scripted", Protocol: inference.OpenAI, BaseURL: h.cfg.Vendors["model"] + "/v1",
-			Credential: "model", Models: []string{"night"}, PassTrace: true,
-		}},
-		Breaker: inference.Breaker{Failures: 5, Open: 100 * time.Millisecond},
+		Backends: []inference.Backend{h.model()},
+		Breaker:  inference.Breaker{Failures: 5, Open: 100 * time.Millisecond},
 		Spend: inference.Spend{
 			Unfinished: inference.ChargeSeen,
 			Budgets:    []inference.Budget{{Name: "all", Per: inference.PerAgent, Window: inference.WindowTotal, Tokens: spends * muchTokens}},
@@ -190,7 +174,7 @@ func (h *soakHost) openDoors(ctx context.Context) error {
 		return err
 	}
 	h.Later(h.router.Close)
-	h.git = credential.Proxy(h.cfg.Vendors["forge"], h.vault, apidoor.Authorize(h.engine, h.log, gitHost, "forge", &apidoor.Options{Agents: h.registry}))
+	h.git = h.forge()
 	return nil
 }
 

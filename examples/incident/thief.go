@@ -29,7 +29,7 @@ type forgery struct {
 func forgeries(anchored uint64) []forgery {
 	return []forgery{
 		{"word", "has somebody else approve a call", func(lines [][]byte, key note.Signer) ([][]byte, error) {
-			return rewrite(lines, key, replaceFirst(0, "dana@example.com", "the boss"))
+			return rewrite(lines, key, replaceFirst(0, approver, "the boss"))
 		}},
 		{"blame", "puts an act on another agent", func(lines [][]byte, key note.Signer) ([][]byte, error) {
 			return rewrite(lines, key, replaceFirst(0, `"agent":"night-bot"`, `"agent":"watch-bot"`))
