@@ -41,6 +41,10 @@ import (
 // What is compressed inside the body, such as the objects of a git pack, is not
 // searched.
 //
+// A GET, HEAD or OPTIONS whose connection breaks before an answer may be sent once
+// more within the same call (RFC 9110, section 9.2.2): the origin may have seen two
+// requests where one is on record. No other method is.
+//
 // An answer of at most 256 KiB whose length is known is held until it is
 // searched and its outcome is on record. A longer one streams; if its outcome
 // cannot be recorded, or what it held must not go out, it is cut off before its

@@ -69,13 +69,23 @@ func TestSoakBooks(t *testing.T) {
 		}
 		return b
 	}
+	again := func(b *books, e entry) { // while the first vendor dies
+		e.vendor, e.trace, e.token = b.journal[0].vendor, b.journal[0].trace, 1
+		b.journal = append(b.journal, e)
+		b.s.faults = append(b.s.faults, &fault{name: "death of " + e.vendor, from: now.Add(-time.Minute), to: now})
+	}
 	for name, c := range map[string]struct {
 		change func(*books)
 		want   string
 	}{
-		"honest":                    {func(*books) {}, ""},
-		"a request without intent":  {func(b *books) { delete(b.traces, soakTrace(1, 7)) }, "reached github 1 times, and 0 intents"},
-		"a request too many":        {func(b *books) { b.journal = append(b.journal, b.journal[0]) }, "2 times, and 1 intents"},
+		"honest":                   {func(*books) {}, ""},
+		"a request without intent": {func(b *books) { delete(b.traces, soakTrace(1, 7)) }, "reached github 1 times, and 0 intents"},
+		"a request too many":       {func(b *books) { b.journal = append(b.journal, b.journal[0]) }, "2 times, and 1 intents"},
+		"a GET that comes again as its vendor dies": {func(b *books) { again(b, entry{get: true, started: now.Add(-time.Second)}) }, ""},
+		"a GET that comes again":                    {func(b *books) { again(b, entry{get: true, started: now.Add(time.Second)}) }, "2 times, and 1 intents"},
+		"a POST that comes again as its vendor dies": {func(b *books) {
+			again(b, entry{started: now.Add(-time.Second)})
+		}, "2 times, and 1 intents"},
 		"a post that came twice":    {func(b *books) { b.journal[0].text = "post" }, "posted 2 times"},
 		"a page without connection": {func(b *books) { b.calls[3].resource = "" }, "0 connections are on record"},
 		"a page that was not asked for": {func(b *books) {

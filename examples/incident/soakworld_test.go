@@ -205,7 +205,7 @@ func (b *breaking) Write(p []byte) (int, error) {
 // page is a page of the web, which says no more than its address.
 func (w *soakWorld) page(rw http.ResponseWriter, r *http.Request) {
 	trace := strings.TrimPrefix(r.URL.Path, "/t/")
-	e := &entry{vendor: "web", trace: trace, started: time.Now(), token: 1}
+	e := &entry{vendor: "web", trace: trace, get: r.Method == http.MethodGet, started: time.Now(), token: 1}
 	w.begin(e)
 	_, err := io.WriteString(rw, trace)
 	w.end(e, err != nil)

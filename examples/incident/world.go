@@ -41,6 +41,7 @@ type entry struct {
 	vendor  string
 	agent   string // whose trace it has
 	trace   string
+	get     bool // its method is GET
 	held    bool // it gets no answer
 	token   int  // which of the vendor's tokens it brought, from 1; 0: none that counts
 	started time.Time
@@ -88,7 +89,7 @@ func (w *world) serve(vendor string, next http.Handler, read func(*http.Request,
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		e := &entry{vendor: vendor, trace: traceID(r.Header.Get("Traceparent")), started: time.Now(), token: w.known(vendor, r)}
+		e := &entry{vendor: vendor, trace: traceID(r.Header.Get("Traceparent")), get: r.Method == http.MethodGet, started: time.Now(), token: w.known(vendor, r)}
 		counts := read(r, body, e)
 		e.agent = agentOf(e.trace)
 		if counts || e.token == 0 {
