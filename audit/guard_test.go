@@ -71,6 +71,28 @@ func TestUnsignedRecords(t *testing.T) {
 	assert.ErrorIs(t, verify(many), ErrTampered)
 }
 
+// A line may begin as a rotation and take that back: of a member that is there twice
+// the last counts.
+func TestRotationThatIsNone(t *testing.T) {
+	key, err := NewKey("audit.test/none")
+	require.NoError(t, err)
+	cp := Checkpoint{Origin: key.Origin(), Root: new(tree).root(), Batch: 1, Segment: 1}
+	require.NoError(t, cp.sign(key.secret.signer))
+	head := append(cp.appendLine(nil, &header{Key: key.VerifierKey(), Tree: []tlog.Hash{}}), '\n')
+	for _, body := range []string{
+		`{"event":{"kind":"key","door":""},"event":null,"intent":{"door":""}}`,
+		`{"event":{"kind":"key","door":"","kind":"probe"}}`,
+	} {
+		line := append(appendRecord(nil, 1, fixed, []byte(body)), '\n')
+		_, err := parseRecord(bytes.TrimSuffix(line, []byte("\n")))
+		require.NoError(t, err)
+		dir := fstest.MapFS{SegmentName(1): {Data: append(bytes.Clone(head), line...)}}
+		_, err = Verify(t.Context(), dir, &VerifyOptions{Key: key.VerifierKey()})
+		assert.ErrorIs(t, err, ErrTampered)
+		assert.ErrorContains(t, err, "is none")
+	}
+}
+
 // Between looking for the last segment and locking it, its writer may have gone
 // on in the next.
 func TestLockLooksAgain(t *testing.T) {

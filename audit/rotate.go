@@ -75,6 +75,9 @@ func (lr *lineReader) takeRotation(line []byte) error {
 	if err != nil {
 		return err
 	}
+	if r.Event == nil || r.Event.Kind != KindKey { // JSON can take back what it began with
+		return errors.New("it begins as a rotation and is none")
+	}
 	before := lr.key
 	if lr.nextKey != "" {
 		before = lr.nextKey

@@ -96,9 +96,26 @@ func folderFiles(dir fs.FS) (*files, []fs.DirEntry, error) {
 	names := make([]string, len(entries))
 	for i, e := range entries {
 		names[i] = e.Name()
+		if (segmentNumber(e.Name()) > 0 || prunedNumber(e.Name()) > 0) && !isRegular(dir, e) {
+			return nil, nil, tamperedf("%s is not a regular file", e.Name())
+		}
 	}
 	s, err := newFiles(names, func(name string) (StorageReader, error) { return openReader(dir, name) })
 	return s, entries, err
+}
+
+// isRegular reports whether an entry is a file like any, or leads to one: opening a
+// pipe would wait for somebody who writes to it.
+func isRegular(dir fs.FS, e fs.DirEntry) bool {
+	mode := e.Type()
+	if mode&fs.ModeSymlink != 0 {
+		st, err := fs.Stat(dir, e.Name())
+		if err != nil {
+			return true // opening it says why
+		}
+		mode = st.Mode().Type()
+	}
+	return mode.IsRegular()
 }
 
 // open implements [source].

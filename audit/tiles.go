@@ -33,9 +33,12 @@ type hashReader struct {
 // newHashReader reads the end of the log in a folder, and all of it if trust in
 // the hash files is not set, or if they are missing.
 func newHashReader(ctx context.Context, dir fs.FS, trust bool) (*hashReader, error) {
-	src, _, err := folderFiles(dir)
+	src, entries, err := folderFiles(dir)
 	if err != nil {
 		return nil, err
+	}
+	for _, e := range entries {
+		trust = trust && (!isHashFile(e.Name()) || isRegular(dir, e))
 	}
 	if src.last == 0 {
 		return nil, fmt.Errorf("audit: there is no %s in the folder: %w", SegmentName(1), fs.ErrNotExist)

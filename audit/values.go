@@ -41,6 +41,9 @@ func OpenValues(ctx context.Context, dir fs.FS, kek KEK) (*Values, error) {
 		if n == 0 && e.Name() != keysFile {
 			continue
 		}
+		if !isRegular(dir, e) {
+			return nil, fmt.Errorf("audit: the log's values: %s is not a regular file", e.Name())
+		}
 		err := eachLineOf(dir, e.Name(), func(off int64, size int, line []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
