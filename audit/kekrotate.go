@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -22,20 +23,34 @@ type kekRing struct {
 	older []KEK
 }
 
-// kekNamed returns the one of k with an id, or nil.
-func kekNamed(k KEK, id string) KEK {
-	if r, ok := k.(kekRing); ok {
-		for _, one := range append([]KEK{r.KEK}, r.older...) {
-			if found := kekNamed(one, id); found != nil {
-				return found
+// each yields the KEKs that k is made of, newest first.
+func each(k KEK) iter.Seq[KEK] {
+	return func(yield func(KEK) bool) {
+		r, ok := k.(kekRing)
+		if !ok {
+			if k != nil {
+				yield(k)
+			}
+			return
+		}
+		for _, part := range append([]KEK{r.KEK}, r.older...) {
+			for one := range each(part) {
+				if !yield(one) {
+					return
+				}
 			}
 		}
-		return nil
 	}
-	if k == nil || k.ID() != id {
-		return nil
+}
+
+// kekNamed returns the one of k with an id, or nil.
+func kekNamed(k KEK, id string) KEK {
+	for one := range each(k) {
+		if one.ID() == id {
+			return one
+		}
 	}
-	return k
+	return nil
 }
 
 // RotateKEK makes next the log's [KEK] and wraps every data key anew with it, so
@@ -115,13 +130,13 @@ func (s *valueStore) prepareKEK(next, now KEK) (KEK, error) {
 		return next, nil
 	}
 	keks := []localKEK{local}
-	for _, k := range append([]KEK{now}, ring.older...) {
-		if ringed && len(keks) == 1 {
-			k = ring.KEK
-		}
-		if k, ok := k.(localKEK); ok && k.id != local.id {
+	for k := range each(now) {
+		if k, ok := k.(localKEK); ok && !slices.ContainsFunc(keks, func(have localKEK) bool { return have.id == k.id }) {
 			keks = append(keks, k)
 		}
+	}
+	if len(keks) > maxKEKs {
+		return nil, fmt.Errorf("%w: %s would hold %d keys: end the rotation that was begun first, without a new key", ErrKey, s.kekFile, len(keks))
 	}
 	if err := saveKEKs(s.kekFile, keks...); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)

@@ -139,6 +139,54 @@ func TestRotateKEKInterrupted(t *testing.T) {
 	}
 }
 
+// However often it fails, also with the key that it was begun with: the file holds the
+// key of before as long as data keys are under it.
+func TestRotateKEKFileKeepsTheKeyOfBefore(t *testing.T) {
+	t.Parallel()
+	file, key := filepath.Join(t.TempDir(), "kek"), must(audit.NewKey("audit.test/kek"))
+	st, vs, next := new(memory), new(memory), audit.NewKEK()
+	open := func() *audit.Log {
+		return must(audit.New(st, &audit.Options{Key: key, Values: vs, KEKFile: file}))
+	}
+	check := func(kek audit.KEK) audit.ValueReport {
+		return must(must(audit.OpenValues(ctx, vs.FS(), kek)).Check(ctx, audit.Scan(ctx, st.FS(), audit.Filter{})))
+	}
+	log := open()
+	must(log.Begin(ctx, act("a", "u", audit.ClassWrite)))
+	for range 3 {
+		vs.FailOn(func(op string) error {
+			if op == "write" {
+				return errors.New("injected")
+			}
+			return nil
+		})
+		for range 2 {
+			_, err := log.RotateKEK(ctx, next, officer)
+			require.Error(t, err)
+			require.Equal(t, audit.ValueReport{Kept: 1, Readable: 1}, check(must(audit.LoadKEK(file))))
+		}
+		vs.FailOn(nil)
+		_ = log.Close()
+		log = open()
+	}
+	vs.FailOn(func(op string) error { return errors.New("injected") })
+	for n := 3; n <= 17; n++ { // the file has room for 16
+		_, err := log.RotateKEK(ctx, audit.NewKEK(), officer)
+		require.Error(t, err)
+		_, err = audit.LoadKEK(file)
+		require.NoError(t, err, n)
+	}
+	vs.FailOn(nil)
+	_ = log.Close()
+	log = open()
+	n, err := log.RotateKEK(ctx, nil, officer)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	require.NoError(t, log.Close())
+	assert.Equal(t, audit.ValueReport{Kept: 1, Readable: 1}, check(must(audit.LoadKEK(file))))
+	assert.Equal(t, 1, strings.Count(string(must(os.ReadFile(file))), "twinward-kek-v1+"))
+}
+
 // Neither an erasure nor an act for somebody else waits for a KEK that does not
 // answer.
 func TestKEKHangs(t *testing.T) {
