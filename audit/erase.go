@@ -82,7 +82,7 @@ func (l *Log) Erase(ctx context.Context, s Subject, by Change) (Erased, error) {
 				continue
 			}
 			for _, h := range holds {
-				if h.Subject.Covers(r) {
+				if h.Subject.mayCover(r) {
 					return d, heldBy(nil, h)
 				}
 			}
@@ -113,7 +113,7 @@ func (l *Log) meets(ctx context.Context, s Subject, h Held) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if r = acts.of(r); r.Commitment().kept() && h.Subject.Covers(r) && s.Covers(r) {
+		if r = acts.of(r); r.Commitment().kept() && h.Subject.mayCover(r) && s.mayCover(r) {
 			return true, nil
 		}
 	}

@@ -77,6 +77,46 @@ func TestResultsArePruned(t *testing.T) {
 	assert.Equal(t, audit.ValueReport{Kept: 3, Readable: 2, Pruned: 1}, k.check())
 }
 
+// Who acted is not known of a result whose intent was pruned: a hold on anybody is
+// on it.
+func TestHoldOfAResultWhoseIntentWasPruned(t *testing.T) {
+	t.Parallel()
+	now := longAgo
+	k := newKeeper(t, audit.Options{SegmentSize: 2000, Clock: func() time.Time { return now }, Result: func(audit.Record) audit.Level { return audit.LevelFull }})
+	c := must(k.Begin(ctx, act("a", "u", audit.ClassWrite)))
+	for range 20 {
+		require.NoError(t, k.Append(ctx, probe("a", "x")))
+	}
+	now = now.Add(300 * 24 * time.Hour)
+	for range 20 {
+		require.NoError(t, k.Append(ctx, probe("a", "x")))
+	}
+	require.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK, Result: []byte(`1`)}))
+	result := audit.Subject{Records: []uint64{k.Size()}}
+	p := must(k.PruneRecords(ctx, audit.Retention{Quiet: years}, officer))
+	require.Positive(t, p.Segments)
+	require.Equal(t, 1, p.Values, "the arguments")
+	for _, s := range []struct{ hold, erase audit.Subject }{
+		{audit.Subject{User: "u"}, result},
+		{audit.Subject{Agent: "z"}, result},
+		{result, audit.Subject{User: "u"}},
+		{result, audit.Subject{Agent: "a"}},
+	} {
+		require.NoError(t, k.Hold(ctx, "case", s.hold, officer))
+		_, err := k.Erase(ctx, s.erase, officer)
+		assert.ErrorIs(t, err, audit.ErrHeld, "%v", s)
+		require.NoError(t, k.Release(ctx, "case", officer))
+	}
+	now = now.Add(300 * 24 * time.Hour)
+	require.NoError(t, k.Hold(ctx, "case", audit.Subject{Agent: "z"}, officer))
+	e := must(k.Prune(ctx, audit.Retention{Quiet: years}, officer))
+	assert.Equal(t, []int{0, 1}, []int{e.Values, e.Held})
+	require.NoError(t, k.Release(ctx, "case", officer))
+	require.NoError(t, k.Hold(ctx, "case", audit.Subject{Records: []uint64{2}}, officer))
+	e = must(k.Prune(ctx, audit.Retention{Quiet: years}, officer))
+	assert.Equal(t, []int{1, 0}, []int{e.Values, e.Held}, "another record is held")
+}
+
 // A result that cannot be kept is on record as such, and End fails: the door does
 // not answer.
 func TestResultIsNotKept(t *testing.T) {

@@ -161,11 +161,7 @@ func (l *Log) Prune(ctx context.Context, keep Retention, by Change) (Erased, err
 	})
 }
 
-// anyCovers reports whether a record is under a legal hold. Whose outcome it is whose
-// intent was pruned, nobody knows.
+// anyCovers reports whether a record may be under a legal hold.
 func anyCovers(holds []Held, r Record) bool {
-	if r.Outcome != nil && r.Intent == nil && len(holds) > 0 {
-		return true
-	}
-	return slices.ContainsFunc(holds, func(h Held) bool { return h.Subject.Covers(r) })
+	return slices.ContainsFunc(holds, func(h Held) bool { return h.Subject.mayCover(r) })
 }

@@ -44,6 +44,15 @@ func (s Subject) Covers(r Record) bool {
 		(len(s.Records) == 0 || slices.Contains(s.Records, r.Seq) || r.Call != 0 && slices.Contains(s.Records, r.Call))
 }
 
+// mayCover is Covers of a record as [acts.of] returns it. Whose outcome it is whose
+// intent was pruned, nobody knows: it may be anybody's.
+func (s Subject) mayCover(r Record) bool {
+	if r.Outcome != nil && r.Intent == nil {
+		s.Agent, s.User = "", ""
+	}
+	return s.Covers(r)
+}
+
 // fits expects the names of a subject, and those of a record, as they are on record.
 func (s Subject) fits(agent, user string) bool {
 	return (s.Agent == "" || s.Agent == agent) && (s.User == "" || s.User == user)
