@@ -76,7 +76,7 @@ func (like *flood) record(counted, since uint64) ([]byte, error) {
 // count counts a denial, and reports whether that is all that has to be done. If
 // not, it may return the flood that takes the denial's record for one of its own.
 func (l *Log) count(ctx context.Context, ev Event) (*flood, bool, error) {
-	if ev.Decision == nil || ev.Kind == KindFallback || ev.Detail["repeated"] != "" || ev.Detail["more_before"] != "" {
+	if ev.Decision == nil || ev.Detail["repeated"] != "" || ev.Detail["more_before"] != "" {
 		return nil, false, nil
 	}
 	f := &l.floods
@@ -122,6 +122,8 @@ func (l *Log) countLocked(ctx context.Context, ev Event) (*flood, *batch, error)
 	}
 	if like.marker == nil {
 		ev.Args, ev.Trace = nil, ""
+		d := *ev.Decision
+		ev.Decision, ev.Detail = &d, maps.Clone(ev.Detail) // the caller's are the caller's again
 		like.event = ev
 		if _, err := like.record(math.MaxUint64, math.MaxUint64); err != nil {
 			return nil, nil, nil // the count would not fit: each is a record of its own

@@ -315,6 +315,25 @@ func TestFlood(t *testing.T) {
 	assert.Equal(t, []int{101, 1, 1}, []int{full, counts, floods})
 }
 
+// The count is of the denials as they were, whatever their callers make of what they
+// gave.
+func TestFloodIsCountedAsItWas(t *testing.T) {
+	log := audittest.NewLog(t)
+	ev := denial("a", "x")
+	ev.Detail = map[string]string{"port": "443"}
+	for range 105 {
+		require.NoError(t, log.Append(ctx, ev))
+	}
+	reason := ev.Decision.Reason
+	ev.Detail["port"], ev.Decision.Reason = "another", "another"
+	require.NoError(t, log.Close())
+	all := log.Records()
+	counted := all[len(all)-1].Event
+	assert.Equal(t, "5", counted.Detail["repeated"])
+	assert.Equal(t, "443", counted.Detail["port"])
+	assert.Equal(t, reason, counted.Decision.Reason)
+}
+
 // Close writes the counts down.
 func TestFloodAndClose(t *testing.T) {
 	log := audittest.NewLog(t)
