@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -120,7 +119,5 @@ func printAnchored(out io.Writer, rep audit.VerifyReport, name string, counts er
 	if counts != nil {
 		v.Note = counts.Error()
 	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return writeIndented(out, v)
 }

@@ -61,9 +61,17 @@ func TestLogInADatabase(t *testing.T) {
 	done := make(chan int)
 	follow, stop := context.WithCancel(ctx)
 	go func() { done <- run(follow, []string{"tail", "-n", "1", "-f", name}, &followed, &failed) }()
+	connections := func() (n int) {
+		require.NoError(t, pool.QueryRow(ctx, `select count(*) from pg_stat_activity where backend_type = 'client backend'`).Scan(&n))
+		return n
+	}
 	require.Eventually(t, func() bool { return strings.Contains(followed.String(), "second") }, 10*time.Second, 10*time.Millisecond)
-	record("third")
-	require.Eventually(t, func() bool { return strings.Contains(followed.String(), "third") }, 10*time.Second, 10*time.Millisecond)
+	before := connections()
+	for _, action := range []string{"third", "fourth", "fifth", "sixth"} {
+		record(action)
+		require.Eventually(t, func() bool { return strings.Contains(followed.String(), action) }, 10*time.Second, 10*time.Millisecond)
+	}
+	assert.LessOrEqual(t, connections(), before+2, "it is the same database each time")
 	stop()
 	assert.Equal(t, exitOK, <-done, failed.String())
 	require.NoError(t, log.Close())

@@ -3,13 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -51,8 +49,7 @@ func (o *office) do(dir string, f func(log *audit.Log, by audit.Change) error) e
 	}
 	// Opening would make what is missing, and then there would be nothing to do.
 	values := valuesOf(dir, o.values)
-	names, err := filepath.Glob(filepath.Join(dir, "audit.v1.*.jsonl"))
-	if err != nil || len(names) == 0 {
+	if len(segmentsIn(os.DirFS(dir))) == 0 {
 		return fmt.Errorf("there is no log in %s", dir)
 	}
 	if st, err := os.Stat(values); err != nil || !st.IsDir() {
@@ -71,7 +68,7 @@ func (o *office) do(dir string, f func(log *audit.Log, by audit.Change) error) e
 
 func (o *office) print(out io.Writer, e audit.Erased) error {
 	if o.asJSON {
-		return json.NewEncoder(out).Encode(e)
+		return writeJSON(out, e)
 	}
 	_, err := fmt.Fprintf(out, "destroyed: the arguments of %d records, %d data keys\n", e.Values, e.Keys)
 	if err == nil && e.Held > 0 {
@@ -133,7 +130,7 @@ func rekeyCommand() command {
 	o.register(fs)
 	kek := fs.String("kek", "", "the file of the key-encryption key, instead of LOG.kek")
 	return command{flags: fs, run: func(ctx context.Context, dir string, out io.Writer) error {
-		file := cmp.Or(*kek, dir+".kek")
+		file := cmp.Or(*kek, beside(dir, ".kek"))
 		if _, err := audit.LoadKEK(file); err != nil {
 			return err
 		}
@@ -144,7 +141,7 @@ func rekeyCommand() command {
 				return err
 			}
 			if o.asJSON {
-				return json.NewEncoder(out).Encode(map[string]int{"keys": n})
+				return writeJSON(out, map[string]int{"keys": n})
 			}
 			_, err = fmt.Fprintf(out, "wrapped anew: %d data keys; %s holds the new key and no other\n", n, file)
 			return err
@@ -176,7 +173,7 @@ func pruneCommand() command {
 			}
 			p.Values, p.Keys, p.Held = p.Values+e.Values, p.Keys+e.Keys, e.Held
 			if o.asJSON {
-				return json.NewEncoder(out).Encode(p)
+				return writeJSON(out, p)
 			}
 			fmt.Fprintf(out, "removed:   %d records in %d files\n", p.Records, p.Segments)
 			return o.print(out, p.Erased)
@@ -215,7 +212,7 @@ func holdCommand(release bool) command {
 				return err
 			}
 			if o.asJSON {
-				return json.NewEncoder(out).Encode(holds)
+				return writeJSON(out, holds)
 			}
 			_, err = fmt.Fprintf(out, "holds in force: %d\n", len(holds))
 			return err

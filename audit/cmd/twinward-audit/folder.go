@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -72,4 +73,26 @@ func homeOf(log string) string {
 		return log
 	}
 	return dirs[len(dirs)-1]
+}
+
+// beside is what lies beside the log's own folder, such as LOG.values, where its
+// host puts it.
+func beside(log, suffix string) string {
+	home := homeOf(log)
+	if abs, err := filepath.Abs(home); err == nil && !inDatabase(log) {
+		home = abs
+	}
+	return home + suffix
+}
+
+// segmentsIn are the names of a log's files in a folder, in order.
+func segmentsIn(folder fs.FS) []string {
+	entries, _ := fs.ReadDir(folder, ".") // where nothing can be read there is no log
+	var names []string
+	for _, e := range entries {
+		if ok, _ := path.Match("audit.v1.*.jsonl", e.Name()); ok {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
 var ctx = context.Background()
@@ -236,4 +237,52 @@ func TestAnchorCommand(t *testing.T) {
 	assert.Equal(t, after, still)
 	code, _, _ = cli("anchor", "-key", s.key, s.dir)
 	assert.Equal(t, 2, code)
+}
+
+// JSON on a terminal does not drive it either: an agent chose the name of this
+// action.
+func TestJSONShowsWhatIsHidden(t *testing.T) {
+	s := newStage(t)
+	for _, args := range [][]string{{"report", "-json", "-key", s.key, s.dir}, {"verify", "-json", "-key", s.key, s.dir}} {
+		code, out, errs := cli(args...)
+		require.Equal(t, exitOK, code, errs)
+		assert.True(t, json.Valid([]byte(out)))
+		assert.Equal(t, -1, strings.IndexFunc(strings.ReplaceAll(out, "\n", ""), visible.Hidden), args[0])
+		assert.Equal(t, args[0] == "report", strings.Contains(out, `slack__dms\u001b[2J\u202e`))
+	}
+}
+
+// Between the words of JSON there may be more than blanks: none of that gets to a
+// terminal.
+func TestBlanksThatAreNone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	log, err := audit.Open(dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, log.Close())
+	name := filepath.Join(dir, audit.SegmentName(1))
+	text, err := os.ReadFile(name)
+	require.NoError(t, err)
+	head, _, _ := strings.Cut(string(text), "\n")
+	forged := head + "\n" + `{"seq":1,"time":"2026-11-28T09:00:00.000000000Z",` + "\r\t" + `"event":{"kind":"probe","door":"","action":"a","resource":""}}` + "\n"
+	require.NoError(t, os.WriteFile(name, []byte(forged), 0o600))
+	for _, args := range [][]string{{"show", "-json", dir}, {"tail", "-json", dir}, {"export", "-format", "ndjson", dir}, {"export", "-format", "otlp", dir}, {"export", "-subject", "agent=x", dir}} {
+		code, out, errs := cli(args...)
+		require.Equal(t, exitOK, code, errs)
+		assert.Equal(t, -1, strings.IndexFunc(strings.TrimSuffix(out, "\n"), visible.Hidden), "%s: %q", args[:2], out)
+	}
+}
+
+// A file that is too large is said to be, and not read in part.
+func TestFilesThatAreTooLarge(t *testing.T) {
+	s := newStage(t)
+	large := filepath.Join(s.base, "large")
+	phrases := `{"a": {"one": "x"}}` + strings.Repeat(" ", 1<<20)
+	for _, c := range []struct {
+		size, code int
+	}{{1 << 20, exitOK}, {1<<20 + 1, exitUsage}} {
+		require.NoError(t, os.WriteFile(large, []byte(phrases[:c.size]), 0o600))
+		code, _, errs := cli("report", "-json", "-key", s.key, "-phrases", large, s.dir)
+		assert.Equal(t, c.code, code, errs)
+		assert.Equal(t, c.code == exitUsage, strings.Contains(errs, "larger than 1048576 bytes"), errs)
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -74,4 +75,39 @@ func TestPruneRecords(t *testing.T) {
 	// Deleted is not pruned.
 	require.NoError(t, os.Remove(filepath.Join(dir, audit.SegmentName(p.Segments+1))))
 	assert.Contains(t, run(exitFailed, "verify", "-key", key, dir), "changed")
+}
+
+// What is left of pruned records is in a file whose name comes after all others.
+func TestTailFollowsAPrunedLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log[7]") // no pattern
+	now := time.Now().Add(-400 * 24 * time.Hour)
+	log, err := audit.Open(dir, &audit.Options{SegmentSize: 2000, Clock: func() time.Time { return now }})
+	require.NoError(t, err)
+	record := func(action string, n int) {
+		for range n {
+			require.NoError(t, log.Append(ctx, audit.Event{Kind: audit.KindProbe, Action: action}))
+		}
+	}
+	record("old", 20)
+	now = time.Now()
+	record("new", 1)
+	by := audit.Change{By: "dpo", Reason: "T-1"}
+	p, err := log.PruneRecords(ctx, audit.Retention{Quiet: 400 * 24 * time.Hour}, by)
+	require.NoError(t, err)
+	require.Positive(t, p.Segments)
+
+	follow, stop := context.WithCancel(ctx)
+	var out, errs safe
+	code := make(chan int)
+	go func() { code <- run(follow, []string{"tail", "-f", "-n", "1", "-action", "new", dir}, &out, &errs) }()
+	lines := func(n int) func() bool { return func() bool { return strings.Count(out.String(), "\n") == n } }
+	require.Eventually(t, lines(1), 30*time.Second, 10*time.Millisecond)
+	record("new", 1)
+	require.Eventually(t, lines(2), 30*time.Second, 10*time.Millisecond, "%s%s", &out, &errs)
+	stop()
+	assert.Equal(t, exitOK, <-code, errs.String())
+	require.NoError(t, log.Close())
+	code1, out1, errs1 := cli("hold", "-by", "olga", "-reason", "T-2", "-matter", "m", dir)
+	require.Equal(t, exitOK, code1, errs1)
+	assert.Contains(t, out1, "holds in force: 1")
 }

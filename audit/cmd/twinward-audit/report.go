@@ -69,11 +69,7 @@ func reportCommand() command {
 		}
 		write := s.HTML
 		if *asJSON {
-			write = func(w io.Writer) error {
-				enc := json.NewEncoder(w)
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
-			}
+			write = func(w io.Writer) error { return writeIndented(w, s) }
 		}
 		return writeTo(*name, out, write)
 	}}

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
+	"iter"
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
@@ -33,8 +31,9 @@ func tailCommand() command {
 		if *n < 0 || *n > 1_000_000 {
 			return fmt.Errorf("%w: -n is from 0 to 1000000", errUsage)
 		}
-		before := stateOf(ctx, dir)
-		last, err := printLast(ctx, sel, dir, *n, out, *asJSON)
+		folder := folderOf(ctx, dir)
+		before := stateOf(dir, folder)
+		last, err := printLast(out, sel.records(ctx, folder, audit.Scan), *n, *asJSON)
 		if err != nil || !*follow {
 			return err
 		}
@@ -46,13 +45,13 @@ func tailCommand() command {
 				return nil // interrupted, as it is meant to be
 			case <-tick.C:
 			}
-			now := stateOf(ctx, dir)
+			now := stateOf(dir, folder)
 			if now == before {
 				continue
 			}
 			before = now
 			// An outcome is selected with its call, so calls from before count.
-			for r, err := range sel.records(ctx, folderOf(ctx, dir), audit.Scan) {
+			for r, err := range sel.records(ctx, folder, audit.Scan) {
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -72,11 +71,11 @@ func tailCommand() command {
 }
 
 // printLast prints the last n records, and returns the number of the last.
-func printLast(ctx context.Context, sel selection, dir string, n int, out io.Writer, asJSON bool) (uint64, error) {
+func printLast(out io.Writer, records iter.Seq2[audit.Record, error], n int, asJSON bool) (uint64, error) {
 	var ring []audit.Record
 	var last uint64
 	seen := 0
-	for r, err := range sel.records(ctx, folderOf(ctx, dir), audit.Scan) {
+	for r, err := range records {
 		if err != nil {
 			return last, err
 		}
@@ -108,36 +107,29 @@ type state struct {
 	end     int64
 }
 
-func stateOf(ctx context.Context, dir string) state {
-	if inDatabase(dir) {
-		list, err := fs.ReadDir(folderOf(ctx, dir), ".")
-		if err != nil || len(list) == 0 {
-			return state{}
-		}
-		last := list[len(list)-1]
-		st, err := last.Info()
-		if err != nil {
-			return state{}
-		}
-		return state{last.Name(), st.Size()}
-	}
-	names, _ := filepath.Glob(filepath.Join(homeOf(dir), "*.jsonl"))
+func stateOf(dir string, folder fs.FS) state {
+	names := segmentsIn(folder)
 	if len(names) == 0 {
 		return state{}
 	}
-	last := slices.Max(names)
-	f, err := os.Open(last)
+	last := names[len(names)-1]
+	f, err := folder.Open(last)
 	if err != nil {
 		return state{}
 	}
 	defer f.Close()
-	end, err := f.Seek(0, io.SeekEnd)
+	st, err := f.Stat()
 	if err != nil {
 		return state{}
 	}
+	end := st.Size()
+	r, ok := f.(io.ReaderAt)
+	if !ok || inDatabase(dir) { // where nothing is allocated
+		return state{last, end}
+	}
 	for buf := make([]byte, 64<<10); end > 0; {
 		n := min(end, int64(len(buf)))
-		if _, err := f.ReadAt(buf[:n], end-n); err != nil {
+		if _, err := r.ReadAt(buf[:n], end-n); err != nil {
 			return state{} // it was cut meanwhile
 		}
 		if kept := len(bytes.TrimRight(buf[:n], "\x00")); kept > 0 {

@@ -38,13 +38,7 @@ func (r *reading) open(ctx context.Context, log string) (*audit.Values, error) {
 }
 
 // valuesOf is the folder of a log's values.
-func valuesOf(log, dir string) string {
-	log = homeOf(log)
-	for len(log) > 1 && os.IsPathSeparator(log[len(log)-1]) {
-		log = log[:len(log)-1]
-	}
-	return cmp.Or(dir, log+".values")
-}
+func valuesOf(log, dir string) string { return cmp.Or(dir, beside(log, ".values")) }
 
 // A known is a record with its arguments, as far as they are known.
 type known struct {
@@ -145,9 +139,7 @@ func valuesCommand() command {
 			return err
 		}
 		if *asJSON {
-			enc := json.NewEncoder(out)
-			enc.SetIndent("", "  ")
-			return enc.Encode(rep)
+			return writeIndented(out, rep)
 		}
 		word := "readable"
 		if kek == nil {
@@ -204,7 +196,7 @@ func discloseCommand() command {
 		if err := audit.VerifyDisclosure(d, p.Record); err != nil {
 			return err
 		}
-		return json.NewEncoder(out).Encode(d)
+		return writeJSON(out, d)
 	}}
 }
 
@@ -227,9 +219,17 @@ func printDisclosure(out io.Writer, name string, record []byte) error {
 	if err != nil {
 		return err
 	}
-	what := "its arguments were"
+	var r audit.Record
+	if err := json.Unmarshal(record, &r); err != nil {
+		return err
+	}
+	kept, was := "arguments", "were"
+	if r.Outcome != nil {
+		kept, was = "result", "was"
+	}
+	what := "its " + kept + " " + was
 	if len(d.Fields) > 0 {
-		what = fmt.Sprintf("the field %q of its arguments was", visible.Text(d.Field))
+		what = fmt.Sprintf("the field %q of its %s was", visible.Text(d.Field), kept)
 	}
 	value := visible.Text(string(d.Value))
 	if !json.Valid(d.Value) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -61,13 +60,17 @@ func readKey(key string) (string, error) {
 // readSmall reads a file of at most 1 MiB.
 func readSmall(name string) (string, error) { return readUpTo(name, 1<<20) }
 
+// readUpTo reads a file, which is not read in part if it is larger.
 func readUpTo(name string, limit int64) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		return "", fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
 	return string(b), err
 }
 
@@ -86,7 +89,7 @@ func verifyCommand() command {
 		opts.Progress = far.verifying()
 		rep, err := audit.Verify(ctx, folderOf(ctx, dir), opts)
 		if *asJSON {
-			return printJSON(out, rep, err)
+			return printVerdict(out, rep, err)
 		}
 		if err != nil {
 			return err
@@ -96,8 +99,8 @@ func verifyCommand() command {
 	}}
 }
 
-// printJSON prints the report with the verdict, and returns the verdict.
-func printJSON(out io.Writer, rep audit.VerifyReport, verdict error) error {
+// printVerdict prints the report with the verdict as JSON, and returns the verdict.
+func printVerdict(out io.Writer, rep audit.VerifyReport, verdict error) error {
 	v := struct {
 		Verified bool   `json:"verified"`
 		Error    string `json:"error,omitempty"`
@@ -106,9 +109,7 @@ func printJSON(out io.Writer, rep audit.VerifyReport, verdict error) error {
 	if verdict != nil {
 		v.Error = verdict.Error()
 	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
+	if err := writeIndented(out, v); err != nil {
 		return err
 	}
 	return verdict

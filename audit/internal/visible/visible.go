@@ -43,10 +43,11 @@ func Escape(b *strings.Builder, r rune) {
 
 // JSON returns JSON text with what encoding/json leaves as it is, and [Hidden]
 // reports, as escapes: DEL, the C1 controls, which some terminals obey, and
-// marks that reorder or hide text. The text means the same.
+// marks that reorder or hide text. Control characters between its words, where
+// JSON allows some, become blanks. The text means the same, and is one line.
 func JSON(enc []byte) []byte {
 	i := 0
-	for i < len(enc) && enc[i] < 0x7f {
+	for i < len(enc) && enc[i]-' ' < 0x7f-' ' { // neither a control character nor more than ASCII
 		i++
 	}
 	if i == len(enc) {
@@ -58,6 +59,8 @@ func JSON(enc []byte) []byte {
 	for i < len(enc) {
 		r, n := utf8.DecodeRune(enc[i:])
 		switch {
+		case r < ' ': // not in a string
+			out.WriteByte(' ')
 		case Hidden(r):
 			Escape(&out, r)
 		case r == utf8.RuneError && n == 1: // not UTF-8, which readers of JSON take for this

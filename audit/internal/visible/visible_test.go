@@ -25,10 +25,12 @@ func TestText(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	for in, want := range map[string]string{
-		`{"a":"b"}`:            `{"a":"b"}`,
-		"\"\x7f\u0085\u202e\"": `"\u007f\u0085\u202e"`,
-		`"Grüße 你好 🙂"`:         `"Grüße 你好 🙂"`,
-		"\"\U000e0041\"":       `"\udb40\udc41"`,
+		`{"a":"b"}`:               `{"a":"b"}`,
+		"\"\x7f\u0085\u202e\"":    `"\u007f\u0085\u202e"`,
+		`"Grüße 你好 🙂"`:            `"Grüße 你好 🙂"`,
+		"\"\U000e0041\"":          `"\udb40\udc41"`,
+		"{\"a\":1,\r\t\"b\":\n2}": `{"a":1,  "b": 2}`,
+		"[\"é\",\r\"\u202e\"]":    `["é", "\u202e"]`,
 	} {
 		assert.Equal(t, want, string(JSON([]byte(in))))
 		assert.JSONEq(t, in, want)
