@@ -17,8 +17,9 @@ import (
 // Think of a reader with a bookmark in a book that is still being written. The
 // log itself is the queue: a sink that is slow or down costs no memory, holds up
 // nobody, and goes on where it stopped. What it gets is durable, in order and
-// without gaps, but may come more than once: a record's number ([Record.Seq])
-// together with the log's origin tells which are the same.
+// without gaps but for records that were pruned before it came ([Log.PruneRecords]).
+// It may come more than once: a record's number ([Record.Seq]) together with the
+// log's origin tells which are the same.
 type Sink interface {
 	// Send returns nil once the records are kept. After an error, or a panic, the
 	// same records come again, with or without some that follow them; the log never

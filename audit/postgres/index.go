@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -25,13 +26,14 @@ import (
 type Index struct {
 	pool   *pgxpool.Pool
 	origin string
+	told   atomic.Uint64 // the position that it said last, or sent since
 }
 
 var _ audit.PositionSink = (*Index)(nil)
 
 // NewIndex returns the index of the log with this name. It begins with the log's
-// first record.
-func NewIndex(pool *pgxpool.Pool, origin string) *Index { return &Index{pool, origin} }
+// first record, or with what is left of those that were pruned.
+func NewIndex(pool *pgxpool.Pool, origin string) *Index { return &Index{pool: pool, origin: origin} }
 
 // Position implements [audit.PositionSink].
 func (x *Index) Position(ctx context.Context) (uint64, error) {
@@ -40,6 +42,7 @@ func (x *Index) Position(ctx context.Context) (uint64, error) {
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return 0, fmt.Errorf("audit/postgres: index: %w", err)
 	}
+	x.told.Store(uint64(seq))
 	return uint64(seq), nil
 }
 
@@ -62,8 +65,10 @@ func (x *Index) Rebuild(ctx context.Context) error {
 // columns are those of twinward_audit_record, as row fills them.
 var columns = []string{"log", "seq", "time", "kind", "door", "agent", "person", "action", "resource", "decision", "effect", "reason", "call", "status", "record"}
 
-// Send implements [audit.Sink]. Records and position change together.
+// Send implements [audit.Sink]. Records and position change together. Numbers that
+// are left out between records are those of pruned ones.
 func (x *Index) Send(ctx context.Context, records []audit.Record) error {
+	last := records[len(records)-1].Seq
 	err := pgx.BeginFunc(ctx, x.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `insert into twinward_audit_indexed values ($1, 0) on conflict do nothing`, x.origin); err != nil {
 			return err
@@ -72,14 +77,14 @@ func (x *Index) Send(ctx context.Context, records []audit.Record) error {
 		if err := tx.QueryRow(ctx, `select seq from twinward_audit_indexed where log = $1 for update`, x.origin).Scan(&have); err != nil {
 			return err
 		}
+		if told := x.told.Load(); uint64(have) < told {
+			return fmt.Errorf("it has records up to %d, and had %d: it was emptied", have, told) // its position is asked for again
+		}
 		for len(records) > 0 && records[0].Seq <= uint64(have) {
 			records = records[1:]
 		}
 		if len(records) == 0 {
 			return nil
-		}
-		if records[0].Seq != uint64(have)+1 {
-			return fmt.Errorf("it has records up to %d and was given %d", have, records[0].Seq) // it was emptied: its position is asked for again
 		}
 		_, err := tx.CopyFrom(ctx, pgx.Identifier{"twinward_audit_record"}, columns, pgx.CopyFromSlice(len(records), func(i int) ([]any, error) {
 			return x.row(records[i])
@@ -87,12 +92,13 @@ func (x *Index) Send(ctx context.Context, records []audit.Record) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `update twinward_audit_indexed set seq = $2 where log = $1`, x.origin, records[len(records)-1].Seq)
+		_, err = tx.Exec(ctx, `update twinward_audit_indexed set seq = $2 where log = $1`, x.origin, last)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("audit/postgres: index: %w", err)
 	}
+	x.told.Store(last)
 	return nil
 }
 

@@ -66,6 +66,7 @@ func TestPostgreSQL(t *testing.T) {
 		{"MigrateFromEachVersion", testMigrateFromEachVersion},
 		{"Hashes", testHashes},
 		{"Index", testIndex},
+		{"IndexOfAPrunedLog", testIndexOfAPrunedLog},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			db := database{server, fmt.Sprint("db", i)}
@@ -519,35 +520,4 @@ func testMigrate(t *testing.T, server database, pool *pgxpool.Pool) {
 	_, err = postgres.Open(t.Context(), pool, origin, nil)
 	require.ErrorIs(t, err, postgres.ErrSchema)
 	assert.ErrorContains(t, err, "they have version 99")
-}
-
-// The index has each record once, whatever happens, and can be made anew.
-func testIndex(t *testing.T, server database, pool *pgxpool.Pool) {
-	index := postgres.NewIndex(pool, origin)
-	log, err := audit.Open(t.TempDir()+"/log", &audit.Options{Origin: origin, Sinks: []audit.Feed{{Sink: index, Batch: 7, Retry: 1}}})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = log.Close() })
-	caughtUp := func() bool { return log.Sinks()[0].Lag == 0 }
-	count := func(where string) (n int) {
-		require.NoError(t, pool.QueryRow(t.Context(), `select count(*) from twinward_audit_record where `+where).Scan(&n))
-		return n
-	}
-	fill(t, log, 50)
-	require.NoError(t, log.Append(t.Context(), denial("a\x00b")))
-	server.Kill()
-	fill(t, log, 50)
-	server.Run()
-	require.Eventually(t, caughtUp, time.Minute, time.Millisecond)
-	assert.Equal(t, 201, count("log = '"+origin+"'"))
-	assert.Equal(t, 1, count("kind = 'denial' and effect = 'deny' and reason = 'unknown' and action = E'a\\ufffdb'"))
-	assert.Equal(t, 100, count("kind = 'intent' and agent = 'standup' and person = 'ann' and record->'intent'->>'door' = 'tool'"))
-	assert.Equal(t, 100, count("status = 'ok' and call in (select seq from twinward_audit_record where kind = 'intent')"))
-
-	require.NoError(t, index.Rebuild(t.Context()))
-	assert.Zero(t, count("true"))
-	fill(t, log, 1) // it is asked for its position again
-	require.Eventually(t, func() bool { return caughtUp() && count("true") == 203 }, time.Minute, time.Millisecond)
-	require.NoError(t, index.Send(t.Context(), []audit.Record{{Seq: 203, Outcome: &audit.Outcome{}}}), "what it has")
-	assert.Error(t, index.Send(t.Context(), []audit.Record{{Seq: 300, Outcome: &audit.Outcome{}}}))
-	assert.Equal(t, 203, count("true"))
 }
