@@ -2,6 +2,7 @@ package export
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"iter"
 	"net/url"
@@ -42,21 +43,20 @@ func writeCloudEvents(w io.Writer, records iter.Seq2[audit.Record, error], o Opt
 			Subject: r.Actor().Agent,
 		}
 		// Fixed width, so that the sequence extension sorts as text.
-		ce.Sequence = pad(r.Seq)
+		ce.Sequence = fmt.Sprintf("%020d", r.Seq)
+		trace := ""
 		switch {
 		case r.Intent != nil:
-			ce.Type, ce.TraceParent = "dev.twinward.audit.intent", r.Intent.Trace
+			ce.Type, trace = "dev.twinward.audit.intent", r.Intent.Trace
 		case r.Event != nil:
-			ce.Type, ce.TraceParent = "dev.twinward.audit."+string(r.Event.Kind), r.Event.Trace
+			ce.Type, trace = "dev.twinward.audit."+string(r.Event.Kind), r.Event.Trace
+		}
+		if t, ok := audit.ParseTrace(trace); ok { // the extension has no other
+			ce.TraceParent = string(t)
 		}
 		if err := writeLine(w, ce); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func pad(n uint64) string {
-	s := strconv.FormatUint(n, 10)
-	return "00000000000000000000"[len(s):] + s
 }

@@ -68,6 +68,9 @@ func Write(w io.Writer, f Format, records iter.Seq2[audit.Record, error], opts *
 	}
 	o.Origin = cmp.Or(o.Origin, "audit")
 	o.OCSFVersion = cmp.Or(o.OCSFVersion, OCSF18)
+	if f == OCSF && o.OCSFVersion != OCSF18 && o.OCSFVersion != OCSF19 {
+		return fmt.Errorf("%w: version %q of OCSF: want %s or %s", ErrFormat, o.OCSFVersion, OCSF18, OCSF19)
+	}
 	bw := bufio.NewWriterSize(w, 64<<10)
 	var err error
 	switch f {

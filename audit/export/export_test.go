@@ -36,8 +36,8 @@ func everything(t testing.TB, s string) *audittest.Log {
 	allow := audit.Decision{ID: s, Effect: audit.Allow, Policies: pol, PolicyHash: s, Approval: &audit.Approval{ID: s, By: s}}
 	deny := audit.Decision{ID: s, Effect: audit.Deny, Policies: pol, PolicyHash: s, Reason: s}
 	intents := []audit.Intent{
-		{Door: audit.DoorTool, Action: "github__list_prs", Resource: `Tool::"github__list_prs"`, ToolPin: s, Credential: &audit.CredentialUse{Name: s, Decision: allow}, Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
-		{Door: audit.DoorTool, Action: "read_resource", Resource: s},
+		{Door: audit.DoorTool, Action: "github__list_prs", Resource: `Tool::"github__list_prs"`, ToolPin: s, Class: audit.ClassRead, Credential: &audit.CredentialUse{Name: s, Decision: allow}, Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+		{Door: audit.DoorTool, Action: "read_resource", Resource: s, Trace: s},
 		{Door: audit.DoorModel, Action: "invoke_model", Resource: `Model::"acme/small"`},
 		{Door: audit.DoorCompute, Action: "connect", Resource: `Host::"a.example"`},
 		{Door: s, Action: s, Resource: s},
@@ -138,7 +138,8 @@ func TestOCSFIsAsTheSchemaSays(t *testing.T) {
 		}
 		assert.EqualValues(t, 4, byMessage["denied: x on x"]["severity_id"], "the policy's own")
 		assert.EqualValues(t, 2, byMessage["denied: x on x"]["disposition_id"])
-		assert.EqualValues(t, 2, byMessage["failed: read_resource on x"]["activity_id"])
+		assert.EqualValues(t, 2, byMessage["failed: read_resource on x"]["activity_id"], "its action says that it reads")
+		assert.EqualValues(t, 2, first["activity_id"], "its class says so")
 		assert.EqualValues(t, 0, byMessage["open: x on x"]["status_id"])
 		assert.Equal(t, map[string]any{"ai_provider": "acme", "name": "x"}, byMessage[`ok: invoke_model on Model::"acme/small"`]["ai_model"])
 		assert.Equal(t, map[string]any{"app_name": "host"}, byMessage["denied: request on x"]["actor"])
@@ -191,6 +192,8 @@ func TestCloudEvents(t *testing.T) {
 		require.NoError(t, err)
 		assert.JSONEq(t, string(line), string(data))
 	}
+	assert.Equal(t, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", list[0]["traceparent"])
+	assert.NotContains(t, list[2], "traceparent", "x is none")
 	assert.Equal(t, "dev.twinward.audit.intent", list[0]["type"])
 	assert.Equal(t, "dev.twinward.audit.outcome", list[1]["type"])
 	assert.Equal(t, "dev.twinward.audit.denial", list[9]["type"])
@@ -261,7 +264,9 @@ func TestErrors(t *testing.T) {
 		assert.ErrorIs(t, export.Write(failing{}, f, everything(t, "x").Query(ctx, audit.Filter{}), nil), io.ErrShortWrite)
 	}
 	assert.ErrorIs(t, export.Write(io.Discard, "xml", recs, nil), export.ErrFormat)
-	assert.ErrorIs(t, export.Write(io.Discard, export.OCSF, recs, &export.Options{OCSFVersion: "0.9"}), export.ErrFormat)
+	err := export.Write(io.Discard, export.OCSF, recs, &export.Options{OCSFVersion: "0.9"})
+	assert.ErrorIs(t, err, export.ErrFormat)
+	assert.ErrorContains(t, err, `"0.9"`)
 	orphan := func(yield func(audit.Record, error) bool) {
 		yield(audit.Record{Seq: 9, Call: 3, Outcome: &audit.Outcome{Status: audit.StatusOK}}, nil)
 	}

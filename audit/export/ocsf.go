@@ -32,9 +32,6 @@ const (
 )
 
 func writeOCSF(w io.Writer, records iter.Seq2[audit.Record, error], o Options) error {
-	if o.OCSFVersion != OCSF18 && o.OCSFVersion != OCSF19 {
-		return ErrFormat
-	}
 	for a, err := range acts(records) {
 		if err != nil {
 			return err
@@ -115,10 +112,9 @@ func (a act) ocsf(o Options) (*ocsfEvent, error) {
 	return e, nil
 }
 
-// reads reports whether an act only reads, where its action alone says so. Of a
-// tool's action it is not known: what it does is in the catalogue.
+// reads reports whether an act only reads, as its class or its action says.
 func (a act) reads(action string) bool {
-	if a.Event != nil && a.Event.Kind == audit.KindList {
+	if a.Intent != nil && a.Intent.Class == audit.ClassRead || a.Event != nil && a.Event.Kind == audit.KindList {
 		return true
 	}
 	switch action {

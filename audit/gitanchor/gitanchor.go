@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -226,7 +227,7 @@ func (a *Anchor) file(ctx context.Context, commit string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(size) > len("65536") || len(size) == len("65536") && size > fmt.Sprint(maxFile) {
+	if n, err := strconv.Atoi(size); err != nil || n > maxFile {
 		return nil, fmt.Errorf("%w: the file %s has %s bytes", audit.ErrAnchor, File, size)
 	}
 	return a.run(ctx, nil, "cat-file", "blob", commit+":"+File)

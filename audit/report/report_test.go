@@ -6,10 +6,16 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"html"
 	"iter"
+	"math"
 	"os"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -277,4 +283,43 @@ func TestRemovedRecordsAreNamed(t *testing.T) {
 		Pruned: &audit.Pruned{Records: 4, Kept: 1, Record: 8, Time: monday, Change: audit.Change{By: "olga", Reason: "half a year <b>"}}}
 	assert.Contains(t, section(page(t, sampleLog(t), &report.Options{Verified: &rep}), "integrity"),
 		"Removed on record records 1 to 4 but for 1 administrative acts, by olga on 2026-11-16 08:00:00.000 UTC for half a year &lt;b&gt; (record 8)")
+}
+
+// The auditor reads in words what each guard refuses.
+func TestEveryGuardHasWords(t *testing.T) {
+	files, err := filepath.Glob("../*.go")
+	require.NoError(t, err)
+	guards := 0
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		require.NoError(t, err)
+		ast.Inspect(f, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || !strings.HasPrefix(spec.Names[0].Name, "Guard") {
+				return true
+			}
+			guards++
+			guard, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			require.NoError(t, err)
+			assert.Contains(t, report.Cause(audit.Refusal("d", guard)), "refused: ", guard)
+			return true
+		})
+	}
+	assert.Greater(t, guards, 50)
+}
+
+// A provider may say that it counted any number of tokens.
+func TestCountsThatOthersTold(t *testing.T) {
+	log := audittest.NewLog(t)
+	for _, n := range []int64{math.MaxInt64, 5, math.MinInt64} {
+		c, err := log.Begin(ctx, audit.Intent{Door: audit.DoorModel, Action: "invoke_model", Actor: audit.Actor{Agent: "a"}, Decision: allowed("p")})
+		require.NoError(t, err)
+		u := &audit.Usage{Model: "m", Input: n, Output: n, CacheRead: n, CacheWrite: n, Reasoning: n, Cost: n, Charged: n, Final: true}
+		require.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK, Bytes: n, Usage: u}))
+	}
+	s, err := report.Summarise(log.Query(ctx, audit.Filter{}), nil)
+	require.NoError(t, err)
+	const most = math.MaxInt64
+	assert.Equal(t, report.ModelUse{Model: "m", Agent: "a", Calls: 3, Input: most, Output: most, CacheRead: most, CacheWrite: most, Reasoning: most, Cost: most, Charged: most}, s.Models[0])
+	assert.EqualValues(t, most, s.Agents[0].Operations[0].Bytes)
 }

@@ -291,7 +291,7 @@ func (c *collector) outcome(r merged, out *audit.Outcome) {
 	if p.op.count(status, 1, p.ref) {
 		c.cite(p.row)
 	}
-	p.op.Bytes += max(out.Bytes, 0)
+	sum(&p.op.Bytes, out.Bytes)
 	if p.cred != nil && out.CredentialVersion != 0 {
 		p.cred.Versions.add(strconv.FormatUint(out.CredentialVersion, 10))
 	}
@@ -301,20 +301,21 @@ func (c *collector) outcome(r merged, out *audit.Outcome) {
 		if !u.Final {
 			m.Partial++
 		}
-		m.Input += u.Input
-		m.Output += u.Output
-		m.CacheRead += u.CacheRead
-		m.CacheWrite += u.CacheWrite
-		m.Reasoning += u.Reasoning
+		sum(&m.Input, u.Input)
+		sum(&m.Output, u.Output)
+		sum(&m.CacheRead, u.CacheRead)
+		sum(&m.CacheWrite, u.CacheWrite)
+		sum(&m.Reasoning, u.Reasoning)
 		charged := cmp.Or(u.Charged, u.Cost)
-		for _, sum := range []struct {
-			of *int64
-			n  int64
-		}{{&m.Cost, u.Cost}, {&m.Charged, charged}, {&p.agent.Cost, u.Cost}, {&p.agent.Charged, charged}} {
-			*sum.of += min(max(sum.n, 0), math.MaxInt64-*sum.of)
-		}
+		sum(&m.Cost, u.Cost)
+		sum(&m.Charged, charged)
+		sum(&p.agent.Cost, u.Cost)
+		sum(&p.agent.Charged, charged)
 	}
 }
+
+// sum adds a count that others told: it is never below 0, and neither is the sum.
+func sum(of *int64, n int64) { *of += min(max(n, 0), math.MaxInt64-*of) }
 
 func (c *collector) event(row Row) {
 	ev, ref := row.Record.Event, row.Ref()
