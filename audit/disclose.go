@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// A Disclosure shows what the arguments or the result in one record were, or one field,
-// to somebody who has the record: [VerifyDisclosure]. Its JSON is what is handed
-// over. It says nothing about any other record, and a field's nothing about the
-// other fields but how many there are.
+// A Disclosure shows what the arguments or the result in one record were, or one
+// field, to somebody who has the record: [VerifyDisclosure]. Its JSON is what is
+// handed over. It says nothing about any other record, and a field's nothing about
+// the other fields but how many there are.
 type Disclosure struct {
 	// Seq is the number of the record.
 	Seq uint64 `json:"seq"`

@@ -210,8 +210,8 @@
 // of zeros, in the last segment, or that segment empty. On the next [Open] such
 // bytes are removed, whole records before them are kept, and an event of
 // [KindGap] records both, in the segment in which these records are, even if that
-// becomes larger than [Options.SegmentSize]. Any other damage is not from a crash, and neither
-// [Open] nor [Verify] accepts it.
+// becomes larger than [Options.SegmentSize]. Any other damage is not from a crash,
+// and neither [Open] nor [Verify] accepts it.
 //
 // After a failed write or sync the log refuses everything ([ErrFailed]): what a
 // disk holds after a failed sync is unknown. Opening it anew finds out.

@@ -44,7 +44,8 @@ type Options struct {
 	AwaitAnchors bool
 	// OnAnchor is told the outcome of each attempt to tell an anchor. It is called
 	// by a goroutine of the anchor's own, or by Checkpoint or Close, and must not
-	// call the log. If it panics, Checkpoint and Close return that as an error. Nil is fine: see [Log.AnchorStates].
+	// call the log. If it panics, Checkpoint and Close return that as an error. Nil is
+	// fine: see [Log.AnchorStates].
 	OnAnchor func(AnchorState)
 	// SegmentSize is the size in bytes at which the log goes on in a new file.
 	// Zero means [DefaultSegmentSize]. A batch is never split, so that a file may

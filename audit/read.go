@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -286,22 +288,20 @@ func (t *liveReader) Read(p []byte) (int, error) {
 // acts that are under way, or that a crash cut off. Give it all records of the
 // log, as from [Scan] with the zero [Filter].
 func OpenCalls(records iter.Seq2[Record, error]) ([]Record, error) {
-	var open openCalls
-	intents := map[uint64]Record{}
+	open := map[uint64]Record{}
 	for r, err := range records {
 		if err != nil {
 			return nil, err
 		}
-		open.see(&r)
 		if r.Intent != nil {
-			intents[r.Seq] = r
+			open[r.Seq] = r
 		} else if r.Outcome != nil {
-			delete(intents, r.Call)
+			delete(open, r.Call)
 		}
 	}
 	var list []Record
-	for _, seq := range open.list() {
-		list = append(list, intents[seq])
+	for _, seq := range slices.Sorted(maps.Keys(open)) {
+		list = append(list, open[seq])
 	}
 	return list, nil
 }

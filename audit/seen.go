@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -118,11 +119,4 @@ func (o *openCalls) see(r *Record) {
 	}
 }
 
-func (o openCalls) list() []uint64 {
-	var list []uint64
-	for seq := range o {
-		list = append(list, seq)
-	}
-	slices.Sort(list)
-	return list
-}
+func (o openCalls) list() []uint64 { return slices.Sorted(maps.Keys(o)) }

@@ -83,11 +83,11 @@ func eachLineOf(dir fs.FS, name string, f func(off int64, n int, line []byte) er
 	return eachLine(r, size, f)
 }
 
-// Reveal returns the arguments of a record, or the result of an outcome, after comparing them with what the
-// record commits to. It fails with [ErrNotKept] if they never were kept, with
-// [ErrGone] if they or their key are not there any more, with [ErrTampered] if
-// they are not what was sealed for this record, and with [ErrKey] if the KEK is
-// missing or not the one that they are under.
+// Reveal returns the arguments of a record, or the result of an outcome, after
+// comparing them with what the record commits to. It fails with [ErrNotKept] if they
+// never were kept, with [ErrGone] if they or their key are not there any more, with
+// [ErrTampered] if they are not what was sealed for this record, and with [ErrKey] if
+// the KEK is missing or not the one that they are under.
 func (v *Values) Reveal(ctx context.Context, r Record) (Disclosure, error) {
 	c := r.Commitment()
 	if !c.kept() {
@@ -159,8 +159,8 @@ func (v *Values) line(c Commitment) (valueLine, error) {
 
 // A ValueReport says what became of the values of a log.
 type ValueReport struct {
-	// Kept is how many records had their arguments or result kept; Readable of these are
-	// there and are what the record commits to (without a KEK: are there).
+	// Kept is how many records had their arguments or result kept; Readable of these
+	// are there and are what the record commits to (without a KEK: are there).
 	Kept     int `json:"kept"`
 	Readable int `json:"readable"`
 	// Erased and Pruned are gone, as the log's events of [KindErasure] say.

@@ -45,9 +45,10 @@ type memoryOp struct {
 }
 
 // FailOn sets a function that is asked before each operation: "write", "sync",
-// "truncate", "create" of a file, "rename", "remove" and "names", the sync of names. An error that
-// it returns is what the operation fails with. A failing write has written half
-// of its bytes, as a full disk does. The function must not use the Memory.
+// "truncate", "create" of a file, "rename", "remove" and "names", the sync of names.
+// An error that it returns is what the operation fails with. A failing write has
+// written half of its bytes, as a full disk does. The function must not use the
+// Memory.
 func (m *Memory) FailOn(f func(op string) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
