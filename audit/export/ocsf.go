@@ -10,6 +10,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/entity"
 )
 
 // Versions of the OCSF schema that the OCSF format can be of. All acts and
@@ -68,7 +69,7 @@ func (a act) ocsf(o Options) (*ocsfEvent, error) {
 		e.ActivityID, e.ActivityName = activityRead, "Read"
 	}
 	e.TypeUID = ocsfClass*100 + e.ActivityID
-	kind, name := entity(resource)
+	kind, name := entity.Split(resource)
 	if name != "" {
 		e.Resources = []ocsfNamed{{Name: name, Type: kind}}
 	}
@@ -242,7 +243,7 @@ func (e *ocsfEvent) end(a act) {
 	if u := out.Usage; u != nil {
 		e.Unmapped["usage"] = u
 		provider := "unknown"
-		if _, name := entity(a.Intent.Resource); strings.Contains(name, "/") {
+		if _, name := entity.Split(a.Intent.Resource); strings.Contains(name, "/") {
 			provider, _, _ = strings.Cut(name, "/")
 		}
 		e.AIModel = &ocsfModel{provider, cmp.Or(u.Model, "unknown")}
@@ -266,15 +267,4 @@ func (a act) attest(origin string) ([]ocsfAttest, error) {
 		})
 	}
 	return list, nil
-}
-
-// entity splits a Cedar entity such as Tool::"github__list_prs".
-func entity(resource string) (kind, name string) {
-	kind, quoted, ok := strings.Cut(resource, `::"`)
-	if ok {
-		if name, err := strconv.Unquote(`"` + quoted); err == nil {
-			return kind, name
-		}
-	}
-	return "", resource
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/entity"
 	"github.com/twinward-dev/twinward/audit/internal/visible"
 )
 
@@ -60,7 +61,7 @@ func (e *Exporter) span(intent, outcome audit.Record) span {
 	s.Attributes = attributes{{recordUID, text(e.uid(intent.Seq))}}
 	s.Attributes.act(intent)
 	s.Attributes.outcome(out)
-	kind, name := entity(in.Resource)
+	kind, name := entity.Split(in.Resource)
 	switch in.Door {
 	case audit.DoorTool:
 		s.Kind, s.Name = kindServer, method(in.Action)
@@ -133,7 +134,7 @@ func (a *attributes) act(r audit.Record) {
 func (a *attributes) what(door, action, resource string) {
 	a.str(attrAction, action)
 	a.str(attrResource, resource)
-	kind, name := entity(resource)
+	kind, name := entity.Split(resource)
 	switch door {
 	case audit.DoorTool:
 		if action == "" || action == audit.ActionRequest {
@@ -188,19 +189,6 @@ func (a *attributes) outcome(out *audit.Outcome) {
 
 // method is the MCP method of an action at the tool door.
 func method(action string) string { return cmp.Or(methods[action], methodCall) }
-
-// entity splits a Cedar entity such as Tool::"github__list_prs".
-func entity(resource string) (kind, name string) {
-	kind, quoted, ok := strings.Cut(resource, "::")
-	if !ok {
-		return "", ""
-	}
-	name, err := strconv.Unquote(quoted)
-	if err != nil {
-		return "", ""
-	}
-	return kind, name
-}
 
 // provider splits the name of a model such as openai/gpt-5.
 func provider(name string) (provider, model string) {

@@ -117,12 +117,12 @@ func (g *register) see(row Row) {
 	case ev.Kind == audit.KindIdentity:
 		owner, has := ev.Detail[audit.DetailOwner]
 		if has { // it says anew who answers for the agent, and with what profile
-			put(g.agents, entity(ev.Resource), registration{owner, ev.Detail[audit.DetailProfile], act})
+			put(g.agents, nameOf(ev.Resource), registration{owner, ev.Detail[audit.DetailProfile], act})
 		}
 	case ev.Kind == audit.KindCredential && ev.Action == audit.ActionRotateCredential:
-		put(g.rotated, entity(ev.Resource), act)
+		put(g.rotated, nameOf(ev.Resource), act)
 	case ev.Kind == audit.KindCredential && ev.Action == "bind_credential":
-		put(g.bound, entity(ev.Resource), act)
+		put(g.bound, nameOf(ev.Resource), act)
 	}
 }
 

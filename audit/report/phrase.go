@@ -101,7 +101,7 @@ func (c *collector) refusals(denials []*Denial) []Sentence {
 			groups[k] = g
 		}
 		g.Count += d.Count
-		g.where.add(entity(d.Resource))
+		g.where.add(nameOf(d.Resource))
 		if d.First.Time.Before(g.First.Time) {
 			g.First = d.First
 		}

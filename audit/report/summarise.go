@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/internal/entity"
 )
 
 // Summarise reads the records of one log once and returns the answers.
@@ -246,7 +247,7 @@ func (c *collector) intent(r merged, row Row) {
 	ref := row.Ref()
 	a := c.agent(in.Actor)
 	op := a.op(in.Door, in.Action, ref)
-	op.Resources.add(entity(in.Resource))
+	op.Resources.add(nameOf(in.Resource))
 	op.Policies.add(in.Decision.PolicyIDs()...)
 	p := pending{op: op, agent: a, ref: ref}
 	grant, n := a.grants.under(&c.known, row)
@@ -361,7 +362,7 @@ func (c *collector) people(ev *audit.Event, row Row) {
 // concerns reports whether an administrative act is about an agent, or about
 // everybody. An act on another agent is not.
 func concerns(ev *audit.Event, agent string) bool {
-	return ev.Kind != audit.KindIdentity || entity(ev.Resource) == agent
+	return ev.Kind != audit.KindIdentity || nameOf(ev.Resource) == agent
 }
 
 func (c *collector) denial(ev *audit.Event, row Row) {
@@ -404,13 +405,9 @@ func (c *collector) notApplied(agent, action string, d *audit.Decision, ref Ref)
 
 func isEgress(door, action string) bool { return door == audit.DoorCompute && action == "connect" }
 
-// entity returns the name in a resource such as Tool::"github__list_prs", or
-// the resource as it is.
-func entity(resource string) string {
-	if _, quoted, ok := strings.Cut(resource, `::"`); ok {
-		if name, err := strconv.Unquote(`"` + quoted); err == nil {
-			return name
-		}
-	}
-	return resource
+// nameOf returns the name in a resource such as Tool::"github__list_prs", or the
+// resource as it is.
+func nameOf(resource string) string {
+	_, name := entity.Split(resource)
+	return name
 }
