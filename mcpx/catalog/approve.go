@@ -145,5 +145,5 @@ func (c *Connector) Review(ctx context.Context, name string, t mcp.Transport) ([
 	if err := enc.Encode(live); err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
-	return b.Bytes(), nil
+	return []byte(governance.EscapeHidden(b.String())), nil
 }

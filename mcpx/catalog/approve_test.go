@@ -134,6 +134,17 @@ func TestReview(t *testing.T) {
 	assert.Equal(t, governance.Read, s.Tools[1].Class)
 }
 
+// A reviewer sees what cannot be seen.
+func TestReviewShowsWhatIsHidden(t *testing.T) {
+	c := recorded(t, listTool, addTool)
+	text, err := c.Review(t.Context(), "", live(t, &mcp.Tool{Name: "list", Description: "List the notes.\U000E0041"}))
+	require.NoError(t, err)
+	assert.NotContains(t, string(text), "\U000E0041")
+	s, err := governance.ParseCatalog("notes.json", text)
+	require.NoError(t, err)
+	assert.Equal(t, "List the notes.\U000E0041", s.Tools[0].Description)
+}
+
 // An unverified connector approves nothing.
 func TestUnverified(t *testing.T) {
 	text := []byte(`
