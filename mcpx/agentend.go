@@ -3,6 +3,8 @@ package mcpx
 import (
 	"context"
 	"time"
+
+	"github.com/twinward-dev/twinward/audit"
 )
 
 // An agentLife is the life of the agent that a session with an upstream is for, which
@@ -27,12 +29,28 @@ func (g *Gateway) lifeOf(f *flight) agentLife {
 	who := owner(f.actor)
 	return agentLife{
 		bind: func(ctx context.Context) (context.Context, context.CancelFunc, error) {
-			return g.gov.agents.Context(ctx, f.actor)
+			return g.gov.life(ctx, f.actor)
 		},
 		// In this order: a task is let go when its farewell is under way.
 		quiet: func() bool { return !g.gov.tasks.any(who) && !g.farewells.any(who) },
 		late:  f.q != nil && f.q.farewell,
 	}
+}
+
+// within returns a context within ctx that ends with the agent.
+func (a agentLife) within(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if a.bind == nil {
+		ctx, cancel := context.WithCancel(ctx)
+		return ctx, cancel, nil
+	}
+	return a.bind(ctx)
+}
+
+// life is a context within ctx that ends with the actor's agent, for what goes on
+// after its request. If the host's registry panics there is none.
+func (g *governor) life(ctx context.Context, a audit.Actor) (_ context.Context, _ context.CancelFunc, err error) {
+	defer g.noPanic("the life of an agent is asked for", &err)
+	return g.agents.Context(ctx, a)
 }
 
 // place returns the link of key, with one user more.

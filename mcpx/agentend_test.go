@@ -3,7 +3,9 @@ package mcpx_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -77,4 +79,43 @@ func TestRevokedWhileTheLogIsWaitedFor(t *testing.T) {
 	assert.Equal(t, audit.GuardRevoked, denial(t, res).Reason)
 	assert.Empty(t, w.slack.Calls())
 	assert.NotContains(t, w.logged.String(), "could not be recorded")
+}
+
+// A faulty registry panics one of the times that it is asked.
+type faulty struct {
+	*agents
+	asked, at atomic.Int64
+}
+
+func (a *faulty) Context(ctx context.Context, who audit.Actor) (context.Context, context.CancelFunc, error) {
+	if a.asked.Add(1) == a.at.Load() {
+		panic("the host's own code")
+	}
+	return a.agents.Context(ctx, who)
+}
+
+// Wherever in a call the host's registry panics: what was begun has an outcome, nothing
+// is left behind, and the gateway goes on.
+func TestRegistryThatPanics(t *testing.T) {
+	for at := int64(1); ; at++ {
+		agents := &faulty{agents: newAgents()}
+		agents.at.Store(at)
+		o := newYard(t, false, jobsPolicy, func(opts *mcpx.GatewayOptions) { opts.Agents = agents })
+		first := o.call("slow_compute")
+		if agents.asked.Load() < at {
+			assert.Equal(t, "task", first.Result.Type, first.body)
+			assert.Greater(t, at, int64(3), "at the door, for the session at the server, and for the task")
+			return
+		}
+		assert.NotEqual(t, "task", first.Result.Type, first.body)
+		assert.Equal(t, "task", o.call("slow_compute").Result.Type)
+		require.NoError(t, o.gw.Close())
+		intents, outcomes := o.acts()
+		assert.Len(t, outcomes, len(intents))
+		require.Eventually(t, func() bool {
+			agents.mu.Lock()
+			defer agents.mu.Unlock()
+			return agents.live == 0
+		}, time.Minute, time.Millisecond)
+	}
 }

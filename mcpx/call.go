@@ -261,3 +261,11 @@ func settle(out *audit.Outcome, ctx, outer context.Context, res reply, err error
 		out.Status, out.ErrorCode = audit.StatusFailed, "tool-error"
 	}
 }
+
+// noPanic is deferred where code of the host may panic and nobody else would notice.
+func (g *governor) noPanic(what string, err *error) {
+	if p := recover(); p != nil {
+		g.logger.Error("mcpx: panic while "+what, "panic", p, "stack", string(debug.Stack()))
+		*err = failed(audit.GuardPanic, "The server failed inside.", false)
+	}
+}

@@ -30,9 +30,14 @@ type childTimes struct {
 	// rewatch is how long at least after a server has ended its resources are
 	// subscribed to again.
 	rewatch time.Duration
+	// leave is how long a server may take to hear that a subscription is taken back.
+	leave time.Duration
 }
 
-var usualTimes = childTimes{check: time.Second, start: 10 * time.Second, pause: 10 * time.Second, spare: time.Minute, rewatch: time.Second}
+var usualTimes = childTimes{
+	check: time.Second, start: 10 * time.Second, pause: 10 * time.Second, spare: time.Minute,
+	rewatch: time.Second, leave: cancelWait,
+}
 
 // refusedLease reports whether the error says that the secret must not be used,
 // and not only that nobody knows at the moment.

@@ -5,11 +5,15 @@ import "time"
 // SetChildTimes changes how soon child processes are ended and replaced. Call it
 // before the first call.
 func SetChildTimes(g *Gateway, check, start, pause, spare time.Duration) {
-	g.pool.times = childTimes{check: check, start: start, pause: pause, spare: spare, rewatch: usualTimes.rewatch}
+	g.pool.times = childTimes{check: check, start: start, pause: pause, spare: spare, rewatch: usualTimes.rewatch, leave: usualTimes.leave}
 }
 
 // SetRewatch changes how soon what a server has forgotten is subscribed to again.
 func SetRewatch(g *Gateway, d time.Duration) { g.pool.times.rewatch = d }
+
+// SetLeave changes how long a server may take to hear that a subscription is taken
+// back.
+func SetLeave(g *Gateway, d time.Duration) { g.pool.times.leave = d }
 
 // SlowOnly has the SDK carry every call.
 func SlowOnly(g *Gateway) { g.slow = true }

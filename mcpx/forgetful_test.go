@@ -4,17 +4,18 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/mcpx"
 	"github.com/twinward-dev/twinward/mcpx/mcptest"
@@ -24,20 +25,25 @@ import (
 // a gateway that has a secret for it.
 type forgetful struct {
 	*fed
-	live   *mcp.Server
-	logged *lines
-	url    string // of the gateway's door
-	posts  atomic.Int64
-	get    atomic.Pointer[func() int] // the status of a stream of no request, 0 to serve it
-	vault  func()                     // is called for every lease
-	now    atomic.Pointer[mcp.StreamableHTTPHandler]
+	live    *mcp.Server
+	logged  *lines
+	url     string           // of the gateway's door
+	door    *httptest.Server // of the wiki
+	options mcp.StreamableHTTPOptions
+	posts   atomic.Int64
+	get     atomic.Pointer[func() int] // the status of a stream of no request, 0 to serve it
+	vault   func()                     // is called for every lease
+	secrets *credential.Broker
+	agents  *agents
+	whose   atomic.Pointer[func()] // is called before agents are
+	now     atomic.Pointer[mcp.StreamableHTTPHandler]
 }
 
 func (f *forgetful) forget() {
 	for ss := range f.live.Sessions() {
 		ss.Close()
 	}
-	f.now.Store(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return f.live }, nil))
+	f.now.Store(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return f.live }, &f.options))
 }
 
 func (f *forgetful) touch() {
@@ -71,12 +77,35 @@ func (v watchedVault) Lease(ctx context.Context, req credential.LeaseRequest) (*
 	return v.Broker.Lease(ctx, req)
 }
 
-func newForgetful(t *testing.T) *forgetful {
-	f := &forgetful{fed: newFed(t, map[string]*mcp.Server{"wiki": wiki()}), live: wiki(), logged: &lines{}, vault: func() {}}
+// Context is that of the agents.
+func (f *forgetful) Context(ctx context.Context, who audit.Actor) (context.Context, context.CancelFunc, error) {
+	if do := f.whose.Load(); do != nil {
+		(*do)()
+	}
+	return f.agents.Context(ctx, who)
+}
+
+// begun counts the intents to subscribe that are on record.
+func begun(log *audittest.Log) (n int) {
+	for _, r := range log.Records() {
+		if r.Intent != nil && r.Intent.Action == "subscribe" {
+			n++
+		}
+	}
+	return n
+}
+
+func newForgetful(t *testing.T) *forgetful { return newForgetfulOf(t, legacy) }
+
+// newForgetfulOf has a wiki of either era. One of the newer has no sessions, and
+// forgets what it was asked to tell of.
+func newForgetfulOf(t *testing.T, version string) *forgetful {
+	f := &forgetful{fed: newFed(t, map[string]*mcp.Server{"wiki": wiki()}), live: wiki(), logged: &lines{}, vault: func() {}, agents: newAgents()}
+	f.options = mcp.StreamableHTTPOptions{Stateless: version == modern}
 	none := func() int { return 0 }
 	f.get.Store(&none)
 	f.forget()
-	door := mcptest.Door(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f.door = mcptest.Door(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			f.posts.Add(1)
 		} else if r.Method == http.MethodGet {
@@ -87,13 +116,13 @@ func newForgetful(t *testing.T) *forgetful {
 		}
 		f.now.Load().ServeHTTP(w, r)
 	}), bot)
-	vault := credential.NewMemory(map[string]credential.Secret{"wiki": credential.NewSecret([]byte(token))})
-	t.Cleanup(func() { vault.Close() })
-	require.NoError(t, vault.Bind(t.Context(), "wiki", credential.Binding{Origin: door.URL}, admin))
-	f.gateway = mcpx.NewGateway(f.engine, f.log, &mcpx.GatewayOptions{Vault: watchedVault{vault, f}, Logger: slog.New(slog.NewTextHandler(f.logged, nil))})
+	f.secrets = credential.NewMemory(map[string]credential.Secret{"wiki": credential.NewSecret([]byte(token))})
+	t.Cleanup(func() { f.secrets.Close() })
+	require.NoError(t, f.secrets.Bind(t.Context(), "wiki", credential.Binding{Origin: f.door.URL}, admin))
+	f.gateway = mcpx.NewGateway(f.engine, f.log, &mcpx.GatewayOptions{Vault: watchedVault{f.secrets, f}, Agents: f, Logger: slog.New(slog.NewTextHandler(f.logged, nil))})
 	t.Cleanup(func() { f.gateway.Close() })
 	mcpx.SetRewatch(f.gateway, time.Millisecond)
-	u := mcpx.HTTP("wiki", door.URL)
+	u := mcpx.HTTP("wiki", f.door.URL)
 	u.Credential = "wiki"
 	require.NoError(t, f.gateway.AddUpstream(t.Context(), u))
 	f.url = mcptest.Door(t, f.gateway, bot).URL
@@ -219,56 +248,4 @@ func TestTheStreamOfASessionIsAskedForAgain(t *testing.T) {
 		require.NoError(t, a.Ping(t.Context(), nil))
 	}
 	assert.EqualValues(t, 1, gets.Load())
-}
-
-// What takes a subscription back is over before the next one of the same resource
-// begins.
-func TestUnsubscribingIsNotOvertaken(t *testing.T) {
-	order, let := make(chan string, 16), make(chan struct{})
-	live := mcp.NewServer(&mcp.Implementation{Name: "wiki", Version: "1"}, &mcp.ServerOptions{
-		SubscribeHandler: func(context.Context, *mcp.SubscribeRequest) error {
-			order <- "subscribe"
-			return nil
-		},
-		UnsubscribeHandler: func(context.Context, *mcp.UnsubscribeRequest) error {
-			order <- "unsubscribe"
-			<-let
-			order <- "unsubscribed"
-			return nil
-		},
-	})
-	live.AddReceivingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler { // of the older era
-		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
-			if method == "server/discover" {
-				return nil, &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "unknown"}
-			}
-			return next(ctx, method, req)
-		}
-	})
-	live.AddResourceTemplate(&mcp.ResourceTemplate{URITemplate: "wiki://page/{id}", Name: "page"}, nil)
-	f := newFed(t, map[string]*mcp.Server{"wiki": wiki()})
-	f.add("wiki", live, "memory")
-	a, _ := listener(t, mcptest.Door(t, f.gateway, bot).URL, legacy)
-	page := "wiki://page/1"
-	assert.Equal(t, "subscribe", <-order)
-	require.NoError(t, a.Unsubscribe(t.Context(), &mcp.UnsubscribeParams{URI: page}))
-	assert.Equal(t, "unsubscribe", <-order)
-
-	ctx, giveUp := context.WithCancel(t.Context())
-	again := make(chan error, 2)
-	subscribe := func(ctx context.Context) {
-		go func() { again <- a.Subscribe(ctx, &mcp.SubscribeParams{URI: page}) }()
-		for range 10 {
-			require.NoError(t, a.Ping(t.Context(), nil))
-		}
-	}
-	subscribe(ctx)
-	giveUp()
-	assert.ErrorIs(t, <-again, context.Canceled)
-	subscribe(t.Context())
-	assert.Empty(t, order)
-	close(let)
-	require.NoError(t, <-again)
-	assert.Equal(t, "unsubscribed", <-order)
-	assert.Equal(t, "subscribe", <-order)
 }

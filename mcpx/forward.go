@@ -136,7 +136,7 @@ func (g *Gateway) request(ctx context.Context, p *passage, q *query, f *flight, 
 // A passage is what one call needs at its upstream, until its end.
 type passage struct {
 	outer context.Context // of the agent's call
-	ctx   context.Context // ends with the call's timeout too
+	ctx   context.Context // ends with the call's timeout too, and when the gateway closes
 	c     *carriage
 	s     *session
 	ask   reply // instead of a session: what the client has to do first
@@ -156,8 +156,9 @@ func (p *passage) end() {
 // passage whether or not there is an error.
 func (g *Gateway) reach(outer context.Context, f *flight, u *Upstream) (*passage, error) {
 	ctx, cancel := context.WithTimeout(outer, g.opts.CallTimeout)
+	stop := context.AfterFunc(g.pool.life, cancel)
 	c := &carriage{told: make(chan struct{})}
-	p := &passage{outer: outer, ctx: ctx, c: c, ends: []func(){cancel}}
+	p := &passage{outer: outer, ctx: ctx, c: c, ends: []func(){cancel, func() { stop() }}}
 	f.asks = ""
 	var started *credential.Lease // what a child must have been started with
 	var ask credential.LeaseRequest
@@ -306,6 +307,9 @@ func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c 
 	if outer.Err() != nil {
 		return outer.Err() // the agent left, or was revoked
 	}
+	if own := (*jsonrpc.Error)(nil); s != nil && !s.wire.dead.Load() && broken == nil && status == 0 && errors.As(err, &own) && !sdkError(own) {
+		reply = own // to what is no forwarded request, such as a subscription
+	}
 	if reply != nil && s != nil && ctx.Err() == nil { // not an answer to our own cancelling
 		return g.cleanError(ctx, f, c, reply)
 	}
@@ -317,6 +321,8 @@ func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c 
 		return failed(code, fmt.Sprintf(format, u.Name), retryable)
 	}
 	switch {
+	case ctx.Err() != nil && g.pool.life.Err() != nil:
+		return say("closing", "The gateway in front of %q is closing. The call may have been done.", false)
 	case ctx.Err() != nil:
 		return say(codeTimeout, "The server %q did not answer in time. The call may have been done.", false)
 	case errors.Is(err, ErrClosed):

@@ -81,7 +81,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, actor audit.Acto
 	if g.gov.agents != nil {
 		// From here on, and not when all of the request is there, which its sender
 		// decides: an end of the agent in between counts, although it be reinstated.
-		life, cancel, err := g.gov.agents.Context(r.Context(), actor)
+		life, cancel, err := g.gov.life(r.Context(), actor)
 		if err == nil {
 			defer cancel()
 		}

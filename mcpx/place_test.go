@@ -10,7 +10,7 @@ import (
 func TestPlace(t *testing.T) {
 	ended := map[string]int{}
 	sub := func(name string) *subscription { return newSubscription(nil, func() { ended[name]++ }) }
-	p := place{over: make(chan struct{})}
+	p := newPlace(t.Context())
 	first := sub("first")
 	p.take(first)
 	first.end() // as it is when it was lost
@@ -18,7 +18,7 @@ func TestPlace(t *testing.T) {
 	assert.Equal(t, map[string]int{"first": 1}, ended)
 	p.leave()
 	p.leave()
-	<-p.over
+	<-p.life.Done()
 	p.take(sub("late"))
 	assert.Equal(t, map[string]int{"first": 1, "second": 1, "late": 1}, ended)
 }
@@ -26,7 +26,7 @@ func TestPlace(t *testing.T) {
 // Nothing goes on for a watch that has ended.
 func TestWatchIsKeptWhileItLasts(t *testing.T) {
 	g := &Gateway{pool: newPool()}
-	w := &watch{place: place{over: make(chan struct{})}}
+	w := &watch{place: newPlace(t.Context())}
 	w.place.take(newSubscription(make(chan struct{}), func() {}))
 	done := make(chan struct{})
 	go func() {

@@ -3,8 +3,8 @@ package mcpx
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -33,20 +33,25 @@ func newSubscription(lost <-chan struct{}, end func()) *subscription {
 
 // A place is where the subscription of a watch is, until it is left.
 type place struct {
-	over chan struct{} // closed once it is left
+	life context.Context // until it is left
+	end  context.CancelFunc
 
-	mu   sync.Mutex
-	left bool
-	now  *subscription
+	mu  sync.Mutex
+	now *subscription
+}
+
+// newPlace is one that lasts no longer than life.
+func newPlace(life context.Context) *place {
+	p := new(place)
+	p.life, p.end = context.WithCancel(life)
+	return p
 }
 
 // take puts a subscription there, or ends it if nobody wants it any more.
 func (p *place) take(s *subscription) {
 	p.mu.Lock()
-	left := p.left
-	if !left {
-		p.now = s
-	}
+	p.now = s
+	left := p.life.Err() != nil
 	p.mu.Unlock()
 	if left {
 		s.end()
@@ -56,39 +61,33 @@ func (p *place) take(s *subscription) {
 // leave ends the subscription that is there, and those to come.
 func (p *place) leave() {
 	p.mu.Lock()
-	if p.left {
-		p.mu.Unlock()
-		return
-	}
-	p.left = true
+	p.end()
 	now := p.now
-	close(p.over)
 	p.mu.Unlock()
 	if now != nil {
 		now.end()
 	}
 }
 
-// keepWatch subscribes again whenever the server has forgotten a watch that is open.
+// keepWatch subscribes again whenever the server has forgotten a watch that is open,
+// until its place is left.
 func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
+	life := w.place.life
 	pause := func(d time.Duration) bool {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			return true
-		case <-w.place.over:
-		case <-g.pool.life.Done():
+			return life.Err() == nil
+		case <-life.Done():
+			return false
 		}
-		return false
 	}
 	wait, told := g.pool.times.rewatch, ""
 	for now, since := w.place.now, time.Now(); ; {
 		select {
 		case <-now.lost:
-		case <-w.place.over:
-			return
-		case <-g.pool.life.Done():
+		case <-life.Done():
 			return
 		}
 		now.end()
@@ -100,16 +99,19 @@ func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
 				return
 			}
 			wait = min(2*wait, maxRewatch)
-			again, err := g.rewatch(key, w.actor, f, u)
+			again, err := g.rewatch(life, key, w.actor, f, u)
 			if err == nil {
 				now, since, told = again, time.Now(), ""
 				w.place.take(again)
 				break
 			}
+			if life.Err() != nil {
+				return // nobody wants it any more
+			}
 			// What is refused for the same reason again is one refusal.
 			if no, ok := err.(refusal); ok && no.Action+" "+no.Reason != told {
 				told = no.Action + " " + no.Reason
-				g.gov.recordRefusal(g.pool.life, &query{method: methodSubscribe, name: key.uri, actor: w.actor, trace: f.trace}, no)
+				g.gov.recordRefusal(life, &query{method: methodSubscribe, name: key.uri, actor: w.actor, trace: f.trace}, no)
 			}
 			g.gov.logger.Warn("mcpx: a resource could not be subscribed to again", "server", u.Name, "error", err)
 		}
@@ -122,13 +124,13 @@ func (g *Gateway) keepWatch(key watchKey, w *watch, f *flight, u *Upstream) {
 // rewatch is openWatch for somebody whose request has long been answered: a further
 // act of the same permission, which policy is asked about as a whole, and which has
 // an intent and an outcome of its own. Whoever is refused gets a [refusal], which the
-// caller records.
-func (g *Gateway) rewatch(key watchKey, actor audit.Actor, was *flight, u *Upstream) (s *subscription, err error) {
-	defer g.noPanic("a resource is subscribed to again", &err)
-	ctx, cancel := context.WithTimeout(g.pool.life, g.opts.CallTimeout)
+// caller records. It is given up when life ends.
+func (g *Gateway) rewatch(life context.Context, key watchKey, actor audit.Actor, was *flight, u *Upstream) (s *subscription, err error) {
+	defer g.gov.noPanic("a resource is subscribed to again", &err)
+	outer, cancel := context.WithTimeout(life, g.opts.CallTimeout)
 	defer cancel()
-	q := &query{method: methodSubscribe, name: key.uri, outer: ctx, actor: actor, trace: was.trace}
-	ctx, end, no := g.gov.alive(ctx, q)
+	q := &query{method: methodSubscribe, name: key.uri, outer: outer, actor: actor, trace: was.trace}
+	ctx, end, no := g.gov.alive(outer, q)
 	if no != nil {
 		return nil, *no
 	}
@@ -158,26 +160,27 @@ func (g *Gateway) rewatch(key watchKey, actor audit.Actor, was *flight, u *Upstr
 	defer func() {
 		unrecorded := call.End(context.WithoutCancel(ctx), f.out)
 		f.key.Settle(governance.ResultOf(f.out))
-		if unrecorded != nil && s != nil {
-			s.end()
-			s, err = nil, fmt.Errorf("mcpx: the outcome could not be recorded: %w", unrecorded)
+		if unrecorded == nil {
+			return
 		}
+		if s != nil {
+			s.end()
+		}
+		s, err = nil, errors.Join(fmt.Errorf("mcpx: the outcome could not be recorded: %w", unrecorded), err)
 	}()
 	s, err = g.openWatch(ctx, key, f, u)
 	f.out.Status, f.out.ErrorCode = audit.StatusOK, ""
-	if err != nil {
+	fail, ours := asFailure(err)
+	switch {
+	case err == nil:
+	case life.Err() != nil:
+		f.out.Status, f.out.ErrorCode = audit.StatusCancelled, "cancelled"
+	case ctx.Err() != nil && outer.Err() == nil:
+		f.out.Status, f.out.ErrorCode = audit.StatusCancelled, audit.GuardRevoked
+	case ours:
+		f.out.Status, f.out.ErrorCode = audit.StatusFailed, fail.code
+	default:
 		f.out.Status, f.out.ErrorCode = audit.StatusFailed, "error"
-		if fail, ok := asFailure(err); ok {
-			f.out.ErrorCode = fail.code
-		}
 	}
 	return s, err
-}
-
-// noPanic is deferred where code of the host may panic and nobody else would notice.
-func (g *Gateway) noPanic(what string, err *error) {
-	if p := recover(); p != nil {
-		g.gov.logger.Error("mcpx: panic while "+what, "panic", p, "stack", string(debug.Stack()))
-		*err = failed(audit.GuardPanic, "The server failed inside.", false)
-	}
 }

@@ -85,6 +85,7 @@ type wire struct {
 	over    chan struct{} // closed once nothing will come any more
 	ending  sync.Once
 	asks    openAsks
+	listens listens
 	answer  atomic.Pointer[func(mcp.InputRequest) (mcp.InputResponse, error)] // of the call that may be asked, or nil
 	updated func(params json.RawMessage)                                      // is told that a resource has changed; or nil
 	watcher *carriage                                                         // of a session that only watches: for requests of the SDK's own
@@ -111,6 +112,7 @@ func newWire() *wire { return &wire{over: make(chan struct{})} }
 func (w *wire) end() {
 	w.dead.Store(true)
 	w.asks.end()
+	w.listens.end()
 	w.ending.Do(func() { close(w.over) })
 }
 
@@ -187,9 +189,15 @@ func (t *tapConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 			t.initialize = req.ID
 		case methodListTools:
 			t.lists[req.ID] = true
+		case methodListen:
+			t.wire.listens.asked(req)
 		}
 		t.mu.Unlock()
-		return t.send(ctx, msg)
+		err := t.send(ctx, msg)
+		if err != nil && req.Method == methodListen {
+			t.wire.listens.answered(req.ID, err)
+		}
+		return err
 	}
 	if req.Method == notifyCancelled && c != nil {
 		defer c.tellOnce.Do(func() { close(c.told) })
@@ -214,6 +222,8 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		switch m.Method {
 		case notifyToolsChanged, notifyPromptsChanged:
 			t.wire.changed.Store(true)
+		case notifyListening:
+			t.wire.listens.acknowledged(m.Params)
 		case notifyUpdated:
 			if t.wire.updated != nil {
 				t.wire.updated(m.Params)
@@ -234,6 +244,7 @@ func (t *tapConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		if listed {
 			t.wire.listed(m.Result)
 		}
+		t.wire.listens.answered(m.ID, m.Error)
 		if c != nil {
 			c.answered(m)
 			if m.Error == nil { // the SDK need not read it too, and might refuse it

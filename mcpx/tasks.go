@@ -149,7 +149,7 @@ func (s *tasks) remove(t *task) {
 	s.quota.drop(t.owner)
 }
 
-// all returns all of them, and takes no more.
+// close returns all of them, and takes no more.
 func (s *tasks) close() []*task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,7 +218,7 @@ func (g *governor) keep(ctx context.Context, q *query, f *flight, call audit.Cal
 	f.kept = true
 	life := func() { /* nobody can end the agent */ }
 	if g.agents != nil {
-		watched, cancel, err := g.agents.Context(context.WithoutCancel(ctx), q.actor)
+		watched, cancel, err := g.life(context.WithoutCancel(ctx), q.actor)
 		if err != nil {
 			g.giveUp(t, audit.StatusCancelled, audit.GuardRevoked)
 			r := override(f.decision, audit.GuardRevoked)

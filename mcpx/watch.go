@@ -4,16 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
+	"fmt"
 	"slices"
 	"sync"
-	"time"
 
-	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/twinward-dev/twinward/audit"
-	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/governance"
 )
 
@@ -30,7 +27,7 @@ type watch struct {
 	ready   chan struct{} // closed once it is open, or err is why it is not
 	err     error
 	clients map[*mcp.ServerSession]*watcher // under the watches' lock
-	place   place
+	place   *place
 	keeper  sync.WaitGroup // what subscribes again
 	gone    chan struct{}  // closed once nothing of it is at the upstream any more; nil until nobody wants it
 }
@@ -45,10 +42,11 @@ const notifyListening = "notifications/subscriptions/acknowledged"
 
 // watches are all subscriptions of a gateway.
 type watches struct {
-	mu    sync.Mutex
-	by    map[watchKey]*watch
-	quota quota
-	ends  map[*mcp.ServerSession]bool // sessions of clients whose end is waited for
+	mu     sync.Mutex
+	by     map[watchKey]*watch
+	quota  quota
+	ends   map[*mcp.ServerSession]bool // sessions of clients whose end is waited for
+	closed bool
 }
 
 // silent is a query of the same actor whose client can be asked for nothing: the
@@ -151,13 +149,17 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 		g.watches.mu.Lock()
 		w = g.watches.by[key]
 	}
+	if g.watches.closed {
+		g.watches.mu.Unlock()
+		return closing(u)
+	}
 	opens := w == nil
 	if opens {
 		if !g.watches.quota.room(key.owner) {
 			g.watches.mu.Unlock()
 			return failed(audit.GuardLimit, "Too many resources are subscribed to.", false)
 		}
-		w = &watch{actor: f.actor, ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher), place: place{over: make(chan struct{})}}
+		w = &watch{actor: f.actor, ready: make(chan struct{}), clients: make(map[*mcp.ServerSession]*watcher), place: newPlace(g.pool.life)}
 		if g.watches.by == nil {
 			g.watches.by = make(map[watchKey]*watch)
 		}
@@ -165,43 +167,54 @@ func (g *Gateway) watch(ctx context.Context, key watchKey, f *flight, u *Upstrea
 		g.watches.quota.add(key.owner)
 	}
 	client := w.clients[ss]
-	first := client == nil
-	if first {
+	added := client == nil || id != nil // else it subscribes to what it is subscribed to
+	if client == nil {
 		client = &watcher{live: id == nil}
 		w.clients[ss] = client
 	}
-	if first || id != nil {
+	if added {
 		client.ids = append(client.ids, id)
 	}
 	g.watches.mu.Unlock()
 	if opens {
 		g.beginWatch(ctx, key, w, f, u)
 	}
+	var err error
 	select {
 	case <-w.ready:
+		err = w.err
 	case <-ctx.Done():
-		g.unwatch(key, ss, id)
-		return ctx.Err()
+		err = ctx.Err()
 	}
-	if w.err != nil {
+	if err != nil && added {
 		g.unwatch(key, ss, id)
-		return w.err
 	}
-	return nil
+	if errors.Is(err, context.Canceled) && !opens && ctx.Err() == nil {
+		return g.watch(ctx, key, f, u, ss, id) // whoever opened it has left meanwhile
+	}
+	return err
 }
 
 // beginWatch opens a watch that is new. However that ends, the watch is ready then.
 func (g *Gateway) beginWatch(ctx context.Context, key watchKey, w *watch, f *flight, u *Upstream) {
 	defer close(w.ready)
-	defer g.noPanic("a resource is subscribed to", &w.err)
+	defer g.gov.noPanic("a resource is subscribed to", &w.err)
 	var h *subscription
-	if h, w.err = g.openWatch(ctx, key, f, u); w.err == nil {
-		w.place.take(h)
-		w.keeper.Add(1)
-		if !g.pool.background(func() { defer w.keeper.Done(); g.keepWatch(key, w, f, u) }) {
-			w.keeper.Done()
-		}
+	if h, w.err = g.openWatch(ctx, key, f, u); w.err != nil {
+		return
 	}
+	w.place.take(h)
+	w.keeper.Add(1)
+	if !g.pool.background(func() { defer w.keeper.Done(); g.keepWatch(key, w, f, u) }) {
+		w.keeper.Done()
+		w.place.leave()
+		w.err = closing(u)
+	}
+}
+
+// closing is why nothing begins at a server any more.
+func closing(u *Upstream) error {
+	return failed("closing", fmt.Sprintf("The gateway in front of %q is closing.", u.Name), true)
 }
 
 // listens says that a client was told that its listen request is heard.
@@ -215,11 +228,11 @@ func (g *Gateway) listens(ss *mcp.ServerSession) {
 	}
 }
 
-// close ends all subscriptions.
+// close ends all subscriptions, and takes no more.
 func (w *watches) close() {
 	w.mu.Lock()
 	all := w.by
-	w.by = nil
+	w.by, w.closed = nil, true
 	w.mu.Unlock()
 	for _, one := range all {
 		<-one.ready
@@ -260,129 +273,6 @@ func (g *Gateway) unwatch(key watchKey, ss *mcp.ServerSession, id json.RawMessag
 	}
 	if last && !g.pool.background(end) {
 		end()
-	}
-}
-
-// openWatch subscribes at the upstream. Over HTTP that has a session of its own,
-// whose requests go on after this one and so have a lease of their own.
-func (g *Gateway) openWatch(ctx context.Context, key watchKey, f *flight, u *Upstream) (h *subscription, err error) {
-	if u.endpoint == nil {
-		p, err := g.reach(ctx, f, u)
-		if err != nil {
-			p.end()
-			return nil, err
-		}
-		if err := p.s.cs.Subscribe(carried{p.ctx, p.c}, &mcp.SubscribeParams{URI: key.uri}); err != nil {
-			p.end()
-			return nil, g.explain(p.outer, p.ctx, u, f, p.c, p.s, err)
-		}
-		// The call's end gives back the session and the lease; a child keeps its
-		// secret anyway.
-		p.end()
-		return newSubscription(p.s.wire.over, func() {
-			ctx, cancel := context.WithTimeout(context.Background(), cancelWait)
-			defer cancel()
-			_ = p.s.cs.Unsubscribe(ctx, &mcp.UnsubscribeParams{URI: key.uri})
-		}), nil
-	}
-	c := &carriage{told: make(chan struct{})}
-	var lease *credential.Lease
-	if u.Credential != "" {
-		if lease, err = g.lease(ctx, f, u); err != nil {
-			var missing *credential.GrantError
-			if errors.As(err, &missing) {
-				err = failed(codeConsent, "The account that the server needs was not opened to you.", true)
-			}
-			return nil, err
-		}
-		c.lease = lease
-		f.out.CredentialVersion = lease.Ref().Version
-	}
-	ctx, cancel := context.WithTimeout(ctx, g.opts.CallTimeout)
-	defer cancel()
-	s, err := g.connect(carried{ctx, c}, u, f.actor, nil, true)
-	if err == nil {
-		err = s.cs.Subscribe(carried{ctx, c}, &mcp.SubscribeParams{URI: key.uri})
-	}
-	stream, hangUp := context.WithCancel(carried{g.pool.life, c})
-	lost := make(chan struct{})
-	h = newSubscription(lost, func() {
-		hangUp()
-		if s != nil {
-			_ = s.cs.Close()
-		}
-		if lease != nil {
-			lease.Release()
-		}
-	})
-	if err != nil {
-		err = g.explain(ctx, ctx, u, f, c, s, err)
-		h.end()
-		return nil, err
-	}
-	if s.wire.agreed() < modernVersion {
-		g.pool.background(func() {
-			if g.hearAll(stream, s, u, key.owner) {
-				close(lost)
-			}
-		})
-	}
-	return h, nil
-}
-
-// hearAll reads what an upstream with sessions says on the stream that belongs to
-// no request, until ctx ends. A server need not have one, and then says nothing. It
-// reports whether the server does not know the session any more.
-func (g *Gateway) hearAll(ctx context.Context, s *session, u *Upstream, owner string) (lost bool) {
-	wait := g.pool.times.rewatch
-	for {
-		status := g.hearOnce(ctx, s, u, owner)
-		switch {
-		case status == http.StatusNotFound:
-			return true
-		case status == http.StatusOK:
-			wait = g.pool.times.rewatch
-		case status == http.StatusConflict || status == http.StatusTooManyRequests: // the same as below
-		case status >= 400 && status < 500:
-			return false
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return false
-		case <-timer.C:
-		}
-		wait = min(2*wait, maxRewatch)
-	}
-}
-
-// hearOnce reads one such stream to its end, and returns the status that it had, or 0
-// if there was none.
-func (g *Gateway) hearOnce(ctx context.Context, s *session, u *Upstream, owner string) (status int) {
-	var err error
-	defer g.noPanic("a stream is heard", &err)
-	r := &http.Request{
-		Method: http.MethodGet, URL: u.endpoint, Host: u.endpoint.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{"Accept": {"text/event-stream"}, headerVersion: {s.wire.agreed()}, sessionHeader: {s.cs.ID()}},
-	}
-	resp, err := s.wire.direct.RoundTrip(r.WithContext(ctx))
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return resp.StatusCode
-	}
-	for in := newEvents(resp.Body); ; {
-		data, err := in.next()
-		if err != nil {
-			return resp.StatusCode
-		}
-		msg, err := jsonrpc.DecodeMessage(data)
-		if m, ok := msg.(*jsonrpc.Request); err == nil && ok && m.Method == notifyUpdated {
-			g.updated(u.Name, owner, m.Params)
-		}
 	}
 }
 
@@ -447,17 +337,4 @@ func (g *Gateway) mayHear(a audit.Actor, server, uri string) bool {
 	}
 	vis, err := g.gov.engine.Visible(context.Background(), a, "subscribe", []governance.ToolRef{{Server: server, Name: uri}})
 	return err == nil && len(vis) == 1 && vis[0] != governance.Never
-}
-
-// mayRead reports whether the actor could see anything that a server claims.
-func (g *Gateway) mayRead(ctx context.Context, a audit.Actor, s governance.Server) bool {
-	var refs []governance.ToolRef
-	for _, r := range s.Resources {
-		refs = append(refs, governance.ToolRef{Server: s.Name, Name: r.URI})
-	}
-	for _, r := range s.ResourceTemplates {
-		refs = append(refs, governance.ToolRef{Server: s.Name, Name: r.URITemplate})
-	}
-	vis, err := g.gov.engine.Visible(ctx, a, "read_resource", refs)
-	return err == nil && slices.ContainsFunc(vis, func(v governance.Visibility) bool { return v != governance.Never })
 }

@@ -2,13 +2,18 @@ package mcpx_test
 
 import (
 	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/mcpx"
 )
 
 // A credential with which a list was asked for in vain was not used well.
@@ -77,4 +82,41 @@ func TestCompletionsAreOnRecord(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 1, intents)
+}
+
+// That a client leaves says nothing of the server whose resources it wanted.
+func TestWhoLeavesAListSparesTheServer(t *testing.T) {
+	entered := make(chan bool, 1)
+	var first atomic.Bool
+	live := older(wiki())
+	live.AddReceivingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler {
+		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			if method == "resources/list" && !first.Swap(true) {
+				entered <- true
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return next(ctx, method, req)
+		}
+	})
+	f := newFed(t, map[string]*mcp.Server{"wiki": wiki()})
+	logged := &lines{}
+	f.gateway = mcpx.NewGateway(f.engine, f.log, &mcpx.GatewayOptions{Logger: slog.New(slog.NewTextHandler(logged, nil))})
+	t.Cleanup(func() { f.gateway.Close() })
+	f.add("wiki", live, "memory")
+	a := f.agent(bot, legacy)
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := a.ListResources(ctx, nil)
+		left <- err
+	}()
+	<-entered
+	leave()
+	assert.ErrorIs(t, <-left, context.Canceled)
+	require.Eventually(t, func() bool { return strings.Contains(logged.String(), "cannot be asked for its resources") }, time.Minute, time.Millisecond)
+	list, err := a.ListResources(t.Context(), nil)
+	require.NoError(t, err)
+	assert.NotContains(t, list.Meta, mcpx.PartialKey)
+	assert.NotEmpty(t, list.Resources)
 }

@@ -86,7 +86,9 @@ func (g *Gateway) resourcesOf(ctx context.Context, q *query, server string, o *o
 	defer cancel()
 	list, err := g.askResources(ctx, f, u)
 	if err != nil {
-		g.sick.add(key)
+		if f.q.outer.Err() == nil { // else the client has left, which says nothing of the server
+			g.sick.add(key)
+		}
 		g.gov.logger.Warn("mcpx: a server cannot be asked for its resources", "server", server, "error", err)
 		return nil, true
 	}
@@ -188,4 +190,17 @@ func (p *patients) add(key poolKey) {
 		p.until = make(map[poolKey]time.Time)
 	}
 	p.until[key] = now.Add(sickFor)
+}
+
+// mayRead reports whether the actor could see anything that a server claims.
+func (g *Gateway) mayRead(ctx context.Context, a audit.Actor, s governance.Server) bool {
+	var refs []governance.ToolRef
+	for _, r := range s.Resources {
+		refs = append(refs, governance.ToolRef{Server: s.Name, Name: r.URI})
+	}
+	for _, r := range s.ResourceTemplates {
+		refs = append(refs, governance.ToolRef{Server: s.Name, Name: r.URITemplate})
+	}
+	vis, err := g.gov.engine.Visible(ctx, a, "read_resource", refs)
+	return err == nil && slices.ContainsFunc(vis, func(v governance.Visibility) bool { return v != governance.Never })
 }
