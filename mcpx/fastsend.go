@@ -284,7 +284,7 @@ func (x *exchange) told(ctx context.Context, m *jsonrpc.Request) {
 	switch {
 	case m.IsCall():
 		x.refuse(ctx, m)
-	case m.Method == "notifications/tools/list_changed":
+	case m.Method == notifyToolsChanged || m.Method == notifyPromptsChanged:
 		x.p.s.wire.changed.Store(true)
 	case m.Method == notifyProgress:
 		x.progress(m)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -375,6 +376,59 @@ func TestClose(t *testing.T) {
 	_, err := a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
 	require.Error(t, err)
 	require.ErrorIs(t, w.gateway.AddUpstream(t.Context(), mcpx.HTTP("x", "http://x")), mcpx.ErrClosed)
+}
+
+// A host may have put something of its own in the place of Go's default transport.
+func TestUpstreamsNeedNoDefaultTransport(t *testing.T) {
+	w := newWorld(t, nil)
+	a := w.agent(bot, modern)
+	was := http.DefaultTransport
+	http.DefaultTransport = struct{ http.RoundTripper }{was}
+	defer func() { http.DefaultTransport = was }()
+	res, err := a.Call(t.Context(), "github__list_prs", `{"repo":"r"}`)
+	require.NoError(t, err)
+	assert.False(t, res.IsError, mcptest.Text(res))
+}
+
+// A call that is under way fails when the gateway is closed, which waits for no server.
+func TestCloseEndsCalls(t *testing.T) {
+	for _, version := range []string{legacy, modern} {
+		for _, slow := range []bool{false, true} {
+			t.Run(fmt.Sprint(version, " slow ", slow), func(t *testing.T) {
+				entered := make(chan bool)
+				w := newWorld(t, &setup{legacy: version == legacy, tools: func(s map[string]*mcp.Server) {
+					s["github"].AddTool(&mcp.Tool{Name: "hang", Description: "Hangs.", InputSchema: json.RawMessage(`{"type":"object"}`), Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}},
+						func(ctx context.Context, _ *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+							entered <- true
+							<-ctx.Done()
+							return nil, ctx.Err()
+						})
+				}})
+				if slow {
+					mcpx.SlowOnly(w.gateway)
+				}
+				a := w.agent(bot, version)
+				called := make(chan *mcp.CallToolResult, 1)
+				go func() {
+					res, err := a.Call(t.Context(), "github__hang", `{}`)
+					assert.NoError(t, err)
+					called <- res
+				}()
+				<-entered
+				closed := make(chan error, 1)
+				go func() { closed <- w.gateway.Close() }()
+				select {
+				case err := <-closed:
+					require.NoError(t, err)
+				case <-time.After(30 * time.Second): // a call has two minutes
+					t.Fatal("the gateway does not close")
+				}
+				assert.Equal(t, "closing", denial(t, <-called).Reason)
+				recs := w.log.Records()
+				assert.Equal(t, "closing", recs[len(recs)-1].Outcome.ErrorCode)
+			})
+		}
+	}
 }
 
 func TestAddUpstream(t *testing.T) {

@@ -285,6 +285,7 @@ func (g *Gateway) Close() error {
 		g.gov.forget(t, "closing")
 	}
 	g.farewells.close() // while there are sessions
+	g.pool.end()        // or the sessions of clients would wait for their calls
 	var errs []error
 	for ss := range g.server.Sessions() {
 		errs = append(errs, ss.Close())

@@ -272,7 +272,7 @@ func (g *governor) shown(ctx context.Context, q *query, action string, res mcp.R
 	if server == "" {
 		server = "*"
 	}
-	detail := map[string]string{"shown": strconv.Itoa(n), "of": strconv.Itoa(of), "policy_hash": g.engine.Hash()}
+	detail := map[string]string{"shown": strconv.Itoa(n), "of": strconv.Itoa(of), audit.DetailPolicyHash: g.engine.Hash()}
 	maps.Copy(detail, notes)
 	err := g.log.Append(ctx, audit.Event{
 		Kind: audit.KindList, Door: audit.DoorTool, Action: action, Resource: `Server::` + strconv.Quote(server),

@@ -91,7 +91,7 @@ func (x *exchange) overhear(ctx context.Context, call *carriage, opened func()) 
 		case err != nil || !ok:
 		case m.IsCall():
 			x.refuse(ctx, m) // or answer
-		case m.Method == notifyToolsChanged:
+		case m.Method == notifyToolsChanged || m.Method == notifyPromptsChanged:
 			x.p.s.wire.changed.Store(true)
 		case m.Method == notifyProgress || m.Method == notifyMessage:
 			call.hears().hear(m.Method, m.Params)

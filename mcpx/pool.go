@@ -47,7 +47,7 @@ type pool struct {
 	closed bool
 	ending sync.WaitGroup // sessions that are being closed, and what runs for children
 
-	life  context.Context // until close
+	life  context.Context // until close, or the end of calls before it
 	end   context.CancelFunc
 	times childTimes
 }

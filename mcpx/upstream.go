@@ -65,7 +65,7 @@ func HTTP(name, endpoint string) *Upstream {
 		base := u.Transport
 		var idle func()
 		if base == nil {
-			own := http.DefaultTransport.(*http.Transport).Clone()
+			own := plainTransport()
 			own.MaxIdleConnsPerHost = 32   // an agent may well have more than two calls under way
 			own.WriteBufferSize = 32 << 10 // nearly every call goes out in one write
 			base, idle = own, own.CloseIdleConnections
@@ -90,6 +90,15 @@ func HTTP(name, endpoint string) *Upstream {
 		}, nil
 	}
 	return u
+}
+
+// plainTransport is a copy of Go's default one, or the like of it if the host has put
+// something else in its place.
+func plainTransport() *http.Transport {
+	if t, ok := http.DefaultTransport.(*http.Transport); ok {
+		return t.Clone()
+	}
+	return &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
 }
 
 var errRedirect = errors.New("mcpx: the upstream redirects, and redirects are not followed")
