@@ -112,10 +112,6 @@ func TestRegistryThatPanics(t *testing.T) {
 		require.NoError(t, o.gw.Close())
 		intents, outcomes := o.acts()
 		assert.Len(t, outcomes, len(intents))
-		require.Eventually(t, func() bool {
-			agents.mu.Lock()
-			defer agents.mu.Unlock()
-			return agents.live == 0
-		}, time.Minute, time.Millisecond)
+		require.Eventually(t, agents.idle, time.Minute, time.Millisecond)
 	}
 }

@@ -243,6 +243,13 @@ func (a *agents) Context(ctx context.Context, who audit.Actor) (context.Context,
 	}), nil
 }
 
+// idle reports whether nobody is watched.
+func (a *agents) idle() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.live == 0
+}
+
 func (a *agents) reinstate(agent string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
