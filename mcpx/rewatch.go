@@ -135,6 +135,7 @@ func (g *Gateway) rewatch(life context.Context, key watchKey, actor audit.Actor,
 		return nil, *no
 	}
 	defer end()
+	g.refresh()
 	if owner, _ := g.route(kindResource, key.uri); owner != key.server {
 		return nil, override(was.decision.Again(), audit.GuardUnknown)
 	}

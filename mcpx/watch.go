@@ -332,6 +332,7 @@ func (g *Gateway) updated(server, owner string, params json.RawMessage) {
 // mayHear reports whether the actor could subscribe to a resource by the policies
 // that are in force now.
 func (g *Gateway) mayHear(a audit.Actor, server, uri string) bool {
+	g.refresh()
 	if owner, _ := g.route(kindResource, uri); owner != server {
 		return false
 	}
