@@ -99,7 +99,7 @@ func (a *Approval) check(s *Snapshot, r *Request, now time.Time) error {
 	case a.At.After(now):
 		return errors.New("given in the future")
 	case !a.Expires.After(now) && !r.further:
-		return errors.New("expired")
+		return errApprovalExpired
 	case a.Call != r.call():
 		return errors.New("for another call")
 	case a.Policy != s.hash && !r.beside:
@@ -158,14 +158,19 @@ type usedApprovals struct {
 }
 
 var (
-	errApprovalUsed = errors.New("used already")
-	errApprovalFull = errors.New("too many approvals in use")
+	errApprovalExpired = errors.New("expired")
+	errApprovalUsed    = errors.New("used already")
+	errApprovalFull    = errors.New("too many approvals in use")
 )
 
-// use marks an approval as used, once.
+// use marks an approval as used, once. One that expired since it was checked, or
+// was checked at a time that a door said, may have been used and forgotten.
 func (u *usedApprovals) use(a *Approval, now time.Time) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if !a.Expires.After(now) {
+		return errApprovalExpired
+	}
 	if _, used := u.until[a.ID]; used {
 		return errApprovalUsed
 	}

@@ -24,6 +24,7 @@ func TestUsedApprovalsAreBounded(t *testing.T) {
 	a.ID = "0"
 	assert.ErrorIs(t, u.use(&a, now), errApprovalUsed, "it still knows those that it has")
 	now = now.Add(time.Minute)
+	assert.ErrorIs(t, u.use(&a, now), errApprovalExpired, "once it has expired it may be forgotten")
 	a = Approval{ID: "one more", At: now, Expires: now.Add(time.Minute)}
 	assert.NoError(t, u.use(&a, now))
 	assert.Len(t, u.until, 1)

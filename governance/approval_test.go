@@ -187,6 +187,21 @@ func TestApprovalOpensNothingElse(t *testing.T) {
 	assert.Equal(t, "late", d.ask(r).Reason)
 }
 
+// An approval has to be good still when it is used up, whatever time a door says:
+// one that has expired may have been used and forgotten.
+func TestApprovalExpiresByTheEnginesClock(t *testing.T) {
+	d := newDesk(t, needsLead)
+	r := approvable(`{}`)
+	r.Approval = d.approve(d.ask(r), "lead")
+	r.Time = d.now
+	d.now = d.now.Add(time.Hour)
+	got := d.ask(r)
+	assert.Equal(t, audit.GuardApproval, got.Reason)
+	assert.Equal(t, "The approval does not count: expired.", got.Hint)
+	d.now = d.now.Add(-1)
+	assert.True(t, d.ask(r).Allowed())
+}
+
 // Policies can ask for an approval without the annotation, and read the rest of
 // it.
 func TestApprovalInPolicies(t *testing.T) {
