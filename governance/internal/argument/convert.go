@@ -49,7 +49,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Arguments as policy sees them.
+// Values are arguments as policy sees them.
 type Values struct {
 	Args         types.Record
 	Nulls, Extra types.Set

@@ -474,3 +474,18 @@ func TestArgErrorText(t *testing.T) {
 	var ae *Error
 	assert.True(t, errors.As(err, &ae))
 }
+
+// A pin says how a number reaches policy, and nothing about which the tool takes.
+func TestPinnedIntegersAreWhole(t *testing.T) {
+	at := typed(t, `{"type":"object","properties":{
+		"text":{"type":"integer"}, "cents":{"type":"integer"}, "list":{"type":"array","items":{"type":"integer"}}, "price":{"type":"number"}}}`,
+		map[string]string{"/text": "text", "/cents": "scaled(2)", "/list/*": "text", "/price": "scaled(2)"})
+	got, err := sees(at, `{"text":7.0,"cents":7,"list":[7],"price":7.25}`)
+	require.NoError(t, err)
+	assert.Equal(t, `{cents:700 list:["7"] price:725 text:"7"}`, got)
+	for _, args := range []string{`{"text":7.5}`, `{"cents":7.5}`, `{"list":[7,7.5]}`} {
+		got, err := sees(at, args)
+		assert.Equal(t, "arguments", got, args)
+		assert.ErrorContains(t, err, "not a whole number", args)
+	}
+}

@@ -38,8 +38,8 @@ const maxRecordDepth = 4
 // isString reports whether values are strings of any format.
 func (k Kind) isString() bool { return k == KindString || k >= KindTime && k <= KindIPv6 }
 
-// An Type is the type of one value, made once from a pinned inputSchema. It
-// is immutable.
+// A Type is the type of one value, made once from a pinned inputSchema. It is
+// immutable.
 type Type struct {
 	Kind     Kind
 	Nullable bool
@@ -55,6 +55,7 @@ type Type struct {
 	Closed   bool            // a record that allows no other property
 }
 
+// A Field is one property of an object.
 type Field struct {
 	Name     string
 	Path     string // JSON Pointer
@@ -74,7 +75,7 @@ func (t *Type) At(path []string) *Type {
 	return t
 }
 
-// A Typer turns one tool's inputSchema into an Type.
+// A Typer turns one tool's inputSchema into a Type.
 type Typer struct {
 	doc     *schemaDoc
 	rules   ruler
@@ -300,7 +301,8 @@ func (tp *Typer) ruled(t *Type, s *schema) (*Type, error) {
 		listed = false
 	}
 	parts := t.Kind == KindSet || t.Kind == KindRecord || t.Kind == KindColumns
-	covered := t.scalar() || parts
+	// A number that is pinned as text or scaled can be a fraction.
+	covered := t.scalar() && !t.numeric && t.Scale == 0 || parts
 	open := s.AdditionalProperties
 	if covered && !listed && !s.narrows() && (t.Kind != KindRecord || open == nil || open.is != nil) {
 		return t, nil
