@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // A History is what policies are told about earlier acts.
@@ -20,13 +22,14 @@ type History struct {
 	Labels []string `json:"labels,omitempty"`
 }
 
-// UnmarshalJSON reads whole numbers, booleans, times in RFC 3339, and null.
+// UnmarshalJSON reads whole numbers, booleans, times in RFC 3339, and null. An
+// unknown or repeated member is an error.
 func (h *History) UnmarshalJSON(text []byte) error {
 	var raw struct {
-		Facts  map[string]json.RawMessage `json:"facts"`
-		Labels []string                   `json:"labels"`
+		Facts  map[string]jsontext.Value `json:"facts"`
+		Labels []string                  `json:"labels"`
 	}
-	if err := json.Unmarshal(text, &raw); err != nil {
+	if err := jsonv2.Unmarshal(text, &raw, jsonv2.RejectUnknownMembers(true)); err != nil {
 		return err
 	}
 	*h = History{Labels: raw.Labels}
@@ -173,7 +176,7 @@ func labelSet(labels []string) types.Set {
 	return types.NewSet(vals...)
 }
 
-// at finds an argument, or an attribute of an action that is no tool.
+// valueAt finds an argument, or an attribute of an action that is no tool.
 func (l *look) valueAt(path []string) (types.Value, bool) {
 	var v types.Value
 	args, ok := l.context["args"].(types.Record)

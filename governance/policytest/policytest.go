@@ -32,9 +32,9 @@
 // history, {"facts": {"posts": 3}, "labels": ["crm"]}, what happened before;
 // enforces, the obligations that the door can meet, all of them when it is left
 // out; approved, groups of which a person has agreed to just this call, without
-// which a call that needs it is denied with the reason "approval"; expect, "allow" or "deny"; reason, the cause of the denial, without a
-// hash; and policies, ids of which all must be among those that determined the
-// answer.
+// which a call that needs it is denied with the reason "approval"; expect, "allow"
+// or "deny"; reason, the cause of the denial, without a hash; and policies, ids of
+// which all must be among those that determined the answer.
 //
 // And the form of the Cedar command line's run-tests, which asks Cedar and
 // nothing else, so that the same file can be run by both:
@@ -74,7 +74,7 @@ type Case struct {
 	Name string
 	// Request is what is asked. A nil Enforces stands for every kind of
 	// obligation, unlike at a door: a case is about the policy. What its History
-	// leaves out has not happened.
+	// leaves out has not happened; a fact that no policy reads fails the case.
 	Request governance.Request
 	// Approved are groups of which a person has agreed to just this call.
 	Approved []string
@@ -227,6 +227,11 @@ func (a *asker) ask(ctx context.Context, c Case) (policies []string, problem str
 		r.History = a.snap.NoHistory()
 	} else {
 		h := a.snap.NoHistory()
+		for _, name := range slices.Sorted(maps.Keys(r.History.Facts)) {
+			if _, ok := h.Facts[name]; !ok {
+				return nil, fmt.Sprintf("its history has the fact %q, which no policy reads", name)
+			}
+		}
 		maps.Copy(h.Facts, r.History.Facts)
 		h.Labels = r.History.Labels
 		r.History = h
