@@ -64,7 +64,7 @@ func (e *Engine) Reload(ctx context.Context, b Bundle, by audit.Change) (Report,
 		"tools":     strconv.Itoa(rep.Tools),
 	}))
 	if err == nil {
-		e.past.forget(e.current.Swap(snap).dropped(snap))
+		e.replace(snap)
 	}
 	e.reload.Unlock()
 	if err != nil {
@@ -170,7 +170,7 @@ func (e *Engine) answer(ctx context.Context, r Request) (Decision, error) {
 // [Engine.FreshUntil].
 func (e *Engine) Visible(ctx context.Context, a audit.Actor, action string, tools []ToolRef) ([]Visibility, error) {
 	if e.stale() {
-		return nil, ErrStale
+		return make([]Visibility, len(tools)), ErrStale
 	}
 	return e.Snapshot().Visible(ctx, a, action, tools)
 }

@@ -78,6 +78,35 @@ func TestFactMemoryIsBounded(t *testing.T) {
 	assert.Equal(t, n, fill("a"), "all of it is too old now")
 }
 
+// What agents that do nothing any more have left takes up the engine's room no
+// longer than it counts.
+func TestIdleAgentsMakeRoom(t *testing.T) {
+	now, move := movable()
+	e := counting(t, now, Fact{Name: "k", Kind: CountWithin, On: []string{"s__t"}, Key: []string{"/k"}, Window: time.Minute, Per: "agent"})
+	e.past.most = limits{agent: 1000, engine: 200}
+	for i := range 90 {
+		d := countCall(t, e, fmt.Sprintf("idle-%d", i), `{"n":1}`) // in most of the shards
+		require.True(t, d.Allowed(), i)
+		d.Settle(Result{OK: true})
+	}
+	try := func() (allowed bool) {
+		for i := range 20 * len(e.past.shards) {
+			d := countCall(t, e, "busy", fmt.Sprintf(`{"k":"%d","n":1}`, i))
+			if !d.Allowed() {
+				continue
+			}
+			d.Settle(Result{OK: true})
+			if i > 50 {
+				return true
+			}
+		}
+		return false
+	}
+	assert.False(t, try(), "what still counts stays")
+	move(time.Minute)
+	assert.True(t, try())
+}
+
 func TestFailedCallsTakeNoRoom(t *testing.T) {
 	now, _ := movable()
 	e := counting(t, now, Fact{Name: "k", Kind: CountWithin, On: []string{"s__t"}, Window: time.Minute, Per: "agent"})
@@ -258,11 +287,11 @@ func TestForgottenFactsStayForgotten(t *testing.T) {
 	}
 	begun := p.drops.Load()
 	assert.Equal(t, 1, add(begun))
-	p.forget(s.defs)
+	p.forget(s.dropped())
 	assert.Equal(t, 0, add(begun))
 	assert.Equal(t, 1, add(p.drops.Load()))
 	move(MaxFactWindow)
-	p.forget(map[defID]*factDef{{1}: {}})
+	p.forget(map[defID]bool{{1}: true})
 	assert.Len(t, p.gone, 1)
 }
 

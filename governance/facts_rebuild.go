@@ -41,32 +41,48 @@ func (e *Engine) inForce() (s, staged *Snapshot, drops uint64) {
 	}
 }
 
+// counts reports whether s has a fact; nil has none.
+func (s *Snapshot) counts(id defID) bool { return s != nil && s.defs[id] != nil }
+
 // dropped are the facts of s that none of next has.
-func (s *Snapshot) dropped(next ...*Snapshot) map[defID]*factDef {
+func (s *Snapshot) dropped(next ...*Snapshot) map[defID]bool {
+	gone := map[defID]bool{}
 	if s == nil {
-		return nil
+		return gone
 	}
-	gone := map[defID]*factDef{}
-	for id, d := range s.defs {
-		if !slices.ContainsFunc(next, func(n *Snapshot) bool { return n != nil && n.defs[id] != nil }) {
-			gone[id] = d
+	for id := range s.defs {
+		if !slices.ContainsFunc(next, func(n *Snapshot) bool { return n.counts(id) }) {
+			gone[id] = true
 		}
 	}
 	return gone
 }
 
-// fresh are the facts of next that the engine knows nothing about, by name: they
-// begin with an empty history.
+// replace puts s into force, and forgets what nobody counts from now on: facts of
+// the snapshot before, and those that were read from a log or a tape.
+func (e *Engine) replace(s *Snapshot) {
+	was, staged := e.current.Swap(s), e.staged.Load()
+	gone := was.dropped(s, staged)
+	for _, id := range e.past.knows() {
+		if !s.counts(id) && !staged.counts(id) {
+			gone[id] = true
+		}
+	}
+	e.past.forget(gone)
+}
+
+// fresh are the facts of next that the engine knows nothing about and does not
+// count, by name: they begin with an empty history.
 func (e *Engine) fresh(next *Snapshot) map[string]*factDef {
 	out := map[string]*factDef{}
 	if e.past == nil {
 		return out // of the zero Engine, which has no log and takes no bundle
 	}
-	now := e.current.Load()
+	now, staged := e.current.Load(), e.staged.Load()
 	e.past.mu.Lock()
 	defer e.past.mu.Unlock()
 	for id, d := range next.defs {
-		if (now == nil || now.defs[id] == nil) && !e.past.known[id] {
+		if !now.counts(id) && !staged.counts(id) && !e.past.known[id] {
 			out[d.name] = d
 		}
 	}
@@ -104,8 +120,10 @@ func checkFactKey(opts *Options) error {
 // An act without an outcome on record counts as in [Result].Unsure. Facts with a
 // key or of kind [DistinctWithin] need the [Options].FactKey that the log was
 // written with. What a door decides but does not record, which is the action
-// use_hosted_tool, cannot be rebuilt. On an error the engine has part of the
-// history and should not be used.
+// use_hosted_tool, cannot be rebuilt. A fact that was taken out of force and put
+// back within its window is rebuilt without what happened meanwhile, where the
+// engine before it had begun anew. On an error the engine has part of the history
+// and should not be used.
 func (e *Engine) Rebuild(records iter.Seq2[audit.Record, error]) error {
 	if e == nil || e.past == nil {
 		return ErrNoSnapshot
@@ -226,10 +244,10 @@ type Backfilled struct {
 //	_, err = engine.Reload(ctx, bundle, by)
 //
 // ended says how calls ended, by the id of their decisions; a call that is not in
-// it counts as in [Result].Unsure. Facts that the engine has already, which are
-// those with the same definition whatever their name, keep what they have. What
-// is decided between the end of the tape and the Reload is missing from the new
-// facts.
+// it counts as in [Result].Unsure. Facts that the engine has already, those of a
+// staged bundle among them, keep what they have; a fact is the same if its
+// definition is, whatever its name. What is decided between the end of the tape
+// and the Reload is missing from the new facts.
 func (e *Engine) Backfill(ctx context.Context, next *Snapshot, tape iter.Seq2[Recorded, error], ended map[string]Result) (Backfilled, error) {
 	var out Backfilled
 	if e == nil || e.past == nil || next == nil {

@@ -301,6 +301,76 @@ func TestStagedFactsAreCounted(t *testing.T) {
 	assert.Equal(t, int64(60), x.value("bank__pay", `{"amount":0,"to":"x"}`, "spent"))
 }
 
+// What a staged bundle counts is not dropped by a reload in between that leaves it
+// out, nor filled in once more from a tape.
+func TestStagedFactsAreKept(t *testing.T) {
+	var tape bytes.Buffer
+	w := governance.NewTapeWriter(&tape)
+	c := newClock()
+	log := &recorder{}
+	e := governance.NewEngine(log, &governance.Options{Clock: c.now, Tape: w.Record})
+	x := &teller{Engine: e, clock: c, t: t, actor: audit.Actor{Agent: "a", Session: "s"}}
+	counted := shop(`facts: [{name: n, kind: count_within, on: [bank__pay], window: 1h, per: agent}]`, reading(`context.facts.n > 100`))
+	_, err := x.Reload(t.Context(), counted, change)
+	require.NoError(t, err)
+	assert.True(t, x.call("bank__pay", `{"amount":1}`, done))
+	next := counted
+	next.Policies = []governance.Source{{Name: "p.cedar", Text: counted.Policies[0].Text + `@id("more") forbid (principal == Agent::"z", action, resource);`}}
+	rep, err := x.Stage(t.Context(), next, change)
+	require.NoError(t, err)
+	_, err = x.Reload(t.Context(), shop("facts: []", ""), change)
+	require.NoError(t, err)
+	assert.True(t, x.call("bank__pay", `{"amount":1}`, done))
+
+	require.NoError(t, w.Err())
+	got, err := x.Backfill(t.Context(), x.Staged(), governance.ReadTape(&tape), nil)
+	require.NoError(t, err)
+	assert.Equal(t, governance.Backfilled{}, got)
+	require.NoError(t, x.Promote(t.Context(), rep.Hash, change))
+	assert.Equal(t, int64(2), x.value("bank__audit", `{}`, "n"))
+
+	var began []string
+	for _, ev := range log.events {
+		began = append(began, ev.Action+" "+ev.Detail["facts_new"])
+	}
+	assert.Equal(t, []string{"reload n", "stage ", "reload ", "promote "}, began)
+	other := shop(`facts: [{name: m, kind: count_within, on: [bank__pay], window: 2h, per: agent}]`, reading(`context.facts.m > 100`))
+	_, err = x.Stage(t.Context(), other, change)
+	require.NoError(t, err)
+	assert.Equal(t, "m", log.events[4].Detail["facts_new"], "a staged fact begins when it is staged")
+}
+
+// What was read from the log of a fact that the first bundle does not count is
+// forgotten: it would miss what comes now.
+func TestRebuiltFactsAreForgotten(t *testing.T) {
+	with, without := shop(checkedFact, needsCheck), shop("facts: []", "")
+	x := newTeller(t, with)
+	d := x.ask("bank__audit", `{}`)
+	records := func(yield func(audit.Record, error) bool) {
+		_ = yield(audit.Record{Seq: 1, Intent: &audit.Intent{Actor: x.actor, Decision: d.Decision}}, nil) &&
+			yield(audit.Record{Seq: 2, Call: 1, Outcome: &audit.Outcome{Status: audit.StatusOK}}, nil)
+	}
+	for _, c := range []struct {
+		loads []governance.Bundle
+		paid  bool
+	}{
+		{[]governance.Bundle{with}, true},
+		{[]governance.Bundle{without, with}, false},
+	} {
+		y := &teller{Engine: governance.NewEngine(&recorder{}, &governance.Options{Clock: x.now}), clock: x.clock, t: t, actor: x.actor}
+		require.NoError(t, y.Rebuild(records))
+		for i, b := range c.loads {
+			_, err := y.Reload(t.Context(), b, change)
+			require.NoError(t, err)
+			if i < len(c.loads)-1 {
+				y.advance(time.Second)
+				assert.True(t, y.call("bank__refund", `{}`, done), "the reset that nobody sees")
+			}
+		}
+		assert.Equal(t, c.paid, y.call("bank__pay", `{"amount":1}`, done))
+	}
+}
+
 func TestTapeHasHistory(t *testing.T) {
 	var tape bytes.Buffer
 	w := governance.NewTapeWriter(&tape)

@@ -42,6 +42,7 @@ type past struct {
 	seq    atomic.Uint64
 	size   atomic.Int64 // entries
 	shards [64]shard
+	turn   atomic.Uint64 // see sweepAnother
 	most   limits
 
 	mu    sync.Mutex
@@ -180,7 +181,25 @@ func (p *past) room(sh *shard, a *agentPast, t *trace) bool {
 		p.sweep(sh, t.at)
 		sh.next = max(8192, 2*sh.size)
 	}
+	if fits() {
+		return true
+	}
+	p.sweepAnother(sh, t.at)
 	return fits()
+}
+
+// sweepAnother drops what has expired in one shard more, each in turn: agents that
+// do nothing any more would take up the engine's room for ever.
+func (p *past) sweepAnother(than *shard, now int64) {
+	sh := &p.shards[p.turn.Add(1)%uint64(len(p.shards))]
+	// Whoever waits for a lock while holding one may wait for ever.
+	if sh == than || !sh.mu.TryLock() {
+		return
+	}
+	defer sh.mu.Unlock()
+	if now-sh.swept >= int64(time.Second) || now < sh.swept {
+		p.sweep(sh, now)
+	}
 }
 
 // sweep drops what counts for nothing any more.
@@ -224,7 +243,7 @@ func (c chapter) sweep(now int64) (size int) {
 
 // forget drops facts that are no longer declared: what they missed from now on
 // would make their history wrong.
-func (p *past) forget(gone map[defID]*factDef) {
+func (p *past) forget(gone map[defID]bool) {
 	if len(gone) == 0 {
 		return
 	}
@@ -243,12 +262,19 @@ func (p *past) forget(gone map[defID]*factDef) {
 	}
 }
 
+// knows are the facts whose history was read from a log or a tape.
+func (p *past) knows() []defID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.known))
+}
+
 // part notes that facts are forgotten from now on.
-func (p *past) part(gone map[defID]*factDef) {
+func (p *past) part(gone map[defID]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now, drop := p.clock().UnixNano(), p.drops.Load()+1
-	maps.DeleteFunc(p.known, func(id defID, _ bool) bool { return gone[id] != nil })
+	maps.DeleteFunc(p.known, func(id defID, _ bool) bool { return gone[id] })
 	// No act of before is within a window any more.
 	maps.DeleteFunc(p.gone, func(_ defID, g parted) bool { return g.at <= now-int64(MaxFactWindow) })
 	for id := range gone {
@@ -268,6 +294,6 @@ func (p *past) prune(t *trace) {
 	t.adds = slices.DeleteFunc(t.adds, func(a addition) bool { return p.gone[a.def.id].drop > t.drops })
 }
 
-func (c chapter) forget(gone map[defID]*factDef) {
-	maps.DeleteFunc(c, func(k seriesKey, _ series) bool { return gone[defID(k[:len(defID{})])] != nil })
+func (c chapter) forget(gone map[defID]bool) {
+	maps.DeleteFunc(c, func(k seriesKey, _ series) bool { return gone[defID(k[:len(defID{})])] })
 }

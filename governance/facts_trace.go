@@ -26,7 +26,7 @@ func (v *visit) reserve(d *Decision, s *Snapshot, staged *look) {
 	}
 	if staged != nil && staged.plan.feeds() && err == nil {
 		var next *trace
-		next, err = p.trace(v.actor, staged, func(d *factDef) bool { return s.defs[d.id] != nil })
+		next, err = p.trace(v.actor, staged, func(d *factDef) bool { return s.counts(d.id) })
 		switch {
 		case err != nil:
 		case t.empty():

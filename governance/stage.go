@@ -19,8 +19,9 @@ var (
 
 // Stage compiles a bundle and holds it beside the one in force: from now on
 // every request is decided by both, and where the staged one would have decided
-// otherwise, or for another cause, the decision says so in Would. A staged snapshot that fails or panics is on record as that and does
-// no harm; it costs time, though, about that of another decision.
+// otherwise, or for another cause, the decision says so in Would. A staged snapshot
+// that fails or panics is on record as that and does no harm; it costs time,
+// though, about that of another decision.
 //
 // Facts that are new in it are counted from now on, so that they have a history
 // when it is promoted; labels of its catalogue are not given. A new fact is held
@@ -36,7 +37,7 @@ func (e *Engine) Stage(ctx context.Context, b Bundle, by audit.Change) (Report, 
 	}
 	e.reload.Lock()
 	defer e.reload.Unlock()
-	if err := e.record(ctx, "stage", snap, e.staged.Load(), by, nil); err != nil {
+	if err := e.record(ctx, "stage", snap, e.staged.Load(), by, e.noteNew(snap, map[string]string{})); err != nil {
 		return rep, err
 	}
 	// What the replaced one alone counted would have a hole from now on.
@@ -57,7 +58,7 @@ func (e *Engine) Staged() *Snapshot {
 // [ErrNotStaged]. Who promoted it and why goes on record first; if it cannot,
 // nothing happens.
 func (e *Engine) Promote(ctx context.Context, hash string, by audit.Change) error {
-	if err := e.swap(ctx, audit.ActionPromote, hash, by, func(s *Snapshot) { e.past.forget(e.current.Swap(s).dropped(s)) }); err != nil {
+	if err := e.swap(ctx, audit.ActionPromote, hash, by, e.replace); err != nil {
 		return err
 	}
 	e.tell()
