@@ -10,7 +10,8 @@ import (
 )
 
 // ErrNotAllowed is returned by [Engine.Again] for an act that was not allowed, or
-// was another one.
+// was another one: of another action or resource, of another agent or user, or
+// decided by another engine.
 var ErrNotAllowed = errors.New("governance: only an act that was allowed can go on")
 
 // Again answers whether an act that first allowed may go on, such as when it is
@@ -44,10 +45,10 @@ func (e *Engine) again(ctx context.Context, first *Decision, r Request) (Decisio
 		return s.Decide(ctx, r)
 	case stale:
 		return s.outdated(&r)
-	case !first.Allowed():
+	case !first.allows(e.past, r.Actor):
 		d := Decision{Decision: audit.Decision{ID: audit.NewID(), PolicyHash: s.hash}}
 		d.Action, d.Resource = r.named()
-		return refuse(d, audit.GuardPolicyError, hintClosed), ErrNotAllowed
+		return refuse(d, audit.GuardState, hintClosed), ErrNotAllowed
 	}
 	r.engine, r.counted, r.further, r.Approval = e.id, true, true, nil
 	if a := first.agreed; a != nil && a.Policy == s.hash {
@@ -61,9 +62,17 @@ func (e *Engine) again(ctx context.Context, first *Decision, r Request) (Decisio
 	d, err := s.Decide(ctx, r)
 	v.touch()
 	if d.Allowed() && (d.Action != first.Action || d.Resource != first.Resource) {
-		return refuse(d, audit.GuardPolicyError, hintClosed), ErrNotAllowed
+		return refuse(d, audit.GuardState, hintClosed), ErrNotAllowed
 	}
 	return d, err
+}
+
+// allows reports whether d allowed an act of this agent and user, in any session of
+// theirs, as far as d has kept that: one that was decided with a history from
+// outside, or itself allowed an act to go on, has not.
+func (d *Decision) allows(p *past, a audit.Actor) bool {
+	h := d.hold
+	return d.Allowed() && (h == nil || h.past == nil || h.past == p && h.actor.Agent == a.Agent && h.actor.User == a.User)
 }
 
 // asBefore puts the facts into l that a further step of an act is decided by.

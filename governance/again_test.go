@@ -92,7 +92,7 @@ func TestAgainIsApproved(t *testing.T) {
 	other.Args = []byte(`{"x":"2"}`)
 	assert.Equal(t, audit.GuardApproval, again(first, other).Reason)
 	other = r
-	other.Actor.Agent = "b"
+	other.Actor.Instance = "2"
 	assert.Equal(t, audit.GuardApproval, again(first, other).Reason)
 	d.load(needsLead + "\n" + `@id("q") forbid (principal == Agent::"z", action, resource);`)
 	got = again(first, r)
@@ -120,17 +120,35 @@ func TestAgainIsOfAnAllowedAct(t *testing.T) {
 		assert.False(t, d.Allowed())
 		return d
 	}
-	again(governance.Decision{}, request, governance.ErrNotAllowed)
+	not := func(first governance.Decision, r governance.Request) {
+		t.Helper()
+		assert.Equal(t, audit.GuardState, again(first, r, governance.ErrNotAllowed).Reason)
+	}
+	not(governance.Decision{}, request)
 	denied := first
 	denied.Effect = audit.Deny
-	again(denied, request, governance.ErrNotAllowed)
+	not(denied, request)
 	another := first
 	another.Resource = `Tool::"s__u"`
-	again(another, request, governance.ErrNotAllowed)
+	not(another, request)
+	of := request
+	of.Actor.Agent = "another"
+	not(first, of)
+	of = request
+	of.Actor.User = "ann"
+	not(first, of)
+	twin := governance.NewEngine(&recorder{}, nil)
+	_, err = twin.Reload(t.Context(), only("p"), change)
+	require.NoError(t, err)
+	elsewhere, err := twin.Decide(t.Context(), request)
+	require.NoError(t, err)
+	require.True(t, elsewhere.Allowed())
+	not(elsewhere, request)
 	e.FreshUntil(now)
 	assert.Equal(t, "stale-policy", again(first, request, governance.ErrStale).Reason)
-	_, err = e.Visible(t.Context(), request.Actor, "call_tool", []governance.ToolRef{{Server: "s", Name: "t"}})
+	seen, err := e.Visible(t.Context(), request.Actor, "call_tool", []governance.ToolRef{{Server: "s", Name: "t"}})
 	require.ErrorIs(t, err, governance.ErrStale)
+	assert.Equal(t, []governance.Visibility{governance.Never}, seen)
 	e.FreshUntil(time.Time{})
 	d, err := e.Again(t.Context(), first, request)
 	require.NoError(t, err)
