@@ -289,8 +289,8 @@ func (c *compiler) entities(context.Context) {
 	c.snap.entities = staticEntities(c.bundle, c.snap.tools)
 }
 
-// maxFindings bounds a report on policies: whoever gets more than that has made one mistake
-// many times.
+// maxFindings bounds a report on policies: whoever gets more than that has made
+// one mistake many times.
 const maxFindings = 1000
 
 func (c *compiler) policies(ctx context.Context) {

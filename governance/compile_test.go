@@ -108,6 +108,8 @@ func TestMistakes(t *testing.T) {
 			[]string{`policies/new.cedar:1:41: error: policy "a": there is no Profile::"standpu" (did you mean standup?)`}},
 		{"unknown argument", policy(strings.Replace(postPolicy, "args.channel", "args.chanel", 1)),
 			[]string{`policies/new.cedar:3:21: error: policy "post": attribute`, `(did you mean channel?)`}},
+		{"unknown part of the context", policy("@id(\"a\") forbid (principal, action == Action::\"slack__post_message\", resource)\nwhen { context.lables.contains(\"crm\") };"),
+			[]string{`policies/new.cedar:2:16: error: policy "a": attribute`, `(did you mean labels?)`}},
 		{"argument that only some tools have", policy("@id(\"a\") forbid (principal, action in Action::\"slack:read\", resource)\nwhen { context.args.user == \"ceo\" };"),
 			[]string{`policies/new.cedar:2:21: error: policy "a": attribute`, `not everything that the policy covers has it`}},
 		{"wrong type", policy(strings.Replace(postPolicy, `"#engineering"`, `7`, 1)),

@@ -54,7 +54,7 @@ func Diff(ctx context.Context, a, b *Snapshot, u *Universe) (DiffReport, error) 
 	}
 	d := differ{a: a, b: b, u: u.orDefault(), rep: &rep}
 	d.changed()
-	if rep.A == rep.B && len(rep.Added)+len(rep.Removed)+len(rep.Changed) == 0 {
+	if rep.A == rep.B && a.mode == b.mode && len(rep.Added)+len(rep.Removed)+len(rep.Changed) == 0 {
 		return rep, nil
 	}
 	d.r = rand.New(rand.NewPCG(d.u.Seed, 1))

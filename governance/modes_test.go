@@ -173,6 +173,11 @@ func TestObserveMode(t *testing.T) {
 			assert.Equal(t, was.Effect, d.Effect, "observing changed %+v", c.r)
 		}
 	}
+	rep, err := governance.Diff(t.Context(), enforce, observe, nil)
+	require.NoError(t, err)
+	require.NotEmpty(t, rep.Witnesses, "one law, two modes")
+	assert.Equal(t, governance.NowAllowed, rep.Witnesses[0].Change)
+
 	d := decide(t, observe, call("closed", "", `{"i":1}`, "max_bytes"))
 	assert.Contains(t, d.Reason, "not-in-profile:closed@")
 	assert.True(t, d.Hidden)

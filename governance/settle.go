@@ -33,11 +33,13 @@ func (r Result) used() bool { return r.OK || r.Unsure }
 //
 //   - ok: OK.
 //   - failed with "tool-error" (the isError of an MCP tool), "error" (its protocol
-//     error), "upstream-unauthorized", "upstream-error-event" or an HTTP status
-//     that blames the request, such as "upstream-429", but for 408: the other side
-//     says that it did not do it. Reached; it uses up no budget.
-//   - failed with "credential", "upstream-down", "not-started", "not-begun",
-//     "name-not-found", "unreachable" or "private-address": nothing was done.
+//     error), "input-required" (it wants to know more first),
+//     "upstream-unauthorized", "upstream-error-event" or an HTTP status that
+//     blames the request, such as "upstream-429", but for 408: the other side says
+//     that it did not do it. Reached; it uses up no budget.
+//   - failed or cancelled with "credential", "consent" (its user has not given any),
+//     "upstream-down", "not-started", "not-begun", "name-not-found", "unreachable"
+//     or "private-address": nothing was done.
 //   - cancelled, or failed with anything else, a time-out, a program's exit code
 //     or an answer withheld among it: Unsure. Else an agent could spend and
 //     cancel for ever.
@@ -63,8 +65,9 @@ func ResultOf(o audit.Outcome) Result {
 }
 
 // Again returns the decision for a further act under the same permission, such as
-// cancelling what it began; [Engine.Again] asks the policies whether it may go on. It has an ID of its own and has reserved nothing:
-// settling it counts nothing, and leaves what d reserved to d.
+// cancelling what it began; [Engine.Again] asks the policies whether it may go on.
+// It has an ID of its own and has reserved nothing: settling it counts nothing, and
+// leaves what d reserved to d.
 func (d Decision) Again() Decision {
 	d.ID = audit.NewID()
 	d.Facts, d.uses, d.hold = nil, nil, nil

@@ -183,7 +183,7 @@ func (r *Request) checkText() error {
 	return nil
 }
 
-// reads are the parts of the context of t that somebody reads.
+// readsAbout are the parts of the context of t that somebody reads.
 func (s *Snapshot) readsAbout(t *target) *reads {
 	if t.tool == nil {
 		return nil

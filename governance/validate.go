@@ -214,11 +214,14 @@ func (s *Snapshot) idsOf(t types.EntityType) []string {
 
 // attributeNames are all names that some context has.
 func (s *Snapshot) attributeNames() []string {
-	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "approval": true, "groups": true, "args": true, "nulls": true, "extra": true, "derived": true}
+	set := map[string]bool{"now": true, "session": true, "user": true, "agent": true, "approval": true, "groups": true, "labels": true, "facts": true, "args": true, "nulls": true, "extra": true, "derived": true}
 	for _, v := range verbs {
 		for a := range v.attrs {
 			set[a] = true
 		}
+	}
+	for _, d := range s.defs {
+		set[d.name] = true
 	}
 	for _, t := range s.tools {
 		for _, f := range t.args.Fields {
