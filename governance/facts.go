@@ -117,7 +117,8 @@ type Fact struct {
 	// arguments. An absent argument is a value of its own.
 	Key []string `yaml:"key"`
 	// Of is the argument that SumWithin and DistinctWithin are about, by JSON
-	// Pointer. What is summed must be a required Long.
+	// Pointer. What is summed must be a required Long, of the same scale in all
+	// actions that are watched.
 	Of string `yaml:"of"`
 	// Window is how far it looks back: 1 second to 24 hours.
 	Window time.Duration `yaml:"window"`

@@ -252,6 +252,7 @@ func groupNames(deeds []deed) map[string]bool {
 // told about it.
 func (c *compiler) plan(f Fact, def *factDef, deeds []deed, bad func(word, msg, fix string)) {
 	var keyTypes []string
+	var summed *place
 	for _, d := range deeds {
 		for _, reset := range []bool{false, true} {
 			on := f.On
@@ -269,8 +270,18 @@ func (c *compiler) plan(f Fact, def *factDef, deeds []deed, bad func(word, msg, 
 				keyTypes = types
 			}
 			if !slices.Equal(keyTypes, types) {
-				bad(f.Name, fmt.Sprintf("fact %q: the arguments that are its key have other types in %s than in other actions", f.Name, d.name), "watch actions where they have the same types")
+				bad(f.Name, fmt.Sprintf("fact %q: the arguments that are its key have other types or units in %s than in other actions", f.Name, d.name), "watch actions where they have the same ones")
 				return
+			}
+			if f.Kind == SumWithin {
+				p, _ := placeOf(d.tool, d.name, w.of)
+				if summed == nil {
+					summed = &p
+				}
+				if summed.unit != p.unit {
+					bad(f.Of, fmt.Sprintf("fact %q: %s of %s is in another unit than in other actions", f.Name, f.Of, d.name), `pin it alike in the catalogue, or write a fact for each unit`)
+					return
+				}
 			}
 			of := c.snap.facts[d.action]
 			w.key = of.keyIndex(f.Key)
@@ -305,7 +316,7 @@ func (f Fact) keyTypes(d deed) ([]string, bool) {
 		if !ok || !slices.Contains(scalars, p.cedar) {
 			return nil, false
 		}
-		out = append(out, p.cedar)
+		out = append(out, p.cedar+" "+p.unit)
 	}
 	return out, true
 }
@@ -323,7 +334,7 @@ func (f Fact) watch(def *factDef, d deed, reset bool, bad func(word, msg, fix st
 		if !found || !slices.Contains(scalars, p.cedar) {
 			return no(k, "is no argument with one value", "a key is text, a number, a boolean, a time or an address that every watched action has")
 		}
-		keyTypes = append(keyTypes, p.cedar)
+		keyTypes = append(keyTypes, p.cedar+" "+p.unit)
 	}
 	if reset {
 		return w, keyTypes, true // it resets whatever its arguments are

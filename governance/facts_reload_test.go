@@ -68,6 +68,28 @@ facts:
 	see(bundle("scaled(2)"), 0)
 }
 
+// Seven euros and seven cents are no fourteen, and no key of the same name.
+func TestUnitsAreNotMixed(t *testing.T) {
+	amounts := func(pay, refund, fact string) error {
+		b := shop("facts: ["+fact+"]", "")
+		for i, as := range []string{pay, refund} {
+			one := &b.Catalog[0].Tools[i]
+			*one = tool(one.Name, `{"type":"object","properties":{"amount":{"type":"number"}},"required":["amount"]}`)
+			one.As = map[string]string{"amount": as}
+		}
+		_, _, err := governance.Compile(t.Context(), b, nil)
+		return err
+	}
+	const (
+		sum   = `{name: n, kind: sum_within, on: [bank__pay, bank__refund], of: /amount, window: 1h, per: agent}`
+		keyed = `{name: n, kind: count_within, on: [bank__pay, bank__refund], key: [/amount], window: 1h, per: agent}`
+	)
+	require.NoError(t, amounts("scaled(2)", "scaled(2)", sum))
+	require.NoError(t, amounts("long", "long", keyed))
+	require.ErrorContains(t, amounts("scaled(2)", "long", sum), "in another unit")
+	require.ErrorContains(t, amounts("scaled(2)", "long", keyed), "other types or units")
+}
+
 // A call that was under way when its fact was dropped comes too late: alone it
 // would be a history without the reset that nobody counted.
 func TestReloadDropsFactsOfCallsUnderWay(t *testing.T) {
