@@ -224,7 +224,8 @@ const (
 	// [ActionPromote] put an engine's snapshot into force; "stage" and "unstage"
 	// change what is only watched, and a store of policies records versions of
 	// its own. Detail: [DetailPolicyHash], "replaces" (the hash before), "bundle"
-	// (the digest of the files), [DetailAuthor] and [DetailReviewer], and of a
+	// (the digest of the files), [DetailAuthor] and [DetailReviewer], "facts_new"
+	// (those that begin with an empty history, cut where there are many), and of a
 	// reload counts: "policies", "generated" and "tools". Action "load_models" is
 	// a model router's configuration. Actions "set_network" and "answer" change
 	// what a living sandbox session may reach. [ActionApproveTool] is about the tool

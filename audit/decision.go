@@ -149,7 +149,7 @@ const (
 	GuardStrictJSON   = "strict-json"   // text that two parsers could read differently
 	GuardArguments    = "arguments"     // do not fit the pinned schema, or cannot be decided exactly
 	GuardMethod       = "method"        // an MCP method or HTTP endpoint that no action covers
-	GuardState        = "state"         // carried by a client, and not made here for this very request
+	GuardState        = "state"         // what a request goes on from was not made here for this very one
 	GuardUnknown      = "unknown"       // a tool, name or model that nobody configured
 	GuardStoredObject = "stored-object" // of the account that all agents of the host share
 	GuardTranslation  = "translation"   // the backend cannot be told this in the protocol that it speaks
