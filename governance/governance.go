@@ -265,7 +265,9 @@ type Request struct {
 	// Claims are those of a verified token. They become tags of the agent's
 	// entity and never memberships.
 	Claims map[string]string
-	// Time is context.now; zero is the engine's clock.
+	// Time is context.now, and when the act is for the windows of facts; zero is
+	// the engine's clock. Whoever sets it for an engine vouches for it: a later
+	// one than now lets what was counted expire.
 	Time time.Time
 	// Enforces are the kinds of obligation that the door can meet. A permit
 	// that demands any other denies.
