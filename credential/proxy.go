@@ -1,7 +1,6 @@
 package credential
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,8 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -30,8 +27,9 @@ import (
 // The request goes to origin with the method, path, query, headers and body
 // that authorize has seen, less what could name somebody else or get around
 // authorize or the search: Authorization, Cookie, Range and the like, and
-// whatever concerns only one connection. Paths with dot segments, upgrades,
-// CONNECT and TRACE are refused. Bodies stream both ways.
+// whatever concerns only one connection. Paths with dot segments or a backslash,
+// upgrades, CONNECT and TRACE are refused, whatever authorize says of them: it is
+// asked all the same, so that they are on record. Bodies stream both ways.
 //
 // The answer comes without cookies, challenges and advice to go elsewhere. A
 // redirect within origin is passed on as a path; any other is refused, for what
@@ -105,46 +103,15 @@ type ProxyHandler struct {
 	err       error
 }
 
-// wholeAnswer is how long an answer may be to be held until it is on record,
-// and smallBody how long a body that is kept to be sent again.
-const (
-	wholeAnswer = 256 << 10
-	smallBody   = 64 << 10
-)
-
-// Headers that are not passed on. The first are about one connection (RFC 9110,
-// 7.6.1); then, in requests, what names somebody, what servers may take for
-// another method, path or host than authorize has seen, and what cuts an answer
-// so that a secret in it could not be found.
-var (
-	hopHeaders = []string{
-		"Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	}
-	requestHeaders = append([]string{
-		"Authorization", "Proxy-Authorization", "Cookie", "Cookie2",
-		"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
-		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Forwarded-Prefix",
-		"Range", "If-Range", "Expect", "Accept-Encoding", "Content-Length",
-	}, hopHeaders...)
-	answerHeaders = append([]string{
-		"Set-Cookie", "Set-Cookie2", "Www-Authenticate", "Proxy-Authenticate", "Authentication-Info", "Proxy-Authentication-Info",
-		"Alt-Svc", "Strict-Transport-Security", "Refresh", "Accept-Ranges",
-	}, hopHeaders...)
-)
+// wholeAnswer is how long an answer may be to be held until it is on record.
+const wholeAnswer = 256 << 10
 
 // ServeHTTP implements [http.Handler].
 func (p *ProxyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{ProxyHandler: p, w: w, r: r}
-	switch {
-	case p.err != nil:
+	if p.err != nil {
 		x.log("the proxy is not set up", p.err)
 		x.say(http.StatusInternalServerError, "not-set-up", "This host's proxy is not set up.")
-		return
-	case r.Method == http.MethodConnect || r.Method == http.MethodTrace || r.Header.Get("Upgrade") != "":
-		x.say(http.StatusMethodNotAllowed, "method", "Plain requests only: no upgrade, no CONNECT, no TRACE.")
-		return
-	case !straight(r.URL.Path):
-		x.say(http.StatusBadRequest, "path", `The path must begin with a slash and have no "." or ".." in it.`)
 		return
 	}
 	use, err := p.authorize(r)
@@ -170,20 +137,11 @@ func (p *ProxyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer context.AfterFunc(use.Context, cancel)()
 	}
 	defer x.panicked()
+	if no := refusalOf(r); no != nil {
+		x.refuse(*no)
+		return
+	}
 	x.serve(ctx)
-}
-
-// straight reports whether a decoded path means the same to everybody.
-func straight(path string) bool {
-	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "\\\x00") {
-		return false
-	}
-	for part := range strings.SplitSeq(path, "/") {
-		if part == "." || part == ".." {
-			return false
-		}
-	}
-	return true
 }
 
 // An exchange is one request on its way.
@@ -246,50 +204,6 @@ func (x *exchange) serve(ctx context.Context) {
 		defer resp.Body.Close()
 		x.answer(ctx, resp)
 	}
-}
-
-// request makes the request to the origin. The error is one of reading the
-// agent's.
-func (x *exchange) request(ctx context.Context) (*http.Request, error) {
-	// HTTP/1.1 may answer before it has read the whole request, as git does.
-	_ = http.NewResponseController(x.w).EnableFullDuplex()
-	out := x.r.Clone(ctx)
-	out.RequestURI, out.Close, out.Trailer, out.TransferEncoding = "", false, nil, nil
-	out.Header = without(x.r.Header, requestHeaders)
-	at, _ := url.Parse(x.origin) // it was an origin when the proxy was made
-	out.URL = &url.URL{
-		Scheme: at.Scheme, Host: at.Host,
-		Path: x.r.URL.Path, RawPath: x.r.URL.RawPath, RawQuery: x.r.URL.RawQuery,
-	}
-	switch n := x.r.ContentLength; {
-	case n == 0:
-		out.Body = http.NoBody
-	case n > 0 && n <= smallBody:
-		b, err := io.ReadAll(x.r.Body)
-		if err != nil {
-			return nil, err
-		}
-		out.Body = io.NopCloser(bytes.NewReader(b))
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
-	}
-	return out, nil
-}
-
-// without returns a copy of h without some headers and those that Connection
-// names.
-func without(h http.Header, names []string) http.Header {
-	out := make(http.Header, len(h))
-	for name, values := range h {
-		if !slices.Contains(names, http.CanonicalHeaderKey(name)) {
-			out[name] = slices.Clone(values)
-		}
-	}
-	for _, v := range h.Values("Connection") {
-		for name := range strings.SplitSeq(v, ",") {
-			out.Del(strings.TrimSpace(name))
-		}
-	}
-	return out
 }
 
 // answer passes the origin's answer on.
@@ -447,12 +361,17 @@ func (x *exchange) end(found Found) error {
 
 // fail ends a request that has no answer to pass on.
 func (x *exchange) fail(code, message string) {
-	x.out.Status, x.out.ErrorCode = audit.StatusFailed, code
+	x.refuse(refusal{code, http.StatusBadGateway, code, message})
+}
+
+// refuse ends a request with an answer of the proxy's own.
+func (x *exchange) refuse(no refusal) {
+	x.out.Status, x.out.ErrorCode = audit.StatusFailed, no.guard
 	if err := x.end(nil); err != nil {
 		x.withheld(err)
 		return
 	}
-	x.say(http.StatusBadGateway, code, message)
+	x.say(no.status, no.code, no.message)
 }
 
 // withheld answers in place of what end refused to let out.

@@ -155,25 +155,30 @@ func TestProxyRefuses(t *testing.T) {
 		header       string
 		status       int
 		code         string
+		recorded     string // how the outcome of what authorize allowed is called; empty: there is none
 	}{
-		"denied":    {"GET", "/", func(p *proxied) { p.deny = errors.New("no-permit") }, "", 403, "denied"},
-		"no record": {"GET", "/", func(p *proxied) { p.use.End = nil }, "", 503, "no_audit"},
+		"denied":    {"GET", "/", func(p *proxied) { p.deny = errors.New("no-permit") }, "", 403, "denied", ""},
+		"no record": {"GET", "/", func(p *proxied) { p.use.End = nil }, "", 503, "no_audit", ""},
 		"no room": {"GET", "/", func(p *proxied) {
 			p.deny = fmt.Errorf("no-permit is not why: %w: %w", credential.ErrNoAudit, audit.ErrFull)
-		}, "", 503, "no_audit"},
-		"trace":          {"TRACE", "/", nil, "", 405, "method"},
-		"upgrade":        {"GET", "/", nil, "websocket", 405, "method"},
-		"dots":           {"GET", "/repos/../admin", nil, "", 400, "path"},
-		"encoded dots":   {"GET", "/repos/%2e%2e/admin", nil, "", 400, "path"},
-		"encoded slash":  {"GET", "/repos%2f..%2fadmin", nil, "", 400, "path"},
-		"unknown secret": {"GET", "/", func(p *proxied) { p.use.Lease.Credential = "other" }, "", 502, "credential"},
+		}, "", 503, "no_audit", ""},
+		"trace":         {"TRACE", "/", nil, "", 405, "method", audit.GuardHTTPMethod},
+		"upgrade":       {"GET", "/", nil, "websocket", 405, "method", audit.GuardUpgrade},
+		"dots":          {"GET", "/repos/../admin", nil, "", 400, "path", audit.GuardAmbiguousPath},
+		"encoded dots":  {"GET", "/repos/%2e%2e/admin", nil, "", 400, "path", audit.GuardAmbiguousPath},
+		"encoded slash": {"GET", "/repos%2f..%2fadmin", nil, "", 400, "path", audit.GuardAmbiguousPath},
+		"backslash":     {"GET", "/repos/..%5Cadmin", nil, "", 400, "path", audit.GuardAmbiguousPath},
+		"backslash, and no disk": {"GET", "/repos/..%5Cadmin", func(p *proxied) { p.endErr = audit.ErrFull }, "", 503, "no_audit",
+			audit.GuardAmbiguousPath},
+		"backslash, and denied": {"GET", "/repos/..%5Cadmin", func(p *proxied) { p.deny = errors.New("no-permit") }, "", 403, "denied", ""},
+		"unknown secret":        {"GET", "/", func(p *proxied) { p.use.Lease.Credential = "other" }, "", 502, "credential", audit.GuardCredential},
 		"origin": {"GET", "/", func(p *proxied) {
 			p.proxy = credential.Proxy("http://api.example", p.vault, func(*http.Request) (credential.Use, error) { return p.use, nil })
-		}, "", 500, "not-set-up"},
-		"no authorize": {"GET", "/", func(p *proxied) { p.proxy = credential.Proxy(p.api.URL, p.vault, nil) }, "", 500, "not-set-up"},
+		}, "", 500, "not-set-up", ""},
+		"no authorize": {"GET", "/", func(p *proxied) { p.proxy = credential.Proxy(p.api.URL, p.vault, nil) }, "", 500, "not-set-up", ""},
 		"no vault": {"GET", "/", func(p *proxied) {
 			p.proxy = credential.Proxy(p.api.URL, nil, func(*http.Request) (credential.Use, error) { return p.use, nil })
-		}, "", 500, "not-set-up"},
+		}, "", 500, "not-set-up", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxied(t, func(w http.ResponseWriter, r *http.Request) { t.Error("reached") })
@@ -191,6 +196,11 @@ func TestProxyRefuses(t *testing.T) {
 			assert.Contains(t, body, `"code":"`+tc.code+`"`)
 			assert.Empty(t, p.seen)
 			assert.NotContains(t, body, "no-permit", "why is for the operator")
+			if tc.recorded == "" {
+				assert.Empty(t, p.outcomes)
+				return
+			}
+			assert.Equal(t, audit.Outcome{Status: audit.StatusFailed, ErrorCode: tc.recorded}, p.outcome())
 		})
 	}
 }

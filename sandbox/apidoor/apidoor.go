@@ -14,9 +14,9 @@
 // Policy sees the path as it is once decoded. Of a path with an escaped slash, which
 // is a part of a name to some servers and divides names to others, it sees both
 // readings and has to allow both. What else servers read in different ways is refused:
-// an escaped backslash, semicolon or per cent sign, a semicolon, an empty part, a
-// control character, what is not UTF-8, and a header or a query (_method) that names
-// another method or path.
+// a backslash or semicolon, escaped or not, an escaped per cent sign, a control
+// character, what is not UTF-8, a part that is empty, "." or "..", and a header or a
+// query (_method) that names another method or path.
 package apidoor
 
 import (
@@ -149,9 +149,15 @@ func ambiguous(r *http.Request) string {
 			return audit.GuardAmbiguousPath
 		}
 	}
-	if strings.Contains(r.URL.Path, "//") || !utf8.ValidString(r.URL.Path) ||
-		strings.ContainsFunc(r.URL.Path, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+	decoded := r.URL.Path
+	control := func(c rune) bool { return c < ' ' || c == 0x7f }
+	if strings.Contains(decoded, "//") || strings.ContainsFunc(decoded, control) || !utf8.ValidString(decoded) {
 		return audit.GuardAmbiguousPath
+	}
+	for part := range strings.SplitSeq(decoded, "/") {
+		if part == "." || part == ".." {
+			return audit.GuardAmbiguousPath
+		}
 	}
 	for name := range r.Header {
 		// Gateways and servers turn - into _, and back.

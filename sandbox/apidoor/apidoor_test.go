@@ -79,6 +79,9 @@ func TestAmbiguous(t *testing.T) {
 		"/items;admin": audit.GuardAmbiguousPath, "/items%3badmin": audit.GuardAmbiguousPath, "/x%252fadmin": audit.GuardAmbiguousPath,
 		"//admin": audit.GuardAmbiguousPath, "/x//admin": audit.GuardAmbiguousPath,
 		"/x%c0%afadmin": audit.GuardAmbiguousPath, "/admi%09n": audit.GuardAmbiguousPath, "/items%7f": audit.GuardAmbiguousPath,
+		"/x/../admin": audit.GuardAmbiguousPath, "/x/%2e%2e/admin": audit.GuardAmbiguousPath, "/x%2f..%2fadmin": audit.GuardAmbiguousPath,
+		"/x/..": audit.GuardAmbiguousPath, "/./admin": audit.GuardAmbiguousPath, `/x\..\admin`: audit.GuardAmbiguousPath,
+		"/x%5c..%5cadmin": audit.GuardAmbiguousPath, "/x%00": audit.GuardAmbiguousPath,
 		"/items?_method=DELETE": audit.GuardOverride, "/items?a=1&_METHOD=DELETE": audit.GuardOverride,
 		"/items?a=1;_metho%64=DELETE": audit.GuardOverride, "/items?_method[]=DELETE": audit.GuardOverride,
 	} {
@@ -104,21 +107,21 @@ func TestEscapedSlash(t *testing.T) {
 	h := newHouse(t)
 	for path, want := range map[string]int{
 		"/@team%2fsauce": http.StatusOK, "/@team%2Fsauce%20a": http.StatusOK, "/projects/mine/issues": http.StatusOK, "/projects/mine/a%2Fb": http.StatusOK,
-		"/projects/mine%2fissues": http.StatusForbidden, "/x%2f..%2fadmin": http.StatusBadRequest, "%2fadmin": http.StatusForbidden,
+		"/projects/mine%2fissues": http.StatusForbidden, "/projects/mine/.x/": http.StatusOK, "%2fadmin": http.StatusForbidden,
 	} {
 		if path[0] != '/' {
 			path = "/" + path
 		}
 		assert.Equal(t, want, h.ask(t, worker, "GET", "http://api.example.com"+path), path)
 	}
-	assert.EqualValues(t, 4, h.asked.Load())
+	assert.EqualValues(t, 5, h.asked.Load())
 	calls := 0
 	for _, r := range h.log.Records() {
 		if r.Intent != nil && r.Intent.Action == "connect" {
 			calls++
 		}
 	}
-	assert.Equal(t, 4, calls, "one record for each")
+	assert.Equal(t, 5, calls, "one record for each")
 }
 
 const trace = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
