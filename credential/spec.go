@@ -2,10 +2,12 @@ package credential
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -24,14 +26,14 @@ import (
 //	aws_sigv4                   region, service; unsigned_payload
 //	env                         name
 //	descriptor                  name
-//	oauth_client_credentials    issuer, client_id; auth, token_endpoint
-//	oauth_refresh_token         issuer, client_id; auth, token_endpoint
-//	oauth_authorization_code    issuer, client_id; auth, token_endpoint, authorization_endpoint
-//	oauth_token_exchange        issuer, client_id; auth, token_endpoint
-//	oauth_jwt_bearer            issuer; client_id, auth, token_endpoint
-//	oauth_id_jag                issuer, client_id, identity_provider; auth, token_endpoint
+//	oauth_client_credentials    issuer, client_id; auth, resource, token_endpoint
+//	oauth_refresh_token         issuer, client_id; auth, resource, token_endpoint
+//	oauth_authorization_code    issuer, client_id; auth, resource, token_endpoint, authorization_endpoint
+//	oauth_token_exchange        issuer, client_id; auth, resource, token_endpoint
+//	oauth_jwt_bearer            issuer, client_id; auth, resource, token_endpoint
+//	oauth_id_jag                issuer, client_id, identity_provider; auth, resource, token_endpoint
 //	github_app                  app_id, installation_id
-//	google_service_account      user
+//	google_service_account      -; user
 //
 // Those after the semicolon may be left out. [BindingSpec.Binding] makes the
 // bindings of the first block; the package oauth makes all.
@@ -63,7 +65,9 @@ type BindingSpec struct {
 	// ClientID is who the host is at that server.
 	ClientID string `json:"client_id,omitempty" yaml:"client_id,omitempty"`
 	// Auth is how the client proves that: client_secret_basic (the default),
-	// client_secret_post, private_key_jwt, tls_client_auth or none.
+	// client_secret_post, private_key_jwt, tls_client_auth or none. That of
+	// oauth_jwt_bearer, whose secret is a key that signs, is none by default, and
+	// never one that sends the secret.
 	Auth string `json:"auth,omitempty" yaml:"auth,omitempty"`
 	// Resource is the protected resource's identifier (RFC 8707); empty means
 	// the origin.
@@ -126,7 +130,7 @@ var specTypes = map[string]struct{ needs, may string }{
 	TypeOAuthRefreshToken:      {"issuer client_id", "auth resource token_endpoint"},
 	TypeOAuthAuthorizationCode: {"issuer client_id", "auth resource token_endpoint authorization_endpoint"},
 	TypeOAuthTokenExchange:     {"issuer client_id", "auth resource token_endpoint"},
-	TypeOAuthJWTBearer:         {"issuer", "client_id auth resource token_endpoint"},
+	TypeOAuthJWTBearer:         {"issuer client_id", "auth resource token_endpoint"},
 	TypeOAuthIDJAG:             {"issuer client_id identity_provider", "auth resource token_endpoint"},
 	TypeGitHubApp:              {"app_id installation_id", ""},
 	TypeGoogleServiceAccount:   {"", "user"},
@@ -244,8 +248,8 @@ func (s BindingSpec) Binding() (Binding, error) {
 	return b, nil
 }
 
-// strictJSON reads one JSON value of at most maxSpec bytes. Members that v does
-// not have, that occur twice, or that differ from v's in case are errors.
+// strictJSON reads one JSON object of at most maxSpec bytes into a struct. Members
+// that it does not have, in that very case, or that occur twice are errors.
 func strictJSON(data []byte, v any) error {
 	if len(data) > maxSpec {
 		return fmt.Errorf("more than %d bytes", maxSpec)
@@ -253,18 +257,25 @@ func strictJSON(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("not UTF-8")
 	}
-	if err := plainMembers(data); err != nil {
+	if err := plainMembers(data, memberNames(reflect.TypeOf(v).Elem())); err != nil {
 		return err
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	return d.Decode(v)
+	return json.Unmarshal(data, v)
+}
+
+// memberNames returns the names of a struct's members in JSON.
+func memberNames(t reflect.Type) (names []string) {
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names = append(names, cmp.Or(name, f.Name))
+	}
+	return names
 }
 
 // plainMembers returns an error unless data is one flat JSON object whose
-// members have names of lower-case letters, digits and underscores, each once.
-// encoding/json would take the last of two, and names in any case.
-func plainMembers(data []byte) error {
+// members have these names, each at most once. encoding/json would take the last
+// of two, and names in any case.
+func plainMembers(data []byte, names []string) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return errors.New("not a JSON object")
@@ -276,10 +287,10 @@ func plainMembers(data []byte) error {
 			return errors.New("not JSON")
 		}
 		name, _ := t.(string)
-		if folded := strings.ToLower(name); seen[folded] {
+		if seen[name] || !slices.Contains(names, name) {
 			return fmt.Errorf("member %.40q is repeated or not known", name)
 		}
-		seen[strings.ToLower(name)] = true
+		seen[name] = true
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
 			return errors.New("not JSON")

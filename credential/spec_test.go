@@ -53,6 +53,8 @@ func TestParseBindingSpecRefuses(t *testing.T) {
 		"a second value":     `{"origin":"https://a.example","type":"bearer"}{}`,
 		"an unknown member":  `{"origin":"https://a.example","type":"bearer","secret":"x"}`,
 		"a repeated member":  `{"origin":"https://a.example","type":"bearer","type":"bearer"}`,
+		"in another case":    `{"origin":"https://a.example","Type":"bearer"}`,
+		"no issuer's client": `{"origin":"https://a.example","type":"oauth_jwt_bearer","issuer":"https://as.example"}`,
 		"repeated in case":   `{"origin":"https://a.example","type":"bearer","Type":"bearer"}`,
 		"null":               `{"origin":"https://a.example","type":null}`,
 		"an unknown type":    `{"origin":"https://a.example","type":"magic"}`,

@@ -76,7 +76,7 @@ func TestBrokerFollowsBindings(t *testing.T) {
 	require.NoError(t, lease("https://c.example"))
 
 	assert.ErrorIs(t, operator.BindSpec(ctx, "two", credential.BindingSpec{Origin: "https://d.example", Type: "bearer"}, by), credential.ErrUnknown)
-	assert.ErrorIs(t, operator.BindSpec(ctx, "one", credential.BindingSpec{Origin: "https://d.example", Type: "oauth_jwt_bearer", Issuer: "https://i.example"}, by), credential.ErrSpec,
+	assert.ErrorIs(t, operator.BindSpec(ctx, "one", credential.BindingSpec{Origin: "https://d.example", Type: "oauth_jwt_bearer", Issuer: "https://i.example", ClientID: "me"}, by), credential.ErrSpec,
 		"not what this broker cannot use")
 	log.Fail(errors.New("disk full"))
 	require.Error(t, operator.BindSpec(ctx, "one", credential.BindingSpec{Origin: "https://e.example", Type: "bearer"}, by))

@@ -264,11 +264,26 @@ func TestJWTBearerAndIDJAG(t *testing.T) {
 	as.token = func(w http.ResponseWriter, r *http.Request) {
 		c := claims(t, r.PostForm.Get("assertion"), key)
 		assert.Equal(t, as.URL, c["aud"])
+		assert.Equal(t, "me", r.PostForm.Get("client_id"))
+		assert.Empty(t, r.Header.Get("Authorization"), "the key signs, and goes nowhere")
 		answer(w, 200, bearer("access-token-1"))
 	}
 	r = newRig(t, pemOf(t, key.private), oauth.JWTBearer(c, nil))
 	_, err = r.call(actor)
 	require.NoError(t, err)
+
+	c.Auth = ""
+	r = newRig(t, pemOf(t, key.private), oauth.JWTBearer(c, nil))
+	_, err = r.call(actor)
+	require.NoError(t, err)
+	for _, method := range []oauth.AuthMethod{oauth.SecretBasic, oauth.SecretPost} {
+		asked := len(as.seen)
+		c.Auth = method
+		r = newRig(t, pemOf(t, key.private), oauth.JWTBearer(c, nil))
+		_, err = r.call(actor)
+		assert.ErrorContains(t, err, "private key", method)
+		assert.Len(t, as.seen, asked, method)
+	}
 
 	idp.token = func(w http.ResponseWriter, r *http.Request) {
 		assert.Equal(t, "urn:ietf:params:oauth:token-type:id-jag", r.PostForm.Get("requested_token_type"))
@@ -298,6 +313,7 @@ func TestGitHubApp(t *testing.T) {
 		Permissions  map[string]string
 	}
 	var asked []ask
+	var more map[string]string // that nobody has asked for
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/app/installations/42/access_tokens" {
 			answer(w, 404, map[string]any{"message": "Not Found"})
@@ -316,6 +332,7 @@ func TestGitHubApp(t *testing.T) {
 		}
 		granted := maps.Clone(a.Permissions)
 		granted["metadata"] = "read" // as every token has
+		maps.Copy(granted, more)
 		answer(w, 201, map[string]any{"token": fmt.Sprintf("ghs_token_%d", len(asked)), "expires_at": time.Now().Add(time.Hour).UTC().Format(time.RFC3339),
 			"permissions": granted, "repositories": repositories})
 	}))
@@ -337,6 +354,12 @@ func TestGitHubApp(t *testing.T) {
 	}, asked, "no lease gets more than the binding has")
 	_, err = r.call(actor, "repository:c")
 	assert.ErrorIs(t, err, credential.ErrScopes)
+	for _, more = range []map[string]string{{"contents": "write"}, {"contents": "admin"}, {"contents": "all"}, {"issues": "read"}, {"metadata": "write"}} {
+		r = newRig(t, pemOf(t, key.private), scheme("42"), "contents:read")
+		_, err = r.call(actor)
+		assert.ErrorContains(t, err, "more than was asked for", more)
+	}
+	more = nil
 	r = newRig(t, pemOf(t, key.private), scheme("43"), "contents:read")
 	_, err = r.call(actor)
 	assert.ErrorIs(t, err, credential.ErrReauth)

@@ -97,7 +97,11 @@ func (s gitHubApp) Exchange(ctx context.Context, x credential.Exchange) (credent
 	}
 	t := credential.Token{Value: token, Expires: expires}
 	for name, level := range granted {
-		if _, ok := ask.Permissions[name]; !ok && len(ask.Permissions) > 0 && name != "metadata" { // which comes with every token
+		asked := ask.Permissions[name]
+		if name == "metadata" {
+			asked = cmp.Or(asked, "read") // which comes with every token
+		}
+		if len(ask.Permissions) > 0 && !within(level, asked) {
 			return credential.Token{}, fmt.Errorf("%w: it grants more than was asked for", ErrResponse)
 		}
 		t.Scopes = append(t.Scopes, name+":"+level)
@@ -110,6 +114,14 @@ func (s gitHubApp) Exchange(ctx context.Context, x credential.Exchange) (credent
 	}
 	slices.Sort(t.Scopes)
 	return t, nil
+}
+
+// within reports whether a permission's level is no more than the one that was
+// asked for.
+func within(level, asked string) bool {
+	levels := []string{"read", "write", "admin"}
+	i := slices.Index(levels, level)
+	return level == asked || i >= 0 && i <= slices.Index(levels, asked)
 }
 
 // gitHubAsk is the body of a request for an installation's token.

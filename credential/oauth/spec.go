@@ -44,9 +44,6 @@ func Binding(spec credential.BindingSpec, tokens *Tokens) (credential.Binding, e
 	case credential.TypeOAuthTokenExchange:
 		b.Scheme = TokenExchange(c, tokens.User, tokens.Agent)
 	case credential.TypeOAuthJWTBearer:
-		if c.ID == "" { // the assertion alone says who asks
-			return credential.Binding{}, fmt.Errorf("%w: type %s needs client_id", credential.ErrSpec, spec.Type)
-		}
 		b.Scheme = JWTBearer(c, nil)
 	case credential.TypeOAuthIDJAG:
 		provider := c
