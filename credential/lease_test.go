@@ -127,9 +127,11 @@ func TestSchemesRefuse(t *testing.T) {
 		{"some-secret-bytes", credential.Header("X-Api-Key", "a\nb")},
 		{"some-secret-bytes", credential.Basic("a:b")},
 	} {
-		client := http.Client{Transport: leaseFor(t, server, c.secret, c.scheme).Transport(nil)}
+		lease := leaseFor(t, server, c.secret, c.scheme)
+		client := http.Client{Transport: lease.Transport(nil)}
 		_, err := client.Get(server.URL)
 		assert.ErrorIs(t, err, credential.ErrScheme)
+		assert.Zero(t, lease.Uses(), "nothing carried it")
 	}
 	assert.Zero(t, calls.Load())
 }
@@ -150,6 +152,7 @@ func TestTransportWorksOnACopy(t *testing.T) {
 	for _, name := range []string{"Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key"} {
 		req.Header.Set(name, "from the agent")
 	}
+	req.Header["x-api-key"] = []string{"from the agent, who has not spelled it as others do"}
 	req.Header.Set("X-Other", "kept")
 	resp, err := lease.Transport(nil).RoundTrip(req)
 	require.NoError(t, err)

@@ -58,8 +58,20 @@ func (h header) Apply(r *http.Request, secret []byte) error {
 	if !validName(h.name) || !validValue([]byte(h.prefix+h.suffix)) || !validValue(secret) {
 		return ErrScheme
 	}
+	dropHeader(r.Header, h.name)
 	r.Header.Set(h.name, h.prefix+string(secret)+h.suffix)
 	return nil
+}
+
+// dropHeader removes a header, also where whoever wrote to the map has spelled it in
+// another way.
+func dropHeader(h http.Header, name string) {
+	name = http.CanonicalHeaderKey(name)
+	for spelled := range h {
+		if http.CanonicalHeaderKey(spelled) == name {
+			delete(h, spelled)
+		}
+	}
 }
 
 type basic struct{ user string }

@@ -129,8 +129,9 @@ func (s sigV4) Apply(r *http.Request, secret []byte) error {
 		return err
 	}
 	for name := range r.Header {
-		if strings.HasPrefix(strings.ToLower(name), "x-amz-security-") || strings.EqualFold(name, "x-amz-content-sha256") {
-			r.Header.Del(name)
+		// By the name as it was spelled, which Del would change.
+		if lower := strings.ToLower(name); strings.HasPrefix(lower, "x-amz-security-") || lower == "x-amz-content-sha256" || lower == "x-amz-date" {
+			delete(r.Header, name)
 		}
 	}
 	payload := unsignedPayload

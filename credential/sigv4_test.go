@@ -2,6 +2,7 @@ package credential_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -41,12 +42,16 @@ func TestSigV4Bodies(t *testing.T) {
 			r := must(http.NewRequest("PUT", "https://a.example/k", strings.NewReader("hello world")))
 			r.Header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
 			r.Header.Set("X-Amz-Security-Token", "somebody else's")
+			for _, name := range []string{"x-amz-content-sha256", "x-amz-security-token", "x-amz-date"} {
+				r.Header[name] = []string{"somebody else's"}
+			}
 			return r
 		}(),
 	} {
 		require.NoError(t, sigV4("s3", credential.SigV4Options{}).Apply(r, []byte(awsKey)), name)
 		assert.Equal(t, hash, r.Header.Get("X-Amz-Content-Sha256"), name)
 		assert.Equal(t, "a session token", r.Header.Get("X-Amz-Security-Token"), name)
+		assert.NotContains(t, fmt.Sprint(r.Header), "somebody else", name)
 		sent, err := io.ReadAll(r.Body)
 		require.NoError(t, err)
 		assert.Equal(t, "hello world", string(sent), name)

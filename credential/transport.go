@@ -111,10 +111,12 @@ func (t *transport) prepare(req *http.Request, secret Secret, use func() error) 
 	}
 	err = secret.Use(func(b []byte) error { return l.scheme.Apply(out, b) })
 	if err != nil {
+		l.uses.Add(-1)
 		return nil, l.clean(err)
 	}
 	// A scheme changes headers; where the request goes was checked above.
 	if now, err := originOf(out.URL); err != nil || now != l.origin || out.Host != out.URL.Host {
+		l.uses.Add(-1)
 		return nil, &OriginError{Credential: l.ref.Name, Bound: l.origin, Got: now}
 	}
 	// Said by us, or net/http would ask for gzip and, when it has undone that, not
