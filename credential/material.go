@@ -182,7 +182,8 @@ func (b *Broker) traded(ctx context.Context, r LeaseRequest, e *entry, bound *Bi
 	if err != nil {
 		return material{}, err
 	}
-	return material{ref: v.ref, secret: h.secret, ends: h.ends, revoked: h.revoked.any, second: b.renewal(r, v.ref.Version, key, h, do)}, nil
+	// It may be for a newer version, if the secret was rotated meanwhile.
+	return material{ref: key.of(h.version), secret: h.secret, ends: h.ends, revoked: h.revoked.any, second: b.renewal(r, h.version, key, h, do)}, nil
 }
 
 // renewal asks once for a new token in place of one that was refused.

@@ -125,6 +125,7 @@ func (h *heldToken) good(now time.Time) bool {
 
 // A tokenFlight is one exchange, which many wait for.
 type tokenFlight struct {
+	want wanted // by whoever began it
 	done chan struct{}
 	held *heldToken
 	err  error
@@ -156,8 +157,8 @@ func (w wanted) met(version uint64) bool {
 // get returns a token that was traded for the version that is wanted. One that
 // is good is returned at once, and renewed in the background when it is time.
 // Else one exchange is in flight, whose end each caller awaits as long
-// as its context allows; after a failure the answer is that failure until it
-// may be tried again.
+// as its context allows; if it is for another version, another one follows. After
+// a failure the answer is that failure until it may be tried again.
 func (c *tokens) get(ctx context.Context, key tokenKey, want wanted, do trade) (*heldToken, error) {
 	s := c.slot(key)
 	now := c.now()
@@ -183,11 +184,16 @@ func (c *tokens) get(ctx context.Context, key tokenKey, want wanted, do trade) (
 		s.mu.Unlock()
 		return nil, err
 	}
-	if f == nil {
+	theirs := f != nil
+	if !theirs {
 		f = c.start(s, key, want, do)
 	}
 	s.mu.Unlock()
-	return f.wait(ctx)
+	h, err := f.wait(ctx)
+	if theirs && !want.met(f.want.version) && ctx.Err() == nil {
+		return c.get(ctx, key, want, do) // whatever came of the other version
+	}
+	return h, err
 }
 
 // replace returns a token in place of one that the other side refused, or nil
@@ -303,7 +309,7 @@ func (c *tokens) sweep() {
 
 // start begins an exchange. The slot is locked.
 func (c *tokens) start(s *tokenSlot, key tokenKey, want wanted, do trade) *tokenFlight {
-	f := &tokenFlight{done: make(chan struct{})}
+	f := &tokenFlight{want: want, done: make(chan struct{})}
 	s.flight = f
 	if !c.run(func() { c.fly(s, f, key, want, do) }) {
 		f.err = fmt.Errorf("%w: the vault is closed", ErrExchange)

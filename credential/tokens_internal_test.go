@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -205,6 +206,38 @@ func TestTokenOfAnotherVersion(t *testing.T) {
 	later, err := r.get(t.Context(), oneKey, wanted{version: 0, orLater: true}, r.trade)
 	require.NoError(t, err)
 	assert.Same(t, back, later)
+}
+
+// Who waits behind an exchange for a version that was replaced meanwhile has one of
+// its own.
+func TestTokenOfAnOvertakenVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTokenRig(t)
+		open := make(chan struct{})
+		r.answer = func() (Token, uint64, error) {
+			if r.asked.Load() == 1 {
+				<-open
+				return Token{}, 0, errors.New("the old secret is not accepted any more")
+			}
+			return r.token(time.Hour), 0, nil
+		}
+		var both sync.WaitGroup
+		both.Go(func() {
+			_, err := r.ask(1)
+			assert.Error(t, err)
+		})
+		synctest.Wait()
+		both.Go(func() {
+			h, err := r.ask(2)
+			if assert.NoError(t, err) {
+				assert.EqualValues(t, 2, h.version)
+			}
+		})
+		synctest.Wait()
+		close(open)
+		both.Wait()
+		assert.EqualValues(t, 2, r.asked.Load())
+	})
 }
 
 // A token that was refused is replaced once, by one exchange for all; a new
