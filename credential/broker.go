@@ -139,17 +139,9 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 		return nil, fmt.Errorf("%w: %q", ErrCanary, r.Credential)
 	}
 	e := b.entry(r.Credential)
-	if b.bindings != nil && !e.bound.Load() {
-		if _, err := b.fresh(ctx, e); err != nil {
-			return nil, err
-		}
-	}
-	bound := e.binding.Load()
-	if bound == nil {
-		if _, err := b.usable(ctx, e); err != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: %q", ErrUnbound, r.Credential)
+	bound, err := b.boundTo(ctx, e)
+	if err != nil {
+		return nil, err
 	}
 	m, err := b.material(ctx, r, e, bound)
 	if err != nil {
@@ -168,6 +160,32 @@ func (b *Broker) Lease(ctx context.Context, r LeaseRequest) (*Lease, error) {
 		Scrubber: b.scrubber, Context: ctx, Expires: expires, Now: b.opts.Now,
 		Revoked: m.revoked, Second: m.second, Grant: m.grant,
 	})
+}
+
+// Binding returns where a secret may go, or the error with which [Broker.Lease]
+// would say that nobody has said so.
+func (b *Broker) Binding(ctx context.Context, credential string) (Binding, error) {
+	bound, err := b.boundTo(ctx, b.entry(credential))
+	if err != nil {
+		return Binding{}, err
+	}
+	return *bound, nil
+}
+
+// boundTo returns the binding that Bind has made, or else the store's.
+func (b *Broker) boundTo(ctx context.Context, e *entry) (*Binding, error) {
+	if b.bindings != nil && !e.bound.Load() {
+		if _, err := b.fresh(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	if bound := e.binding.Load(); bound != nil {
+		return bound, nil
+	}
+	if _, err := b.usable(ctx, e); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: %q", ErrUnbound, e.name)
 }
 
 // Scrubber knows every version that the broker has read of the store.

@@ -180,10 +180,13 @@ func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant
 // user's consent brought, such as an authorization code, with the secret of the
 // client, and returns what is to be stored.
 func (b *Broker) Redeem(ctx context.Context, credential string, a audit.Actor, redeem func(context.Context, Exchange) (Secret, error), by audit.Change) error {
+	if err := by.Validate(); err != nil { // before what was consented to is used up
+		return fmt.Errorf("grant of %q: %w", credential, err)
+	}
 	e := b.entry(credential)
-	bound := e.binding.Load()
-	if bound == nil {
-		return fmt.Errorf("%w: %q", ErrUnbound, credential)
+	bound, err := b.boundTo(ctx, e)
+	if err != nil {
+		return err
 	}
 	x, ok := bound.Scheme.(GrantExchanger)
 	if !ok {
@@ -202,15 +205,6 @@ func (b *Broker) Redeem(ctx context.Context, credential string, a audit.Actor, r
 		return b.exchangeError(credential, err)
 	}
 	return b.PutGrant(ctx, credential, x.Subject(a), grant, by)
-}
-
-// Binding returns where a secret may go, if anybody said.
-func (b *Broker) Binding(credential string) (Binding, bool) {
-	p := b.entry(credential).binding.Load()
-	if p == nil {
-		return Binding{}, false
-	}
-	return *p, true
 }
 
 // actOnGrant waits until nobody uses a grant and then does an act. It waits

@@ -555,3 +555,14 @@ func TestSlowExchangeDoesNotHoldUpRevoking(t *testing.T) {
 	close(answer)
 	all.Wait()
 }
+
+// What a user has consented to is not used up by somebody who does not say why.
+func TestRedeemSaysWhoFirst(t *testing.T) {
+	b := newFaulty().host(t, newGrantor())
+	redeem := func(context.Context, credential.Exchange) (credential.Secret, error) {
+		t.Error("redeemed")
+		return credential.Secret{}, errors.New("redeemed")
+	}
+	assert.ErrorContains(t, b.Redeem(t.Context(), "k", alice, redeem, audit.Change{}), `grant of "k"`)
+	assert.ErrorIs(t, b.Redeem(t.Context(), "another", alice, redeem, by), credential.ErrUnknown)
+}

@@ -123,7 +123,7 @@ func (g *Grants) Begin(ctx context.Context, a audit.Actor, name string) (*Consen
 	if a.User == "" {
 		return nil, fmt.Errorf("%w: agent %q acts for no user", credential.ErrNoGrant, a.Agent)
 	}
-	s, _, err := g.scheme(name)
+	s, _, err := g.scheme(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -199,10 +199,10 @@ func random() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func (g *Grants) scheme(name string) (userGrant, credential.Binding, error) {
-	b, ok := g.broker.Binding(name)
-	if !ok {
-		return userGrant{}, b, fmt.Errorf("%w: %q", credential.ErrUnbound, name)
+func (g *Grants) scheme(ctx context.Context, name string) (userGrant, credential.Binding, error) {
+	b, err := g.broker.Binding(ctx, name)
+	if err != nil {
+		return userGrant{}, b, err
 	}
 	s, ok := b.Scheme.(userGrant)
 	if !ok {
@@ -327,7 +327,7 @@ func (g *Grants) authorize(ctx context.Context, c *Consent) (string, error) {
 
 // server returns what there is to know of the server that a consent is asked of.
 func (g *Grants) server(ctx context.Context, c *Consent) (userGrant, credential.Binding, metadata, error) {
-	s, b, err := g.scheme(c.credential)
+	s, b, err := g.scheme(ctx, c.credential)
 	if err != nil {
 		return s, b, metadata{}, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twinward-dev/twinward/audit"
+	"github.com/twinward-dev/twinward/audit/audittest"
 	"github.com/twinward-dev/twinward/credential"
 	"github.com/twinward-dev/twinward/credential/oauth"
 )
@@ -148,7 +149,8 @@ func TestAuthorizationCode(t *testing.T) {
 	again, err := credential.NewBroker(c.store, c.log, &credential.BrokerOptions{Now: c.now})
 	require.NoError(t, err)
 	defer again.Close()
-	b, _ := c.Binding("k")
+	b, err := c.Binding(t.Context(), "k")
+	require.NoError(t, err)
 	require.NoError(t, again.Bind(t.Context(), "k", b, by))
 	c.rig.Broker = again
 	third, err := c.call(alice)
@@ -235,7 +237,8 @@ func TestGrantOfAnotherUserIsRefused(t *testing.T) {
 	assert.ErrorIs(t, err, credential.ErrReauth)
 	c.noLeak(err)
 	other := newConsentServer(t)
-	b, _ := c.Binding("k")
+	b, err := c.Binding(t.Context(), "k")
+	require.NoError(t, err)
 	b.Scheme = oauth.AuthorizationCode(oauth.Client{Issuer: other.URL, ID: "me", Auth: oauth.None})
 	require.NoError(t, c.Bind(t.Context(), "k", b, by))
 	_, err = c.call(alice)
@@ -420,4 +423,37 @@ func TestRefreshToken(t *testing.T) {
 		r.clock.Add(int64(2 * time.Hour))
 	}
 	assert.EqualValues(t, 4, as.asked.Load())
+}
+
+// A boundStore keeps the binding of k, as a vault in a file does.
+type boundStore struct {
+	*credential.MemoryStore
+	spec credential.BindingSpec
+}
+
+func (s boundStore) Binding(_ context.Context, name string) (credential.BindingSpec, bool, error) {
+	return s.spec, name == "k", nil
+}
+
+func (boundStore) SetBinding(context.Context, string, credential.BindingSpec) error {
+	return credential.ErrReadOnly
+}
+
+// After a restart the first thing may be a user who consents.
+func TestConsentBeforeAnyLease(t *testing.T) {
+	as := newConsentServer(t)
+	store := boundStore{credential.NewMemoryStore(map[string]credential.Secret{"k": credential.NewSecret([]byte("the client's secret"))}), credential.BindingSpec{
+		Origin: "https://a.example", Type: credential.TypeOAuthAuthorizationCode, Issuer: as.URL, ClientID: "me",
+	}}
+	broker, err := credential.NewBroker(store, audittest.NewLog(t), &credential.BrokerOptions{
+		Binding: func(s credential.BindingSpec) (credential.Binding, error) { return oauth.Binding(s, nil) },
+	})
+	require.NoError(t, err)
+	defer broker.Close()
+	g, err := oauth.NewGrants(broker, "https://host.example/grants", func(*http.Request) (string, error) { return "alice", nil }, nil)
+	require.NoError(t, err)
+	_, err = g.Begin(t.Context(), alice, "k")
+	assert.NoError(t, err)
+	_, err = g.Begin(t.Context(), alice, "another")
+	assert.ErrorIs(t, err, credential.ErrUnknown)
 }
