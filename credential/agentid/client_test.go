@@ -207,6 +207,7 @@ func TestDPoP(t *testing.T) {
 		assert.Equal(t, 400, w.Code, name)
 		assert.Contains(t, w.Body.String(), "invalid_dpop_proof", name)
 	}
+	assert.Equal(t, map[string]string{"refused": "proof"}, log.events[len(log.events)-1].Detail)
 
 	token := got.AccessToken
 	send := func(scheme, token string, proofs ...string) func(*http.Request) {

@@ -93,6 +93,12 @@ func TestOnBehalfOf(t *testing.T) {
 				assert.Equal(t, 400, w.Code, name)
 				assert.Contains(t, w.Body.String(), "invalid_request", name)
 			}
+			denied := log.events[len(log.events)-1]
+			require.NotNil(t, denied.Decision, "a refusal is on record, once for all of a minute")
+			assert.Equal(t, audit.GuardToken, denied.Decision.Reason)
+			assert.Equal(t, `Agent::"first"`, denied.Resource)
+			assert.Equal(t, map[string]string{"refused": "subject token"}, denied.Detail)
+			assert.Nil(t, log.events[len(log.events)-2].Decision)
 			// It ends with any of those through whom it came.
 			require.NoError(t, r.Revoke(ctx, "first", by))
 			_, _, err = r.Verify(ctx, chained, tools)

@@ -134,6 +134,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		if err := r.onBehalf(req.Context(), form, &g); err != nil {
 			r.logger.Info("agentid: a token exchange was refused", "agent", client.ID, "error", err)
 			fail(w, http.StatusBadRequest, "invalid_request", "the subject token is not a good one for this")
+			r.noteRefusal(req, &clientError{client.ID, audit.GuardToken, "subject token"})
 			return
 		}
 	}
@@ -141,6 +142,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	if p := newProof(req); len(p.dpop) > 0 {
 		if g.KeyID, err = r.dpop(req.Context(), p, r.issuer+"/token", ""); err != nil {
 			fail(w, http.StatusBadRequest, "invalid_dpop_proof", "the DPoP proof is not a good one for this")
+			r.noteRefusal(req, &clientError{client.ID, audit.GuardToken, "proof"})
 			return
 		}
 		detail["bound"] = "key " + g.KeyID
@@ -157,6 +159,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	case errors.Is(err, errTooMany):
 		w.Header().Set("Retry-After", "60")
 		fail(w, http.StatusTooManyRequests, "slow_down", "too many live tokens: use one until it expires")
+		r.noteRefusal(req, &clientError{client.ID, audit.GuardLimit, "one more token"})
 	case errors.As(err, &refused):
 		r.refuse(w, req, err)
 	case err != nil:
@@ -184,9 +187,13 @@ func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
 
 	why := &clientError{guard: audit.GuardToken}
 	errors.As(err, &why)
+	r.noteRefusal(req, why)
+}
+
+// noteRefusal records a refusal, or counts it. It stands whether or not it gets on
+// record, and is recorded whether or not the client still listens.
+func (r *Registry) noteRefusal(req *http.Request, why *clientError) {
 	if ev, first := r.refused.note(why, r.now()); first {
-		// The refusal stands whether or not it gets on record, and is recorded
-		// whether or not the client still listens.
 		_ = r.log.Append(context.WithoutCancel(req.Context()), ev)
 	}
 }

@@ -14,8 +14,8 @@ const quiet = time.Minute
 
 // A refusals turns a flood of refused clients into counted records: the first
 // of a kind is recorded at once, those of the next minute are counted, and the
-// count is on the record after that. Kinds are as many as agents, twice over:
-// unknown names share one.
+// count is on the record after that. Kinds are a few for each agent: unknown names
+// share one.
 type refusals struct {
 	mu   sync.Mutex
 	last map[clientError]*flood
@@ -46,11 +46,18 @@ func (f *refusals) note(why *clientError, now time.Time) (ev audit.Event, first 
 		Resource: "TokenEndpoint", Decision: &decision,
 	}
 	if why.agent != "" {
-		// Claimed, not proved: so it is the resource and not the actor.
-		ev.Resource = "Agent::" + strconv.Quote(why.agent)
+		// Mostly claimed, and not proved: so it is the resource and not the actor.
+		ev.Resource = agentResource(why.agent)
+	}
+	detail := map[string]string{}
+	if why.what != "" {
+		detail["refused"] = why.what
 	}
 	if again && was.more > 0 {
-		ev.Detail = map[string]string{"more_before": strconv.Itoa(was.more)}
+		detail["more_before"] = strconv.Itoa(was.more)
+	}
+	if len(detail) > 0 {
+		ev.Detail = detail
 	}
 	return ev, true
 }

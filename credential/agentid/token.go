@@ -25,11 +25,11 @@ const (
 
 var errTooMany = errors.New("agentid: the agent has too many live tokens")
 
-// A clientError is why a client was not authenticated: for the record, not for
-// the client.
+// A clientError is why a client gets no token: for the record, not for the client.
 type clientError struct {
 	agent string // empty unless registered
 	guard string
+	what  string // was refused of a client that has proved who it is; empty: that
 }
 
 func (e *clientError) Error() string { return "agentid: client refused: " + e.guard }

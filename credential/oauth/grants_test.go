@@ -397,7 +397,7 @@ func TestConsentsAreBounded(t *testing.T) {
 	_, err = c.grants.Begin(t.Context(), actor, "k")
 	assert.ErrorIs(t, err, credential.ErrNoGrant)
 	_, err = c.grants.Begin(t.Context(), alice, "other")
-	assert.ErrorIs(t, err, credential.ErrUnbound)
+	assert.ErrorIs(t, err, credential.ErrUnknown)
 	for _, base := range []string{"", "http://host.example", "https://host.example/?x", "/connect"} {
 		_, err := oauth.NewGrants(c.Broker, base, func(*http.Request) (string, error) { return "", nil }, nil)
 		assert.Error(t, err, base)
