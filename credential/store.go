@@ -66,8 +66,8 @@ type Version struct {
 //
 // A store is safe for concurrent use and returns soon after the context is
 // done. The bytes of a version never change; if a name can be deleted and made
-// anew, so that its versions count from 1 again, their Created tells them apart. No error and no list holds a
-// value. Run credentialtest.TestStore on your own.
+// anew, so that its versions count from 1 again, their Created tells them apart.
+// No error and no list holds a value. Run credentialtest.TestStore on your own.
 type Store interface {
 	// Get returns one version, or the current one if ref.Version is 0. The
 	// secret belongs to the caller, who may destroy it. The error is

@@ -412,3 +412,18 @@ func BenchmarkRevoke1000(b *testing.B) {
 		_ = r.Revoke(ctx, "standup", by)
 	}
 }
+
+// Also where nobody asks for changes, as in a process of its own, what has expired
+// does not pile up.
+func TestMemoryStoreForgets(t *testing.T) {
+	c := &clock{}
+	m := NewMemoryStore(c.now)
+	for i := range 100 {
+		until := c.now().Add(time.Minute)
+		require.NoError(t, m.Drop(t.Context(), Dropped{Token: Hash{byte(i)}, Expires: until}))
+		require.NoError(t, m.AddKey(t.Context(), Key{ID: fmt.Sprint(i), Expires: until}))
+		c.advance(time.Minute)
+	}
+	assert.Len(t, m.dropped, 1)
+	assert.Len(t, m.keys, 1)
+}

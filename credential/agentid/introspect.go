@@ -1,6 +1,7 @@
 package agentid
 
 import (
+	"errors"
 	"net/http"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 // own returns a client's own token. Of anybody else's it learns nothing.
 func (r *Registry) own(req *http.Request, bearer string, client Entry) *token {
 	t, err := r.known(bearer)
-	if err == errUnseen {
+	if errors.Is(err, errUnseen) {
 		t, err = r.find(req.Context(), bearer, "")
 	}
 	if err != nil || t.Agent != client.ID || t.issuer != r.issuer {

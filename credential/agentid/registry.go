@@ -16,8 +16,9 @@ import (
 )
 
 // A Registry holds the agents of one host, or, over a shared [Store], of many.
-// It is safe for concurrent use, starts no goroutines but in
-// [Registry.Follow], and remembers tokens and client secrets only as hashes.
+// It is safe for concurrent use, and remembers tokens and client secrets only as
+// hashes. Besides [Registry.Follow] it starts goroutines only to ask external issuers
+// for their keys, for some seconds each.
 type Registry struct {
 	log      audit.Recorder
 	issuer   string

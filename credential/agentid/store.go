@@ -198,11 +198,17 @@ func (m *MemoryStore) Changes(_ context.Context, seq uint64) (Changes, error) {
 			out.Agents = append(out.Agents, m.agents[id])
 		}
 	}
+	m.forget()
+	out.Dropped, out.Keys = slices.Clone(m.dropped), slices.Clone(m.keys)
+	return out, nil
+}
+
+// forget drops what has expired and is looked for in no other way. The caller holds
+// mu.
+func (m *MemoryStore) forget() {
 	now := m.now()
 	m.dropped = slices.DeleteFunc(m.dropped, func(d Dropped) bool { return !now.Before(d.Expires) })
 	m.keys = slices.DeleteFunc(m.keys, func(k Key) bool { return !now.Before(k.Expires) })
-	out.Dropped, out.Keys = slices.Clone(m.dropped), slices.Clone(m.keys)
-	return out, nil
 }
 
 // Listen implements [Store].
@@ -243,6 +249,7 @@ func (m *MemoryStore) Drop(_ context.Context, d Dropped) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.grants, d.Token)
+	m.forget() // a registry that shares its store with nobody asks for no changes
 	m.dropped = append(m.dropped, d)
 	m.advance()
 	return nil
@@ -252,6 +259,7 @@ func (m *MemoryStore) Drop(_ context.Context, d Dropped) error {
 func (m *MemoryStore) AddKey(_ context.Context, k Key) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.forget()
 	m.keys = append(m.keys, k)
 	m.advance()
 	return nil

@@ -29,12 +29,13 @@
 // # What is refused
 //
 // A file that others than its owner can read or write, that belongs to somebody
-// else, or that is a symbolic link; a folder that everybody can write to, or that
-// belongs to another user than this one and root; and
-// a file that is damaged or was made with another KEK. None of these is ever
-// overwritten. A file that somebody made who knows only the public key of the
-// identity is one of another KEK; that holds for [LoadIdentity] and
-// [CreateIdentity], and not for an [Age] KEK of your own recipients. On Windows, where the mode says nothing, set the folder's rights.
+// else, or that is a symbolic link; a folder that others can write to and that has no
+// sticky bit, or that belongs to another user than this one and root; and a file that
+// is damaged or was made with another KEK. None of these is ever overwritten. A file
+// that somebody made who knows only the public key of the identity is one of another
+// KEK; that holds for [LoadIdentity] and [CreateIdentity], and not for an [Age] KEK of
+// your own recipients. On Windows, where the mode says nothing, set the folder's
+// rights.
 //
 // # Old files put back
 //

@@ -49,7 +49,7 @@ func checkPrivate(path string, st os.FileInfo) error {
 }
 
 // checkFolder refuses folders in which somebody else can replace a file: those
-// that everybody can write to, unless they have the sticky bit as /tmp does, and
+// that others can write to, unless they have the sticky bit as /tmp does, and
 // those of other users, who can put an old file back.
 func checkFolder(dir string) error {
 	st, err := os.Stat(dir)
@@ -57,7 +57,7 @@ func checkFolder(dir string) error {
 		return err
 	}
 	if runtime.GOOS != "windows" && st.Mode().Perm()&0o022 != 0 && st.Mode()&fs.ModeSticky == 0 {
-		return fmt.Errorf("%w: everybody can replace files in %s (mode %04o): chmod 0700 it", ErrUnsafe, dir, st.Mode().Perm())
+		return fmt.Errorf("%w: others can replace files in %s (mode %04o): chmod 0700 it", ErrUnsafe, dir, st.Mode().Perm())
 	}
 	if !mine(st) && !roots(st) {
 		return fmt.Errorf("%w: %s belongs to another user", ErrUnsafe, dir)
