@@ -211,3 +211,19 @@ func TestKubernetes(t *testing.T) {
 	_, err = s.List(t.Context(), "")
 	require.ErrorContains(t, err, "too long")
 }
+
+// Who can do nothing for a token does not wake up for it, ten times in a second.
+func TestNothingIsDueForATokenThatJustEnds(t *testing.T) {
+	for _, c := range []struct {
+		login     Login
+		renewable bool
+		due       bool
+	}{
+		{Token(credential.NewSecret([]byte("a token"))), false, false},
+		{Token(credential.NewSecret([]byte("a token"))), true, true},
+		{AppRole("role", credential.NewSecret([]byte("a secret id"))), false, true},
+	} {
+		s := &session{login: c.login, opts: Options{Clock: time.Now}, held: &held{grant: grant{seconds: 60, renewable: c.renewable}, got: time.Now()}}
+		require.Equal(t, c.due, s.next(0) != nil)
+	}
+}

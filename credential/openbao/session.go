@@ -215,12 +215,13 @@ func (s *session) keep() {
 
 // next returns when to renew: at two thirds of the token's life, give or take a
 // twentieth of it, so that not all hosts come at once; after a failure sooner
-// and sooner before the end, and never more than ten times in a second.
+// and sooner before the end, and never more than ten times in a second. It is nil
+// for a token that cannot be renewed or replaced.
 func (s *session) next(failures int) <-chan time.Time {
 	s.mu.Lock()
 	h := s.held
 	s.mu.Unlock()
-	if h == nil || h.seconds == 0 {
+	if h == nil || h.seconds == 0 || !h.renewable && !s.login.repeats() {
 		return nil
 	}
 	left := h.got.Add(h.life()).Sub(s.opts.Clock())
