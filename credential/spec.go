@@ -66,8 +66,8 @@ type BindingSpec struct {
 	ClientID string `json:"client_id,omitempty" yaml:"client_id,omitempty"`
 	// Auth is how the client proves that: client_secret_basic (the default),
 	// client_secret_post, private_key_jwt, tls_client_auth or none. That of
-	// oauth_jwt_bearer, whose secret is a key that signs, is none by default, and
-	// never one that sends the secret.
+	// oauth_jwt_bearer, whose secret is a key that signs, is none by default. No
+	// method sends a private key.
 	Auth string `json:"auth,omitempty" yaml:"auth,omitempty"`
 	// Resource is the protected resource's identifier (RFC 8707); empty means
 	// the origin.

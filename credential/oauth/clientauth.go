@@ -33,8 +33,17 @@ const (
 func (c Client) method() AuthMethod { return cmp.Or(c.Auth, SecretBasic) }
 
 // authenticate makes a token request that says who the client is.
-func (c *server) authenticate(ctx context.Context, x credential.Exchange, m metadata, endpoint string, form url.Values) (*http.Request, error) {
+func (c *server) authenticate(ctx context.Context, x credential.Exchange, endpoint string, form url.Values) (*http.Request, error) {
 	var basic string
+	password := func(use func(b []byte)) error {
+		return x.Secret.Use(func(b []byte) error {
+			if isKey(b) {
+				return fmt.Errorf("%w: %s would send a private key: say how the client authenticates with it", errConfig, c.method())
+			}
+			use(b)
+			return nil
+		})
+	}
 	err := func() error {
 		switch method := c.method(); method {
 		case None:
@@ -44,16 +53,10 @@ func (c *server) authenticate(ctx context.Context, x credential.Exchange, m meta
 			form.Set("client_id", c.ID)
 			return nil
 		case SecretBasic:
-			return x.Secret.Use(func(b []byte) error {
-				basic = url.QueryEscape(string(b)) // RFC 6749, 2.3.1
-				return nil
-			})
+			return password(func(b []byte) { basic = url.QueryEscape(string(b)) }) // RFC 6749, 2.3.1
 		case SecretPost:
 			form.Set("client_id", c.ID)
-			return x.Secret.Use(func(b []byte) error {
-				form.Set("client_secret", string(b))
-				return nil
-			})
+			return password(func(b []byte) { form.Set("client_secret", string(b)) })
 		case PrivateKeyJWT:
 			jwt, err := sign(x, c.KeyID, map[string]any{
 				"iss": c.ID, "sub": c.ID, "aud": cmp.Or(c.Audience, c.Issuer), "jti": rand.Text(),
@@ -158,6 +161,13 @@ func parseKey(b []byte, keyID string) (jose.JSONWebKey, error) {
 		key.Algorithm = alg
 	}
 	return key, nil
+}
+
+// isKey reports whether a secret is a private key, or has one in it: it signs, and
+// goes to nobody.
+func isKey(b []byte) bool {
+	_, err := parseKey(b, "")
+	return err == nil || bytes.Contains(b, []byte("PRIVATE KEY-----"))
 }
 
 func parseDER(block *pem.Block) (crypto.PrivateKey, error) {

@@ -99,8 +99,7 @@ func (f TokenFunc) put(ctx context.Context, x credential.Exchange, form url.Valu
 // JWTBearer trades an assertion for a token (RFC 7523): one that assertion
 // returns, such as the workload identity token of the platform, or with nil one
 // that the client signs for itself with the secret, a private key. Such an
-// assertion says by itself who asks: then an empty Client.Auth means [None], and
-// the methods that send the secret are refused.
+// assertion says by itself who asks: then an empty Client.Auth means [None].
 func JWTBearer(c Client, assertion TokenFunc) credential.Exchanger {
 	if assertion == nil {
 		c.Auth = cmp.Or(c.Auth, None)
@@ -130,9 +129,6 @@ func (s jwtBearer) Exchange(ctx context.Context, x credential.Exchange) (credent
 		}
 		form.Del("assertion_type") // it has none here
 	} else {
-		if s.Auth == SecretBasic || s.Auth == SecretPost {
-			return credential.Token{}, fmt.Errorf("%w: %s would send the private key: want %s, %s or %s", errConfig, s.Auth, None, PrivateKeyJWT, TLSClientAuth)
-		}
 		jwt, err := sign(x, s.KeyID, map[string]any{
 			"iss": s.ID, "sub": s.ID, "aud": cmp.Or(s.Audience, s.Issuer), "jti": rand.Text(),
 			"iat": x.Now.Unix(), "exp": x.Now.Add(assertionLife).Unix(),

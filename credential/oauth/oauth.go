@@ -196,7 +196,7 @@ func (c *server) token(ctx context.Context, x credential.Exchange, form url.Valu
 		}
 		defer done()
 	}
-	req, err := c.authenticate(ctx, x, m, endpoint, form)
+	req, err := c.authenticate(ctx, x, endpoint, form)
 	if err != nil {
 		return answer{}, err
 	}

@@ -276,14 +276,21 @@ func TestJWTBearerAndIDJAG(t *testing.T) {
 	r = newRig(t, pemOf(t, key.private), oauth.JWTBearer(c, nil))
 	_, err = r.call(actor)
 	require.NoError(t, err)
+	asked := as.asked.Load()
+	jwk, err := jose.JSONWebKey{Key: key.private}.MarshalJSON()
+	require.NoError(t, err)
 	for _, method := range []oauth.AuthMethod{oauth.SecretBasic, oauth.SecretPost} {
-		asked := len(as.seen)
-		c.Auth = method
+		for _, secret := range []string{pemOf(t, key.private), string(jwk), "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n" + pemOf(t, key.private)} {
+			c.Auth = method
+			r = newRig(t, secret, oauth.ClientCredentials(c))
+			_, err = r.call(actor)
+			assert.ErrorContains(t, err, "private key", method)
+		}
 		r = newRig(t, pemOf(t, key.private), oauth.JWTBearer(c, nil))
 		_, err = r.call(actor)
 		assert.ErrorContains(t, err, "private key", method)
-		assert.Len(t, as.seen, asked, method)
 	}
+	assert.Equal(t, asked, as.asked.Load())
 
 	idp.token = func(w http.ResponseWriter, r *http.Request) {
 		assert.Equal(t, "urn:ietf:params:oauth:token-type:id-jag", r.PostForm.Get("requested_token_type"))
