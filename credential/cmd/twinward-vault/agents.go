@@ -250,8 +250,8 @@ var usedCommand = command{
 			if err != nil {
 				return err
 			}
-			if st, err := os.Stat(*log); *log == "" || err != nil || !st.IsDir() {
-				return fmt.Errorf("%w: -log is the folder of an audit log", errUsage)
+			if err := isLog(*log); err != nil {
+				return err
 			}
 			from, err := parseTime(*since, time.Now(), -1)
 			if err != nil {

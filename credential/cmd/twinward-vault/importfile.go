@@ -95,7 +95,7 @@ func unfit(name string, value []byte) string {
 
 // parseNemoClaw reads NemoClaw's ~/.nemoclaw/credentials.json: one JSON object,
 // from the name of a variable to its value. Like NemoClaw, it cuts white space
-// off both ends of a value, and line ends out of it.
+// off both ends of a value, and carriage returns out of it.
 func parseNemoClaw(text []byte) (found, error) {
 	if !utf8.Valid(text) {
 		return found{}, errNotText

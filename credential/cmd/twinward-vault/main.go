@@ -91,7 +91,8 @@
 // store, as a pending version, or with -promote as the current one. A secret
 // whose name is there already is left alone. What is skipped is listed with the
 // reason; no value is ever printed. A file that is damaged is refused as a whole.
-// -dry-run reads the file and says what would be done.
+// -dry-run reads the file and says what would be put, without asking the store
+// whether it is there.
 //
 // # Agents
 //

@@ -49,6 +49,15 @@ func (o *office) do(f func(log *audit.Log, by audit.Change) error) error {
 	return errors.Join(f(log, by), log.Close())
 }
 
+// isLog returns an error unless there is a folder of that name, for commands that
+// read a log and must not make one.
+func isLog(dir string) error {
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return fmt.Errorf("%w: -log is the folder of an audit log", errUsage)
+	}
+	return nil
+}
+
 // A place is the flags that say where secrets are.
 type place struct {
 	vault   string

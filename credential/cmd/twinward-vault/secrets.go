@@ -81,6 +81,10 @@ func look(name, args string, do func(ctx context.Context, t *task, args []string
 		dir := fs.String("log", "", "the folder of the audit log that knows the newest save of the vault")
 		return func(ctx context.Context, args []string, std streams) (err error) {
 			if *dir != "" {
+				// One that is made now would know of no newer save.
+				if err := isLog(*dir); err != nil {
+					return err
+				}
 				if t.log, err = audit.Open(*dir, nil); err != nil {
 					return err
 				}
@@ -386,8 +390,8 @@ var lastUseCommand = command{name: "last-use", args: "-log DIR [-json] NAME", pr
 		if err != nil {
 			return err
 		}
-		if *dir == "" {
-			return fmt.Errorf("%w: -log is required", errUsage)
+		if err := isLog(*dir); err != nil {
+			return err
 		}
 		uses, err := credential.VersionUses(audit.Scan(ctx, os.DirFS(*dir), audit.Filter{}), name)
 		if err != nil {

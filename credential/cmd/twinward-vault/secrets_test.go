@@ -149,6 +149,9 @@ func TestRestored(t *testing.T) {
 	d.in = credentialtest.Canary()
 	d.run(exitOK, "put VAULT OFFICE github")
 	d.run(exitOK, "list VAULT -log @log")
+	d.run(exitUsage, "list VAULT -log @lag")
+	require.NoDirExists(t, d.path("lag"), "a log that is made now would know of no newer save")
+	d.run(exitUsage, "last-use -log @lag github")
 	d.write("vault", string(old))
 	for _, line := range []string{"put VAULT OFFICE github", "list VAULT -log @log", "promote VAULT OFFICE github@1"} {
 		_, errs := d.run(exitFailed, line)
@@ -196,7 +199,7 @@ func TestSecretIsNotTaken(t *testing.T) {
 		"promote VAULT OFFICE one", "revoke VAULT OFFICE one@1", "bind -origin https://a.example VAULT OFFICE one", "bind -origin http://a.example VAULT OFFICE one",
 		"bind -spec @absent VAULT OFFICE one", "last-use -log @absent one",
 	} {
-		d.run(exitFailed, line)
+		d.run(exitUsage, line)
 	}
 	for _, in := range []string{"", "\n", "short", strings.Repeat("x", credential.MaxLength+1), strings.Repeat("x", 2*credential.MaxLength)} {
 		d.in = in
