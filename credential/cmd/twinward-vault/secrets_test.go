@@ -197,9 +197,9 @@ func TestSecretIsNotTaken(t *testing.T) {
 	}
 	for _, line := range []string{
 		"promote VAULT OFFICE one", "revoke VAULT OFFICE one@1", "bind -origin https://a.example VAULT OFFICE one", "bind -origin http://a.example VAULT OFFICE one",
-		"bind -spec @absent VAULT OFFICE one", "last-use -log @absent one",
+		"bind -spec @absent VAULT OFFICE one",
 	} {
-		d.run(exitUsage, line)
+		d.run(exitFailed, line)
 	}
 	for _, in := range []string{"", "\n", "short", strings.Repeat("x", credential.MaxLength+1), strings.Repeat("x", 2*credential.MaxLength)} {
 		d.in = in
