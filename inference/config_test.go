@@ -1,13 +1,18 @@
 package inference
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/twinward-dev/twinward/audit"
 )
 
 const goodConfig = `
@@ -222,4 +227,48 @@ func TestRouteErrors(t *testing.T) {
 		require.ErrorIs(t, err, ErrConfig, text)
 		assert.ErrorContains(t, err, want, text)
 	}
+}
+
+// A hurriedLog has somebody else reload when a first change is on record and not yet in
+// force.
+type hurriedLog struct {
+	audit.Recorder
+	asked atomic.Bool
+	next  func()
+	last  atomic.Value // the backends that were recorded last
+}
+
+func (l *hurriedLog) Append(ctx context.Context, ev audit.Event) error {
+	l.last.Store(ev.Detail["backends"])
+	err := l.Recorder.Append(ctx, ev)
+	if l.asked.CompareAndSwap(false, true) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.next()
+		}()
+		select {
+		case <-done: // before the first
+		case <-time.After(100 * time.Millisecond): // it waits for it
+		}
+	}
+	return err
+}
+
+// What is in force is what was recorded last, also when two reload at once.
+func TestReloadsAtOnce(t *testing.T) {
+	h := newHouse(t, nil)
+	var other sync.WaitGroup
+	log := &hurriedLog{Recorder: h.log}
+	first, second := h.config(), h.config()
+	first.Backends, second.Backends = first.Backends[:1], second.Backends[1:]
+	other.Add(1)
+	log.next = func() {
+		defer other.Done()
+		assert.NoError(t, h.router.Reload(t.Context(), second, operator))
+	}
+	h.router.log = log
+	require.NoError(t, h.router.Reload(t.Context(), first, operator))
+	other.Wait()
+	assert.Equal(t, log.last.Load(), h.router.routes.Load().summary()["backends"])
 }

@@ -187,6 +187,27 @@ func TestEndlessEventsAreNotHeld(t *testing.T) {
 	assert.Equal(t, "upstream-malformed", h.outcome().ErrorCode)
 }
 
+// An event that is too large does not pass because all of it came at once.
+func TestLargeEventsThatComeAtOnce(t *testing.T) {
+	const most = 64 << 10
+	event := func(n int) string { return "data: " + strings.Repeat(" ", n-len("data: {}\n\n")) + "{}\n\n" }
+	serve, log := newHouse(t, &Options{MaxBody: most}).direct()
+	for _, end := range []string{"data: [DONE]\n\n", ""} {
+		stream := event(most) + end
+		assert.True(t, stream == serve("/v1/chat/completions", chatStream, &cutReader{parts: [][]byte{[]byte(stream)}}))
+		assert.Equal(t, audit.StatusOK, log.out.Status)
+		stream = event(most+1) + end
+		if end == "" {
+			stream = strings.TrimSuffix(event(most+3), "\n\n") // its blank line is missing
+		}
+		assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
+			serve("/v1/chat/completions", chatStream, &cutReader{parts: [][]byte{[]byte(stream)}})
+		})
+		assert.Equal(t, "upstream-malformed", log.out.ErrorCode)
+		assert.Less(t, log.out.Bytes, int64(most))
+	}
+}
+
 // A usage chunk that also carries an answer is the client's, asked for or not.
 func TestOnlyTheBareUsageChunkIsTakenOut(t *testing.T) {
 	serve, log := newHouse(t, nil).direct()

@@ -141,13 +141,14 @@ func TestTranslatedFaultsAreDiscreet(t *testing.T) {
 	cfg.Backends = cfg.Backends[:1]
 	cfg.Backends[0].Translate.Protocols = []Protocol{Anthropic}
 	h.serve(cfg)
-	for _, stream := range []bool{false, true} {
+	for _, status := range []int{400, 200, 0} { // none: in a stream
+		stream := status == 0
 		h.backend = func(w http.ResponseWriter, r *http.Request) {
 			if stream {
 				sse(`data: {"error":{"message":"`+indiscreetly+`"}}`+"\n\n")(w, r)
 				return
 			}
-			w.WriteHeader(400)
+			w.WriteHeader(status)
 			_, _ = io.WriteString(w, `{"error":{"message":"`+indiscreetly+`"}}`)
 		}
 		body := `{"model":"good","max_tokens":9,"messages":[{"role":"user","content":"x"}]}`
@@ -158,6 +159,20 @@ func TestTranslatedFaultsAreDiscreet(t *testing.T) {
 		require.NoError(t, err)
 		got, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		assert.Contains(t, string(got), "Rate limit reached for [redacted], see [redacted]", stream)
+		assert.Contains(t, string(got), "Rate limit reached for [redacted]", status)
+		assert.NotContains(t, string(got), "org-", status)
+		assert.NotContains(t, string(got), "x.example", status)
 	}
+}
+
+// A report of an error that breaks off does not pass by.
+func TestFaultsThatBreakOffAreDiscreet(t *testing.T) {
+	h := newHouse(t, nil)
+	h.backend = func(w http.ResponseWriter, r *http.Request) {
+		sse("data: {}\n\n", `data: {"error":{"message":"`+indiscreetly+`"}}`+"\n")(w, r)
+		panic(http.ErrAbortHandler)
+	}
+	_, got, err := h.do(h.request(http.MethodPost, "/v1/chat/completions", chatStream))
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	assert.Equal(t, "data: {}\n\n", got)
 }

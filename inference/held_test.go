@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -226,4 +228,72 @@ func TestCopiesThatAreNotSentGiveBackTheirMemory(t *testing.T) {
 	assert.Equal(t, during[0], during[1], "names of one length")
 	h.door.Close()
 	assert.Zero(t, h.held())
+}
+
+// Without room no copy is made.
+func TestCopiesTakeTheirMemoryFirst(t *testing.T) {
+	const size = 8 << 20
+	text := strings.Repeat("x", size)
+	for path, body := range map[string]string{
+		"/v1/chat/completions": `{"model":"fast","messages":[{"role":"user","content":"` + text + `"}]}`,
+		"/v1/messages":         `{"model":"good","max_tokens":9,"messages":[{"role":"user","content":"` + text + `"}]}`,
+	} {
+		h := newHouse(t, nil)
+		translating(h, Translate{})
+		asked := classify(httptest.NewRequest(http.MethodPost, path, nil))
+		c := &call{Router: h.router, asking: asked, routes: h.router.routes.Load(), actor: bot, body: []byte(body), size: len(body)}
+		require.NoError(t, scan(c.op, c.body, &c.env))
+		to := c.routes.byModel[routeKey{c.protocol, string(c.env.model.of(c.body))}].targets[0]
+		require.True(t, c.memory.take("bot", c.memory.each-size/2))
+		was := c.memory.all
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r := c.render(to)
+		runtime.ReadMemStats(&after)
+		assert.ErrorIs(t, r.refused, errNoRoom, path)
+		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size/2), path)
+		c.scrap(r)
+		assert.Equal(t, was, c.memory.all, path)
+	}
+}
+
+// A request that is longer for what an inspector has blanked counts as long as it is.
+func TestBlankedRequestsTakeMemory(t *testing.T) {
+	const words = 4 << 10
+	body := `{"model":"good","messages":[{"role":"user","content":"` + strings.Repeat("x", words) + `"}]}`
+	h := newHouse(t, &Options{Inspect: &censor{blank: "x"}})
+	var during, sent int64
+	h.backend = func(w http.ResponseWriter, r *http.Request) {
+		sent, _ = io.Copy(io.Discard, r.Body)
+		during = h.held()
+		_, _ = io.WriteString(w, `{}`)
+	}
+	resp, got := h.post("/v1/chat/completions", body)
+	assert.Equal(t, 200, resp.StatusCode, got)
+	assert.Greater(t, sent, int64(words*len("[redacted]")))
+	assert.Equal(t, sent, during)
+	h.door.Close()
+	assert.Zero(t, h.held())
+
+	h = newHouse(t, &Options{Inspect: &censor{blank: "x"}, MaxHeld: 60 << 10}) // bot has room for what it sent, and no more
+	resp, got = h.post("/v1/chat/completions", body)
+	assert.Equal(t, 503, resp.StatusCode)
+	assert.Contains(t, got, busy.message)
+	assert.Equal(t, audit.GuardLimit, h.denial().Decision.Reason)
+	h.door.Close()
+	assert.Zero(t, h.held())
+}
+
+// An event that waits for the end of its stream counts too.
+func TestEventsThatWaitTakeMemory(t *testing.T) {
+	last := `data: {"candidates":[{"content":{"parts":[{"text":"` + strings.Repeat("x", 100<<10) + `"}]},"finishReason":"STOP"}]}` + "\n\n"
+	h := newHouse(t, &Options{MaxHeld: 600 << 10})
+	serve, _ := h.direct()
+	assert.Equal(t, last, serve(geminiStream, `{"contents":[]}`, &cutReader{parts: [][]byte{[]byte(last)}}))
+	h = newHouse(t, &Options{MaxHeld: 300 << 10}) // of which bot gets a half
+	serve, log := h.direct()
+	assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		serve(geminiStream, `{"contents":[]}`, &cutReader{parts: [][]byte{[]byte(last)}})
+	})
+	assert.Equal(t, busy.code, log.out.ErrorCode)
 }

@@ -233,6 +233,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -272,13 +273,16 @@ type Options struct {
 	// MaxHeld limits what is held in memory of the bodies of all calls at once, in
 	// bytes: of requests until the call ends, or until a stream has begun and the
 	// backend has read them; of answers until they go out, and of a stream the event
-	// that is being read. A request that is not sent as it came, with another model's
-	// name or translated, counts twice. One agent's calls may hold half of it. What
-	// finds no room is refused with 503 and the code "busy". Zero: 16 times MaxBody.
+	// that is being read, or waits for the end. A request that is not sent as it came,
+	// with another model's name or translated, counts twice. What is made of an answer
+	// that is translated or inspected does not count, nor do trees of what is parsed.
+	// One agent's calls may hold half of it. What finds no room is refused with 503 and
+	// the code "busy". Zero: 16 times MaxBody.
 	MaxHeld int64
 	// BodyTimeout is how long a client may take to send the body of its request, if
-	// the server can set a deadline for reading. After it the request is refused with
-	// 408 and its connection is closed. Zero: a minute; below zero: no limit.
+	// the server can set a deadline for reading; it takes the place of the server's own
+	// ReadTimeout. After it the request is refused with 408 and its connection is
+	// closed. Zero: a minute; below zero: no limit.
 	BodyTimeout time.Duration
 	// Now is the clock of breakers and Retry-After. Nil: [time.Now].
 	Now func() time.Time
@@ -325,7 +329,8 @@ type Router struct {
 	opts    Options
 	own     *http.Transport // set when the router made its own transport
 	routes  atomic.Pointer[routes]
-	buffers sync.Pool // of *[]byte, for streams
+	reload  sync.Mutex // what is in force is what was recorded last
+	buffers sync.Pool  // of *[]byte, for streams
 	limiter *limiter
 	memory  *memory
 
@@ -357,6 +362,7 @@ func newRouter(cfg Config, engine decider, log audit.Recorder, opts *Options) (*
 	if r.opts.MaxBody <= 0 {
 		r.opts.MaxBody = defaultMaxBody
 	}
+	r.opts.MaxBody = min(r.opts.MaxBody, math.MaxInt64-1) // a byte more shows that a body is too large
 	if r.opts.MaxHeld <= 0 {
 		r.opts.MaxHeld = mulSaturating(r.opts.MaxBody, defaultHeldBodies)
 	}
@@ -395,6 +401,8 @@ func (r *Router) Reload(ctx context.Context, cfg Config, by audit.Change) error 
 	if err := by.Validate(); err != nil {
 		return err
 	}
+	r.reload.Lock()
+	defer r.reload.Unlock()
 	compiled, err := compile(cfg, r.routes.Load())
 	if err != nil {
 		return err

@@ -117,6 +117,10 @@ func (c *call) inspect() bool {
 	if err == nil && !f.Deny && len(f.Blank) > 0 {
 		err = c.blankRequest(f.Blank)
 	}
+	if errors.Is(err, errNoRoom) {
+		c.refuse(busy, c.op.action, fmt.Sprintf("Model::%q", c.wanted), guarded(audit.GuardLimit))
+		return false
+	}
 	if err == nil && !f.Deny {
 		if f.Label != "" || len(f.Blank) > 0 {
 			c.note(fmt.Sprintf("blanked-request:%s:%d", f.label(), len(f.Blank)))
@@ -133,10 +137,15 @@ func (c *call) inspect() bool {
 	return false
 }
 
-// blankRequest replaces ranges of the body.
+// blankRequest replaces ranges of the body. While it is copied both count for the
+// memory, and then only the copy.
 func (c *call) blankRequest(ranges []Range) error {
 	if !ordered(ranges, len(c.body)) {
 		return errBlank
+	}
+	before := c.holds
+	if !c.room(int64(blankedLen(c.body, ranges))) {
+		return errNoRoom
 	}
 	body, err := blankStrings(c.body, ranges)
 	if err != nil {
@@ -154,13 +163,24 @@ func (c *call) blankRequest(ranges []Range) error {
 	}
 	env.stream = c.env.stream
 	c.body, c.size, c.env = body, len(body), env
+	c.memory.give(c.actor.Agent, before)
+	c.holds -= before
 	return nil
+}
+
+// blankedLen is how long a text is without ranges that lie in order within it.
+func blankedLen(text []byte, ranges []Range) int {
+	n := len(text)
+	for _, r := range ranges {
+		n += len(governance.Redacted) - (r.To - r.From)
+	}
+	return n
 }
 
 // blankStrings replaces ranges of a JSON text, each of which must lie within a
 // string value.
 func blankStrings(body []byte, ranges []Range) ([]byte, error) {
-	out := make([]byte, 0, len(body)+len(ranges)*len(governance.Redacted))
+	out := make([]byte, 0, blankedLen(body, ranges))
 	from, next := 0, 0
 	err := eachString(body, func(lo, hi int, _ []string) {
 		for next < len(ranges) && ranges[next].From > lo && ranges[next].To < hi {

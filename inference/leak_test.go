@@ -86,3 +86,18 @@ func TestKeylessBackendIsSearched(t *testing.T) {
 	assert.NotContains(t, rec.Header().Get("Request-Id"), h.key)
 	assert.Contains(t, rec.Body.String(), "[redacted:")
 }
+
+// A secret is on record also when it was in an answer that nobody gets.
+func TestLeaksInAnswersThatBreakOff(t *testing.T) {
+	h := newHouse(t, nil)
+	h.backend = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "10000")
+		_, _ = io.WriteString(w, `{"x":"`+key(r)+`"`+strings.Repeat(" ", 4000))
+	}
+	resp, _ := h.post("/v1/chat/completions", plainChat)
+	assert.Equal(t, http.StatusBadGateway, resp.StatusCode)
+	records := h.log.Records()
+	require.NotNil(t, records[len(records)-2].Event)
+	assert.Equal(t, audit.KindLeak, records[len(records)-2].Event.Kind)
+	assert.Equal(t, "upstream-broken", h.outcome().ErrorCode)
+}

@@ -99,20 +99,27 @@ const maxAccounts = 1 << 18
 func NewMemoryLedger() Ledger { return newMemoryLedger(maxAccounts) }
 
 func newMemoryLedger(most int) *memoryLedger {
-	return &memoryLedger{most: most, sweepAt: min(1024, most), accounts: map[string]*entryUsed{}, holds: map[string]Hold{}}
+	return &memoryLedger{most: most, sweepAt: min(1024, most), accounts: map[string]*balance{}, holds: map[string]setAside{}}
 }
 
-type entryUsed struct {
+// A balance is what is used of one account.
+type balance struct {
 	used Amount
 	ends time.Time
+}
+
+// A setAside is an amount, and the accounts that it is held on.
+type setAside struct {
+	amount Amount
+	on     []*balance
 }
 
 type memoryLedger struct {
 	most int
 
 	mu       sync.Mutex
-	accounts map[string]*entryUsed
-	holds    map[string]Hold
+	accounts map[string]*balance
+	holds    map[string]setAside
 	sweepAt  int       // the number of accounts at which ended ones are looked for
 	swept    time.Time // when they were looked for
 }
@@ -144,15 +151,17 @@ func (m *memoryLedger) Reserve(_ context.Context, h Hold) error {
 	if len(m.accounts)+added > m.most {
 		return ErrLedgerFull
 	}
+	hold := setAside{amount: h.Amount}
 	for _, c := range h.Claims {
 		a := m.accounts[c.Account]
 		if a == nil {
-			a = &entryUsed{ends: c.Ends}
+			a = &balance{ends: c.Ends}
 			m.accounts[c.Account] = a
 		}
 		a.used = a.used.Plus(h.Amount)
+		hold.on = append(hold.on, a)
 	}
-	m.holds[h.ID] = h
+	m.holds[h.ID] = hold
 	return nil
 }
 
@@ -164,14 +173,10 @@ func (m *memoryLedger) Settle(_ context.Context, id string, spent Amount) error 
 		return ErrNoHold
 	}
 	delete(m.holds, id)
-	for _, c := range h.Claims {
-		a := m.accounts[c.Account]
-		if a == nil { // its window has ended
-			continue
-		}
+	for _, a := range h.on { // also one that was forgotten: another of its name owes nothing
 		a.used = Amount{
-			replace(a.used.Tokens, h.Amount.Tokens, spent.Tokens),
-			replace(a.used.Cost, h.Amount.Cost, spent.Cost),
+			replace(a.used.Tokens, h.amount.Tokens, spent.Tokens),
+			replace(a.used.Cost, h.amount.Cost, spent.Cost),
 		}
 	}
 	return nil

@@ -29,6 +29,27 @@ type letter struct {
 	gone    bool  // it is not opened any more
 }
 
+// newLetter takes the memory for a letter of size bytes. It is nil if there is none.
+func (c *call) newLetter(size int) *letter {
+	if !c.memory.take(c.actor.Agent, int64(size)) {
+		return nil
+	}
+	return &letter{memory: c.memory, agent: c.actor.Agent, share: int64(size)}
+}
+
+// grow takes the memory that is lacking for size bytes, and reports whether there was
+// as much.
+func (l *letter) grow(size int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	more := int64(size) - l.share
+	if more > 0 && !l.memory.take(l.agent, more) {
+		return false
+	}
+	l.share += max(more, 0)
+	return true
+}
+
 // open returns the text from its beginning. The reader must be closed or read to its
 // end.
 func (l *letter) open() (io.ReadCloser, error) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -178,6 +180,49 @@ func TestStreamsThatGoOnAfterTheEnd(t *testing.T) {
 	got = serve("/v1/chat/completions", chatStream, &cutReader{parts: [][]byte{[]byte("data: [DONE]\n\n"), []byte("\r\rx")}})
 	assert.Equal(t, "data: [DONE]\n\n", got)
 	assert.Equal(t, audit.StatusOK, log.out.Status)
+}
+
+// Nor are whole events read for ever that come after the end, and they are spoken of
+// once.
+func TestEventsThatGoOnAfterTheEnd(t *testing.T) {
+	var said bytes.Buffer
+	serve, log := newHouse(t, &Options{Logger: slog.New(slog.NewTextHandler(&said, nil))}).direct()
+	const most = 4 << 20
+	left := most
+	got := serve("/v1/chat/completions", chatStream, readFunc(func(p []byte) (int, error) {
+		text := strings.Repeat("data: {}\n\n", 100)
+		switch {
+		case left == most:
+			text = "data: [DONE]\n\n"
+		case left <= 0:
+			return 0, io.EOF
+		}
+		n := copy(p, text)
+		left -= n
+		return n, nil
+	}))
+	assert.Equal(t, "data: [DONE]\n\n", got)
+	assert.Equal(t, audit.StatusOK, log.out.Status)
+	assert.Less(t, most-left, maxTrailer+2*streamBuffer)
+	assert.Equal(t, 1, strings.Count(said.String(), "went on after the end"), said.String())
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+func (f readFunc) Close() error               { return nil }
+
+// A body may be as large as numbers go.
+func TestNoLimitOfBodies(t *testing.T) {
+	h := newHouse(t, &Options{MaxBody: math.MaxInt64, MaxHeld: 1 << 20})
+	h.backend = func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"x":"`+strings.Repeat("x", 10_000)+`"}`)
+	}
+	resp, got := h.post("/v1/chat/completions", plainChat)
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.Len(t, got, 10_008)
+	h.door.Close()
+	assert.Zero(t, h.held())
 }
 
 // A stalled body ends its read when a deadline has been set, as a server's does.

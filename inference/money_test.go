@@ -129,6 +129,49 @@ func TestMoneyAcrossRetries(t *testing.T) {
 	}
 }
 
+// A client that leaves between two requests pays for what may have been done, and for
+// nothing else.
+func TestMoneyOfClientsThatLeaveBetweenRequests(t *testing.T) {
+	const body = `{"model":"m","max_tokens":100,"messages":[]}`
+	each := int64(len(body)) + 100 + pieceSlack
+	for name, tc := range map[string]struct {
+		said func(*http.Request) (*http.Response, error)
+		want int64
+	}{
+		"503": {says(503, ""), 0}, "429": {says(429, ""), 0}, "no connection": {fails(errDial), 0}, "502": {says(502, ""), each}, "broke off": {fails(errReset), each},
+	} {
+		for _, late := range []bool{false, true} {
+			f := newFleet(t, func(c *Config) {
+				var err error
+				c.Spend, err = spendOf("prices: {a/*: {input: 1, output: 1}}\nbudgets: [{name: all, per: host, window: total, usd: 1}]")
+				require.NoError(t, err)
+				c.Retry = Retry{Attempts: 4, Pause: time.Hour}
+			})
+			l := NewMemoryLedger()
+			f.router.opts.Ledger = l
+			ctx, leave := context.WithCancel(t.Context())
+			f.answers["a"] = func(r *http.Request) (*http.Response, error) {
+				if !late {
+					leave()
+				}
+				return tc.said(r)
+			}
+			f.router.opts.Rand = func() float64 { leave(); return 0.5 } // it draws how long to wait
+			assert.PanicsWithValue(t, http.ErrAbortHandler, func() { f.callIn(ctx, body) }, name)
+			assert.Equal(t, "a", strings.Join(f.took(), ""), name)
+			used, err := l.Used(t.Context(), []string{`all host "" total`})
+			require.NoError(t, err)
+			want := tc.want
+			if resp, _ := tc.said(nil); resp == nil && !late {
+				want = each // it could be the client's leaving that ended it
+			}
+			assert.Equal(t, Amount{want, MicroUSD(want)}, used[0], "%s %v", name, late)
+			u := cmp.Or(f.outcomes()[0].Usage, &audit.Usage{})
+			assert.Equal(t, want, cmp.Or(u.Charged, u.Cost), "%s %v: the record agrees", name, late)
+		}
+	}
+}
+
 // An unsureLedger has done what it says it has not.
 type unsureLedger struct{ *watchedLedger }
 
@@ -191,5 +234,5 @@ func TestSettlingAfterTheWindowIsForgotten(t *testing.T) {
 	require.NoError(t, l.Settle(t.Context(), "a", Amount{}))
 	used, err := l.Used(t.Context(), []string{"x"})
 	require.NoError(t, err)
-	assert.GreaterOrEqual(t, used[0].Tokens, int64(0))
+	assert.Equal(t, int64(3), used[0].Tokens)
 }

@@ -152,7 +152,7 @@ func TestVertexForm(t *testing.T) {
 		env := envelope{}
 		require.NoError(t, scan(tc.op, []byte(tc.body), &env), tc.body)
 		env.form = vertexForm
-		got, _ := rewrite(tc.op, []byte(tc.body), &env, "claude@20260101")
+		got := rewrite(tc.op, []byte(tc.body), &env, "claude@20260101")
 		assert.Equal(t, tc.want, string(got))
 		target := &target{backend: &Backend{wire: vertexForm}, model: "claude@20260101", base: "https://x"}
 		assert.Equal(t, "https://x"+tc.url, target.url(tc.op, &env))
@@ -168,7 +168,7 @@ func FuzzVertexForm(f *testing.F) {
 			return
 		}
 		env.form = vertexForm
-		got, _ := rewrite(opMessages, body, &env, "m")
+		got := rewrite(opMessages, body, &env, "m")
 		require.Equal(t, 1, strings.Count(string(got), vertexVersion)-strings.Count(string(body), vertexVersion))
 		again := envelope{}
 		_ = scan(opMessages, got, &again)

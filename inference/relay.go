@@ -72,6 +72,7 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		most = min(most, maxFault)
 	}
 	data, err := c.readAll(body.r, -1, most)
+	c.leaks = body.found() // also in what is not told
 	switch {
 	case resp.StatusCode >= 400 && errors.Is(err, errTooLarge):
 		data = nil // it is told by its status
@@ -92,7 +93,6 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		c.fail("upstream-broken", "the backend's answer broke off")
 		return
 	}
-	c.leaks = body.found()
 	if resp.StatusCode >= 400 {
 		data = readFault(data).body(c.target.wire(), resp.StatusCode)
 		resp.Header.Set("Content-Type", "application/json")
@@ -100,7 +100,7 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 	if data, err = c.answer(resp, data); err != nil {
 		c.opts.Logger.Error("inference: the backend's answer has no translation", slog.Any("error", err))
 		c.count(nil)
-		c.fail("upstream-untranslatable", "the backend's answer cannot be translated: "+err.Error())
+		c.fail("upstream-untranslatable", "the backend's answer cannot be translated: "+discreet(err.Error()))
 		return
 	}
 	c.out.Status, c.out.Bytes = audit.StatusOK, int64(len(data))
@@ -137,14 +137,21 @@ func (c *call) count(answer []byte) {
 	}
 	m := newMeter(c.op, c.target.model, c.readable())
 	m.whole(answer)
+	if c.writes() { // a translated answer has zeros where the backend has not counted
+		m.output = max(m.output, estimate(len(answer)))
+	}
 	c.out.Usage = c.usage(m, true)
 	if m.failed {
 		c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-failed"
 	}
 }
 
-// streamBuffer is how much of a stream is read at once.
-const streamBuffer = 8 << 10
+const (
+	// streamBuffer is how much of a stream is read at once.
+	streamBuffer = 8 << 10
+	// maxTrailer is how much is read of one after its end, in bytes.
+	maxTrailer = 64 << 10
+)
 
 // stream relays server-sent events as they arrive, whole events at a time. None
 // passes before it was looked at, and what was held of one that does not end is
@@ -173,6 +180,7 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	defer c.buffers.Put(buf)
 	s := &splitter{buf: (*buf)[:0]}
 	room := cap(*buf) // of s.buf
+	trailer := 0      // bytes that came after the end
 	var held []byte   // an event that may be the last
 	m := newMeter(c.op, c.target.model, c.readable())
 	m.drop = c.drop
@@ -189,6 +197,11 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 	for {
 		n, readErr := s.fill(body.r)
 		m.read += int64(n)
+		if c.ended {
+			if trailer += n; trailer > maxTrailer {
+				return // the client has everything
+			}
+		}
 		if why := c.unfitStream(s, n, &room, readErr); why != nil {
 			if c.ended {
 				return // the client has everything
@@ -207,10 +220,10 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			if m.fault {
 				raw = discreetEvent(raw, c.protocol)
 			}
-			if !c.ended && c.overspent(m) {
+			if why := c.unfitEvent(m, len(raw)); why != nil && !c.ended {
 				out.write(held)
 				out.write(s.buf[from:ev.lo])
-				c.cut(out, m, body, usedUp)
+				c.cut(out, m, body, *why)
 			}
 			if len(held) > 0 && !c.ended {
 				out.write(held) // it was not the last
@@ -226,6 +239,12 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 				from = ev.hi
 			case verdict == hold:
 				out.write(s.buf[from:ev.lo])
+				if more := len(raw) - cap(held); more > 0 {
+					if !c.room(int64(more)) {
+						c.cut(out, m, body, busy)
+					}
+					held = make([]byte, 0, len(raw))
+				}
 				held = append(held, raw...)
 				from = ev.hi
 			case m.fault:
@@ -260,9 +279,9 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			case m.fault:
 				rest = discreetEvent(rest, c.protocol)
 			}
-			if !c.ended && c.overspent(m) {
+			if why := c.unfitEvent(m, len(rest)); why != nil && !c.ended {
 				out.write(held)
-				c.cut(out, m, body, usedUp)
+				c.cut(out, m, body, *why)
 			}
 			c.finish(out, m, body, append(held, rest...))
 			return
@@ -277,7 +296,6 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 		case readErr != nil:
 			c.opts.Logger.Error("inference: the backend's stream broke off", slog.Any("error", readErr))
 			out.write(held)
-			out.write(s.buf)
 			out.flush()
 			c.streamOutcome(out, m, body, false)
 			c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-broken"
@@ -291,11 +309,13 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 // blank lines are let through.
 func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 	if c.ended {
-		if !blank(rest) {
+		switch {
+		case blank(rest):
+			out.write(rest)
+		case !out.late:
+			out.late = true
 			c.opts.Logger.Warn("inference: the backend went on after the end of its stream; that is not passed on")
-			return
 		}
-		out.write(rest)
 		return
 	}
 	if out.filter != nil {
@@ -320,23 +340,37 @@ func (c *call) finish(out *client, m *meter, body *scrubbed, rest []byte) {
 func (c *call) unfitStream(s *splitter, n int, room *int, err error) *refusal {
 	more := int64(cap(s.buf) - *room)
 	*room = cap(s.buf)
-	var why refusal
 	switch {
 	case more > 0 && !c.room(more):
-		why = busy
+		return &busy
 	case errors.Is(err, errFraming):
-		why = malformed(c.target, "sent events whose lines are read in different ways")
+		return malformed(c.target, "sent events whose lines are read in different ways")
 	case int64(len(s.buf)-n) > c.opts.MaxBody: // before the read there was one event in it
-		why = malformed(c.target, fmt.Sprintf("sent an event larger than %d bytes", c.opts.MaxBody))
-	default:
-		return nil
+		return c.overlong()
 	}
-	return &why
+	return nil
+}
+
+// unfitEvent says why the stream ends before an event of size bytes, which m has
+// counted.
+func (c *call) unfitEvent(m *meter, size int) *refusal {
+	switch {
+	case c.overspent(m):
+		return &usedUp
+	case int64(size) > c.opts.MaxBody:
+		return c.overlong()
+	}
+	return nil
+}
+
+// overlong is what the client is told of an event that is too large.
+func (c *call) overlong() *refusal {
+	return malformed(c.target, fmt.Sprintf("sent an event larger than %d bytes", c.opts.MaxBody))
 }
 
 // malformed is what the client is told of a stream that cannot be relayed.
-func malformed(t *target, what string) refusal {
-	return refusal{
+func malformed(t *target, what string) *refusal {
+	return &refusal{
 		status: http.StatusBadGateway, code: "upstream-malformed",
 		message: fmt.Sprintf("the backend %q %s", t.backend.Name, what),
 	}
@@ -394,6 +428,7 @@ type client struct {
 	rc    *http.ResponseController
 	n     int64 // bytes written
 	dirty bool
+	late  bool // something came after the end
 	err   error
 
 	filter *answerFilter // nil: nobody looks at it

@@ -327,7 +327,7 @@ func FuzzScan(f *testing.F) {
 			for parser, got := range readings(t, body) {
 				require.Equal(t, want, got, parser)
 			}
-			sent, _ := rewrite(op, body, &env, "other")
+			sent := rewrite(op, body, &env, "other")
 			want.Model = "other"
 			for parser, got := range readings(t, sent) {
 				require.Equal(t, want, got, "%s, after the rewrite", parser)
@@ -338,6 +338,12 @@ func FuzzScan(f *testing.F) {
 			require.Equal(t, env.hosted, again.hosted)
 		}
 	})
+}
+
+// rewrite returns a body as it goes to a model of that name.
+func rewrite(op *operation, body []byte, env *envelope, model string) []byte {
+	edits, _ := editsOf(op, body, env, model)
+	return splice(body, edits)
 }
 
 // The scanner accepts no more than a strict JSON parser, and no less where no

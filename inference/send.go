@@ -35,6 +35,9 @@ func (c *call) send() {
 	limit := c.route.attempts()
 	for n := 1; ; n++ {
 		a := c.attempt()
+		if !mayCost(audit.StatusFailed, a.code) {
+			c.held.tried = false
+		}
 		switch {
 		case a.failing == answered, n >= limit, a.failing == unsure && len(c.asks.hosted) > 0:
 		case c.ctx.Err() != nil:
@@ -159,6 +162,7 @@ func (c *call) request(transport http.RoundTripper) (*http.Response, error) {
 	if c.target.backend.PassTrace && c.trace != "" {
 		up.Header.Set(traceHeader, c.trace)
 	}
+	c.held.tried = true
 	resp, err := transport.RoundTrip(up)
 	if err != nil {
 		return nil, err

@@ -53,6 +53,7 @@ type held struct {
 	output int64 // tokens that the stream may have; 0: no budget applies
 	price  Price
 	priced bool
+	tried  bool // a request went out that may have cost it
 }
 
 // payer returns who answers for the call.
@@ -321,6 +322,7 @@ func (c *call) again() bool {
 		return c.spend(c.held, c.held.amount)
 	}
 	next := *c.held
+	next.tried = false
 	if err := c.hold(&next); err != nil {
 		c.noRoom(err)
 		c.note("attempt-denied:" + audit.GuardBudget)
@@ -384,7 +386,7 @@ func (c *call) charge() {
 		spent = Amount{addSaturating(addSaturating(u.Input, u.Output), addSaturating(u.CacheRead, u.CacheWrite)), MicroUSD(u.Cost)}
 	}
 	known := u != nil && (u.Final || c.routes.spend.Unfinished == ChargeSeen)
-	if h.output+h.amount.Tokens > 0 && !known && (u != nil || mayCost(c.out.Status, c.out.ErrorCode)) {
+	if h.amount.Tokens > 0 && !known && (u != nil || h.tried && mayCost(c.out.Status, c.out.ErrorCode)) {
 		spent = Amount{max(spent.Tokens, h.amount.Tokens), max(spent.Cost, h.amount.Cost)}
 		if u == nil && h.id != "" {
 			u = &audit.Usage{Model: c.target.model}

@@ -11,11 +11,10 @@ type edit struct {
 	text string
 }
 
-// rewrite returns the body that goes to the backend, and whether the stream's
-// usage chunk was asked for by this door and must be taken out again. The bytes
-// that are not edited are the client's; without an edit the body is returned as
-// it is. edits are further ones, which do not touch those.
-func rewrite(op *operation, body []byte, env *envelope, model string, edits ...edit) (out []byte, dropUsage bool) {
+// editsOf returns what is changed in a body on its way to the backend, in order, and
+// whether the stream's usage chunk was asked for by this door and must be taken out
+// again. edits are further ones, which do not touch those.
+func editsOf(op *operation, body []byte, env *envelope, model string, edits ...edit) (all []edit, dropUsage bool) {
 	name := func(at span) {
 		if !at.empty() && string(at.of(body)) != model {
 			quoted := strconv.Quote(model) // config allows printable ASCII only
@@ -40,17 +39,29 @@ func rewrite(op *operation, body []byte, env *envelope, model string, edits ...e
 	if env.form == vertexForm {
 		edits = append(edits, forVertex(op, body, env))
 	}
-	if len(edits) == 0 {
-		return body, false
-	}
 	slices.SortStableFunc(edits, func(a, b edit) int { return a.at.lo - b.at.lo })
-	out = make([]byte, 0, len(body)+64)
+	return edits, dropUsage
+}
+
+// splicedLen is how long a body is with its edits.
+func splicedLen(body []byte, edits []edit) int {
+	n := len(body)
+	for _, e := range edits {
+		n += len(e.text) - (e.at.hi - e.at.lo)
+	}
+	return n
+}
+
+// splice returns a copy of the body with its edits. The bytes that are not edited
+// are the client's.
+func splice(body []byte, edits []edit) []byte {
+	out := make([]byte, 0, splicedLen(body, edits))
 	from := 0
 	for _, e := range edits {
 		out = append(append(out, body[from:e.at.lo]...), e.text...)
 		from = e.at.hi
 	}
-	return append(out, body[from:]...), dropUsage
+	return append(out, body[from:]...)
 }
 
 // askForUsage sets stream_options.include_usage, wherever it is or is not.

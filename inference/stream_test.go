@@ -178,7 +178,10 @@ func TestBackendThatBreaksOff(t *testing.T) {
 	}
 	_, got, err := h.do(h.request(http.MethodPost, "/v1/messages", messagesStream))
 	assert.ErrorIs(t, err, io.ErrUnexpectedEOF, "a cut stream must look cut")
-	assert.Equal(t, golden(t, "anthropic.sse")[:700], got)
+	whole := golden(t, "anthropic.sse")[:700]
+	whole = whole[:strings.LastIndex(whole, "\n\n")+2]
+	assert.Less(t, len(whole), 700)
+	assert.Equal(t, whole, got, "a part of an event does not pass")
 	out := h.outcome()
 	assert.Equal(t, audit.StatusFailed, out.Status)
 	assert.Equal(t, "upstream-broken", out.ErrorCode)

@@ -77,7 +77,7 @@ func (b *Backend) speaks() []Protocol { return slices.Concat(b.Protocols, b.Tran
 // A rendering is a request as one target gets it.
 type rendering struct {
 	sent     []byte
-	letter   *letter             // of sent; nil: there is no memory taken
+	letter   *letter             // of sent; nil: there was no room for it
 	drop     bool                // the stream's usage chunk is not for the client
 	exchange *translate.Exchange // nil: it is not translated
 	asks     *envelope           // what the backend is asked for, with spans in scanned
@@ -86,18 +86,22 @@ type rendering struct {
 	refused  error // it cannot be translated, or there is no room for it
 }
 
-// render makes the body that goes to t and takes the memory for it, which is the
-// client's own if it is sent as it came.
+// render makes the body that goes to t, which is the client's own if it is sent as
+// it came. The memory of a copy is taken before it is made.
 func (c *call) render(t *target) rendering {
-	r := c.reword(t)
-	switch size := int64(cap(r.sent)); {
-	case r.refused != nil:
-	case &r.sent[0] == &c.body[0]:
-		r.letter = &c.own
-	case !c.memory.take(c.actor.Agent, size):
-		r.refused = errNoRoom
-	default:
-		r.letter = &letter{memory: c.memory, agent: c.actor.Agent, text: r.sent, share: size}
+	c.env.form = t.backend.wire
+	edits, drop := editsOf(c.op, c.body, &c.env, t.model, c.limitEdits(t)...)
+	r := rendering{sent: c.body, letter: &c.own, drop: drop, asks: &c.env, scanned: c.body}
+	if len(edits) > 0 {
+		if r.letter = c.newLetter(splicedLen(c.body, edits)); r.letter == nil {
+			r.refused = errNoRoom
+			return r
+		}
+		r.sent = splice(c.body, edits)
+		r.letter.text = r.sent
+	}
+	if t.translated {
+		c.translate(t, &r)
 	}
 	return r
 }
@@ -109,15 +113,9 @@ func (c *call) scrap(r rendering) {
 	}
 }
 
-// reword makes the body that goes to t. A translated one is scanned again: what
+// translate makes chat completions of what r has for t. They are scanned again: what
 // policy decides about is what the backend will read.
-func (c *call) reword(t *target) rendering {
-	c.env.form = t.backend.wire
-	sent, drop := rewrite(c.op, c.body, &c.env, t.model, c.limitEdits(t)...)
-	r := rendering{sent: sent, drop: drop, asks: &c.env, scanned: c.body}
-	if !t.translated {
-		return r
-	}
+func (c *call) translate(t *target, r *rendering) {
 	from := translate.Messages
 	switch {
 	case c.op == opMessages:
@@ -125,20 +123,29 @@ func (c *call) reword(t *target) rendering {
 		from = translate.Responses
 	case c.op == opCountMessages && t.backend.Translate.EstimateTokens:
 		r.estimate, r.asks = estimate(len(c.body)), new(envelope)
-		return r
+		return
 	default:
 		r.refused = errors.New("the backend of this model does not offer this operation")
-		return r
+		return
 	}
-	var chat []byte
-	if r.exchange, chat, r.refused = translate.Request(from, sent, t.backend.Translate.options()); r.refused != nil {
-		return r
+	chat := c.newLetter(len(r.sent))
+	if chat == nil {
+		r.refused = errNoRoom
+		return
 	}
 	asks := new(envelope)
-	if r.refused = scan(opChat, chat, asks); r.refused == nil {
-		r.sent, r.drop, r.asks, r.scanned = chat, false, asks, chat
+	if r.exchange, chat.text, r.refused = translate.Request(from, r.sent, t.backend.Translate.options()); r.refused == nil {
+		r.refused = scan(opChat, chat.text, asks)
 	}
-	return r
+	if r.refused == nil && !chat.grow(cap(chat.text)) { // it may say more than the client did
+		r.refused = errNoRoom
+	}
+	if r.refused != nil {
+		chat.end()
+		return
+	}
+	c.scrap(*r)
+	r.sent, r.letter, r.drop, r.asks, r.scanned = chat.text, chat, false, asks, chat.text
 }
 
 // unrendered is the denial of a request that t cannot be told.

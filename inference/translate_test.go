@@ -437,3 +437,20 @@ func TestTranslateInConfig(t *testing.T) {
 		assert.ErrorContains(t, err, says, in)
 	}
 }
+
+// Counts that do not say how much was read and written are none.
+func TestTranslatedAnswersWithHalfACount(t *testing.T) {
+	for _, usage := range []string{`{}`, `{"prompt_tokens":5}`, `{"completion_tokens":5}`, `{"prompt_tokens":"5","completion_tokens":"2"}`, `{"prompt_tokens":5,"completion_tokens":2.5}`} {
+		h := newHouse(t, nil)
+		translating(h, Translate{})
+		h.backend = func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"id":"1","choices":[{"message":{"content":"some text of the model"},"finish_reason":"stop"}],"usage":`+usage+"}")
+		}
+		resp, got := h.post("/v1/messages", messagesCall+"false}")
+		require.Equal(t, 200, resp.StatusCode, got)
+		u := h.outcome().Usage
+		assert.False(t, u.Final, usage)
+		assert.Positive(t, u.Input, usage)
+		assert.Positive(t, u.Output, usage)
+	}
+}

@@ -345,23 +345,28 @@ func blank(quoted []byte) bool {
 	return true
 }
 
-// usage takes counts, the last ones of an answer standing.
+// usage takes counts, the last ones of an answer standing, unless they do not say how
+// much was read and written.
 func (r *reader) usage(v value) {
-	if v.kind() != '{' {
+	read, written := v.member("prompt_tokens"), v.member("completion_tokens")
+	if !isCount(read) || !isCount(written) {
 		return
 	}
 	r.x.counted = true
 	u := &r.x.usage
-	u.Input, u.Output = count(v.member("prompt_tokens")), count(v.member("completion_tokens"))
+	u.Input, u.Output = count(read), count(written)
 	u.Cached = min(count(v.member("prompt_tokens_details").member("cached_tokens")), u.Input)
 	u.Reasoning = min(count(v.member("completion_tokens_details").member("reasoning_tokens")), u.Output)
 }
 
+// isCount reports whether v is a whole number that fits.
+func isCount(v value) bool {
+	_, err := strconv.ParseInt(string(v.raw()), 10, 64)
+	return err == nil
+}
+
 // count reads a number of tokens; what is not one counts as none.
 func count(v value) int64 {
-	if v.kind() != '0' {
-		return 0
-	}
 	n, err := strconv.ParseInt(string(v.raw()), 10, 64)
 	if err != nil {
 		return 0
