@@ -124,6 +124,7 @@ func (c *call) whole(resp *http.Response, body *scrubbed) {
 		c.unanswered(err).write(c.w, c.protocol)
 		return
 	}
+	defer c.boundWrites(http.NewResponseController(c.w))()
 	copyHeaders(c.w.Header(), resp.Header, responseHeaders)
 	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	c.w.WriteHeader(resp.StatusCode)
@@ -158,24 +159,7 @@ const (
 // never sent.
 func (c *call) stream(resp *http.Response, body *scrubbed) {
 	rc := http.NewResponseController(c.w)
-	// A client that does not read must not keep a revoked agent's call alive.
-	// The failed write will look as if the client had left, so note who it was.
-	cut := make(chan struct{})
-	stop := context.AfterFunc(c.watch.ctx, func() {
-		defer close(cut)
-		if c.ctx.Err() == nil { // the time is over, which the client is to be told
-			_ = rc.SetWriteDeadline(time.Now().Add(cutGrace))
-			return
-		}
-		c.cutByRevocation.Store(c.req.Context().Err() == nil)
-		_ = rc.SetWriteDeadline(time.Unix(1, 0))
-	})
-	defer func() {
-		if !stop() {
-			<-cut // the ResponseWriter is not to be touched once the handler has returned
-		}
-	}()
-
+	defer c.boundWrites(rc)()
 	buf := c.buffer()
 	defer c.buffers.Put(buf)
 	s := &splitter{buf: (*buf)[:0]}
@@ -300,6 +284,28 @@ func (c *call) stream(resp *http.Response, body *scrubbed) {
 			c.streamOutcome(out, m, body, false)
 			c.out.Status, c.out.ErrorCode = audit.StatusFailed, "upstream-broken"
 			c.abort()
+		}
+	}
+}
+
+// boundWrites ends writes to the client, one that waits among them, when the call does:
+// a client that does not read must not keep it alive, and what it holds. What it
+// returns is to be called before the handler returns.
+func (c *call) boundWrites(rc *http.ResponseController) (release func()) {
+	cut := make(chan struct{})
+	stop := context.AfterFunc(c.watch.ctx, func() {
+		defer close(cut)
+		if c.ctx.Err() == nil { // the time is over, which the client is to be told
+			_ = rc.SetWriteDeadline(time.Now().Add(cutGrace))
+			return
+		}
+		// The failed write will look as if the client had left, so note who it was.
+		c.cutByRevocation.Store(c.req.Context().Err() == nil)
+		_ = rc.SetWriteDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-cut // the ResponseWriter is not to be touched once the handler has returned
 		}
 	}
 }

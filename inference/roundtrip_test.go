@@ -163,6 +163,32 @@ func TestRoundTripperAndRevocation(t *testing.T) {
 	})
 }
 
+// A client that does not read its answer keeps nothing here when its agent is revoked,
+// or the time is over.
+func TestAnswersThatNobodyReads(t *testing.T) {
+	for name, end := range map[string]func(revoke context.CancelFunc){
+		"revoked":  func(revoke context.CancelFunc) { revoke() },
+		"too long": func(context.CancelFunc) { time.Sleep(2 * defaultTimeouts.Total) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, log := &agents{cancel: make(chan context.CancelFunc, 1)}, &lastOutcome{}
+			router, err := newRouter(Config{Backends: []Backend{{Name: "a", BaseURL: "http://a.example", Models: []string{"m"}}}}, permits{}, log,
+				&Options{Agents: a, Transport: roundTripFunc(says(200, "x"))})
+			require.NoError(t, err)
+			resp, err := post(t, &http.Client{Transport: router.RoundTripper(bot)}, t.Context(), `{"model":"m"}`)
+			require.NoError(t, err)
+			assert.NotZero(t, router.memory.all, name)
+			end(<-a.cancel)
+			synctest.Wait()
+			assert.Zero(t, router.memory.all, name)
+			_, err = io.ReadAll(resp.Body)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF, name)
+			require.NoError(t, resp.Body.Close())
+			assert.Equal(t, audit.StatusOK, log.out.Status, "it was answered, and paid for")
+		})
+	}
+}
+
 // A stream that the door cuts is not taken for whole.
 func TestRoundTripperAndCuts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
