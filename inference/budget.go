@@ -133,7 +133,7 @@ const (
 var (
 	scopes  = []Scope{PerAgent, PerProfile, PerTeam, PerUser, PerHost}
 	windows = []Window{WindowRequest, WindowMinute, WindowHour, WindowDay, WindowMonth, WindowTotal}
-	// priced are the keys of prices and of output limits.
+	// pricedRE matches the keys of prices and of what else is said of models.
 	pricedRE = regexp.MustCompile(`^(\*|[a-z0-9-]{1,32}/(\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}))$`)
 )
 

@@ -14,7 +14,8 @@ import (
 // Translate lets clients of other protocols use a backend that understands chat
 // completions only. A request that the backend cannot be told exactly is
 // refused; Ignore and Pass are the host's word for what may be lost. Messages and
-// responses are translated, with their streams, and nothing else.
+// responses are translated, with their streams, and nothing else. An answer in one
+// piece, and the text of a stream of responses, may have 8 MiB.
 type Translate struct {
 	// Protocols are [Anthropic], [OpenAIResponses] or both. Empty: nothing is
 	// translated.
