@@ -32,7 +32,8 @@ type Policy struct {
 
 // Filesystem lists the host paths that exist inside, at the same place. Besides
 // them a session always has /sandbox (the workspace) and /tmp (memory), both
-// writable, and a /proc, /dev and /etc made for it. Paths are absolute and
+// writable, and a /proc, /dev and /etc made for it; /dev/shm is memory as well, 64
+// MiB in which no program can be run. Paths are absolute and
 // clean, and never "/", nor under /sandbox, /proc, /sys, /dev or /run.
 type Filesystem struct {
 	// ReadOnly are files and folders that can be read and executed. Nil means

@@ -51,6 +51,16 @@ func TestOptionalLayer(t *testing.T) {
 	assert.Contains(t, s.Report().Layers, LayerLandlock)
 }
 
+// Who requires nothing has the network's door all the same: without it nothing that
+// was promised of names would hold.
+func TestNetworkIsNeverOptional(t *testing.T) {
+	s := &Session{policy: (&Policy{}).normal(), opts: Options{Require: []Layer{}}, workspace: t.TempDir(), ownWorkspace: true}
+	spec, err := s.spec()
+	require.NoError(t, err)
+	assert.Contains(t, spec.Optional, LayerLandlock)
+	assert.NotContains(t, spec.Optional, LayerNetwork)
+}
+
 func TestCloseTellsThatTheEndIsNotOnRecord(t *testing.T) {
 	log := audittest.NewLog(t)
 	s := box(t, log, nil, nil)

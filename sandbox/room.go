@@ -53,7 +53,7 @@ func (s *Session) spec() (*confine.Spec, error) {
 	}
 	if s.opts.Require != nil {
 		for _, l := range confine.Layers() {
-			if !slices.Contains(s.opts.Require, l) {
+			if !slices.Contains(s.opts.Require, l) && l != LayerNetwork { // a session without it has no door
 				spec.Optional = append(spec.Optional, l)
 			}
 		}

@@ -40,7 +40,8 @@ type Options struct {
 	Launcher Launcher
 	// Require names the layers without which Start fails; nil means all of them.
 	// A layer that is left out of it is still used where it can be had. The
-	// network and, but in [TierNoNamespaces], the namespaces are always required.
+	// network and, unless Tier says otherwise, the namespaces and /proc are always
+	// required.
 	Require []Layer
 	// Governed are hosts that the host program governs through its tool door:
 	// names, patterns or addresses, with or without a port, or origins such as

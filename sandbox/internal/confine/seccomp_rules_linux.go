@@ -34,6 +34,9 @@ var commonRules = []callRule{
 	{unix.SYS_PRCTL, []test{oneOf(0, ^uint32(0), prctls...)}, false},
 	{unix.SYS_SECCOMP, []test{anyBit(1, seccompNewListener)}, true},
 	{unix.SYS_PERSONALITY, []test{oneOf(0, ^uint32(0), 0, 0xffffffff)}, false},
+	// Of the caller only: init has the room's user, and could be left without
+	// descriptors, or without the time to live.
+	{unix.SYS_PRLIMIT64, []test{oneOf(0, ^uint32(0), 0)}, false},
 	{unix.SYS_FCHMOD, []test{anyBit(1, setID)}, false},
 	{unix.SYS_FCHMODAT, []test{anyBit(2, setID)}, false},
 	{unix.SYS_FCHMODAT2, []test{anyBit(2, setID)}, false},
@@ -114,10 +117,9 @@ var sharedCalls = []uintptr{
 	unix.SYS_FCHOWN, unix.SYS_FCHOWNAT, unix.SYS_INOTIFY_ADD_WATCH,
 }
 
-// sharedRules hold in such a room: the limits and processors of other processes
-// of the same user are not the room's.
+// sharedRules hold in such a room: the processors of other processes of the same
+// user are not the room's.
 var sharedRules = []callRule{
-	{unix.SYS_PRLIMIT64, []test{oneOf(0, ^uint32(0), 0)}, false},
 	{unix.SYS_SCHED_SETAFFINITY, []test{oneOf(0, ^uint32(0), 0)}, false},
 }
 

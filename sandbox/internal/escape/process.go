@@ -98,6 +98,10 @@ func processProbes() []Probe {
 		defer unix.Close(fd)
 		return unix.PidfdSendSignal(fd, 0, nil, 0)
 	})
+	add("change init's limits", "prlimit(2)", []string{seccomp}, func(Target) error {
+		var old unix.Rlimit
+		return unix.Prlimit(1, unix.RLIMIT_CPU, nil, &old)
+	})
 	add("stop everything there is", "kill(-1) reaches this process alone", []string{pidNS, landlock}, func(t Target) error {
 		// Signal 0 to all: an error says that there is nobody but this process.
 		return unix.Kill(-1, 0)
