@@ -57,7 +57,9 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 		}
 		unheard = b.hearAudit(d)
 		if spec.shared() {
-			b.shared, err = newShared(b, spec, d)
+			if b.shared, err = newShared(b, spec, d); err == nil {
+				b.Listeners.TCP = map[uint16]net.Listener{spec.ProxyPort: b.shared.proxy}
+			}
 		}
 		return d, err
 	}
@@ -78,6 +80,7 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 		handshake = func() error { return b.handshake(spec) }
 	}
 	if err := start(); err != nil {
+		b.closeListeners()
 		b.stopDenials()
 		b.cgroup.remove()
 		return nil, err
@@ -101,13 +104,10 @@ func launch(ctx context.Context, spec *Spec, change func(*vfork)) (*Box, error) 
 		return nil, err
 	}
 	switch {
+	case b.denials == nil: // without a filter, which only a test leaves out, or a listener of it
 	case b.shared != nil:
-		// Without a filter, which only a test leaves out, nothing can connect at all.
-		b.Listeners.TCP = map[uint16]net.Listener{spec.ProxyPort: b.shared.proxy}
-		if b.denials != nil {
-			b.telling.Go(b.shared.serve)
-		}
-	case b.denials != nil:
+		b.telling.Go(b.shared.serve)
+	default:
 		b.telling.Go(func() { serveDenials(b.denials, spec.OnDenial) })
 	}
 	if unheard != nil {

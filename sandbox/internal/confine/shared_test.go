@@ -3,6 +3,7 @@
 package confine
 
 import (
+	"context"
 	"os"
 	"testing"
 	"unsafe"
@@ -48,4 +49,22 @@ func TestNobodyWaits(t *testing.T) {
 	info, err := file.Stat()
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o644), info.Mode())
+}
+
+// TestNothingSharedIsLeft ends a launch in the middle.
+func TestNothingSharedIsLeft(t *testing.T) {
+	if err := ProbeShared(); err != nil {
+		t.Skip(err)
+	}
+	side := tempDir(t)
+	for _, d := range []string{"/tmp", "/etc", "/work"} {
+		require.NoError(t, os.Mkdir(side+d, 0o755))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	fds := openFiles(t)
+	_, err := Launch(ctx, &Spec{Tier: TierNoNamespaces, Side: side, ProxyPort: 3128, Workspace: side + "/work", OwnWorkspace: true})
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, fds, openFiles(t))
+	assert.Empty(t, children(t))
 }
