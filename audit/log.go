@@ -338,8 +338,8 @@ func (l *Log) VerifierKey() string {
 
 // Begin implements [Recorder]. Of the call's arguments as much is kept as
 // [Options.Level] says, but for those above [MaxValue]. If ctx ends while the
-// intent is on its way to the disk, the record may stay; an outcome "cancelled"
-// then follows it, and Begin returns an error.
+// intent is on its way to the disk, the record may stay; an outcome "cancelled" then
+// follows it where the line has room, and Begin returns an error.
 func (l *Log) Begin(ctx context.Context, in Intent) (Call, error) {
 	if l == nil {
 		return nil, ErrNoLog

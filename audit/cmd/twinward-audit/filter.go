@@ -74,7 +74,9 @@ func (s selection) records(ctx context.Context, dir fs.FS, read scan) iter.Seq2[
 				if !s.matches(r) {
 					continue
 				}
-				calls[r.Seq] = r.Intent != nil
+				if r.Intent != nil {
+					calls[r.Seq] = true
+				}
 			}
 			if !yield(r, err) || err != nil {
 				return
