@@ -166,7 +166,9 @@
 // So nothing that was ever signed, proven or anchored stops to verify. An event of
 // [KindPrune] says who and why, and holds the SHA-256 of that file and the root over
 // what is before the first segment that is left. [Verify] reports it, and takes
-// segments that are missing without such a record for deleted.
+// segments that are missing without such a record for deleted. One that nobody had
+// signed when the log was opened (see Crashes) does not count: whoever writes to the
+// file can have put it there. Neither does the release of a hold.
 //
 // How old a record is, the clock says, which may be wrong. So of a time in which
 // nothing was recorded a week counts, at most ([Retention.Quiet]): a clock that is

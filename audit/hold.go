@@ -72,17 +72,28 @@ func (l *Log) Holds(ctx context.Context) ([]Held, error) {
 }
 
 func (l *Log) holds(ctx context.Context) ([]Held, error) {
-	var list []Held
-	for r, err := range l.Query(ctx, Filter{Kind: KindHold}) {
+	var said []Record
+	var kept unsigned
+	for r, err := range l.Query(ctx, Filter{}) {
 		if err != nil {
 			return nil, err
 		}
+		if kept.see(&r); r.Event != nil && r.Event.Kind == KindHold {
+			said = append(said, r)
+		}
+	}
+	var list []Held
+	forged := kept.real()
+	for _, r := range said {
 		ev := r.Event
 		if ev.Action == actionRelease {
-			list = slices.DeleteFunc(list, func(h Held) bool { return h.Matter == ev.Resource })
+			if !forged.has(r.Seq) {
+				list = slices.DeleteFunc(list, func(h Held) bool { return h.Matter == ev.Resource })
+			}
 			continue
 		}
 		h := Held{Matter: ev.Resource, Seq: r.Seq}
+		var err error
 		if h.Subject, err = parseSubject(ev.Detail); err != nil {
 			return nil, fmt.Errorf("record %d: %w", r.Seq, err)
 		}

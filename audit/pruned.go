@@ -159,13 +159,15 @@ type Pruned struct {
 	Change Change    `json:"change"`
 }
 
-// pruning finds the record of a pruning among those that a checkpoint covers.
+// pruning finds the record of a pruning among those that a checkpoint covers, and
+// that were signed when they were written.
 func (s *seenRecords) pruning(p *prunedPart, signed uint64) (*Pruned, error) {
 	if p == nil {
 		return nil, nil
 	}
+	forged := s.unsigned.real()
 	for _, r := range s.prunes {
-		if r.Seq > signed || r.Seq <= p.size || !p.onRecord(r.Event) {
+		if r.Seq > signed || r.Seq <= p.size || forged.has(r.Seq) || !p.onRecord(r.Event) {
 			continue
 		}
 		kept, _ := strconv.ParseUint(r.Event.Detail["kept"], 10, 64)

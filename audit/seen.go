@@ -16,12 +16,13 @@ import (
 
 // seenRecords collects what the report says about records.
 type seenRecords struct {
-	rep    *VerifyReport
-	open   openCalls
-	floods openFloods
-	prunes []Record // of KindPrune
-	last   []byte   // the newest record's line
-	err    error
+	rep      *VerifyReport
+	open     openCalls
+	floods   openFloods
+	prunes   []Record // of KindPrune
+	unsigned unsigned
+	last     []byte // the newest record's line
+	err      error
 }
 
 // see takes in the line of record seq.
@@ -45,7 +46,8 @@ func (s *seenRecords) see(seq uint64, line []byte) {
 			delete(s.open, call)
 			return
 		}
-	case bytes.HasPrefix(b, []byte(`"event":`)) && !bytes.HasPrefix(b, []byte(floodWord)) && !bytes.HasPrefix(b, []byte(pruneWord)) && len(s.floods) == 0:
+	case bytes.HasPrefix(b, []byte(`"event":`)) && len(s.floods) == 0 &&
+		!bytes.HasPrefix(b, []byte(floodWord)) && !bytes.HasPrefix(b, []byte(pruneWord)) && !bytes.HasPrefix(b, []byte(gapWord)):
 		return
 	}
 	r, err := parseRecord(line)
@@ -59,6 +61,7 @@ func (s *seenRecords) see(seq uint64, line []byte) {
 	if r.Event != nil && r.Event.Kind == KindPrune {
 		s.prunes = append(s.prunes, r)
 	}
+	s.unsigned.see(&r)
 	s.open.see(&r)
 	s.floods.see(&r)
 }
@@ -67,6 +70,7 @@ const (
 	callWord  = `"call":`
 	floodWord = `"event":{"kind":"` + string(KindFlood) + `",`
 	pruneWord = `"event":{"kind":"` + string(KindPrune) + `",`
+	gapWord   = `"event":{"kind":"` + string(KindGap) + `",`
 )
 
 // cutHead returns what follows number and time in the line of record seq, if the
