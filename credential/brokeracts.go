@@ -114,6 +114,11 @@ func (b *Broker) put(ctx context.Context, name string, s Secret, note string, by
 		if err := b.record(ctx, action, name, by, detail); err != nil {
 			return err
 		}
+		// Known before the store has it, which may quote it in an error.
+		if err := b.scrubber.AddVersion(Ref{Name: name}, s); err != nil {
+			return err
+		}
+		defer func() { _ = b.scrubber.Remove(Ref{Name: name}, s) }()
 		if ref, err = store.Put(ctx, name, s, newest, note); err != nil {
 			return b.clean(err)
 		}

@@ -162,7 +162,7 @@ func (b *Broker) PutGrant(ctx context.Context, credential, subject string, grant
 		if err := b.record(ctx, "grant_credential", credential, by, detail); err != nil {
 			return err
 		}
-		if err := b.learn(Ref{Name: credential}, grant); err != nil {
+		if err := b.learn(Ref{Name: credential}, grant.Clone()); err != nil { // the caller may destroy it
 			return err
 		}
 		if err := putGrant(ctx, store, name, grant, newest); err != nil {

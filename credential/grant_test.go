@@ -471,7 +471,9 @@ func TestRotatedGrantsAreForgotten(t *testing.T) {
 	require.NoError(t, b.Bind(t.Context(), "k", credential.Binding{Origin: "https://a.example", Scheme: g}, by))
 	grant := func() {
 		t.Helper()
-		require.NoError(t, b.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
+		consent := g.consent("alice")
+		require.NoError(t, b.PutGrant(t.Context(), "k", "alice", consent, by))
+		consent.Destroy()
 		require.NoError(t, leaseOf(b, alice))
 	}
 	known := func(s string) bool { return len(b.Scrubber().Count([]byte(s))) > 0 }
@@ -565,4 +567,17 @@ func TestRedeemSaysWhoFirst(t *testing.T) {
 	}
 	assert.ErrorContains(t, b.Redeem(t.Context(), "k", alice, redeem, audit.Change{}), `grant of "k"`)
 	assert.ErrorIs(t, b.Redeem(t.Context(), "another", alice, redeem, by), credential.ErrUnknown)
+}
+
+// A store that quotes what it was given gives it away to nobody.
+func TestStoreThatQuotes(t *testing.T) {
+	store := newFaulty()
+	b := store.host(t, newGrantor())
+	const value = "a value that is new to everybody"
+	store.fail(&store.put, errors.New("cannot store "+value))
+	_, err := b.Put(t.Context(), "k", secret(value), "", by)
+	assert.ErrorContains(t, err, "cannot store [redacted:k]")
+	_, err = b.Rotate(t.Context(), "k", secret(value), by)
+	assert.ErrorContains(t, err, "cannot store [redacted:k]")
+	assert.Empty(t, b.Scrubber().Count([]byte(value)), "nobody has it")
 }

@@ -213,7 +213,7 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) {
 	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
 		x.fail("upstream-unauthorized", "The server does not accept this host's credential. An operator has to renew it.")
 		return
-	case status == http.StatusSwitchingProtocols:
+	case status < 200: // what is only announced net/http keeps, so this is no answer
 		x.fail("upstream-broken", "The server speaks another protocol.")
 		return
 	case status >= 300 && status < 400 && len(header.Values("Location")) > 0:

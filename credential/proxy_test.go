@@ -251,6 +251,19 @@ func TestProxyAnswers(t *testing.T) {
 	}
 }
 
+// An answer with a status that no server may send is none.
+func TestProxyOddStatus(t *testing.T) {
+	p := newProxied(t, nil)
+	p.proxy.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 7, Status: "007 odd", Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	})
+	resp, body, err := p.do(http.MethodGet, "/", nil)
+	require.NoError(t, err)
+	assert.Equal(t, http.StatusBadGateway, resp.StatusCode)
+	assert.Contains(t, body, "upstream-broken")
+	assert.Equal(t, audit.StatusFailed, p.outcome().Status)
+}
+
 // Every part of an answer, whole and streamed, that could hold the secret.
 func TestProxySearchesAnswers(t *testing.T) {
 	for name, tc := range map[string]struct {

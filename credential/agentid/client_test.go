@@ -168,6 +168,21 @@ func call(r *Registry, method, path string, change func(*http.Request)) (actor a
 	return actor, err
 }
 
+// The request that came is not changed, whoever looks at it afterwards.
+func TestWithProofWorksOnACopy(t *testing.T) {
+	for scheme, inside := range map[string]string{"DPoP": "Bearer t", "Bearer": "Bearer t"} {
+		req := httptest.NewRequest("GET", "/", nil)
+		req.Header.Set("Authorization", scheme+" t")
+		req.Header.Set("DPoP", "a proof")
+		WithProof(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+			assert.Equal(t, inside, req.Header.Get("Authorization"))
+			assert.Empty(t, req.Header.Values("DPoP"))
+		})).ServeHTTP(httptest.NewRecorder(), req)
+		assert.Equal(t, scheme+" t", req.Header.Get("Authorization"))
+		assert.Equal(t, "a proof", req.Header.Get("DPoP"))
+	}
+}
+
 func TestDPoP(t *testing.T) {
 	ctx := context.Background()
 	c, k := &clock{}, testKeys()

@@ -40,11 +40,13 @@ func WithProof(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		p := newProof(req)
 		req = req.WithContext(context.WithValue(req.Context(), proofKey{}, p))
-		if _, token, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok && p.scheme == "dpop" {
-			req.Header = req.Header.Clone()
-			req.Header.Set("Authorization", "Bearer "+token)
+		if len(p.dpop) > 0 || p.scheme == "dpop" {
+			req.Header = req.Header.Clone() // those that came are not ours to change
+			req.Header.Del("DPoP")
+			if _, token, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok && p.scheme == "dpop" {
+				req.Header.Set("Authorization", "Bearer "+token)
+			}
 		}
-		req.Header.Del("DPoP")
 		next.ServeHTTP(w, req)
 	})
 }

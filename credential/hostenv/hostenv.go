@@ -3,10 +3,11 @@
 // their secrets as files.
 //
 // Only what the host lists by name can be reached. It is read-only: to rotate a
-// secret, write its file anew. The store notices, makes the new content the
-// current version, and keeps the one before as the previous version, so that
-// the other side may be a little late. Versions count from 1 when the store is
-// made; they are not the same in another process.
+// secret, write a new file beside and rename it into the place of the old one; a
+// file that is still being written is taken for what is in it by then. The store
+// notices, makes the new content the current version, and keeps the one before as
+// the previous version, so that the other side may be a little late. Versions count
+// from 1 when the store is made; they are not the same in another process.
 //
 //	store, err := hostenv.New(map[string]hostenv.Source{
 //		"github": {Env: "GITHUB_TOKEN"},
