@@ -27,8 +27,12 @@ type metadata struct {
 // patience is how long a resource may take to say whom it trusts.
 const patience = 3 * time.Second
 
-// metadataLife is how long metadata is kept.
-const metadataLife = time.Hour
+// metadataLife is how long metadata is kept, and askAgain how long what was known
+// before is, when a resource does not answer.
+const (
+	metadataLife = time.Hour
+	askAgain     = time.Minute
+)
 
 // A server is what a scheme knows of its client's authorization server.
 type server struct {
@@ -156,11 +160,13 @@ func (c *server) trusted(ctx context.Context, x credential.Exchange) error {
 	kept, ok := c.trusts[resource]
 	c.mu.Unlock()
 	if !ok || !x.Now.Before(kept.until) {
-		issuers, err := resourceIssuers(ctx, x, resource)
+		issuers, answered, err := resourceIssuers(ctx, x, resource)
 		if err != nil {
 			return err
 		}
-		kept = trust{issuers, x.Now.Add(metadataLife)}
+		if kept.until = x.Now.Add(askAgain); answered {
+			kept = trust{issuers, x.Now.Add(metadataLife)}
+		}
 		c.mu.Lock()
 		c.trusts[resource] = kept
 		c.mu.Unlock()
@@ -171,28 +177,27 @@ func (c *server) trusted(ctx context.Context, x credential.Exchange) error {
 	return nil
 }
 
-// resourceIssuers returns which authorization servers a resource trusts, or nil
-// if it does not say.
-func resourceIssuers(ctx context.Context, x credential.Exchange, resource string) ([]string, error) {
+// resourceIssuers returns which authorization servers a resource trusts, nil if it
+// does not say, and whether it has answered.
+func resourceIssuers(ctx context.Context, x credential.Exchange, resource string) (issuers []string, answered bool, err error) {
 	u, err := url.Parse(resource)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the resource is no URL", errConfig)
+		return nil, false, fmt.Errorf("%w: the resource is no URL", errConfig)
 	}
 	origin, err := credential.Origin(resource)
 	if err != nil {
-		return nil, nil // such as an urn: nothing is published about it
+		return nil, true, nil // such as an urn: nothing is published about it
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	m, status, err := fetch(ctx, x, origin+"/.well-known/oauth-protected-resource"+strings.TrimSuffix(u.EscapedPath(), "/"))
 	if err != nil || status != http.StatusOK {
-		return nil, nil // it need not publish anything, nor be up
+		return nil, err == nil && status < 500, nil // it need not publish anything, nor be up
 	}
-	var issuers []string
 	if err := m.read("authorization_servers", &issuers); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return issuers, nil
+	return issuers, true, nil
 }
 
 // fetch gets a JSON object.

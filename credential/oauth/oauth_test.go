@@ -147,7 +147,9 @@ func TestResourceTrustsAnotherIssuer(t *testing.T) {
 	as.token = func(w http.ResponseWriter, r *http.Request) { answer(w, 200, bearer("access-token-1")) }
 	trusted := "https://other.example"
 	resource := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/.well-known/oauth-protected-resource/mcp" {
+		if trusted == "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		} else if r.URL.Path == "/.well-known/oauth-protected-resource/mcp" {
 			answer(w, 200, map[string]any{"resource": "x", "authorization_servers": []string{trusted}})
 		}
 	}))
@@ -156,8 +158,15 @@ func TestResourceTrustsAnotherIssuer(t *testing.T) {
 	r := newRig(t, "the client's secret", oauth.ClientCredentials(client))
 	_, err := r.call(actor)
 	assert.ErrorIs(t, err, oauth.ErrIssuer)
+	trusted = "" // it is down when it is asked again, and has not changed its mind
+	r.clock.Add(int64(2 * time.Hour))
+	_, err = r.call(actor)
+	assert.ErrorIs(t, err, oauth.ErrIssuer)
 	assert.Zero(t, as.asked.Load())
 	trusted = as.URL
+	r.clock.Add(int64(2 * time.Minute))
+	_, err = r.call(actor)
+	assert.NoError(t, err)
 	r = newRig(t, "the client's secret", oauth.ClientCredentials(client))
 	_, err = r.call(actor)
 	require.NoError(t, err)
