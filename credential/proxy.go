@@ -41,7 +41,8 @@ import (
 //
 // A GET, HEAD or OPTIONS whose connection breaks before an answer may be sent once
 // more within the same call (RFC 9110, section 9.2.2): the origin may have seen two
-// requests where one is on record. No other method is.
+// requests where one is on record. No other method is, unless the agent says by an
+// Idempotency-Key that it may be.
 //
 // An answer of at most 256 KiB whose length is known is held until it is
 // searched and its outcome is on record. A longer one streams; if its outcome

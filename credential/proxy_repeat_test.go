@@ -12,8 +12,9 @@ import (
 // A connection that was used before breaks without an answer: what changes nothing
 // is asked again, once, within the same call; what may have changed something is not.
 func TestProxyRepeatsOnlyWhatChangesNothing(t *testing.T) {
-	for method, times := range map[string]int{http.MethodGet: 2, http.MethodPost: 1, http.MethodDelete: 1} {
-		t.Run(method, func(t *testing.T) {
+	for name, times := range map[string]int{"GET": 2, "POST": 1, "DELETE": 1, "POST with a key": 2} {
+		t.Run(name, func(t *testing.T) {
+			method, _, keyed := strings.Cut(name, " ")
 			breaks := false
 			p := newProxied(t, func(w http.ResponseWriter, r *http.Request) {
 				if breaks {
@@ -24,6 +25,9 @@ func TestProxyRepeatsOnlyWhatChangesNothing(t *testing.T) {
 			ask := func(method string) int {
 				req, err := http.NewRequestWithContext(t.Context(), method, p.door.URL+"/x", strings.NewReader(""))
 				require.NoError(t, err)
+				if keyed {
+					req.Header.Set("Idempotency-Key", "one of the agent's")
+				}
 				resp, err := http.DefaultClient.Do(req)
 				require.NoError(t, err)
 				resp.Body.Close()
