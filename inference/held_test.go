@@ -141,6 +141,7 @@ func TestCopiesOfRequestsTakeMemory(t *testing.T) {
 		"as it came": {"/v1/chat/completions", `{"model":"good","messages":[{"role":"user","content":"` + text + `"}]}`, 1},
 		"rewritten":  {"/v1/chat/completions", `{"model":"fast","messages":[{"role":"user","content":"` + text + `"}]}`, 2},
 		"translated": {"/v1/messages", `{"model":"good","max_tokens":9,"messages":[{"role":"user","content":"` + text + `"}]}`, 2},
+		"both":       {"/v1/messages", `{"model":"fast","max_tokens":9,"messages":[{"role":"user","content":"` + text + `"}]}`, 2},
 	} {
 		house := func(held int64) *house {
 			h := newHouse(t, &Options{MaxHeld: held})
