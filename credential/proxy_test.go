@@ -126,7 +126,7 @@ func TestProxyPassesRequestsOn(t *testing.T) {
 	resp, body, err := p.do(http.MethodPost, "/repos/a%2Fb/x?q=1&q=2", func(r *http.Request) {
 		r.Body = io.NopCloser(strings.NewReader("hello"))
 		r.ContentLength = 5
-		for _, h := range []string{"Authorization", "Proxy-Authorization", "Cookie", "X-HTTP-Method-Override", "Range", "X-Forwarded-For", "X-Secret-Hop"} {
+		for _, h := range []string{"Authorization", "Proxy-Authorization", "Cookie", "X-HTTP-Method-Override", "X_Http_Method_Override", "X-Original-Uri", "Range", "X-Forwarded-For", "X-Secret-Hop"} {
 			r.Header.Set(h, "the agent's")
 		}
 		r.Header.Set("Connection", "X-Secret-Hop")

@@ -27,7 +27,8 @@ var (
 	}
 	requestHeaders = append([]string{
 		"Authorization", "Proxy-Authorization", "Cookie", "Cookie2",
-		"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
+		"X-Http-Method-Override", "X-Http-Method", "X-Method-Override",
+		"X-Original-Url", "X-Original-Uri", "X-Rewrite-Url", "X-Override-Url",
 		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Forwarded-Prefix",
 		"Range", "If-Range", "Expect", "Accept-Encoding", "Content-Length",
 	}, hopHeaders...)
@@ -101,12 +102,12 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	return out, nil
 }
 
-// without returns a copy of h without some headers and those that Connection
-// names.
+// without returns a copy of h without some headers, however they are spelled (many
+// servers take _ for -), and those that Connection names.
 func without(h http.Header, names []string) http.Header {
 	out := make(http.Header, len(h))
 	for name, values := range h {
-		if !slices.Contains(names, http.CanonicalHeaderKey(name)) {
+		if !slices.Contains(names, http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))) {
 			out[name] = slices.Clone(values)
 		}
 	}
