@@ -400,8 +400,11 @@ func TestCloseEndsCalls(t *testing.T) {
 					s["github"].AddTool(&mcp.Tool{Name: "hang", Description: "Hangs.", InputSchema: json.RawMessage(`{"type":"object"}`), Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}},
 						func(ctx context.Context, _ *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 							entered <- true
-							<-ctx.Done()
-							return nil, ctx.Err()
+							select {
+							case <-ctx.Done():
+							case <-t.Context().Done(): // the gateway may be gone before it has told of the end
+							}
+							return nil, context.Canceled
 						})
 				}})
 				if slow {

@@ -321,12 +321,12 @@ func (g *Gateway) explain(outer, ctx context.Context, u *Upstream, f *flight, c 
 		return failed(code, fmt.Sprintf(format, u.Name), retryable)
 	}
 	switch {
-	case ctx.Err() != nil && g.pool.life.Err() != nil:
+	case errors.Is(err, ErrClosed):
+		return say("closing", "The gateway in front of %q is closing.", true)
+	case g.pool.life.Err() != nil: // ctx may not have heard of it yet, and the session has
 		return say("closing", "The gateway in front of %q is closing. The call may have been done.", false)
 	case ctx.Err() != nil:
 		return say(codeTimeout, "The server %q did not answer in time. The call may have been done.", false)
-	case errors.Is(err, ErrClosed):
-		return say("closing", "The gateway in front of %q is closing.", true)
 	case errors.Is(broken, errTooLarge):
 		return say("upstream-too-large", "The server %q answered more than can be passed on.", false)
 	case errors.Is(broken, errRedirect):
