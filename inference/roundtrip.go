@@ -61,9 +61,13 @@ func (t *inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case <-w.started:
 	case <-ctx.Done():
-		_ = in.Body.Close() // or it could be read for ever
-		_ = body.CloseWithError(ctx.Err())
-		return nil, ctx.Err()
+		select {
+		case <-w.started: // the call is over already, and has said how
+		default:
+			_ = in.Body.Close() // or it could be read for ever
+			_ = body.CloseWithError(ctx.Err())
+			return nil, ctx.Err()
+		}
 	}
 	if w.broken != nil {
 		return nil, w.broken

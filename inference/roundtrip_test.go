@@ -177,10 +177,15 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 			require.NoError(t, err)
 			resp, err := post(t, &http.Client{Transport: router.RoundTripper(bot)}, t.Context(), `{"model":"m"}`)
 			require.NoError(t, err)
-			assert.NotZero(t, router.memory.all, name)
+			held := func() int64 {
+				synctest.Wait()
+				router.memory.mu.Lock()
+				defer router.memory.mu.Unlock()
+				return router.memory.all
+			}
+			assert.NotZero(t, held(), name)
 			end(<-a.cancel)
-			synctest.Wait()
-			assert.Zero(t, router.memory.all, name)
+			assert.Zero(t, held(), name)
 			_, err = io.ReadAll(resp.Body)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF, name)
 			require.NoError(t, resp.Body.Close())
