@@ -3,6 +3,7 @@ package inference
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -215,4 +216,13 @@ func TestRoundTripperAndPanics(t *testing.T) {
 	_, err := post(t, inside(f, bot), t.Context(), askBig)
 	require.ErrorIs(t, err, errCallBroken)
 	assert.Equal(t, "aborted", f.outcomes()[0].ErrorCode)
+}
+
+// A call that is over before anybody looks says how, each time.
+func TestRoundTripperAtOnce(t *testing.T) {
+	broken := (&Router{opts: Options{Logger: slog.New(slog.DiscardHandler)}}).RoundTripper(bot) // it panics at once
+	for range 2000 {
+		_, err := post(t, &http.Client{Transport: broken}, t.Context(), askBig)
+		require.ErrorIs(t, err, errCallBroken)
+	}
 }
