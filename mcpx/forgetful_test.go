@@ -153,6 +153,11 @@ func TestSubscribingAgainIsDecidedAndOnRecord(t *testing.T) {
 	n := len(f.log.Records())
 	f.forget()
 	until(t, heard, func() { /* the gateway says so by itself */ })
+	// What was heard may be an older touch.
+	require.Eventually(t, func() bool {
+		_, outcomes, _ := subscribed(f.log.Records()[n:])
+		return outcomes > 0
+	}, time.Minute, time.Millisecond)
 	intents, outcomes, denials := subscribed(f.log.Records()[n:])
 	require.Len(t, intents, 1)
 	assert.Equal(t, `Resource::"wiki__wiki://page/1"`, intents[0].Resource)
