@@ -15,6 +15,9 @@ func SetRewatch(g *Gateway, d time.Duration) { g.pool.times.rewatch = d }
 // back.
 func SetLeave(g *Gateway, d time.Duration) { g.pool.times.leave = d }
 
+// SetFarewell changes how long a server may take to hear that its task was given up.
+func SetFarewell(g *Gateway, d time.Duration) { g.farewells.patience = d }
+
 // SlowOnly has the SDK carry every call.
 func SlowOnly(g *Gateway) { g.slow = true }
 

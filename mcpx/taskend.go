@@ -3,6 +3,7 @@ package mcpx
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/twinward-dev/twinward/audit"
 )
@@ -33,7 +34,8 @@ const maxFarewells = 16
 
 // farewells are what is under way to servers whose tasks were given up.
 type farewells struct {
-	room chan struct{}
+	room     chan struct{}
+	patience time.Duration // for each
 
 	mu     sync.Mutex
 	of     map[string]int // by owner
@@ -42,7 +44,7 @@ type farewells struct {
 }
 
 func newFarewells() *farewells {
-	return &farewells{room: make(chan struct{}, maxFarewells), of: make(map[string]int)}
+	return &farewells{room: make(chan struct{}, maxFarewells), patience: cancelWait, of: make(map[string]int)}
 }
 
 // say runs f in the background, or not at all after close, with a context for as
@@ -56,7 +58,7 @@ func (s *farewells) say(owner string, f func(context.Context)) {
 	s.of[owner]++
 	s.wait.Go(func() {
 		defer s.said(owner)
-		ctx, cancel := context.WithTimeout(context.Background(), cancelWait)
+		ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 		defer cancel()
 		select {
 		case s.room <- struct{}{}:

@@ -76,6 +76,7 @@ func TestTasksThatAreGivenUpAreCancelled(t *testing.T) {
 	})
 	t.Run("closed", func(t *testing.T) {
 		o := newYard(t, false, jobsPolicy)
+		mcpx.SetFarewell(o.gw, time.Minute)
 		done := o.call("slow_compute").Result.TaskID
 		o.get(done)
 		for range 40 {

@@ -55,16 +55,17 @@ func of(held bool, vendors ...string) (all []string) {
 
 var everything = []string{"github", "slack", "files", "model", "forge", "web", ""}
 
-// What agents are told, and what is on record.
+// What agents are told, and what is on record. That a connection is cut is a reset for
+// HTTP/1.1 and, for HTTP/2, an error of the stream.
 var (
 	down       = regexp.MustCompile("cannot be reached|could not be reached|failed|ended|502|EOF|reset by peer|not closed cleanly|has not answered lately")
 	broken     = regexp.MustCompile("^upstream-(down|broken|open)$")
 	shut       = regexp.MustCompile("reset by peer|no such host|refused|EOF") // the last in the middle of a handshake
-	revoked    = regexp.MustCompile("revoked|may not act any more|ended|EOF|reset by peer|403|refused|killed|cancel|audit|not closed cleanly")
+	revoked    = regexp.MustCompile("revoked|may not act any more|ended|EOF|reset by peer|stream error|403|refused|killed|cancel|audit|not closed cleanly")
 	isRevoked  = regexp.MustCompile("^(revoked|not-begun)$")
 	anything   = regexp.MustCompile("")
-	unrecorded = regexp.MustCompile("audit|reset by peer|error: 503")
-	withheld   = regexp.MustCompile("audit|reset by peer|error: 50[23]|EOF|not closed cleanly|could not be recorded|record the outcome")
+	unrecorded = regexp.MustCompile("audit|reset by peer|stream error|error: 503")
+	withheld   = regexp.MustCompile("audit|reset by peer|stream error|error: 50[23]|EOF|not closed cleanly|could not be recorded|record the outcome")
 )
 
 // death has a vendor die, and come back.
