@@ -429,7 +429,7 @@ func TestPruneRecordsUnderLoad(t *testing.T) {
 	got := &countingSink{}
 	log := openLog(t, dir, &audit.Options{
 		Clock: func() time.Time { return longAgo.Add(time.Duration(hours.Load()) * time.Hour) }, SegmentSize: 5000, NoValues: true,
-		Sinks: []audit.Feed{{Sink: got}},
+		Sinks: []audit.Feed{{Sink: got, Drain: time.Minute}},
 	})
 	stop, pruned := make(chan struct{}), 0
 	var wg sync.WaitGroup

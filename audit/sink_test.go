@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,9 @@ func upTo(from, to uint64) (all []uint64) {
 
 // sinkLog opens a log in memory with small segments.
 func sinkLog(t testing.TB, m *audittest.Memory, key *audit.Key, feeds ...audit.Feed) *audit.Log {
+	for i := range feeds {
+		feeds[i].Drain = cmp.Or(feeds[i].Drain, time.Minute) // however slow the machine is
+	}
 	log, err := audit.New(m, &audit.Options{Key: key, SegmentSize: 4096, Sinks: feeds})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() })
@@ -143,7 +147,7 @@ func TestSinkThatFailsAndPanics(t *testing.T) {
 	var said bytes.Buffer
 	log, err := audit.New(new(audittest.Memory), &audit.Options{
 		Key: sinkKey(t), Logger: slog.New(slog.NewTextHandler(&said, nil)),
-		Sinks: []audit.Feed{{Name: "siem", Sink: bad, Batch: 7, Retry: 1}},
+		Sinks: []audit.Feed{{Name: "siem", Sink: bad, Batch: 7, Retry: 1, Drain: time.Minute}},
 	})
 	require.NoError(t, err)
 	appendMany(t, log, 300)

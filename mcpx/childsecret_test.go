@@ -67,6 +67,8 @@ func secretGateway(t *testing.T, c *children, vault credential.Vault) (*mcpx.Gat
 	require.NoError(t, err)
 	gw := mcpx.NewGateway(engine, log, &mcpx.GatewayOptions{Vault: vault})
 	t.Cleanup(func() { gw.Close() })
+	// However slow the machine is, a child that is to replace another one starts.
+	mcpx.SetChildTimes(gw, time.Second, never, 0, time.Minute)
 	require.NoError(t, gw.AddUpstream(t.Context(), mcpx.StdioWith("child", "child", c.with)))
 	return gw, log, mcptest.Connect(t, mcptest.Door(t, gw, bot).URL, nil)
 }

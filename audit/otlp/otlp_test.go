@@ -138,7 +138,7 @@ func open(t testing.TB, e *otlp.Exporter, anchors ...audit.Anchor) (*audit.Log, 
 	key, err := audit.NewKey("audit.example/h7")
 	require.NoError(t, err)
 	m := new(audittest.Memory)
-	log, err := audit.New(m, &audit.Options{Key: key, Sinks: []audit.Feed{{Sink: e, Retry: 1}}, Anchors: anchors})
+	log, err := audit.New(m, &audit.Options{Key: key, Sinks: []audit.Feed{{Sink: e, Retry: 1, Drain: time.Minute}}, Anchors: anchors})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() })
 	return log, m

@@ -18,7 +18,7 @@ import (
 // The index has each record once, whatever happens, and can be made anew.
 func testIndex(t *testing.T, server database, pool *pgxpool.Pool) {
 	index := postgres.NewIndex(pool, origin)
-	log, err := audit.Open(t.TempDir()+"/log", &audit.Options{Origin: origin, Sinks: []audit.Feed{{Sink: index, Batch: 7, Retry: 1}}})
+	log, err := audit.Open(t.TempDir()+"/log", &audit.Options{Origin: origin, Sinks: []audit.Feed{{Sink: index, Batch: 7, Retry: 1, Drain: time.Minute}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() })
 	caughtUp := func() bool { return log.Sinks()[0].Lag == 0 }
@@ -63,7 +63,7 @@ func testIndexOfAPrunedLog(t *testing.T, _ database, pool *pgxpool.Pool) {
 	require.Positive(t, p.Segments)
 	require.NoError(t, log.Close())
 
-	log, err = audit.Open(dir, &audit.Options{Origin: origin, NoValues: true, Sinks: []audit.Feed{{Sink: postgres.NewIndex(pool, origin), Batch: 3, Retry: 1}}})
+	log, err = audit.Open(dir, &audit.Options{Origin: origin, NoValues: true, Sinks: []audit.Feed{{Sink: postgres.NewIndex(pool, origin), Batch: 3, Retry: 1, Drain: time.Minute}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() })
 	fill(t, log, 2)
