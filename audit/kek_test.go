@@ -116,7 +116,7 @@ func TestKEKIsSlow(t *testing.T) {
 	select {
 	case err := <-second:
 		assert.ErrorIs(t, err, context.Canceled)
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it waits beyond its context")
 	}
 	close(slow.answer)

@@ -125,7 +125,7 @@ func TestSinkThatStandsStill(t *testing.T) {
 	other := &shelf{}
 	log := sinkLog(t, new(audittest.Memory), sinkKey(t), audit.Feed{Name: "still", Sink: still, Batch: 10}, audit.Feed{Sink: other})
 	appendMany(t, log, 1000)
-	require.Eventually(t, func() bool { return len(other.numbers()) == 1000 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(other.numbers()) == 1000 }, time.Minute, time.Millisecond)
 	assert.Equal(t, audit.SinkStatus{Name: "still", Lag: 1000}, log.Sinks()[0])
 	close(goOn)
 	require.NoError(t, log.Close())
@@ -167,7 +167,7 @@ func TestSinkStatusTellsTheLastFailure(t *testing.T) {
 	log := sinkLog(t, new(audittest.Memory), sinkKey(t), audit.Feed{
 		Sink: &shelf{before: func(context.Context, int) error { return down }}, Retry: 1, Drain: -1})
 	appendMany(t, log, 3)
-	require.Eventually(t, func() bool { s := log.Sinks()[0]; return s.Failures > 2 && s.Lag == 3 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { s := log.Sinks()[0]; return s.Failures > 2 && s.Lag == 3 }, time.Minute, time.Millisecond)
 	assert.ErrorIs(t, log.Sinks()[0].Err, down)
 }
 
@@ -198,7 +198,7 @@ func TestSinkGoesOnFromItsPosition(t *testing.T) {
 			require.Eventually(t, func() bool {
 				s := log.Sinks()
 				return s[0].Lag == 0 && s[1].Lag == 0
-			}, 30*time.Second, time.Millisecond)
+			}, time.Minute, time.Millisecond)
 		}
 		total = log.Size()
 		if round == 3 {
@@ -208,7 +208,7 @@ func TestSinkGoesOnFromItsPosition(t *testing.T) {
 		}
 	}
 	log := open()
-	require.Eventually(t, func() bool { s := log.Sinks(); return s[0].Lag == 0 && s[1].Lag == 0 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { s := log.Sinks(); return s[0].Lag == 0 && s[1].Lag == 0 }, time.Minute, time.Millisecond)
 	assert.Equal(t, upTo(1, total), own.numbers())
 	assert.Equal(t, upTo(1, total), kept.numbers())
 }
@@ -279,7 +279,7 @@ func TestCloseWakesWhoWaitsForASink(t *testing.T) {
 func TestSinkFindsALogThatWasRolledBack(t *testing.T) {
 	ahead := knowing{&shelf{got: upTo(1, 99)}}
 	log := sinkLog(t, new(audittest.Memory), sinkKey(t), audit.Feed{Sink: ahead, Retry: 1})
-	require.Eventually(t, func() bool { return log.Sinks()[0].Ended }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Sinks()[0].Ended }, time.Minute, time.Millisecond)
 	assert.ErrorIs(t, log.Sinks()[0].Err, audit.ErrTampered)
 	appendMany(t, log, 150)
 	require.NoError(t, log.Close())
@@ -293,7 +293,7 @@ func TestSinkOfAFailedLog(t *testing.T) {
 	appendMany(t, log, 20)
 	m.FailOn(func(op string) error { return errors.New("power") })
 	require.ErrorIs(t, log.Append(ctx, denial("a", "b")), audit.ErrFailed)
-	require.Eventually(t, func() bool { return log.Sinks()[0].Ended }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Sinks()[0].Ended }, time.Minute, time.Millisecond)
 	assert.Equal(t, upTo(1, 20), s.numbers())
 	assert.ErrorIs(t, log.Sinks()[0].Err, audit.ErrFailed)
 	assert.Error(t, log.Close())
@@ -311,7 +311,7 @@ func TestKeptPositionThatCannotBeRead(t *testing.T) {
 	s := &shelf{}
 	log := sinkLog(t, new(audittest.Memory), sinkKey(t), audit.Feed{Sink: audit.KeepPosition(s, file), Retry: 1, Drain: -1})
 	appendMany(t, log, 1)
-	require.Eventually(t, func() bool { return log.Sinks()[0].Err != nil }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Sinks()[0].Err != nil }, time.Minute, time.Millisecond)
 	assert.ErrorContains(t, log.Sinks()[0].Err, "does not hold the number of a record")
 	require.NoError(t, log.Close())
 	assert.Empty(t, s.got)

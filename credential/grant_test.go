@@ -159,7 +159,7 @@ func TestGrantIsStoredBeforeItsTokenIsUsed(t *testing.T) {
 	assert.ErrorIs(t, leaseOf(b, alice), full)
 	assert.ErrorIs(t, leaseOf(b, alice), full, "it waits before it tries again")
 	store.put.Store(nil)
-	require.Eventually(t, func() bool { return leaseOf(b, alice) == nil }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return leaseOf(b, alice) == nil }, time.Minute, 20*time.Millisecond)
 	assert.EqualValues(t, 1, g.asked.Load())
 }
 
@@ -421,7 +421,7 @@ func TestWithdrawalEndsLeases(t *testing.T) {
 		l, other := store.lease(t, here, alice), store.lease(t, here, bob)
 		for range 3 { // another host uses the grant, and so rotates it
 			// It hears a moment later that there is a grant again.
-			require.Eventually(t, func() bool { return leaseOf(there, alice) == nil }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return leaseOf(there, alice) == nil }, time.Minute, time.Millisecond)
 			require.NoError(t, leaseOf(here, alice))
 		}
 		_, err := sentBy(l)
@@ -434,7 +434,7 @@ func TestWithdrawalEndsLeases(t *testing.T) {
 		if by2 == here {
 			assert.True(t, ended())
 		} else {
-			require.Eventually(t, ended, 10*time.Second, time.Millisecond)
+			require.Eventually(t, ended, time.Minute, time.Millisecond)
 		}
 		assert.ErrorIs(t, leaseOf(here, alice), credential.ErrNoGrant)
 		require.NoError(t, here.PutGrant(t.Context(), "k", "alice", g.consent("alice"), by))
@@ -491,7 +491,7 @@ func TestRotatedGrantsAreForgotten(t *testing.T) {
 	later.Store(int64(2 * time.Hour))
 	grant() // 5, which becomes 6
 	for _, s := range []string{"refresh-alice-1", "refresh-alice-2", "a code on the way"} {
-		require.Eventually(t, func() bool { return !known(s) }, 10*time.Second, time.Millisecond, s)
+		require.Eventually(t, func() bool { return !known(s) }, time.Minute, time.Millisecond, s)
 	}
 	for _, s := range []string{"refresh-alice-5", "refresh-alice-6", "access-alice-1", "access-alice-5", "a grant that was redeemed"} {
 		assert.True(t, known(s), s)
@@ -551,7 +551,7 @@ func TestSlowExchangeDoesNotHoldUpRevoking(t *testing.T) {
 		runtime.Gosched()
 	}
 	time.Sleep(10 * time.Millisecond)
-	soon, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	soon, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	assert.NoError(t, b.Revoke(soon, credential.Ref{Name: "k", Version: 1}, by))
 	cancel()

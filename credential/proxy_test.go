@@ -105,7 +105,7 @@ func (p *proxied) outcome() audit.Outcome {
 	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		require.FailNow(p.t, "no outcome")
 	}
 	p.mu.Lock()

@@ -201,7 +201,7 @@ func TestCopiesThatAreNotSentGiveBackTheirMemory(t *testing.T) {
 	defer stream.Body.Close()
 	_, err = io.ReadFull(stream.Body, make([]byte, 10))
 	require.NoError(t, err)
-	assert.Eventually(t, func() bool { return h.held() == 0 }, 10*time.Second, time.Millisecond, "the transport finds the end after the backend")
+	assert.Eventually(t, func() bool { return h.held() == 0 }, time.Minute, time.Millisecond, "the transport finds the end after the backend")
 	close(goOn)
 
 	h = newHouse(t, nil)

@@ -73,7 +73,7 @@ func assertGone(t *testing.T, pid string) {
 	assert.Eventually(t, func() bool {
 		_, err := os.Stat("/proc/" + pid)
 		return err != nil
-	}, 10*time.Second, 10*time.Millisecond, "the child has ended")
+	}, time.Minute, 10*time.Millisecond, "the child has ended")
 }
 
 // busy starts a call that is under way until the function is called, which
@@ -100,13 +100,13 @@ func busy(t *testing.T, log *audittest.Log, a *mcptest.Agent) func() (string, bo
 	require.Eventually(t, func() bool {
 		recs := log.Records()
 		return len(recs) > before && recs[len(recs)-1].Intent != nil
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	return func() (string, bool) {
 		_ = os.Remove(until)
 		select {
 		case g := <-got:
 			return g.text, g.failed
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the call has not ended")
 			return "", true
 		}
@@ -176,7 +176,7 @@ func TestChildOutlivesAStoreThatIsAway(t *testing.T) {
 	} {
 		vault.turn(vaultFunc(away), nil)
 		looks := vault.count() + 10
-		require.Eventually(t, func() bool { return vault.count() > looks }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return vault.count() > looks }, time.Minute, time.Millisecond)
 	}
 	vault.turn(broker, nil)
 	assert.Equal(t, pid, ask(t, a, "pid", `{}`))
@@ -201,7 +201,7 @@ func TestIdleChildEndsAfterRotation(t *testing.T) {
 	_, err := vault.Rotate(t.Context(), "child", credential.NewSecret([]byte("the secret number 1")), admin)
 	require.NoError(t, err)
 	looks := asked.count() + 20
-	require.Eventually(t, func() bool { return asked.count() > looks }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return asked.count() > looks }, time.Minute, 5*time.Millisecond)
 	text, failed := finish()
 	assert.False(t, failed)
 	assert.Equal(t, digestOf("the secret number 0"), text)
@@ -304,7 +304,7 @@ func TestChildReplacementHoldsNobodyUp(t *testing.T) {
 		defer close(first)
 		a.Call(ctx, "child__digest", `{}`)
 	}()
-	require.Eventually(t, func() bool { return c.started() == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.started() == 2 }, time.Minute, time.Millisecond)
 	for range 5 {
 		assert.Equal(t, digestOf("the secret number 0"), ask(t, a, "digest", `{}`))
 	}

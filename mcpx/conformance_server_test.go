@@ -50,7 +50,7 @@ func newEverything(t *testing.T) everything {
 				c.Close()
 			}
 			return err == nil
-		}, 30*time.Second, 5*time.Millisecond, "the server does not listen")
+		}, time.Minute, 5*time.Millisecond, "the server does not listen")
 		return "http://" + addr
 	}
 	return everything{legacy: serve("-stateless=false"), modern: serve("-stateless=true")}

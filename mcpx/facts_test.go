@@ -142,10 +142,10 @@ func TestCancelledCallsCount(t *testing.T) {
 		_, err := cs.CallTool(ctx, &mcp.CallToolParams{Name: "pay", Arguments: map[string]any{"amount": 60, "how": "slow"}})
 		ended <- err
 	}()
-	require.Eventually(t, func() bool { return len(log.Records()) == 2 }, 10*time.Second, time.Millisecond) // reload, intent
+	require.Eventually(t, func() bool { return len(log.Records()) == 2 }, time.Minute, time.Millisecond) // reload, intent
 	cancel()
 	require.Error(t, <-ended)
-	require.Eventually(t, func() bool { return len(log.Records()) == 3 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(log.Records()) == 3 }, time.Minute, time.Millisecond)
 	assert.Equal(t, audit.StatusCancelled, log.Records()[2].Outcome.Status)
 	res, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: "pay", Arguments: map[string]any{"amount": 60}})
 	require.NoError(t, err)

@@ -531,7 +531,7 @@ func TestTasksEndWithTheirAgent(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, outcomes := o.acts()
 		return len(outcomes) == 1 && outcomes[0].Outcome.ErrorCode == audit.GuardRevoked
-	}, 30*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	registry.reinstate("bot")
 	assert.Equal(t, -32602, o.get(id).Error.Code)
 }

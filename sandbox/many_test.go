@@ -114,7 +114,7 @@ func testHundreds(t *testing.T, opts *Options) {
 	assert.Eventually(t, func() bool {
 		f, g := hosted(t)
 		return f <= fds && g <= goroutines+1
-	}, 20*time.Second, 10*time.Millisecond, "a host with %d descriptors and %d goroutines does not get back to that", fds, goroutines)
+	}, time.Minute, 10*time.Millisecond, "a host with %d descriptors and %d goroutines does not get back to that", fds, goroutines)
 }
 
 func init() {

@@ -211,7 +211,7 @@ func TestCallsAreSentAsSpans(t *testing.T) {
 	c.answer = []string{"200 ", "503 later", "503 later"} // logs arrive, spans do not at first
 	log, _ := open(t, exporter(t, c, true, nil))
 	week(t, log)
-	require.Eventually(t, func() bool { return log.Sinks()[0].Lag == 0 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Sinks()[0].Lag == 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, log.Close())
 	spans := map[any]map[string]any{}
 	for _, s := range c.spans {
@@ -245,7 +245,7 @@ func TestCollectorThatIsDown(t *testing.T) {
 	c.answer = []string{"503 not now", "302 elsewhere", "503 not now"}
 	log, _ := open(t, exporter(t, c, false, nil))
 	week(t, log)
-	require.Eventually(t, func() bool { return log.Sinks()[0].Lag == 0 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Sinks()[0].Lag == 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, log.Close())
 	seen := map[any]bool{}
 	for _, l := range c.logs {

@@ -149,7 +149,7 @@ func TestLiveStreamsAreBounded(t *testing.T) {
 		v := view(t, url, "")
 		defer v.stop()
 		return v.resp.StatusCode == http.StatusOK
-	}, 10*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 }
 
 func TestLiveSaysThatTheLogFailed(t *testing.T) {

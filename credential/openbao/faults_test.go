@@ -365,5 +365,5 @@ func TestSealedServer(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err = s.List(t.Context(), "")
 		return err == nil
-	}, 30*time.Second, 50*time.Millisecond, "%v", err)
+	}, time.Minute, 50*time.Millisecond, "%v", err)
 }

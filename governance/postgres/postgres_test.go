@@ -67,7 +67,7 @@ func follow(t testing.TB, store *postgres.Store, e *governance.Engine, opts *pos
 // eventually waits for what the database or another goroutine does.
 func eventually(t testing.TB, want string, got func() string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return got() == want }, 30*time.Second, 5*time.Millisecond, "want %s", want)
+	require.Eventually(t, func() bool { return got() == want }, time.Minute, 5*time.Millisecond, "want %s", want)
 }
 
 // What is published is in force on every host, and goes on record there with
@@ -296,7 +296,7 @@ func TestWhatCannotBeAppliedDenies(t *testing.T) {
 		select digest, hash, author, reviewer, changed_by, reason, $1 from twinward_policy_version where id = 1`, folderBytes)
 	require.NoError(t, err)
 	require.NoError(t, store.Activate(t.Context(), 3, by))
-	require.Eventually(t, func() bool { return said.has("version 3: its folder has the digest") }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return said.has("version 3: its folder has the digest") }, time.Minute, 5*time.Millisecond)
 	assert.Equal(t, "stale-policy", decide(t, e))
 	_, _, err = store.Bundle(t.Context(), 3)
 	assert.ErrorContains(t, err, "with which it was published")
@@ -326,7 +326,7 @@ func TestRewoundStoreDenies(t *testing.T) {
 	require.NoError(t, err)
 	_, err = pool.Exec(ctx, `delete from twinward_policy_current where seq = 2`)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return said.has("lost publications that were seen before") }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return said.has("lost publications that were seen before") }, time.Minute, 5*time.Millisecond)
 	assert.Equal(t, "new", decide(t, e), "the old one is not taken for the current one")
 	c.turn(time.Minute)
 	assert.Equal(t, "stale-policy", decide(t, e))

@@ -101,9 +101,9 @@ func TestTailFollowsAPrunedLog(t *testing.T) {
 	code := make(chan int)
 	go func() { code <- run(follow, []string{"tail", "-f", "-n", "1", "-action", "new", dir}, &out, &errs) }()
 	lines := func(n int) func() bool { return func() bool { return strings.Count(out.String(), "\n") == n } }
-	require.Eventually(t, lines(1), 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, lines(1), time.Minute, 10*time.Millisecond)
 	record("new", 1)
-	require.Eventually(t, lines(2), 30*time.Second, 10*time.Millisecond, "%s%s", &out, &errs)
+	require.Eventually(t, lines(2), time.Minute, 10*time.Millisecond, "%s%s", &out, &errs)
 	stop()
 	assert.Equal(t, exitOK, <-code, errs.String())
 	require.NoError(t, log.Close())

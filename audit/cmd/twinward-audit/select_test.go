@@ -180,10 +180,10 @@ func TestTailFollows(t *testing.T) {
 	code := make(chan int)
 	go func() { code <- run(follow, []string{"tail", "-f", "-action", "a__b", d.dir}, &out, &errs) }()
 	lines := func(n int) func() bool { return func() bool { return strings.Count(out.String(), "\n") == n } }
-	require.Eventually(t, lines(1), 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, lines(1), time.Minute, 10*time.Millisecond)
 	d.event(audit.Event{Kind: audit.KindProbe, Action: "another"})
 	require.NoError(t, c.End(ctx, audit.Outcome{Status: audit.StatusOK}))
-	require.Eventually(t, lines(2), 10*time.Second, 10*time.Millisecond, "%s%s", &out, &errs)
+	require.Eventually(t, lines(2), time.Minute, 10*time.Millisecond, "%s%s", &out, &errs)
 	assert.Contains(t, out.String(), "of record 1")
 	stop()
 	assert.Equal(t, exitOK, <-code, errs.String())
