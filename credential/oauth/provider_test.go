@@ -94,7 +94,7 @@ type browser struct {
 func newBrowser(t *testing.T, user string) *browser {
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &browser{t: t, user: user, http: &http.Client{Jar: jar, Timeout: 10 * time.Second,
+	return &browser{t: t, user: user, http: &http.Client{Jar: jar, Timeout: time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 

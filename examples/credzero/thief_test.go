@@ -42,7 +42,7 @@ func thief(arg string) {
 	defer cancel()
 
 	say("== environment %q %q", os.Environ(), os.Args)
-	client := &http.Client{Timeout: 20 * time.Second}
+	client := &http.Client{Timeout: time.Minute}
 	for _, name := range job.APIs {
 		for _, path := range job.Paths {
 			for _, method := range []string{"GET", "POST", "HEAD", "TRACE"} {

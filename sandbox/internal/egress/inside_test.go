@@ -144,7 +144,7 @@ func (in *inside) client() *http.Client {
 		},
 	}
 	in.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 // refused asserts that the door resets c without a byte, at the latest when the

@@ -26,7 +26,7 @@ func (in *inside) throughProxy(user *url.Userinfo) *http.Client {
 	tr := in.client().Transport.(*http.Transport)
 	tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxyAddr.String(), User: user})
 	tr.DialContext = func(context.Context, string, string) (net.Conn, error) { return in.ports[3128].dial(proxyAddr) }
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 // noFlows asserts that a closed door holds no connection.
