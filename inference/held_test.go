@@ -25,6 +25,13 @@ func (h *house) held() int64 {
 	return h.router.memory.all
 }
 
+// freed waits until there is nothing held: the transport finds the end of a request
+// after the backend.
+func (h *house) freed(t *testing.T) {
+	t.Helper()
+	assert.Eventually(t, func() bool { return h.held() == 0 }, time.Minute, time.Millisecond)
+}
+
 // A letter gives back its share once: when it was let go and its last reader is done.
 func TestLettersGiveBackTheirShareOnce(t *testing.T) {
 	m := newMemory(1000)
@@ -186,7 +193,7 @@ func TestCopiesThatAreNotSentGiveBackTheirMemory(t *testing.T) {
 	assert.Equal(t, 403, resp.StatusCode)
 	assert.Contains(t, got, "fetch_url")
 	h.door.Close()
-	assert.Zero(t, h.held())
+	h.freed(t)
 
 	// A stream's is let go when it was read.
 	h = newHouse(t, nil)
@@ -201,7 +208,7 @@ func TestCopiesThatAreNotSentGiveBackTheirMemory(t *testing.T) {
 	defer stream.Body.Close()
 	_, err = io.ReadFull(stream.Body, make([]byte, 10))
 	require.NoError(t, err)
-	assert.Eventually(t, func() bool { return h.held() == 0 }, time.Minute, time.Millisecond, "the transport finds the end after the backend")
+	h.freed(t)
 	close(goOn)
 
 	h = newHouse(t, nil)
@@ -228,7 +235,7 @@ func TestCopiesThatAreNotSentGiveBackTheirMemory(t *testing.T) {
 	call("both")
 	assert.Equal(t, during[0], during[1], "names of one length")
 	h.door.Close()
-	assert.Zero(t, h.held())
+	h.freed(t)
 }
 
 // Without room no copy is made.
@@ -274,7 +281,7 @@ func TestBlankedRequestsTakeMemory(t *testing.T) {
 	assert.Greater(t, sent, int64(words*len("[redacted]")))
 	assert.Equal(t, sent, during)
 	h.door.Close()
-	assert.Zero(t, h.held())
+	h.freed(t)
 
 	h = newHouse(t, &Options{Inspect: &censor{blank: "x"}, MaxHeld: 60 << 10}) // bot has room for what it sent, and no more
 	resp, got = h.post("/v1/chat/completions", body)
@@ -282,7 +289,7 @@ func TestBlankedRequestsTakeMemory(t *testing.T) {
 	assert.Contains(t, got, busy.message)
 	assert.Equal(t, audit.GuardLimit, h.denial().Decision.Reason)
 	h.door.Close()
-	assert.Zero(t, h.held())
+	h.freed(t)
 }
 
 // An event that waits for the end of its stream counts too.

@@ -190,8 +190,8 @@ func TestSubscribingAgainIsDecidedAndOnRecord(t *testing.T) {
 		require.Len(t, denials, 1)
 		assert.Equal(t, c.action, denials[0].Action)
 		assert.Equal(t, bot, denials[0].Actor)
-		f.reload("")
 		drained(heard)
+		f.reload("")
 		until(t, heard, func() { /* nothing */ })
 		until(t, heard, f.touch)
 	}
@@ -212,8 +212,8 @@ func TestSubscribingMeetsAPanic(t *testing.T) {
 	bad.Store(true)
 	f.forget()
 	f.tried(3)
-	bad.Store(false)
 	drained(heard)
+	bad.Store(false)
 	until(t, heard, func() { /* nothing */ })
 	until(t, heard, f.touch)
 

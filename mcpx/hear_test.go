@@ -273,8 +273,8 @@ func TestSubscribingAgainNeedsAllOfIt(t *testing.T) {
 			} else if assert.Len(t, denials, 1) {
 				assert.Equal(t, c.reason, denials[0].Decision.Reason)
 			}
-			mend()
 			drained(heard)
+			mend()
 			until(t, heard, func() { /* nothing */ })
 			until(t, heard, f.touch)
 		})

@@ -269,7 +269,7 @@ func TestHostLosesTheStore(t *testing.T) {
 	s := pgtest.Start(t)
 	line := &link{}
 	a := host(t, open(t, s, nil), agentid.Options{})
-	b := host(t, open(t, s, line), agentid.Options{MaxStale: 2 * time.Second})
+	b := host(t, open(t, s, line), agentid.Options{MaxStale: 5 * time.Second})
 	register(t, a, "standup")
 	register(t, a, "other")
 	call, other := started(t, b, "standup"), started(t, b, "other")

@@ -18,7 +18,7 @@ import (
 // not, however long that takes.
 func TestIdleConnectionsEnd(t *testing.T) {
 	in := newInside(t, []Rule{allow("tools.local", bothPorts)}, nil)
-	in.door.web.rest = 100 * time.Millisecond // a client on a busy machine has to begin its request within
+	in.door.web.rest = 500 * time.Millisecond // a client on a busy machine has to begin its request within
 	require.NoError(t, in.door.Handle("tools.local", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(2 * in.door.web.rest)
 		_, _ = io.WriteString(w, "slowly")
