@@ -533,7 +533,11 @@ func TestTasksEndWithTheirAgent(t *testing.T) {
 		return len(outcomes) == 1 && outcomes[0].Outcome.ErrorCode == audit.GuardRevoked
 	}, time.Minute, time.Millisecond)
 	registry.reinstate("bot")
-	require.Eventually(t, func() bool { return o.get(id).Error.Code == -32602 }, time.Minute, time.Millisecond) // it is forgotten after it is on record
+	require.Eventually(t, func() bool { // it is forgotten after its end is on record, and nobody's until then
+		code := o.get(id).Error.Code
+		assert.Contains(t, []int{-32602, mcpx.CodeDenied}, code)
+		return code == -32602
+	}, time.Minute, time.Millisecond)
 }
 
 // What a server puts into its answers about a task besides how it stands passes by
